@@ -1,0 +1,92 @@
+"""What training leaves behind: one row an epoch."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas
+
+COLUMNS = (
+    "epoch",
+    "step",
+    "loss",
+    "beta",
+    "elbo",
+    "kl",
+    "reconstruction",
+    "validation_elbo",
+    "validation_kl",
+    "validation_reconstruction",
+    "learning_rate",
+    "gradient_norm",
+    "skipped",
+    "seconds",
+)
+"""``loss`` and ``gradient_norm`` are means over the epoch's steps, per row; the ELBO's terms are at beta 1, in nats per datum,
+on (a sample of) the training rows and on the validation rows; ``beta`` and ``learning_rate`` are those of the last step."""
+
+
+@dataclass
+class History:
+    """A tidy table of training, one row an epoch, with why it ended.
+
+    Args:
+        rows: a dictionary for each epoch with the keys of ``COLUMNS``; None where a number does not exist.
+        variant: the data's variant, printed beside every number.
+        ended: why training ended: finished, early stopping, interrupted.
+        best_epoch: the epoch whose weights were kept, if the best were.
+
+    >>> History([{"epoch": 1, "loss": 3.0}], variant="counts")["loss"]
+    [3.0]
+    """
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    variant: str | None = None
+    ended: str = "not started"
+    best_epoch: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return iter(self.rows)
+
+    def __getitem__(self, column: str) -> list[Any]:
+        if column not in COLUMNS:
+            raise KeyError(f"no column {column!r}; there are {', '.join(COLUMNS)}")
+        return [row.get(column) for row in self.rows]
+
+    def __repr__(self) -> str:
+        if not self.rows:
+            return f"History(no epochs, {self.ended})"
+        last = {name: self.rows[-1].get(name) for name in ("loss", "elbo", "validation_elbo")}
+        shown = ", ".join(f"{name}={value:.4g}" for name, value in last.items() if value is not None)
+        return f"History({len(self)} epochs, {self.ended}, variant={self.variant!r}, last: {shown} nats per datum)"
+
+    def to_dict(self) -> dict[str, list[Any]]:
+        """The table by columns."""
+        return {name: self[name] for name in COLUMNS}
+
+    def to_frame(self) -> pandas.DataFrame:
+        """The table as a DataFrame; NaN where a number does not exist."""
+        import pandas as pd
+
+        return pd.DataFrame(self.rows, columns=list(COLUMNS))
+
+    def to_text(self) -> str:
+        """The table as CSV text."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        return text.getvalue()
+
+    def to_csv(self, path: str | Path) -> None:
+        """Write the table to a CSV file."""
+        Path(path).write_text(self.to_text())

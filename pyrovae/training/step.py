@@ -1,0 +1,162 @@
+"""One guarded step of stochastic variational inference: a bad loss never reaches the weights, nor the buffers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer import SVI
+from pyro.infer.elbo import ELBO
+from torch import Tensor, nn
+
+from pyrovae.training.optimizer import TorchOptimizer
+
+
+class Outcome(NamedTuple):
+    """What one step gave: the loss and the gradients' norm, both per row of the data, and whether it was skipped."""
+
+    loss: float
+    gradient_norm: float
+    skipped: bool
+
+
+class BufferGuard:
+    """Copies of a module's buffers, to put back when a forward pass has poisoned them (batch norm's running moments)."""
+
+    def __init__(self, module: nn.Module | None) -> None:
+        buffers = [] if module is None else list(module.buffers())
+        self._kept = [[buffer, buffer._version, buffer.detach().clone()] for buffer in buffers]
+
+    def keep(self) -> None:
+        """Copy the buffers that have changed since the last copy."""
+        for entry in self._kept:
+            buffer, version, copy = entry
+            if buffer._version != version:
+                copy.copy_(buffer)
+                entry[1] = buffer._version
+
+    def restore(self) -> None:
+        """Put the copies back."""
+        with torch.no_grad():
+            for entry in self._kept:
+                buffer, version, copy = entry
+                if buffer._version != version:
+                    buffer.copy_(copy)
+                    entry[1] = buffer._version
+
+
+class Step:
+    """A step of ``pyro.infer.SVI`` on per-row gradients, skipped where loss or gradients are not finite.
+
+    Args:
+        model: the model, under whatever handlers.
+        guide: the guide.
+        objective: an ELBO of Pyro or of pyrovae.
+        optimizer: the optimizer.
+        module: the module whose buffers are guarded, if there is one.
+        names: the parameters' names, for messages.
+        max_skipped: bad steps in a row after which training stops with an error.
+    """
+
+    def __init__(
+        self,
+        model: Callable,
+        guide: Callable,
+        objective: ELBO,
+        optimizer: TorchOptimizer,
+        module: nn.Module | None,
+        names: dict[str, nn.Parameter],
+        max_skipped: int,
+    ) -> None:
+        self.svi = SVI(model, guide, optimizer, objective)
+        self.optimizer = optimizer
+        self.buffers = BufferGuard(module)
+        self.names = names
+        self.max_skipped = max_skipped
+        self.in_a_row = 0
+
+    def __call__(self, args: tuple, kwargs: dict[str, Any], size: int) -> Outcome:
+        """Take a step on one batch; ``size`` is the number of rows of the whole data set.
+
+        Raises:
+            FloatingPointError: too many steps in a row were not finite; the message names the site, rows and parameter.
+        """
+        self.buffers.keep()
+        loss, announced = self._loss_and_gradients(args, kwargs)
+        self.optimizer.check_known(announced)
+        gradients = self.optimizer.gradients()
+        torch._foreach_div_(gradients, size)
+        norm = torch.nn.utils.get_total_norm(gradients)
+        norm_value = float(norm)
+        if not (math.isfinite(loss) and math.isfinite(norm_value)):
+            self._skip(loss, args, kwargs)
+            return Outcome(loss / size, norm_value, True)
+        self.in_a_row = 0
+        self.optimizer.update(norm)
+        return Outcome(loss / size, norm_value, False)
+
+    def _loss_and_gradients(self, args: tuple, kwargs: dict[str, Any]) -> tuple[float, list[Tensor]]:
+        try:
+            with poutine.trace(param_only=True) as capture:
+                loss = self.svi.loss_and_grads(self.svi.model, self.svi.guide, *args, **kwargs)
+        except ValueError as error:
+            self.buffers.restore()
+            if "to satisfy the constraint" not in str(error):  # not Pyro's check of a distribution's parameters
+                self.optimizer.drop_gradients()
+                raise
+            return math.nan, []
+        return float(loss), [site["value"].unconstrained() for site in capture.trace.nodes.values()]
+
+    def _skip(self, loss: float, args: tuple, kwargs: dict[str, Any]) -> None:
+        self.buffers.restore()
+        self.in_a_row += 1
+        if self.in_a_row > self.max_skipped:
+            message = explain(self.svi.model, self.svi.guide, args, kwargs, self.names)
+            self.buffers.restore()
+            self.optimizer.drop_gradients()
+            raise FloatingPointError(
+                f"{self.in_a_row} steps in a row had a loss or a gradient that is not finite (last loss: {loss}); the weights "
+                f"are those before them. {message} Try a smaller learning rate, clip_norm=1.0, scaled data, or float64."
+            )
+        self.optimizer.drop_gradients()
+
+
+def explain(model: Callable, guide: Callable, args: tuple, kwargs: dict[str, Any], names: dict[str, nn.Parameter]) -> str:
+    """Say where a program stops being finite: the first such site with its rows, and the first such parameter."""
+    with torch.no_grad(), pyro.validation_enabled(False), torch.random.fork_rng():
+        guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
+        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
+    sites = (("guide", guide_trace), ("model", model_trace))
+    found = (_bad_site(role, name, site) for role, trace in sites for name, site in trace.nodes.items())
+    where = next((text for text in found if text), "No site shows it on these rows with fresh draws.")
+    bad = next((name for name, p in names.items() if not _finite(p) or (p.grad is not None and not _finite(p.grad))), None)
+    if bad is None:
+        return f"{where} All parameters and their gradients are finite."
+    kind = "is not finite" if not _finite(names[bad]) else "has a gradient that is not finite"
+    return f"{where} The parameter {bad!r} {kind}."
+
+
+def _bad_site(role: str, name: str, site: dict[str, Any]) -> str | None:
+    if site["type"] != "sample" or type(site["fn"]).__name__ == "_Subsample":
+        return None
+    with torch.no_grad(), pyro.validation_enabled(False):
+        log_prob = site["fn"].log_prob(site["value"])
+    for what, tensor in (("value", site["value"]), ("log density", log_prob)):
+        if not _finite(tensor):
+            return f"In the {role}, site {name!r} has a {what} that is not finite in {_rows(tensor)}."
+    return None
+
+
+def _rows(tensor: Tensor) -> str:
+    if tensor.ndim == 0:
+        return "its only value"
+    bad = (~tensor.isfinite()).reshape(tensor.shape[0], -1).any(-1).nonzero()[:, 0].tolist()
+    return f"{len(bad)} of {tensor.shape[0]} rows of the batch ({', '.join(map(str, bad[:5]))}{', ...' if len(bad) > 5 else ''})"
+
+
+def _finite(tensor: Tensor | Iterable) -> bool:
+    return bool(torch.as_tensor(tensor).isfinite().all())
