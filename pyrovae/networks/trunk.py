@@ -1,0 +1,106 @@
+"""Networks that are a trunk and a head: the head is what an open network still lacks."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from pyrovae.networks.base import Context, Network, Rows, Shape, as_shape
+
+
+class Trunk(Network):
+    """A network that computes with one leading axis, and ends in a head made for the output's shape.
+
+    A subclass builds its layers and then calls ``self.finish(out_shape)``.
+
+    Args:
+        in_shape: shape of one input; an integer for a vector.
+    """
+
+    def __init__(self, in_shape: Shape) -> None:
+        super().__init__(as_shape(in_shape, "in_shape"))
+        self.head: nn.Module | None = None
+
+    @abstractmethod
+    def make_head(self, out_shape: torch.Size) -> nn.Module:
+        """A new head for outputs of this shape."""
+
+    @abstractmethod
+    def run(self, rows: Tensor, head: nn.Module) -> Tensor:
+        """From ``(rows, *in_shape)`` through the trunk and this head to ``(rows, ...)``, reshaped later."""
+
+    def finish(self, out_shape: Shape | None) -> None:
+        """Add the head, if the output's shape is known: the last step of a subclass's construction."""
+        if out_shape is not None:
+            self.out_shape = as_shape(out_shape, "out_shape")
+            self.head = self.make_head(self.out_shape)
+
+    def forward(self, x: Tensor | None, context: Context | None = None) -> Tensor:
+        """The output ``(*batch, *out_shape)`` of an input ``(*batch, *in_shape)``; the context is not read."""
+        rows = Rows.of(self, x)
+        return rows.restore(self.run(rows.values, self.head), self.out_shape)
+
+    def add_head(self, out_shape: torch.Size) -> Network:
+        """This trunk, shared, and a new head."""
+        return Headed(self, out_shape)
+
+
+class Headed(Network):
+    """An open trunk, shared with whoever else holds it, and a head of its own: what ``trunk.close(out_shape)`` returns.
+
+    Args:
+        trunk: the open network.
+        out_shape: shape of one output; an integer for a vector.
+
+    Raises:
+        ValueError: the trunk has a head already.
+
+    >>> from pyrovae import MLP
+    >>> trunk = MLP(784, (64,))
+    >>> trunk.close(10).trunk is trunk.close(2).trunk
+    True
+    """
+
+    def __init__(self, trunk: Trunk, out_shape: Shape) -> None:
+        super().__init__(trunk.in_shape, out_shape)
+        if trunk.out_shape is not None:
+            raise ValueError(f"expected an open network, got a closed {type(trunk).__name__}: leave its out_shape out")
+        self.trunk = trunk
+        self.head = trunk.make_head(self.out_shape)
+
+    def forward(self, x: Tensor | None, context: Context | None = None) -> Tensor:
+        """The output ``(*batch, *out_shape)`` of an input ``(*batch, *in_shape)``; the context is not read."""
+        rows = Rows.of(self, x)
+        return rows.restore(self.trunk.run(rows.values, self.head), self.out_shape)
+
+    def add_head(self, out_shape: torch.Size) -> Network:
+        """Never reached: this network is closed."""
+        raise ValueError("this network has a head already")
+
+
+class VectorTrunk(Trunk):
+    """A trunk that turns one input into a vector of features, and ends in a linear head.
+
+    Args:
+        in_shape: shape of one input; an integer for a vector.
+        num_features: length of the vector of features.
+    """
+
+    def __init__(self, in_shape: Shape, num_features: int) -> None:
+        super().__init__(in_shape)
+        self.num_features = num_features
+
+    @abstractmethod
+    def features(self, rows: Tensor) -> Tensor:
+        """From ``(rows, *in_shape)`` to ``(rows, num_features)``."""
+
+    def make_head(self, out_shape: torch.Size) -> nn.Module:
+        """A linear map from the features to the flattened output."""
+        return nn.Linear(self.num_features, math.prod(out_shape))
+
+    def run(self, rows: Tensor, head: nn.Module) -> Tensor:
+        """From ``(rows, *in_shape)`` to the flattened output."""
+        return head(self.features(rows))
