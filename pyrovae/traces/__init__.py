@@ -1,0 +1,23 @@
+"""A program and data -> log densities per datum, unscaled and mask-aware: where evidence and diagnostics start."""
+
+from pyrovae.traces.programs import Pair, as_pair, call_arguments, eval_mode
+from pyrovae.traces.running import PARTICLES, paired_traces, plate_nesting
+from pyrovae.traces.sites import check_latents, latent_names, site_log_prob
+from pyrovae.traces.terms import Terms, concatenate, log_terms, particle_terms
+
+__all__ = [
+    "PARTICLES",
+    "Pair",
+    "Terms",
+    "as_pair",
+    "call_arguments",
+    "check_latents",
+    "concatenate",
+    "eval_mode",
+    "latent_names",
+    "log_terms",
+    "paired_traces",
+    "particle_terms",
+    "plate_nesting",
+    "site_log_prob",
+]

@@ -1,0 +1,124 @@
+"""The sites of a trace: which count, in which plates they lie, and their log density over all of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyro
+import torch
+from pyro.distributions import Delta
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine.trace_struct import Trace
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+Site = dict[str, Any]
+
+
+def site_log_prob(site: Site) -> Tensor:
+    """The log density of a trace's site: masks count, scales (plates, beta) do not.
+
+    >>> with pyro.poutine.scale(scale=7.0):
+    ...     trace = pyro.poutine.trace(lambda: pyro.sample("z", Delta(torch.tensor(1.0), log_density=2.0))).get_trace()
+    >>> site_log_prob(trace.nodes["z"])
+    tensor(2.)
+    """
+    log_prob = site.get("unscaled_log_prob")
+    if log_prob is None:
+        log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+    return scale_and_mask(log_prob, 1.0, site["mask"])
+
+
+def expanded_log_prob(site: Site, dtype: torch.dtype | None) -> Tensor:
+    """A site's log density over all of its plates, also where the distribution was not expanded over one."""
+    log_prob = site_log_prob(site)
+    log_prob = log_prob if dtype is None else log_prob.to(dtype)
+    frames = [frame for frame in site["cond_indep_stack"] if frame.vectorized]
+    shape = [1] * max((-frame.dim for frame in frames), default=0)
+    for frame in frames:
+        shape[frame.dim] = frame.size
+    return log_prob.expand(torch.broadcast_shapes(log_prob.shape, shape))
+
+
+def plate_dims(site: Site) -> frozenset[int]:
+    """The dims (negative) of the plates around a site."""
+    return frozenset(frame.dim for frame in site["cond_indep_stack"] if frame.vectorized)
+
+
+def frame_of(site: Site, plate: str) -> Any:
+    """The plate of that name around a site, or None."""
+    return next((frame for frame in site["cond_indep_stack"] if frame.name == plate), None)
+
+
+def sites_of(trace: Trace) -> list[Site]:
+    """The sample sites of a trace that have a density: neither subsamples nor deterministic sites."""
+    sites = [site for site in trace.nodes.values() if site["type"] == "sample" and not site_is_subsample(site)]
+    return [site for site in sites if not site["infer"].get("_deterministic")]
+
+
+def latent_names(trace: Trace) -> list[str]:
+    """The latent sites of a trace, auxiliary ones and those enumerated left out."""
+    latents = [s for s in sites_of(trace) if not s["is_observed"] and not s["infer"].get("is_auxiliary")]
+    return [s["name"] for s in latents if "_enumerate_dim" not in s["infer"]]
+
+
+def check_latents(model_trace: Trace, guide_trace: Trace, plate: str = "data") -> None:
+    """Refuse a pair that has no evidence: latents that differ between model and guide, or a guide without a density.
+
+    Raises:
+        ValueError: naming the sites.
+    """
+    enumerated = {
+        s["name"] for trace in (model_trace, guide_trace) for s in sites_of(trace) if "_enumerate_dim" in s["infer"]
+    }
+    model, guide = (set(latent_names(trace)) - enumerated for trace in (model_trace, guide_trace))
+    if model != guide:
+        raise ValueError(
+            f"model and guide must have the same latent sites; only the model has {sorted(model - guide)}, only the "
+            f"guide {sorted(guide - model)}. Sample them in both, observe them, mark the guide's extra sites "
+            "infer={'is_auxiliary': True}, or mark a discrete site infer={'enumerate': 'parallel'} to sum it out"
+        )
+    _check_points(sites_of(guide_trace), plate)
+
+
+def _check_points(sites: list[Site], plate: str) -> None:
+    """A Delta in a guide is a density only as the image of auxiliary draws, which must be draws for each row."""
+    points = [s for s in sites if not s["is_observed"] and _is_delta(s["fn"])]
+    draws = [s for s in sites if s["infer"].get("is_auxiliary")]
+    if points and not draws:
+        names = [s["name"] for s in points]
+        raise ValueError(
+            f"the guide is a point estimate (Delta) at {names}: it has no density, and so no evidence bound"
+        )
+    local = [s["name"] for s in points if frame_of(s, plate)]
+    if local and not any(frame_of(s, plate) for s in draws):
+        raise ValueError(
+            f"the guide draws {local} jointly over the rows, so there is no log density per datum: use a guide whose "
+            "draws lie inside the data plate, such as AutoNormal or an amortized guide"
+        )
+
+
+def _is_delta(distribution: Any) -> bool:
+    while True:
+        if isinstance(distribution, Delta):
+            return True
+        if not isinstance(distribution, (torch.distributions.Independent, pyro.distributions.MaskedDistribution)):
+            return False
+        distribution = distribution.base_dist
+
+
+def check_plates(sites: list[Site], plate: str) -> None:
+    """Refuse programs without the plate over data, and sequential plates.
+
+    Raises:
+        ValueError: naming the site and what to write.
+    """
+    if not any(frame_of(site, plate) for site in sites):
+        raise ValueError(f"no site lies inside a plate named {plate!r}: write with pyro.plate({plate!r}, size, dim=-1)")
+    for site in sites:
+        for frame in site["cond_indep_stack"]:
+            if not frame.vectorized:
+                raise ValueError(
+                    f"site {site['name']!r} lies in the sequential plate {frame.name!r}: "
+                    "write `with pyro.plate(...)` instead of `for i in pyro.plate(...)`"
+                )

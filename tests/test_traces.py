@@ -1,0 +1,304 @@
+"""Log densities per datum: exact on closed forms, whatever plates, masks, scales and enumeration a program has."""
+
+import math
+from functools import partial
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from oracles import PPCA, BetaBernoulli, EnumeratedMixture, GammaPoisson
+from pyro import poutine
+from pyro.infer import SVI, Trace_ELBO
+from pyro.infer.autoguide import AutoDelta, AutoMultivariateNormal, AutoNormal
+from torch import nn
+
+from pyrovae.handlers import beta
+from pyrovae.traces import (
+    as_pair,
+    call_arguments,
+    eval_mode,
+    log_terms,
+    paired_traces,
+    particle_terms,
+    plate_nesting,
+    site_log_prob,
+)
+
+EXACT = {"rtol": 0, "atol": 1e-9}
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    pyro.set_rng_seed(0)
+    pyro.clear_param_store()
+
+
+@pytest.mark.parametrize("vectorize", [True, False])
+def test_with_the_exact_guide_every_weight_is_the_evidence(vectorize):
+    ppca = PPCA.random(exact=True)
+    x = ppca.simulate(7)
+    terms = particle_terms(ppca, (x,), num_particles=5, vectorize=vectorize)
+    assert terms.log_weights.shape == (5, 7)
+    torch.testing.assert_close(terms.log_weights, ppca.log_evidence(x).expand(5, 7), **EXACT)
+
+
+@pytest.mark.parametrize("program", [BetaBernoulli(), PPCA.random(exact=True)])
+def test_conjugate_pairs_have_constant_weights(program):
+    x = program.simulate(6)
+    log_weights = particle_terms(program, (x,), num_particles=4).log_weights
+    torch.testing.assert_close(log_weights, program.log_evidence(x).expand(4, 6), **EXACT)
+
+
+def test_terms_are_the_densities_written_by_hand():
+    ppca = PPCA.random(guide_scale=1.3)
+    x = ppca.simulate(4)
+    model_trace, guide_trace = paired_traces(ppca, (x,), num_particles=3)
+    terms = log_terms(model_trace, guide_trace)
+    z = guide_trace.nodes["z"]["value"]
+    assert z.shape == (3, 4, 3)
+    torch.testing.assert_close(terms.log_prior, dist.Normal(0.0, 1.0).log_prob(z).sum(-1), **EXACT)
+    torch.testing.assert_close(terms.log_guide, ppca.proposal(x).log_prob(z), **EXACT)
+    loc = z @ ppca.weight.T + ppca.mean
+    torch.testing.assert_close(terms.reconstruction, dist.Normal(loc, math.sqrt(0.5)).log_prob(x).sum(-1), **EXACT)
+    torch.testing.assert_close(terms.log_weights, terms.reconstruction - terms.kl, **EXACT)
+    torch.testing.assert_close(terms.sites["log_prior"]["z"], terms.log_prior)
+
+
+@pytest.mark.parametrize("scaled", ["beta", "subsample", "poutine"])
+def test_no_scale_reaches_the_weights(scaled):
+    ppca = PPCA.random(exact=True)
+    x = ppca.simulate(5)
+    handlers = {
+        "beta": partial(beta, beta=0.3),
+        "subsample": lambda fn: fn,
+        "poutine": partial(poutine.scale, scale=9.0),
+    }
+    pair = tuple(handlers[scaled](fn) for fn in (ppca.model, ppca.guide))
+    traces = paired_traces(pair, (x,), {"size": 100} if scaled == "subsample" else {}, num_particles=2)
+    assert traces[0].nodes["z"]["scale"] != 1.0
+    torch.testing.assert_close(log_terms(*traces).log_weights, ppca.log_evidence(x).expand(2, 5), **EXACT)
+
+
+def test_memoised_log_probs_are_used_with_their_mask():
+    mask = torch.tensor([True, False])
+    trace = poutine.trace(
+        poutine.mask(lambda: pyro.sample("z", dist.Normal(torch.zeros(2), 1.0)), mask=mask)
+    ).get_trace()
+    fresh = site_log_prob(trace.nodes["z"])
+    trace.compute_log_prob()
+    torch.testing.assert_close(site_log_prob(trace.nodes["z"]), fresh)
+    assert fresh[1] == 0
+    assert fresh[0] != 0
+
+
+def test_masked_entries_and_rows_do_not_count():
+    ppca = PPCA.random(latent=2, data=4)
+    x = ppca.simulate(5)
+    mask = torch.rand(5, 4) < 0.6
+    rows = torch.tensor([True, True, False, True, True])
+
+    def model(x):
+        with pyro.plate("data", 5):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+            entries = dist.Normal(z @ ppca.weight.T + ppca.mean, math.sqrt(0.5)).mask(mask)
+            with poutine.mask(mask=rows):
+                pyro.sample("x", entries.to_event(1), obs=x)
+
+    model_trace, guide_trace = paired_traces((model, ppca.guide), (x,), num_particles=3)
+    z = guide_trace.nodes["z"]["value"]
+    entries = dist.Normal(z @ ppca.weight.T + ppca.mean, math.sqrt(0.5)).log_prob(x)
+    expected = (entries * mask).sum(-1) * rows
+    torch.testing.assert_close(log_terms(model_trace, guide_trace).reconstruction, expected, **EXACT)
+
+
+@pytest.mark.parametrize("data_dim", [-1, -2])
+def test_extra_plates_inside_the_data_plate_are_summed(data_dim):
+    """Views of a row lie in a plate of their own; the data plate is found by its name, at either dim."""
+    x = torch.randn(4, 3, dtype=torch.float64)  # (data, views)
+
+    def model(x):
+        data, views = pyro.plate("data", 4, dim=data_dim), pyro.plate("views", 3, dim=-3 - data_dim)
+        with data:
+            z = pyro.sample("z", dist.Normal(torch.tensor(0.0, dtype=torch.float64), 1.0))
+            with views:
+                # the log density is left unexpanded over the particles' and the views' axes where it can be
+                pyro.sample("x", dist.Normal(z, 1.0), obs=x if data_dim == -2 else x.T)
+                pyro.sample("penalty", dist.Unit(torch.tensor(-0.5, dtype=torch.float64)), obs=torch.empty(0))
+
+    def guide(x):
+        with pyro.plate("data", 4, dim=data_dim):
+            loc = x.sum(-1) / 4
+            pyro.sample("z", dist.Normal(loc if data_dim == -1 else loc[:, None], 0.5))
+
+    log_weights = particle_terms((model, guide), (x,), num_particles=6).log_weights
+    exact = dist.MultivariateNormal(torch.zeros(3).double(), torch.eye(3).double() + 1.0).log_prob(x) - 1.5
+    torch.testing.assert_close(log_weights, exact.expand(6, 4), **EXACT)
+
+
+def test_global_latents_are_kept_apart():
+    x = torch.randn(5, dtype=torch.float64)
+
+    def model(x):
+        mu = pyro.sample("mu", dist.Normal(torch.tensor(0.0, dtype=torch.float64), 2.0))
+        with pyro.plate("data", 5):
+            z = pyro.sample("z", dist.Normal(mu, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        mu = pyro.sample("mu", dist.Normal(torch.tensor(0.3, dtype=torch.float64), 0.7))
+        with pyro.plate("data", 5):
+            pyro.sample("z", dist.Normal((mu + x) / 2, math.sqrt(0.5)))
+
+    model_trace, guide_trace = paired_traces((model, guide), (x,), num_particles=3)
+    terms = log_terms(model_trace, guide_trace)
+    mu = guide_trace.nodes["mu"]["value"].reshape(3)
+    exact = dist.Normal(mu[:, None], math.sqrt(2.0)).log_prob(x)
+    torch.testing.assert_close(terms.log_weights, exact, **EXACT)
+    outside = dist.Normal(0.0, 2.0).log_prob(mu) - dist.Normal(0.3, 0.7).log_prob(mu)
+    torch.testing.assert_close(terms.outside, outside, **EXACT)
+
+
+@pytest.mark.parametrize("where", ["model", "guide", "sampled"])
+def test_enumerated_sites_are_summed_out(where):
+    mixture = EnumeratedMixture(where)
+    x = mixture.simulate(4)
+    terms = particle_terms(mixture, (x,), num_particles=40_000)
+    estimate = terms.log_weights.exp().mean(0)
+    error = terms.log_weights.exp().std(0) / 200
+    z = (estimate - mixture.log_evidence(x).exp()) / error
+    assert z.abs().max() < 5
+    torch.testing.assert_close(terms.reconstruction + terms.log_prior - terms.log_guide, terms.log_weights, **EXACT)
+
+
+def test_summing_out_is_the_sum_written_by_hand():
+    mixture = EnumeratedMixture("model")
+    x = mixture.simulate(3)
+    model_trace, guide_trace = paired_traces(mixture, (x,), num_particles=2)
+    z = guide_trace.nodes["z"]["value"]
+    joint = mixture.weights.log() + dist.Normal(mixture.means, 1.0).log_prob(z[..., None])
+    reconstruction = dist.Normal(z, math.sqrt(0.7)).log_prob(x)
+    terms = log_terms(model_trace, guide_trace)
+    expected = joint.logsumexp(-1) + reconstruction - dist.Normal(x / 2, 1.0).log_prob(z)
+    torch.testing.assert_close(terms.log_weights, expected, **EXACT)
+    torch.testing.assert_close(terms.reconstruction, reconstruction, **EXACT)
+
+
+def test_discrete_sites_inside_a_plate_are_summed_before_the_plate_is_multiplied():
+    """A mixture for each pixel, with a class for each row around it: 2 * 3^4 combinations for each of 2 rows."""
+    x = torch.randn(4, 2, dtype=torch.float64)
+    outer, inner = (
+        torch.tensor([0.3, 0.7], dtype=torch.float64),
+        torch.tensor([[0.2, 0.3, 0.5], [0.6, 0.3, 0.1]], dtype=torch.float64),
+    )
+    means = torch.tensor([-1.0, 0.0, 2.0], dtype=torch.float64)
+    enumerate_ = {"enumerate": "parallel"}
+
+    def model(x):
+        with pyro.plate("data", 2, dim=-1):
+            y = pyro.sample("y", dist.Categorical(outer), infer=enumerate_)
+            z = pyro.sample("z", dist.Normal(torch.tensor(0.0, dtype=torch.float64), 1.0))
+            with pyro.plate("pixels", 4, dim=-2):
+                k = pyro.sample("k", dist.Categorical(inner[y]), infer=enumerate_)
+                pyro.sample("x", dist.Normal(means[k] + z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", 2, dim=-1):
+            pyro.sample("z", dist.Normal(x.mean(0), 1.0))
+
+    model_trace, guide_trace = paired_traces((model, guide), (x,), num_particles=3)
+    z = guide_trace.nodes["z"]["value"].reshape(3, 2)
+    entry = dist.Normal(means + z[:, None, :, None], 1.0).log_prob(x[None, :, :, None])  # (3, pixels, data, k)
+    pixels = torch.stack([(entry + inner[y].log()).logsumexp(-1).sum(1) for y in (0, 1)], -1)
+    expected = (pixels + outer.log()).logsumexp(-1) + dist.Normal(0.0, 1.0).log_prob(z)
+    expected = expected - dist.Normal(x.mean(0), 1.0).log_prob(z)
+    torch.testing.assert_close(log_terms(model_trace, guide_trace).log_weights, expected, **EXACT)
+
+
+def test_autoguides_with_auxiliary_sites_agree_with_a_plain_guide():
+    """AutoNormal on a positive latent draws an unconstrained auxiliary and a Delta that holds the Jacobian."""
+    program = GammaPoisson()
+    x = program.simulate(4)
+    auto = AutoNormal(program.model)
+    auto(x)
+    loc, scale = auto.locs.rate.detach(), auto.scales.rate.detach()
+
+    def plain(x):
+        with pyro.plate("data", 4):
+            pyro.sample("rate", dist.LogNormal(loc, scale))
+
+    model_trace, guide_trace = paired_traces((program.model, auto), (x,), num_particles=3)
+    terms = log_terms(model_trace, guide_trace)
+    value = guide_trace.nodes["rate"]["value"]
+    torch.testing.assert_close(terms.log_guide, dist.LogNormal(loc, scale).log_prob(value), **EXACT)
+    assert particle_terms((program.model, plain), (x,), num_particles=3).log_weights.shape == (3, 4)
+
+
+def _no_plate(x):
+    pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0).to_event(1))
+
+
+def _sequential(x):
+    for i in pyro.plate("data", len(x)):
+        pyro.sample(f"z{i}", dist.Normal(0.0, 1.0))
+
+
+def _two_latents(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("w", dist.Normal(0.0, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("model", "guide", "message"),
+    [
+        (_two_latents, GammaPoisson().guide, r"only the model has \['w', 'z'\]"),
+        (_no_plate, _no_plate, "no site lies inside a plate named 'data'"),
+        (_sequential, _sequential, "sequential plate"),
+        (BetaBernoulli().model, AutoDelta(BetaBernoulli().model), "point estimate"),
+        (BetaBernoulli().model, AutoMultivariateNormal(BetaBernoulli().model), "joint over the rows"),
+    ],
+)
+def test_programs_without_evidence_per_datum_are_refused(model, guide, message):
+    x = torch.ones(3, 2, dtype=torch.float64)
+    with pytest.raises(ValueError, match=message):
+        particle_terms((model, guide), (x,), num_particles=2)
+
+
+def test_every_form_of_a_program_is_one_pair():
+    ppca = PPCA.random()
+    svi = SVI(ppca.model, ppca.guide, pyro.optim.Adam({}), Trace_ELBO())
+    for program in (ppca, (ppca.model, ppca.guide), svi, as_pair(ppca)):
+        assert as_pair(program) == (ppca.model, ppca.guide, ppca)
+    with pytest.raises(TypeError, match="expected a program"):
+        as_pair(ppca.model)
+
+
+def test_modules_behind_plain_functions_are_put_into_eval_mode():
+    net = nn.Sequential(nn.Linear(2, 2), nn.Dropout())
+    net[0].eval()
+    pair = as_pair((lambda x: net(x), lambda x: x))
+    assert pair.module is net
+    with pytest.raises(KeyError), eval_mode(pair.module):
+        _raise_unless(not net[1].training)
+    assert (net.training, net[0].training, net[1].training) == (True, False, True)
+
+
+def _raise_unless(evaluating):
+    raise KeyError if evaluating else AssertionError
+
+
+def test_the_nesting_is_found_without_spending_random_numbers():
+    ppca = PPCA.random()
+    x = ppca.simulate(3)
+    before = torch.get_rng_state()
+    assert plate_nesting(as_pair(ppca), (x,), {}) == 1
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_arguments_go_only_to_programs_that_take_them():
+    pair = as_pair((lambda x: x, lambda x, size=None: x))
+    assert call_arguments(pair, None, 10) == {}
+    assert call_arguments(as_pair(PPCA.random()), None, 10) == {"size": 10}
+    with pytest.raises(ValueError, match="no argument named context"):
+        call_arguments(pair, {"label": torch.zeros(2)})
