@@ -106,7 +106,7 @@ class VAE(nn.Module):
         """The posterior's mean for each datum, or draws from it; no gradient, in eval mode.
 
         Returns:
-            ``(rows, *latent_shape)``, or ``(num_samples, rows, *latent_shape)``.
+            On the CPU: ``(rows, *latent_shape)``, or ``(num_samples, rows, *latent_shape)``.
 
         Raises:
             NotImplementedError: the posterior has no closed-form mean: ask for ``num_samples``.
@@ -202,7 +202,7 @@ class VAE(nn.Module):
         if num_rows < 1 or batch_size < 1:
             raise ValueError(f"expected at least one row and a batch_size of at least 1, got {num_rows} and {batch_size}")
         with torch.no_grad(), _evaluating(self):
-            return torch.cat([part(slice(i, i + batch_size)) for i in range(0, num_rows, batch_size)], dim)
+            return torch.cat([part(slice(i, i + batch_size)).cpu() for i in range(0, num_rows, batch_size)], dim)
 
 
 @contextmanager

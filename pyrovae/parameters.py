@@ -8,6 +8,7 @@ import torch
 from pyro.poutine.runtime import _PYRO_STACK, am_i_wrapped, effectful
 from pyro.poutine.trace_messenger import TraceMessenger
 from torch import Tensor, nn
+from torch.distributions import constraints
 
 
 def register(*modules: nn.Module, **named: nn.Module) -> None:
@@ -67,11 +68,12 @@ def _announce(name: str, parameter: nn.Parameter) -> None:
     """The value is a detached view: an attribute on the parameter itself would break pickling and deep copies."""
     value = parameter.detach()
     value.unconstrained = lambda: parameter  # type: ignore[attr-defined]
-    _param(value, name=name)
+    _param(value, name=name, constraint=constraints.real, event_dim=None)
 
 
 @effectful(type="param")
-def _param(value: Tensor) -> Tensor:
+def _param(value: Tensor, constraint: constraints.Constraint, event_dim: int | None) -> Tensor:
+    """The message's keywords are those of ``pyro.param``, which ``pyro.render_model`` reads."""
     return value
 
 

@@ -1,0 +1,120 @@
+"""One run of a program before training: what it announces, what it samples, and whether the objective fits it."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from pyro import poutine
+from pyro.infer import JitTrace_ELBO, RenyiELBO, TraceEnum_ELBO, TraceMeanField_ELBO
+from pyro.infer.elbo import ELBO
+from pyro.poutine.trace_struct import Trace
+from torch import nn
+from torch.distributions import kl_divergence
+
+from pyrovae.parameters import announced
+from pyrovae.training.step import BufferGuard
+
+
+class Rehearsal(NamedTuple):
+    """The traces of one run of a program on one batch, and the parameters that it announced, by name."""
+
+    model_trace: Trace
+    guide_trace: Trace
+    parameters: dict[str, nn.Parameter]
+
+
+def rehearse(
+    model: Callable, guide: Callable, args: tuple, kwargs: dict[str, Any], module: nn.Module | None, plate: str = "data"
+) -> Rehearsal:
+    """Run guide and model once, leaving random state and buffers as they were.
+
+    Raises:
+        ValueError: there is no plate over data, or no parameter to train.
+    """
+    buffers = BufferGuard(module)
+    with torch.random.fork_rng(), poutine.trace(param_only=True) as capture:
+        guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
+        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
+    buffers.restore()
+    if not any(_in_plate(site, plate) for site in _samples(model_trace)):
+        raise ValueError(f"the model has no site inside a plate named {plate!r}: write with pyro.plate({plate!r}, size, dim=-1)")
+    parameters = announced(capture.trace)
+    if not parameters:
+        raise ValueError(
+            "the program announces no parameter that requires a gradient, so nothing would train: call "
+            "pyrovae.register(module) in the model or the guide, or unfreeze a part"
+        )
+    return Rehearsal(model_trace, guide_trace, parameters)
+
+
+def check_objective(objective: ELBO, rehearsal: Rehearsal, *, beta_is_one: bool, subsampled: bool) -> None:
+    """Refuse objectives that would be silently wrong for this program, and warn where one falls back silently.
+
+    Raises:
+        TypeError: not an instance of a Pyro ELBO.
+        ValueError: an objective that is wrong here; the message says what to use.
+    """
+    if isinstance(objective, type) or not isinstance(objective, ELBO):
+        raise TypeError(f"objective takes an instance of an ELBO, e.g. pyro.infer.Trace_ELBO(), got {objective!r}")
+    if isinstance(objective, JitTrace_ELBO):
+        raise ValueError("JitTrace_ELBO cannot trace parameters that live in modules: use pyro.infer.Trace_ELBO()")
+    if isinstance(objective, RenyiELBO) and (subsampled or not beta_is_one):
+        raise ValueError(
+            "pyro.infer.RenyiELBO takes plate and beta scales inside its logsumexp, which is a wrong bound under mini-batches "
+            "or beta: use pyrovae.ImportanceWeightedELBO"
+        )
+    if isinstance(objective, TraceMeanField_ELBO):
+        _warn_without_closed_form(rehearsal)
+    if isinstance(objective, TraceEnum_ELBO) and not beta_is_one:
+        _refuse_model_enumeration(rehearsal)
+    if objective.max_plate_nesting == math.inf:  # or Pyro guesses it at the first step and consumes random numbers
+        vectorized = objective.vectorize_particles and objective.num_particles > 1
+        objective.max_plate_nesting = _plate_nesting(rehearsal) + vectorized
+
+
+def _samples(trace: Trace) -> list[dict[str, Any]]:
+    return [s for s in trace.nodes.values() if s["type"] == "sample" and type(s["fn"]).__name__ != "_Subsample"]
+
+
+def _in_plate(site: dict[str, Any], plate: str) -> bool:
+    return any(frame.name == plate for frame in site["cond_indep_stack"])
+
+
+def _plate_nesting(rehearsal: Rehearsal) -> int:
+    sites = _samples(rehearsal.model_trace) + _samples(rehearsal.guide_trace)
+    return max((-frame.dim for site in sites for frame in site["cond_indep_stack"] if frame.vectorized), default=0)
+
+
+def _warn_without_closed_form(rehearsal: Rehearsal) -> None:
+    for site in _samples(rehearsal.guide_trace):
+        name = site["name"]
+        if name not in rehearsal.model_trace.nodes:
+            continue
+        prior = rehearsal.model_trace.nodes[name]["fn"]
+        try:
+            kl_divergence(site["fn"], prior)
+        except NotImplementedError:
+            warnings.warn(
+                f"site {name!r} has no closed-form divergence between {_name(site['fn'])} and {_name(prior)}: "
+                "TraceMeanField_ELBO estimates it from draws there, as Trace_ELBO does everywhere",
+                UserWarning,
+                stacklevel=4,
+            )
+
+
+def _refuse_model_enumeration(rehearsal: Rehearsal) -> None:
+    for site in _samples(rehearsal.model_trace):
+        enumerated = site["infer"].get("enumerate") is not None and not site["is_observed"]
+        if enumerated and site["name"] not in rehearsal.guide_trace.nodes:
+            raise ValueError(
+                f"site {site['name']!r} is enumerated in the model alone, where beta other than 1 has no meaning: enumerate it "
+                "in the guide, or train at beta=1"
+            )
+
+
+def _name(distribution: Any) -> str:
+    return type(getattr(distribution, "base_dist", distribution)).__name__
