@@ -1,0 +1,218 @@
+"""A nested state survives pack, file and unpack bit for bit; what cannot be kept is refused by its path."""
+
+import enum
+import subprocess
+import sys
+from collections import Counter, OrderedDict, namedtuple
+
+import numpy as np
+import pytest
+import safetensors
+import safetensors.torch
+import torch
+from torch import nn
+
+from pyrovae.checkpoints import check_packable, load_tree, pack, save_tree, unpack
+from pyrovae.checkpoints.header import DTYPES
+
+INF, NAN = float("inf"), float("nan")
+
+
+def bits(tensor):
+    """The bytes in row-major order, as NumPy gives them (which lacks bfloat16)."""
+    plain = tensor.resolve_conj().resolve_neg()
+    return plain.float().numpy().tobytes() if plain.dtype == torch.bfloat16 else plain.numpy().tobytes()
+
+
+def assert_same(left, right, path="tree"):
+    """Equal types, structures and bits: NaN equals NaN, 0.0 does not equal -0.0."""
+    assert type(left) is type(right), path
+    if isinstance(left, torch.Tensor):
+        assert (left.dtype, left.shape) == (right.dtype, right.shape), path
+        assert bits(left) == bits(right), path
+    elif isinstance(left, np.ndarray):
+        assert (left.dtype, left.shape, left.tobytes()) == (right.dtype, right.shape, right.tobytes()), path
+    elif isinstance(left, dict):
+        assert list(left) == list(right), path
+        assert list(map(type, left)) == list(map(type, right)), path
+        for key in left:
+            assert_same(left[key], right[key], f"{path}.{key}")
+    elif isinstance(left, (list, tuple)):
+        assert len(left) == len(right), path
+        for index, (one, other) in enumerate(zip(left, right, strict=True)):
+            assert_same(one, other, f"{path}.{index}")
+    else:
+        assert repr(left) == repr(right), path
+
+
+TREES = {
+    "scalars": [None, True, False, 0, -1, 2**63, -(2**200), 0.1, -0.0, 1e-320, 1e308, 1.0, "", "Grüße \ud800 \x00 ∞"],
+    "not finite": {"a": INF, "b": -INF, "c": NAN, "d": [INF, NAN]},
+    "long numbers": {"floats": [0.1 * i for i in range(50)] + [INF, NAN, -0.0], "ints": list(range(-20, 20))},
+    "almost numbers": [[1.0] * 20 + [1], [1] * 20 + [2**63], [True] * 20, [None] * 20, ["a"] * 20, [1.0] * 15],
+    "tuples": ((), (1, (2, [3, (4.0,)])), tuple(range(100))),
+    "keys": {0: "a", "0": "b", None: 1, True: 2, 1.5: 3, INF: 4, (1, ("x", INF)): {"$": "tensor", "name": "w"}},
+    "mappings": {"ordered": OrderedDict(b=1, a=2), "counter": Counter({3: 2, 7: 1}), "empty": {}},
+    "names that collide": {
+        0: torch.tensor(0),
+        "0": torch.tensor(1),
+        "a/b": torch.tensor(2),
+        "a": {"b": torch.tensor(3)},
+    },
+    "odd names": {
+        "../../x": torch.ones(1),
+        "": torch.ones(2),
+        "__metadata__": torch.ones(3),
+        "ß\ud800\n": torch.ones(4),
+    },
+    "arrays": [np.arange(6).reshape(2, 3).astype(d) for d in ("u1", "i8", "u4", "u8", "f2", "f4", "f8", "c8", "?")],
+    "odd arrays": [np.array(1.5), np.zeros((0, 3)), np.arange(8)[::2], np.asfortranarray(np.eye(3)[:, :2])],
+    "dtypes": {name: torch.arange(12).reshape(3, 4).to(dtype) for name, dtype in DTYPES.items()},
+    "shapes": [
+        torch.tensor(3.5),
+        torch.zeros(0),
+        torch.zeros(2, 0, 3),
+        torch.zeros(1, 1, 1),
+        torch.tensor([NAN, -0.0]),
+    ],
+    "views": [torch.eye(4)[::2], torch.eye(3).T, torch.ones(3, 1).expand(3, 5), torch.arange(6)[1:4], torch.eye(2)[1]],
+    "lazy views": [part for z in [torch.tensor([1 + 2j, 3j])] for part in (z, z.conj(), z.imag, z.conj().imag)],
+    "numbers cut from a row": [torch.arange(12.0).reshape(3, 4)[:1, :1], torch.arange(12)[3::20], torch.eye(3)[2, 2]],
+}
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_every_state_comes_back_from_a_file_bit_for_bit(name, tmp_path):
+    assert_same(load_tree(save_tree(tmp_path / "state.safetensors", TREES[name])), TREES[name])
+
+
+@pytest.mark.parametrize("value", [np.float64(0.1), np.float32(0.1), np.int64(3), np.bool_(True), np.str_("a")])
+def test_numpy_scalars_come_back_as_equal_python_values(value):
+    back = unpack(*pack([value]))[0]
+    assert back == value
+    assert not isinstance(back, np.generic)
+
+
+def test_a_size_and_a_parameter_come_back_as_a_tuple_and_a_plain_tensor():
+    size, weight = unpack(*pack([torch.Size([2, 3]), nn.Parameter(torch.ones(2))]))
+    assert type(size) is tuple
+    assert size == (2, 3)
+    assert type(weight) is torch.Tensor
+    assert not weight.requires_grad
+
+
+def test_a_shared_tensor_is_saved_once_and_comes_back_shared(tmp_path):
+    weight = nn.Parameter(torch.randn(100, 100))
+    path = save_tree(tmp_path / "state.safetensors", {"encoder": weight, "pseudo": [weight.data, weight.detach()]})
+    assert path.stat().st_size < 2 * weight.nbytes
+    back = load_tree(path)
+    assert back["encoder"] is back["pseudo"][0]
+    assert back["encoder"] is back["pseudo"][1]
+    assert torch.equal(back["encoder"], weight)
+
+
+def test_tensors_that_overlap_come_back_equal(tmp_path):
+    base = torch.arange(20.0)
+    tree = {
+        "whole": base,
+        "head": base[:7],
+        "tail": base[5:],
+        "square": base[:16].view(4, 4),
+        "bits": base.view(torch.int32),
+    }
+    assert_same(load_tree(save_tree(tmp_path / "state.safetensors", tree)), tree)
+
+
+@pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
+def test_the_layout_in_memory_is_kept_since_fused_optimisers_walk_it(memory_format):
+    tensor = torch.randn(4, 3, 5, 6).to(memory_format=memory_format)
+    back = unpack(*pack([tensor, tensor]))
+    assert back[0].stride() == tensor.stride()
+    assert back[0] is back[1]
+    assert_same(back[0], tensor)
+
+
+def test_a_long_history_costs_its_numbers_and_not_its_text(tmp_path):
+    path = save_tree(tmp_path / "state.safetensors", {"loss": [0.1 * i for i in range(100_000)]})
+    assert path.stat().st_size < 8 * 100_000 + 1000
+
+
+def test_safetensors_itself_reads_the_file_and_finds_the_same(tmp_path):
+    tree = {"a": torch.randn(3), "b": {"c": torch.arange(5), "d": torch.zeros(0, 2)}}
+    path = save_tree(tmp_path / "state.safetensors", tree)
+    read = safetensors.torch.load_file(path)
+    assert set(read) == {"a", "b/c", "b/d"}
+    assert torch.equal(read["b/c"], tree["b"]["c"])
+    with safetensors.safe_open(path, "pt") as file:
+        assert file.metadata()["format"] == "pyrovae-checkpoint"
+
+
+def test_equal_states_give_equal_files_in_every_process(tmp_path):
+    code = (
+        "import sys, torch; from pyrovae.checkpoints import save_tree;"
+        "save_tree(sys.argv[1], {'b': torch.arange(3), 'a': [torch.ones(2), {'x': 1.5, 'y': None}]})"
+    )
+    files = [tmp_path / f"{seed}.safetensors" for seed in (1, 2)]
+    for seed, file in zip("12", files, strict=True):
+        subprocess.run([sys.executable, "-c", code, str(file)], check=True, env={"PYTHONHASHSEED": seed})
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+class Colour(enum.IntEnum):
+    RED = 1
+
+
+Point = namedtuple("Point", "x y")
+circle: list = []
+circle.append(circle)
+deep: list = []
+for _ in range(70):
+    deep = [deep]
+
+UNPACKABLE = {
+    "function": (
+        {"optimizer": {"state": {0: {"closure": lambda: None}}}},
+        r"^optimizer\.state\.0\.closure is a function",
+    ),
+    "module": ([nn.Linear(1, 1)], r"^0 is a Linear"),
+    "top level": (object(), r"^the state is an object"),
+    "set": ({"names": {1, 2}}, r"^names is a set"),
+    "enum": ({"colour": Colour.RED}, r"^colour is a Colour"),
+    "named tuple": ({"at": Point(1, 2)}, r"^at is a Point"),
+    "dtype": ({"dtype": torch.float32}, r"^dtype is a dtype"),
+    "complex": ([1j], r"^0 is a complex"),
+    "long double": ([np.longdouble(1)], r"^0 is a longdouble"),
+    "date": ([np.datetime64("2020-01-01")], r"^0 is a date"),
+    "object array": ([np.array([None])], r"^0 is an array of object"),
+    "text array": ([np.array(["a"])], r"^0 is an array of <U1"),
+    "big complex": ([torch.zeros(1, dtype=torch.complex128)], r"^0 is a strided tensor of torch.complex128"),
+    "sparse": ([torch.eye(2).to_sparse()], r"^0 is a sparse_coo tensor"),
+    "meta": ([torch.zeros(1, device="meta")], r"^0 is a strided tensor of torch.float32 on meta"),
+    "lazy": ([nn.UninitializedParameter()], r"^0 is an UninitializedParameter"),
+    "key": ({"state": {torch.zeros(1): 1}}, r"^state has a Tensor as a key"),
+    "circle": (circle, r"nested deeper than 64 levels, or in a circle"),
+    "deep": (deep, r"nested deeper than 64 levels"),
+    "long integer": ({"seed": 2**5000}, r"^seed is an integer of more than 4096 bits"),
+}
+
+
+@pytest.mark.parametrize("name", UNPACKABLE)
+def test_what_cannot_be_kept_is_refused_by_its_path_before_anything_is_written(name, tmp_path):
+    tree, message = UNPACKABLE[name]
+    with pytest.raises((TypeError, ValueError), match=message):
+        check_packable(tree)
+    with pytest.raises((TypeError, ValueError), match=message):
+        save_tree(tmp_path / "state.safetensors", tree)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_root_is_named_in_the_refusal():
+    with pytest.raises(TypeError, match=r"^optimizer\.state\.0 is a function.* A checkpoint holds .* Leave it out"):
+        check_packable({"state": [lambda: None]}, "optimizer")
+
+
+def test_texts_beyond_the_header_s_limit_are_refused_before_writing(tmp_path, monkeypatch):
+    monkeypatch.setattr("pyrovae.checkpoints.container.HEADER_LIMIT", 1000)
+    with pytest.raises(ValueError, match="the limit is 1000: save fewer strings"):
+        save_tree(tmp_path / "state.safetensors", ["x" * 1000])
+    assert not list(tmp_path.iterdir())
