@@ -112,7 +112,11 @@ def parse_header(raw: bytes, size: int, source: str) -> Header:
 
 
 def _is_texts(value: Any) -> bool:
-    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
+    """A table of texts that UTF-8 can write; JSON's escapes can spell others."""
+    try:
+        return isinstance(value, dict) and all(isinstance(text.encode(), bytes) for text in value.values())
+    except (AttributeError, UnicodeEncodeError):
+        return False
 
 
 def _span(entry: Any, what: str) -> tuple[torch.dtype, tuple[int, ...], tuple[int, int]]:

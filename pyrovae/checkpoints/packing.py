@@ -317,7 +317,10 @@ class _Unpacker:
         return self.built.setdefault(node["name"], value.permute(inverse))
 
     def array(self, node: dict[str, Any], depth: int) -> np.ndarray:
-        return self.raw(node).numpy()
+        try:
+            return self.raw(node).numpy()
+        except TypeError:  # bfloat16
+            raise DamagedError(f"the tensor {node['name'][:200]!r} is no array") from None
 
 
 _MAPPINGS: dict[str, type[dict[Any, Any]]] = {"dict": dict, "OrderedDict": OrderedDict, "Counter": Counter}
