@@ -12,11 +12,23 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from pyrovae import data, schedules
+    from pyrovae import data, plots, schedules
     from pyrovae.distributions import Factorized, FromContext, standard_normal
     from pyrovae.handlers import beta
     from pyrovae.models import VAE
-    from pyrovae.networks import MLP, BatchAxes, Network
+    from pyrovae.networks import (
+        GRU,
+        MLP,
+        BatchAxes,
+        Chain,
+        ConcatContext,
+        ConvDecoder,
+        ConvEncoder,
+        Embed,
+        FiLM,
+        Network,
+        Transformer,
+    )
     from pyrovae.objectives import CapacityELBO, FreeBitsELBO
     from pyrovae.parameters import register
     from pyrovae.training import History, fit
@@ -27,27 +39,49 @@ _ROOMS = {
     "distributions": ("Factorized", "FromContext", "standard_normal"),
     "handlers": ("beta",),
     "models": ("VAE",),
-    "networks": ("MLP", "BatchAxes", "Network"),
+    "networks": (
+        "GRU",
+        "MLP",
+        "BatchAxes",
+        "Chain",
+        "ConcatContext",
+        "ConvDecoder",
+        "ConvEncoder",
+        "Embed",
+        "FiLM",
+        "Network",
+        "Transformer",
+    ),
     "objectives": ("CapacityELBO", "FreeBitsELBO"),
     "parameters": ("register",),
+    "plots": (),
     "training": ("History", "fit"),
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
-_ROOM_NAMES = ("data", "schedules")
+_ROOM_NAMES = ("data", "plots", "schedules")
 
 __all__ = [
+    "GRU",
     "MLP",
     "VAE",
     "BatchAxes",
     "CapacityELBO",
+    "Chain",
+    "ConcatContext",
+    "ConvDecoder",
+    "ConvEncoder",
+    "Embed",
     "Factorized",
+    "FiLM",
     "FreeBitsELBO",
     "FromContext",
     "History",
     "Network",
+    "Transformer",
     "beta",
     "data",
     "fit",
+    "plots",
     "register",
     "schedules",
     "standard_normal",

@@ -2,6 +2,23 @@
 
 from pyrovae.networks.base import Network
 from pyrovae.networks.batch_axes import BatchAxes
+from pyrovae.networks.chain import Chain
+from pyrovae.networks.context import ConcatContext, FiLM
+from pyrovae.networks.convolutional import ConvDecoder, ConvEncoder
+from pyrovae.networks.entries import Embed
 from pyrovae.networks.mlp import MLP
+from pyrovae.networks.sequence import GRU, Transformer
 
-__all__ = ["MLP", "BatchAxes", "Network"]
+__all__ = [
+    "GRU",
+    "MLP",
+    "BatchAxes",
+    "Chain",
+    "ConcatContext",
+    "ConvDecoder",
+    "ConvEncoder",
+    "Embed",
+    "FiLM",
+    "Network",
+    "Transformer",
+]

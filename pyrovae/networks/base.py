@@ -139,7 +139,10 @@ def batch_shape_of(network: Network, x: Tensor | None) -> torch.Size:
     if network.out_shape is None:
         raise ValueError(f"{name} is open, it has no output yet: write out_shape=..., or call its close(out_shape)")
     if not isinstance(x, Tensor):
-        raise TypeError(f"{name} expected a tensor of shape {batch_text(expected)}, got {type(x).__name__}")
+        remedy = (
+            "a network without a value is ConcatContext(net, None, context)" if x is None else "use torch.as_tensor"
+        )
+        raise TypeError(f"{name} expected a tensor of shape {batch_text(expected)}, got {type(x).__name__}: {remedy}")
     cut = x.ndim - len(expected)
     if cut < 0 or x.shape[cut:] != expected:
         raise ValueError(
@@ -147,6 +150,11 @@ def batch_shape_of(network: Network, x: Tensor | None) -> torch.Size:
             f"reshape the input, or write in_shape={tuple(x.shape[1:])}"
         )
     return x.shape[:cut]
+
+
+def closed_already(network: Network) -> ValueError:
+    """The error of a network that is always closed, where it is asked for a head."""
+    return ValueError(f"{type(network).__name__} is closed with out_shape={tuple(network.out_shape)}: it takes no head")
 
 
 def refuse_one_row(network: Network) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pyrovae.networks.base import Context, Network, Rows, Shape, as_shape
+from pyrovae.networks.base import Context, Network, Rows, Shape, as_shape, closed_already
 
 
 class BatchAxes(Network):
@@ -57,8 +57,8 @@ class BatchAxes(Network):
         return self
 
     def add_head(self, out_shape: torch.Size) -> Network:
-        """Never reached: this network is closed."""
-        raise ValueError("this network has a head already")
+        """Refused: it is closed."""
+        raise closed_already(self)
 
     def _closed(self, network: Network) -> Network:
         if network.in_shape != self.in_shape:

@@ -8,7 +8,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor, nn
 
-from pyrovae.networks.base import Context, Network, Rows, Shape, as_shape
+from pyrovae.networks.base import Context, Network, Rows, Shape, as_shape, closed_already
 
 
 class Trunk(Network):
@@ -77,8 +77,8 @@ class Headed(Network):
         return rows.restore(self.trunk.run(rows.values, self.head), self.out_shape)
 
     def add_head(self, out_shape: torch.Size) -> Network:
-        """Never reached: this network is closed."""
-        raise ValueError("this network has a head already")
+        """Refused: it is closed."""
+        raise closed_already(self)
 
 
 class VectorTrunk(Trunk):

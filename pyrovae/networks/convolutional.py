@@ -1,0 +1,206 @@
+"""Convolutional networks for images of any size: an encoder that halves them, a decoder that doubles them."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from pyrovae.networks.base import Shape, as_shape
+from pyrovae.networks.layers import (
+    MakeActivation,
+    MakeNormalization,
+    Residual,
+    new_activation,
+    new_normalization,
+    sequential,
+)
+from pyrovae.networks.trunk import Trunk, VectorTrunk
+
+
+class ConvEncoder(VectorTrunk):
+    r"""A convolutional network from an image to a vector: each stage halves height and width, rounding up.
+
+    .. math:: h_{l+1} = \mathrm{blocks}\bigl(a(\mathrm{norm}(W_l * h_l))\bigr), \qquad y = W\,\mathrm{vec}(h_L) + b
+
+    Args:
+        in_shape: shape of one image, (channels, height, width); any size, odd ones too.
+        channels: number of channels after each stage.
+        out_shape: shape of one output; None leaves the network open.
+        residual_blocks: number of residual blocks in each stage, each two convolutions before an activation.
+        activation: class of the activation.
+        normalization: class called with a number of channels, ``nn.BatchNorm2d`` or
+            ``functools.partial(nn.GroupNorm, 8)``; statistics of the former run over all leading axes.
+
+    Raises:
+        TypeError: a shape, activation or normalization is of the wrong kind.
+        ValueError: ``in_shape`` is no image, there is no stage, or the normalization does not take images.
+
+    Reference: He et al. 2016, Identity mappings in deep residual networks, arXiv:1603.05027 (residual blocks).
+
+    >>> ConvEncoder((3, 27, 31), (8, 16), out_shape=20, residual_blocks=1)(torch.zeros(4, 5, 3, 27, 31)).shape
+    torch.Size([4, 5, 20])
+    """
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        channels: Shape = (32, 64),
+        out_shape: Shape | None = None,
+        *,
+        residual_blocks: int = 0,
+        activation: MakeActivation = nn.SiLU,
+        normalization: MakeNormalization | None = None,
+    ) -> None:
+        image = _image_shape(in_shape)
+        widths = [image[0], *_channels("ConvEncoder", channels)]
+        size = _sizes(image[1:], len(widths) - 1)[0]
+        super().__init__(image, widths[-1] * math.prod(size))
+        stages = []
+        for before, after in itertools.pairwise(widths):
+            convolution = nn.Conv2d(before, after, 3, stride=2, padding=1)
+            stages.append(nn.Sequential(convolution, _refine(after, residual_blocks, activation, normalization)))
+        self.body = nn.Sequential(*stages)
+        self.finish(out_shape)
+
+    def features(self, rows: Tensor) -> Tensor:
+        """The flattened feature maps of images ``(rows, channels, height, width)``."""
+        return self.body(rows).flatten(1)
+
+
+class ConvDecoder(Trunk):
+    r"""A convolutional network from a vector to an image: each stage doubles height and width, cropped to size.
+
+    .. math:: h_0 = W z + b, \qquad h_{l+1} = \mathrm{blocks}\bigl(a(\mathrm{norm}(\mathrm{crop}(W_l *^\top h_l)))\bigr)
+
+    The output has exactly the size asked for. While the network is open that size is not known yet: closing adds the
+    linear map into the smallest feature maps and the last convolution, and shares what lies between.
+
+    Args:
+        in_shape: shape of one input, flattened; an integer for a vector.
+        channels: number of channels before each doubling.
+        out_shape: shape of one output, (..., height, width); None leaves the network open.
+        residual_blocks: number of residual blocks before each doubling, each two convolutions before an activation.
+        activation: class of the activation.
+        normalization: class called with a number of channels, as in :class:`ConvEncoder`.
+
+    Raises:
+        TypeError: a shape, activation or normalization is of the wrong kind.
+        ValueError: ``out_shape`` is no image, there is no stage, or the normalization does not take images.
+
+    Reference: Radford, Metz & Chintala 2016, arXiv:1511.06434 (transposed convolutions).
+
+    >>> ConvDecoder(20, (16, 8)).close((2, 3, 27, 31))(torch.zeros(4, 5, 20)).shape
+    torch.Size([4, 5, 2, 3, 27, 31])
+    """
+
+    def __init__(
+        self,
+        in_shape: Shape,
+        channels: Shape = (64, 32),
+        out_shape: Shape | None = None,
+        *,
+        residual_blocks: int = 0,
+        activation: MakeActivation = nn.SiLU,
+        normalization: MakeNormalization | None = None,
+    ) -> None:
+        super().__init__(in_shape)
+        self.channels = _channels("ConvDecoder", channels)
+        self.ups = nn.ModuleList(_double(a, b) for a, b in itertools.pairwise(self.channels))
+        self.refines = nn.ModuleList(
+            _refine(width, residual_blocks, activation, normalization) for width in self.channels
+        )
+        self.finish(out_shape)
+
+    def make_head(self, out_shape: torch.Size) -> nn.Module:
+        """The two parts that depend on the image: the map into the smallest feature maps, and the last doubling."""
+        return Canvas(math.prod(self.in_shape), self.channels, out_shape)
+
+    def run(self, rows: Tensor, head: Canvas) -> Tensor:
+        """From ``(rows, *in_shape)`` to ``(rows, channels, height, width)``, of the size that the head was made for."""
+        h = self.refines[0](head.start(rows))
+        for up, refine, (height, width) in zip(self.ups, self.refines[1:], head.sizes, strict=True):
+            h = refine(up(h)[..., :height, :width])
+        return head(h)
+
+
+class Canvas(nn.Module):
+    """The parts of a decoder that belong to one image size: the first map and the last doubling.
+
+    Args:
+        in_features: length of the flattened input.
+        channels: number of channels before each doubling.
+        out_shape: shape of one output, (..., height, width).
+
+    >>> Canvas(10, (64, 32), torch.Size([1, 28, 28])).sizes
+    [(14, 14)]
+    """
+
+    def __init__(self, in_features: int, channels: Sequence[int], out_shape: torch.Size) -> None:
+        super().__init__()
+        if len(out_shape) < 2:
+            raise ValueError(
+                f"ConvDecoder expected an image (..., height, width) for its output, got {tuple(out_shape)}: "
+                "write out_shape=(1, 28, 28), say, or use MLP"
+            )
+        self.image_size = (out_shape[-2], out_shape[-1])
+        smallest, *self.sizes = _sizes(self.image_size, len(channels))[:-1]
+        self.first_maps = (channels[0], *smallest)
+        self.stem = nn.Linear(in_features, math.prod(self.first_maps))
+        self.last = _double(channels[-1], math.prod(out_shape[:-2]))
+
+    def start(self, rows: Tensor) -> Tensor:
+        """The smallest feature maps of rows of input."""
+        return self.stem(rows.reshape(len(rows), -1)).unflatten(-1, self.first_maps)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """The images ``(rows, channels, height, width)`` of the largest feature maps."""
+        return self.last(h)[..., : self.image_size[0], : self.image_size[1]]
+
+
+def _sizes(image_size: Sequence[int], halvings: int) -> list[tuple[int, int]]:
+    """The sizes of feature maps from the smallest to the image itself, each half of the next, rounded up."""
+    height, width = image_size
+    return [(math.ceil(height / 2**level), math.ceil(width / 2**level)) for level in range(halvings, -1, -1)]
+
+
+def _double(before: int, after: int) -> nn.Module:
+    return nn.ConvTranspose2d(before, after, 4, stride=2, padding=1)
+
+
+def _refine(
+    width: int, blocks: int, activation: MakeActivation, normalization: MakeNormalization | None
+) -> nn.Sequential:
+    def before() -> nn.Sequential:
+        norm = None
+        if normalization is not None:
+            norm = new_normalization(
+                normalization, width, (4, 4), "nn.BatchNorm2d or functools.partial(nn.GroupNorm, 8)"
+            )
+        return sequential(norm, new_activation(activation))
+
+    def convolution() -> nn.Module:
+        return nn.Conv2d(width, width, 3, padding=1)
+
+    residuals = [Residual(nn.Sequential(before(), convolution(), before(), convolution())) for _ in range(blocks)]
+    return sequential(before(), *residuals)
+
+
+def _image_shape(in_shape: Sequence[int]) -> torch.Size:
+    shape = as_shape(in_shape, "in_shape")
+    if len(shape) != 3:
+        raise ValueError(
+            f"ConvEncoder expected in_shape=(channels, height, width), got {tuple(shape)}: "
+            f"write in_shape={(1, *shape) if len(shape) == 2 else (1, 28, 28)}, say"
+        )
+    return shape
+
+
+def _channels(who: str, channels: Shape) -> torch.Size:
+    widths = as_shape(channels, "channels")
+    if not widths:
+        raise ValueError(f"{who} expected at least one number of channels, got (): write channels=(32, 64), or use MLP")
+    return widths

@@ -1,0 +1,256 @@
+"""Networks for sequences (time, features): recurrent, and by attention."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from pyrovae.networks.base import Shape
+from pyrovae.networks.layers import Residual, new_dropout, sequential
+from pyrovae.networks.trunk import Trunk
+
+
+class SequenceTrunk(Trunk):
+    """A trunk that computes features for each time step, and ends in a head for the whole sequence or for each step.
+
+    Args:
+        in_shape: shape of one input: a sequence (time, features), or a vector that is given to each step of the output.
+        width: length of the vector that enters each step.
+        num_features: length of the vector of features of each step.
+        per_step: whether each step has an output; always so for a vector.
+        positions: whether each step is told its position; always so for a vector.
+    """
+
+    def __init__(self, in_shape: Shape, width: int, num_features: int, per_step: bool, positions: bool) -> None:
+        super().__init__(in_shape)
+        name = type(self).__name__
+        if len(self.in_shape) not in (1, 2):
+            raise ValueError(
+                f"{name} expected in_shape=(time, features), or a vector, got {tuple(self.in_shape)}: "
+                "write in_shape=(20, 3), say"
+            )
+        self.num_features = num_features
+        self.is_vector = len(self.in_shape) == 1
+        self.per_step = per_step or self.is_vector
+        self.positions = positions or self.is_vector
+        self.enter = nn.Linear(self.in_shape[-1], width)
+
+    @abstractmethod
+    def steps(self, h: Tensor) -> Tensor:
+        """From ``(rows, time, width)`` to features ``(rows, time, num_features)``."""
+
+    @abstractmethod
+    def summary(self, steps: Tensor) -> Tensor:
+        """From features ``(rows, time, num_features)`` to those of the whole sequence ``(rows, num_features)``."""
+
+    def make_head(self, out_shape: torch.Size) -> nn.Module:
+        """A linear map from the sequence's features to the flattened output, or one that is shared by all steps."""
+        if not self.per_step:
+            return nn.Linear(self.num_features, math.prod(out_shape))
+        time = None if self.is_vector else self.in_shape[0]
+        return StepHead(type(self).__name__, self.num_features, out_shape, time)
+
+    def run(self, rows: Tensor, head: nn.Module) -> Tensor:
+        """From ``(rows, *in_shape)`` through the steps and this head."""
+        h = self.enter(rows)
+        if isinstance(head, StepHead):
+            h = h.unsqueeze(1).expand(-1, head.time, -1) if self.is_vector else h
+        if self.positions:
+            h = h + positions_like(h)
+        steps = self.steps(h)
+        return head(steps if self.per_step else self.summary(steps))
+
+
+class GRU(SequenceTrunk):
+    r"""A gated recurrent network over a sequence; its last state, or each step's, goes through a linear head.
+
+    .. math:: h_t = \mathrm{GRU}(h_{t-1}, W x_t + b), \qquad y = V h_T + c \quad\text{or}\quad y_t = V h_t + c
+
+    Args:
+        in_shape: shape of one input: a sequence (time, features); or a vector, as in a decoder, that is given to each
+            step together with the step's position.
+        hidden: length of the state.
+        out_shape: shape of one output; (..., time, features) where each step has one. None leaves the network open.
+        layers: number of layers.
+        bidirectional: add a network that runs backwards; the state is then twice as long.
+        per_step: give an output for each step, not for the whole sequence; always so for a vector.
+
+    Raises:
+        TypeError: a shape is of the wrong kind.
+        ValueError: a size is not positive, ``in_shape`` is neither sequence nor vector, or ``out_shape`` does not fit.
+
+    Reference: Cho et al. 2014, arXiv:1406.1078.
+
+    >>> GRU((20, 3), 16, out_shape=(2, 5), bidirectional=True)(torch.zeros(4, 20, 3)).shape
+    torch.Size([4, 2, 5])
+    >>> GRU(5, 16).close((2, 20, 3))(torch.zeros(7, 4, 5)).shape
+    torch.Size([7, 4, 2, 20, 3])
+    """
+
+    def __init__(
+        self,
+        in_shape: Shape,
+        hidden: int,
+        out_shape: Shape | None = None,
+        *,
+        layers: int = 1,
+        bidirectional: bool = False,
+        per_step: bool = False,
+    ) -> None:
+        _check_positive(hidden=hidden, layers=layers)
+        super().__init__(in_shape, hidden, hidden * (2 if bidirectional else 1), per_step, positions=False)
+        self.hidden = hidden
+        self.body = nn.GRU(hidden, hidden, layers, batch_first=True, bidirectional=bidirectional)
+        self.finish(out_shape)
+
+    def steps(self, h: Tensor) -> Tensor:
+        """The state at each step."""
+        return self.body(h)[0]
+
+    def summary(self, steps: Tensor) -> Tensor:
+        """The last state, of either direction."""
+        return torch.cat([steps[:, -1, : self.hidden], steps[:, 0, self.hidden :]], -1)
+
+
+class Transformer(SequenceTrunk):
+    r"""A small Transformer over a sequence; the steps' mean, or each step, goes through a linear head.
+
+    .. math::
+        h \leftarrow h + \mathrm{attention}(\mathrm{norm}(h)), \qquad h \leftarrow h + \mathrm{mlp}(\mathrm{norm}(h))
+
+    Args:
+        in_shape: shape of one input: a sequence (time, features); or a vector, as in a decoder, that is given to each
+            step together with the step's position.
+        width: length of the vector of each step; a multiple of ``heads``.
+        out_shape: shape of one output; (..., time, features) where each step has one. None leaves the network open.
+        layers: number of layers.
+        heads: number of attention heads.
+        per_step: give an output for each step, not for the whole sequence; always so for a vector.
+        dropout: probability in [0, 1), after each attention and each fully connected part.
+
+    Raises:
+        TypeError: a shape is of the wrong kind.
+        ValueError: a size is not positive, ``in_shape`` is neither sequence nor vector, or ``out_shape`` does not fit.
+
+    Reference: Vaswani et al. 2017, arXiv:1706.03762; Xiong et al. 2020, arXiv:2002.04745 (normalised first).
+
+    >>> Transformer((20, 3), 16, out_shape=(2, 5))(torch.zeros(4, 20, 3)).shape
+    torch.Size([4, 2, 5])
+    >>> Transformer(5, 16, out_shape=(2, 20, 3))(torch.zeros(7, 4, 5)).shape
+    torch.Size([7, 4, 2, 20, 3])
+    """
+
+    def __init__(
+        self,
+        in_shape: Shape,
+        width: int,
+        out_shape: Shape | None = None,
+        *,
+        layers: int = 2,
+        heads: int = 4,
+        per_step: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        _check_positive(width=width, layers=layers, heads=heads)
+        if width % heads:
+            raise ValueError(
+                f"Transformer expected a width that is a multiple of heads={heads}, got {width}: write {heads * width}"
+            )
+        super().__init__(in_shape, width, width, per_step, positions=True)
+        blocks = [_block(width, heads, dropout) for _ in range(layers)]
+        self.body = nn.Sequential(*blocks, nn.LayerNorm(width))
+        self.finish(out_shape)
+
+    def steps(self, h: Tensor) -> Tensor:
+        """The features of each step."""
+        return self.body(h)
+
+    def summary(self, steps: Tensor) -> Tensor:
+        """The mean over the steps."""
+        return steps.mean(1)
+
+
+class Attention(nn.Module):
+    r"""Self-attention with several heads, :math:`\mathrm{softmax}(Q K^\top / \sqrt d)\, V`.
+
+    Written out, so that derivatives of any order and any mode pass through it.
+
+    Args:
+        width: length of the vector of each step; a multiple of ``heads``.
+        heads: number of heads.
+
+    >>> Attention(8, 2)(torch.zeros(3, 5, 8)).shape
+    torch.Size([3, 5, 8])
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.enter = nn.Linear(width, 3 * width)
+        self.leave = nn.Linear(width, width)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """From ``(rows, time, width)`` to the same shape."""
+        query, key, value = self.enter(h).unflatten(-1, (3, self.heads, -1)).movedim((2, 3), (0, 2)).unbind(0)
+        weights = (query @ key.mT / math.sqrt(query.shape[-1])).softmax(-1)
+        return self.leave((weights @ value).transpose(1, 2).flatten(2))
+
+
+class StepHead(nn.Module):
+    """A linear head shared by all steps, with outputs ``(*parameters, time, features)``.
+
+    Args:
+        who: name of the network, for messages.
+        num_features: length of the vector of features of each step.
+        out_shape: shape of one output, (..., time, features).
+        time: number of steps where it is known already.
+
+    >>> StepHead("GRU", 16, torch.Size([2, 20, 3]), None)(torch.zeros(5, 20, 16)).shape
+    torch.Size([5, 2, 20, 3])
+    """
+
+    def __init__(self, who: str, num_features: int, out_shape: torch.Size, time: int | None) -> None:
+        super().__init__()
+        if len(out_shape) < 2 or time not in (None, out_shape[-2]):
+            expected = f"(..., {'time' if time is None else time}, features)"
+            example = (2, time or 20, 3)
+            raise ValueError(
+                f"{who} expected out_shape={expected} where each step has an output, got {tuple(out_shape)}: "
+                f"write out_shape={example}, say, or give a sequence and per_step=False"
+            )
+        *self.leading, self.time, features = out_shape
+        self.features = features
+        self.linear = nn.Linear(num_features, math.prod(self.leading) * features)
+
+    def forward(self, steps: Tensor) -> Tensor:
+        """From ``(rows, time, num_features)`` to ``(rows, *out_shape)``."""
+        return self.linear(steps).unflatten(-1, (*self.leading, self.features)).movedim(1, -2)
+
+
+def positions_like(h: Tensor) -> Tensor:
+    """Sines and cosines of each step's position, ``(time, width)``, for ``h`` of shape ``(rows, time, width)``.
+
+    >>> positions_like(torch.zeros(2, 5, 7)).shape
+    torch.Size([5, 7])
+    """
+    time, width = h.shape[-2:]
+    exponents = torch.arange(0, width, 2, dtype=h.dtype, device=h.device) / width
+    angles = torch.arange(time, dtype=h.dtype, device=h.device).unsqueeze(-1) * 10_000.0**-exponents
+    return torch.stack([angles.sin(), angles.cos()], -1).flatten(-2)[..., :width]
+
+
+def _block(width: int, heads: int, dropout: float) -> nn.Sequential:
+    fully_connected = [nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)]
+    return nn.Sequential(
+        Residual(sequential(nn.LayerNorm(width), Attention(width, heads), new_dropout(dropout))),
+        Residual(sequential(nn.LayerNorm(width), *fully_connected, new_dropout(dropout))),
+    )
+
+
+def _check_positive(**sizes: int) -> None:
+    for name, size in sizes.items():
+        if not isinstance(size, int) or size < 1:
+            raise ValueError(f"{name} must be a positive integer, got {size!r}")
