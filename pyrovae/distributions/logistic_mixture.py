@@ -1,0 +1,230 @@
+"""The mixture of discretised logistics of PixelCNN++: one mixture a pixel, shared by its channels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+from pyrovae.distributions.discretized import DiscretizedLogistic
+from pyrovae.distributions.links import link
+from pyrovae.distributions.raw import Context, Raw, as_shape
+from pyrovae.networks import Network
+
+_positive = link(constraints.positive).forward
+
+
+class DiscretizedLogisticMixture(TorchDistribution):
+    r"""A mixture over each pixel's channels, in which a channel's location moves with the channels before it.
+
+    .. math::
+        p(x) = \prod_s \sum_k \pi_{ks} \prod_c P\bigl(x_{cs};\ \mu_{kcs} + \textstyle\sum_{d<c} w_{kcds} u_{ds},\
+        \sigma_{kcs}\bigr), \qquad u = \frac{2 x}{L - 1} - 1
+
+    Args:
+        logits: unnormalised log weights, of shape ``(*batch, K, *positions)``.
+        loc: on the range [-1, 1], of shape ``(*batch, K, channels, *positions)``.
+        scale: the same shape.
+        coupling: the weights w of the pairs (1, 0), (2, 0), (2, 1), ..., of shape ``(*batch, K, pairs, *positions)``;
+            ``pairs`` is 0 for uncoupled channels.
+        levels: number of levels L; the values are the integers 0 to L - 1.
+        position_dim: how many axes ``positions`` has.
+        validate_args: check arguments.
+
+    Reference: Salimans et al. 2017, PixelCNN++, arXiv:1701.05517.
+
+    >>> shape = torch.Size([2, 5, 3, 4, 4])
+    >>> d = DiscretizedLogisticMixture(
+    ...     torch.zeros(2, 5, 4, 4), torch.zeros(shape), torch.ones(shape), torch.zeros(shape)
+    ... )
+    >>> d.batch_shape, d.event_shape
+    (torch.Size([2]), torch.Size([3, 4, 4]))
+    """
+
+    arg_constraints: ClassVar = {"scale": constraints.positive}
+
+    def __init__(
+        self,
+        logits: Tensor,
+        loc: Tensor,
+        scale: Tensor,
+        coupling: Tensor,
+        levels: int = 256,
+        position_dim: int = 2,
+        validate_args: bool | None = None,
+    ) -> None:
+        self.position_dim, self.levels = position_dim, int(levels)
+        self.logits = logits.log_softmax(-1 - position_dim)
+        self.loc, self.scale, self.coupling = loc, scale, coupling
+        self.mask: Tensor | None = None
+        split = loc.ndim - 1 - position_dim
+        super().__init__(loc.shape[: split - 1], loc.shape[split:], validate_args=validate_args)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """The integers from 0 to ``levels - 1``, in each entry."""
+        return constraints.independent(constraints.integer_interval(0, self.levels - 1), 1 + self.position_dim)
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean level; with coupling, the channels before enter by their means (exact but for clipping)."""
+        weights = self.logits.exp().unsqueeze(-1 - self.position_dim)
+        axis = -1 - self.position_dim
+        centred = torch.zeros_like(self.loc)
+        for c in range(self.loc.shape[axis]):
+            shifted = DiscretizedLogistic(self._shifted(centred), self.scale, self.levels, validate_args=False)
+            channel = torch.arange(self.loc.shape[axis], device=self.loc.device) == c
+            channel = channel.reshape((-1,) + (1,) * self.position_dim)
+            centred = torch.where(channel, 2 * shifted.mean / (self.levels - 1) - 1, centred)
+        return (weights * (centred + 1) * (self.levels - 1) / 2).sum(axis - 1)
+
+    def mask_entries(self, mask: Tensor) -> DiscretizedLogisticMixture:
+        """The marginal over the observed entries; exact when the channels are uncoupled or a pixel lacks its last ones.
+
+        Args:
+            mask: True where observed, of shape ``(*batch, *event_shape)``.
+
+        Raises:
+            ValueError: coupled channels, and a channel is observed after a missing one in the same pixel (checked while
+                validation is on; otherwise such a pixel's log mass is NaN).
+        """
+        new = self.expand(torch.broadcast_shapes(self.batch_shape, mask.shape[: mask.ndim - self.event_dim]))
+        new.mask = mask
+        if self._validate_args and new._broken().any():
+            raise ValueError(
+                "a pixel misses a channel before one that is observed, and the channels are coupled in order: drop the "
+                "pixel's other channels too, or build the mixture with coupled=False"
+            )
+        return new
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """The log mass of the images ``value``, in nats, of shape ``batch``."""
+        if self._validate_args:
+            self._validate_sample(value)
+        axis = -1 - self.position_dim
+        value = value.unsqueeze(axis - 1)
+        loc = self._shifted(2 * value / (self.levels - 1) - 1)
+        terms = DiscretizedLogistic(loc, self.scale, self.levels, validate_args=False).log_prob(value)
+        if self.mask is not None:
+            terms = torch.where(self.mask.unsqueeze(axis - 1), terms, 0.0)
+        pixels = (self.logits + terms.sum(axis)).logsumexp(axis)
+        if self.mask is not None:
+            pixels = torch.where(self._broken(), torch.nan, pixels)
+        return pixels.flatten(-self.position_dim).sum(-1) if self.position_dim else pixels
+
+    @torch.no_grad()
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """Images of levels, as floating point numbers."""
+        axis = -1 - self.position_dim
+        batch = torch.Size(sample_shape) + self.batch_shape
+        full = self.expand(batch)
+        which = torch.distributions.Categorical(logits=full.logits.movedim(axis, -1)).sample()
+        loc, scale, coupling = (_pick(t, which, axis) for t in (full.loc, full.scale, full.coupling))
+        draws: list[Tensor] = []
+        for c, (centre, width) in enumerate(zip(loc.unbind(axis), scale.unbind(axis), strict=True)):
+            for d in range(c if coupling.shape[axis] else 0):
+                centre = centre + coupling.select(axis, c * (c - 1) // 2 + d) * (2 * draws[d] / (self.levels - 1) - 1)
+            draws.append(DiscretizedLogistic(centre, width, self.levels, validate_args=False).sample())
+        return torch.stack(draws, axis)
+
+    def expand(
+        self, batch_shape: Sequence[int], _instance: TorchDistribution | None = None
+    ) -> DiscretizedLogisticMixture:
+        """The same distribution with its batch axes expanded to ``batch_shape``."""
+        new = self._get_checked_instance(DiscretizedLogisticMixture, _instance)
+        batch_shape, kept = torch.Size(batch_shape), len(self.batch_shape)
+        new.position_dim, new.levels = self.position_dim, self.levels
+        for name in ("logits", "loc", "scale", "coupling"):
+            tensor = getattr(self, name)
+            setattr(new, name, tensor.expand(batch_shape + tensor.shape[kept:]))
+        new.mask = None if self.mask is None else self.mask.expand(batch_shape + self.event_shape)
+        super(DiscretizedLogisticMixture, new).__init__(batch_shape, self.event_shape, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    def _shifted(self, centred: Tensor) -> Tensor:
+        """The locations given the channels' values on [-1, 1], both with the components' axis."""
+        axis = -1 - self.position_dim
+        if not self.coupling.shape[axis]:
+            return self.loc
+        values = centred.expand(torch.broadcast_shapes(centred.shape, self.loc.shape)).unbind(axis)
+        shifted = list(self.loc.unbind(axis))
+        weights = iter(self.coupling.unbind(axis))
+        for c in range(len(shifted)):
+            for d in range(c):
+                shifted[c] = shifted[c] + next(weights) * values[d]
+        return torch.stack(torch.broadcast_tensors(*shifted), axis)
+
+    def _broken(self) -> Tensor:
+        axis = -1 - self.position_dim
+        seen = self.mask.movedim(axis, -1)
+        late = (seen[..., 1:] & ~seen[..., :-1]).any(-1)
+        return late if self.coupling.shape[axis] else torch.zeros_like(late)
+
+
+class LogisticMixture(nn.Module):
+    r"""A conditional over images of integer levels: the mixture of discretised logistics of PixelCNN++.
+
+    .. math:: p(x \mid z) = \prod_s \sum_k \pi_{ks}(z) \prod_c P\bigl(x_{cs} \mid x_{<c,s}, z, k\bigr)
+
+    The network gives ``K (1 + 2 C + pairs)`` numbers a position: log weights, locations, raw scales, raw couplings.
+
+    Args:
+        num_components: K.
+        net: a network; an open one is closed with ``(numbers, *positions)``. None for one learned mixture.
+        event_shape: ``(channels, *positions)``, as in ``(3, 32, 32)``.
+        levels: number of levels; the data are the integers 0 to ``levels - 1``.
+        coupled: let a channel's location move with the channels before it.
+
+    Raises:
+        ValueError: fewer than one component or two levels, or a network of another size.
+
+    Reference: Salimans et al. 2017, PixelCNN++, arXiv:1701.05517.
+
+    >>> import pyrovae as pvae
+    >>> likelihood = LogisticMixture(5, pvae.MLP(10, (32,)), event_shape=(3, 4, 4))
+    >>> likelihood(torch.zeros(7, 10)).event_shape
+    torch.Size([3, 4, 4])
+    """
+
+    def __init__(
+        self,
+        num_components: int,
+        net: Network | None = None,
+        event_shape: Sequence[int] | None = None,
+        *,
+        levels: int = 256,
+        coupled: bool = True,
+    ) -> None:
+        super().__init__()
+        if num_components < 1 or levels < 2:
+            raise ValueError(f"needs num_components >= 1 and levels >= 2, got {num_components} and {levels}")
+        self.event_shape = as_shape(event_shape, "LogisticMixture")
+        self.num_components, self.levels, self.coupled = num_components, levels, coupled
+        channels = self.event_shape[0]
+        self._sizes = (1, channels, channels, channels * (channels - 1) // 2 if coupled else 0)
+        shape = (num_components * sum(self._sizes), *self.event_shape[1:])
+        self.raw = Raw(net, shape, initial=0.5 * torch.randn(shape))
+        self.context_names = self.raw.context_names
+
+    def forward(self, value: Tensor | None = None, context: Context | None = None) -> DiscretizedLogisticMixture:
+        """The distribution given ``value`` of shape ``(*batch, *in_shape)``."""
+        positions = len(self.event_shape) - 1
+        axis = -1 - positions
+        raw = self.raw(value, context).unflatten(axis, (self.num_components, sum(self._sizes)))
+        logits, loc, scale, coupling = raw.split(self._sizes, axis)
+        return DiscretizedLogisticMixture(
+            logits.squeeze(axis), loc, _positive(scale), coupling.tanh(), self.levels, positions
+        )
+
+
+def _pick(tensor: Tensor, which: Tensor, axis: int) -> Tensor:
+    """The chosen component's numbers: the components' axis is ``axis - 1`` and goes."""
+    index = which.unsqueeze(axis).unsqueeze(axis)
+    shape = list(tensor.shape)
+    shape[axis - 1] = 1
+    return tensor.gather(axis - 1, index.expand(shape)).squeeze(axis - 1)

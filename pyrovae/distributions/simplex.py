@@ -1,0 +1,181 @@
+"""Proportions: the logistic-normal and the Dirichlet distribution, with draws that stay off the simplex's edge."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor, nn
+from torch.distributions import constraints, register_kl
+
+from pyrovae.distributions.links import link
+from pyrovae.distributions.raw import Context, Raw, as_vector
+from pyrovae.networks import Network
+
+_positive = link(constraints.positive).forward
+_ONE = float(link(constraints.positive).inverse(torch.tensor(1.0)))
+
+
+class AdditiveLogisticNormal(TorchDistribution):
+    r"""Proportions whose log ratios to the last one are independent normals.
+
+    .. math:: \log \frac{y_j}{y_K} \sim \mathcal{N}(\mu_j, \sigma_j^2), \quad j < K, \qquad
+        \log p(y) = \log \mathcal{N}\Bigl(\log \frac{y_{<K}}{y_K}\Bigr) - \sum_{j \le K} \log y_j
+
+    Args:
+        loc: means of the log ratios, of shape ``(*batch, K - 1)``.
+        scale: their standard deviations, of the same shape.
+        validate_args: check arguments.
+
+    Reference: Aitchison & Shen 1980, doi:10.2307/2335470.
+
+    >>> AdditiveLogisticNormal(torch.zeros(5, 2), torch.ones(5, 2)).event_shape
+    torch.Size([3])
+    """
+
+    arg_constraints: ClassVar = {
+        "loc": constraints.real_vector,
+        "scale": constraints.independent(constraints.positive, 1),
+    }
+    support = constraints.simplex
+    has_rsample = True
+
+    def __init__(self, loc: Tensor, scale: Tensor, validate_args: bool | None = None) -> None:
+        self.loc, self.scale = torch.broadcast_tensors(loc, scale)
+        event_shape = torch.Size((self.loc.shape[-1] + 1,))
+        super().__init__(self.loc.shape[:-1], event_shape, validate_args=validate_args)
+
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """Draws of shape ``(*sample_shape, *batch, K)``."""
+        shape = torch.Size(sample_shape) + self.loc.shape
+        ratios = self.loc + self.scale * torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
+        return _off_edge(torch.cat([ratios, torch.zeros_like(ratios[..., :1])], -1).softmax(-1))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """The log density in nats, with respect to the first K - 1 proportions, of shape ``batch``."""
+        if self._validate_args:
+            self._validate_sample(value)
+        logs = value.log()
+        white = (logs[..., :-1] - logs[..., -1:] - self.loc) / self.scale
+        terms = -0.5 * white.square() - self.scale.log() - 0.5 * math.log(2 * math.pi)
+        return terms.sum(-1) - logs.sum(-1)
+
+    def expand(self, batch_shape: Sequence[int], _instance: TorchDistribution | None = None) -> AdditiveLogisticNormal:
+        """The same distribution with its batch axes expanded to ``batch_shape``."""
+        new = self._get_checked_instance(AdditiveLogisticNormal, _instance)
+        new.loc, new.scale = self.loc.expand(*batch_shape, -1), self.scale.expand(*batch_shape, -1)
+        super(AdditiveLogisticNormal, new).__init__(torch.Size(batch_shape), self.event_shape, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+
+class InteriorDirichlet(dist.Dirichlet):
+    r"""Pyro's Dirichlet with draws kept off the simplex's edge, where a small concentration's density is infinite.
+
+    .. math:: p(y) \propto \prod_k y_k^{\alpha_k - 1}
+
+    Args:
+        concentration: :math:`\alpha`, of shape ``(*batch, K)``.
+        validate_args: check arguments.
+
+    >>> InteriorDirichlet(torch.full((3,), 1e-6)).rsample().log().isfinite().all()
+    tensor(True)
+    """
+
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """Draws of shape ``(*sample_shape, *batch, K)``."""
+        return _off_edge(super().rsample(torch.Size(sample_shape)))
+
+
+class SimplexNormal(nn.Module):
+    r"""A conditional over proportions: the logistic-normal distribution.
+
+    .. math:: \log \frac{z_j}{z_K} \sim \mathcal{N}\bigl(\mu_j(x), \sigma_j(x)^2\bigr), \quad j < K
+
+    With no network it is a learned prior, whose log ratios are standard normal at first.
+
+    Args:
+        net: a network; an open one is closed with ``(2, K - 1)`` numbers. None for a learned distribution.
+        event_shape: K, the number of proportions, at least 2.
+        preprocess: applied to the network's input, e.g. ``torch.log1p``.
+
+    Raises:
+        ValueError: the event is not a vector of two or more, or a closed network's shape differs.
+
+    Reference: Srivastava & Sutton 2017, ProdLDA, arXiv:1703.01488.
+
+    >>> import pyrovae as pvae
+    >>> SimplexNormal(pvae.MLP(6, (16,)), event_shape=3)(torch.zeros(7, 6)).event_shape
+    torch.Size([3])
+    """
+
+    def __init__(
+        self,
+        net: Network | None = None,
+        event_shape: int | Sequence[int] | None = None,
+        *,
+        preprocess: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        size = as_vector(event_shape, "SimplexNormal", least=2)
+        self.event_shape = torch.Size((size,))
+        start = torch.stack([torch.zeros(size - 1), torch.full((size - 1,), _ONE)])
+        self.raw = Raw(net, (2, size - 1), start, preprocess)
+        self.context_names = self.raw.context_names
+
+    def forward(self, value: Tensor | None = None, context: Context | None = None) -> AdditiveLogisticNormal:
+        """The distribution given ``value`` of shape ``(*batch, *in_shape)``."""
+        loc, scale = self.raw(value, context).unbind(-2)
+        return AdditiveLogisticNormal(loc, _positive(scale))
+
+
+class SimplexDirichlet(nn.Module):
+    r"""A conditional over proportions: the Dirichlet distribution.
+
+    .. math:: q(z \mid x) = \mathrm{Dirichlet}\bigl(z;\ \alpha(x)\bigr), \qquad \alpha > 10^{-3}
+
+    Args:
+        net: a network; an open one is closed with ``K`` numbers. None for a learned distribution.
+        event_shape: K, the number of proportions, at least 2.
+        preprocess: applied to the network's input, e.g. ``torch.log1p``.
+
+    Raises:
+        ValueError: the event is not a vector of two or more, or a closed network's shape differs.
+
+    Reference: Figurnov et al. 2018, Implicit reparameterization gradients, arXiv:1805.08498.
+
+    >>> SimplexDirichlet(event_shape=3)().event_shape
+    torch.Size([3])
+    """
+
+    def __init__(
+        self,
+        net: Network | None = None,
+        event_shape: int | Sequence[int] | None = None,
+        *,
+        preprocess: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        size = as_vector(event_shape, "SimplexDirichlet", least=2)
+        self.event_shape = torch.Size((size,))
+        self.raw = Raw(net, (size,), torch.full((size,), _ONE), preprocess)
+        self.context_names = self.raw.context_names
+
+    def forward(self, value: Tensor | None = None, context: Context | None = None) -> InteriorDirichlet:
+        """The distribution given ``value`` of shape ``(*batch, *in_shape)``."""
+        return InteriorDirichlet(_positive(self.raw(value, context)) + 1e-3)
+
+
+def _off_edge(value: Tensor) -> Tensor:
+    return value.clamp(min=torch.finfo(value.dtype).tiny)
+
+
+@register_kl(AdditiveLogisticNormal, AdditiveLogisticNormal)
+def _kl_logistic_normals(q: AdditiveLogisticNormal, p: AdditiveLogisticNormal) -> Tensor:
+    ratio = q.scale / p.scale
+    shift = (q.loc - p.loc) / p.scale
+    return (0.5 * (ratio.square() + shift.square() - 1) - ratio.log()).sum(-1)

@@ -1,0 +1,241 @@
+"""Directions: the power spherical distribution, the uniform distribution on a sphere, and their divergence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+import torch
+from pyro.distributions import TorchDistribution, constraints
+from torch import Tensor, nn
+from torch.distributions import Gamma, register_kl
+from torch.nn.functional import normalize, one_hot
+
+from pyrovae.distributions.links import link
+from pyrovae.distributions.raw import Context, Raw, as_vector
+from pyrovae.distributions.special import digamma_difference, log_gamma_ratio
+from pyrovae.networks import Network
+
+_positive = link(constraints.positive).forward
+
+
+class UniformSphere(TorchDistribution):
+    r"""The uniform distribution on the unit sphere in d dimensions.
+
+    .. math:: p(y) = \frac{\Gamma(d / 2)}{2 \pi^{d / 2}}, \qquad \lVert y \rVert = 1
+
+    The density is with respect to the sphere's area.
+
+    Args:
+        like: a tensor of shape ``(*batch, d)`` that gives the shape, the dtype and the device.
+        validate_args: check arguments.
+
+    >>> UniformSphere(torch.zeros(5, 3)).log_prob(torch.eye(3)[0]).shape
+    torch.Size([5])
+    """
+
+    arg_constraints: ClassVar = {}
+    support = constraints.sphere
+    has_rsample = True
+
+    def __init__(self, like: Tensor, validate_args: bool | None = None) -> None:
+        self._like = like.detach()
+        super().__init__(like.shape[:-1], like.shape[-1:], validate_args=validate_args)
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean, the origin."""
+        return torch.zeros_like(self._like)
+
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """Draws of shape ``(*sample_shape, *batch, d)``."""
+        return _direction(self._extended_shape(torch.Size(sample_shape)), self._like)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """The log density in nats, of shape ``batch``."""
+        if self._validate_args:
+            self._validate_sample(value)
+        shape = torch.broadcast_shapes(value.shape[:-1], self.batch_shape)
+        return torch.full(shape, -_log_area(self.event_shape[0]), dtype=value.dtype, device=value.device)
+
+    def entropy(self) -> Tensor:
+        """The entropy in nats, the log of the sphere's area."""
+        return torch.full_like(self._like[..., 0], _log_area(self.event_shape[0]))
+
+    def expand(self, batch_shape: Sequence[int], _instance: TorchDistribution | None = None) -> UniformSphere:
+        """The same distribution with its batch axes expanded to ``batch_shape``."""
+        new = self._get_checked_instance(UniformSphere, _instance)
+        new._like = self._like.expand(*batch_shape, -1)
+        super(UniformSphere, new).__init__(torch.Size(batch_shape), self.event_shape, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+
+class PowerSpherical(TorchDistribution):
+    r"""A distribution of directions around a mean, like von Mises-Fisher but with a plain normaliser and exact draws.
+
+    .. math:: p(y) \propto (1 + \mu^\top y)^{\kappa}, \qquad \lVert y \rVert = \lVert \mu \rVert = 1
+
+    The density is with respect to the sphere's area.
+
+    Args:
+        loc: the mean direction :math:`\mu`, of shape ``(*batch, d)``, of length one; d at least 2.
+        concentration: :math:`\kappa`, of shape ``batch``; uniform at 0.
+        validate_args: check arguments.
+
+    Reference: De Cao & Aziz 2020, The power spherical distribution, arXiv:2006.04437.
+
+    >>> PowerSpherical(torch.eye(3), torch.ones(3)).rsample((2,)).norm(dim=-1).mean().round(decimals=4)
+    tensor(1.)
+    """
+
+    arg_constraints: ClassVar = {"loc": constraints.sphere, "concentration": constraints.nonnegative}
+    support = constraints.sphere
+    has_rsample = True
+
+    def __init__(self, loc: Tensor, concentration: Tensor, validate_args: bool | None = None) -> None:
+        batch_shape = torch.broadcast_shapes(loc.shape[:-1], concentration.shape)
+        self.loc, self.concentration = loc.expand(*batch_shape, -1), concentration.expand(batch_shape)
+        super().__init__(batch_shape, loc.shape[-1:], validate_args=validate_args)
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean, inside the sphere."""
+        a, b = self._shapes()
+        return ((a - b) / (a + b)).unsqueeze(-1) * self.loc
+
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """Draws of shape ``(*sample_shape, *batch, d)``, differentiable in both parameters."""
+        shape = self._extended_shape(torch.Size(sample_shape))
+        near, far = (Gamma(s, 1.0, validate_args=False).rsample(torch.Size(sample_shape)) for s in self._shapes())
+        far = far.clamp(min=torch.finfo(far.dtype).tiny * 1e10)
+        total = near + far
+        along, across = (near - far) / total, 2 * (near / total).sqrt() * (far / total).sqrt()
+        side = _direction((*shape[:-1], shape[-1] - 1), self.loc)
+        value = torch.cat([along.unsqueeze(-1), across.unsqueeze(-1) * side], -1)
+        return normalize(self._reflect(value), dim=-1)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """The log density in nats, of shape ``batch``."""
+        if self._validate_args:
+            self._validate_sample(value)
+        return self._log_normalizer() + self.concentration * self._log_half_chord(value)
+
+    def entropy(self) -> Tensor:
+        """The entropy in nats, of shape ``batch``."""
+        a, b = self._shapes()
+        return self.concentration * digamma_difference(a, b) - self._log_normalizer()
+
+    def expand(self, batch_shape: Sequence[int], _instance: TorchDistribution | None = None) -> PowerSpherical:
+        """The same distribution with its batch axes expanded to ``batch_shape``."""
+        new = self._get_checked_instance(PowerSpherical, _instance)
+        new.loc, new.concentration = self.loc.expand(*batch_shape, -1), self.concentration.expand(batch_shape)
+        super(PowerSpherical, new).__init__(torch.Size(batch_shape), self.event_shape, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    def _shapes(self) -> tuple[Tensor, Tensor]:
+        """The two shapes of the beta distribution of half of 1 + (cosine of the angle to the mean)."""
+        half = torch.full_like(self.concentration, 0.5 * (self.event_shape[0] - 1))
+        return half + self.concentration, half
+
+    def _log_normalizer(self) -> Tensor:
+        """Of the density written as a power of half of 1 + (cosine)."""
+        a, b = self._shapes()
+        return log_gamma_ratio(a, b) - b * math.log(4 * math.pi)
+
+    def _log_half_chord(self, value: Tensor) -> Tensor:
+        r"""The log of :math:`(1 + \mu^\top y) / 2`, which is the squared length of :math:`(\mu + y) / 2`."""
+        squared = (0.5 * (value + self.loc)).square().sum(-1)
+        return squared.clamp(min=torch.finfo(value.dtype).eps ** 2).log()
+
+    def _reflect(self, value: Tensor) -> Tensor:
+        """Householder's reflection of the first axis onto the mean direction."""
+        first = one_hot(torch.zeros((), dtype=torch.long, device=value.device), self.event_shape[0]).to(value.dtype)
+        normal = first - self.loc
+        length = normal.square().sum(-1, keepdim=True)
+        scale = 2 / length.clamp(min=torch.finfo(value.dtype).eps ** 2)
+        return value - scale * normal * (normal * value).sum(-1, keepdim=True)
+
+
+class Spherical(nn.Module):
+    r"""A conditional over directions: a power spherical distribution.
+
+    .. math:: q(z \mid x) = \mathrm{PowerSpherical}\bigl(z;\ \mu(x), \kappa(x)\bigr)
+
+    Args:
+        net: a network; an open one is closed with ``d + 1`` numbers. None for a learned distribution.
+        event_shape: d, the length of the vector, at least 2.
+        preprocess: applied to the network's input, e.g. ``torch.log1p``.
+
+    Raises:
+        ValueError: the event is not a vector of two or more, or a closed network's shape differs.
+
+    Reference: Davidson et al. 2018, Hyperspherical VAE, arXiv:1804.00891; De Cao & Aziz 2020, arXiv:2006.04437.
+
+    >>> import pyrovae as pvae
+    >>> Spherical(pvae.MLP(6, (16,)), event_shape=3)(torch.zeros(7, 6)).event_shape
+    torch.Size([3])
+    """
+
+    def __init__(
+        self,
+        net: Network | None = None,
+        event_shape: int | Sequence[int] | None = None,
+        *,
+        preprocess: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        self.size = as_vector(event_shape, "Spherical", least=2)
+        self.event_shape = torch.Size((self.size,))
+        self.raw = Raw(net, (self.size + 1,), torch.ones(self.size + 1), preprocess)
+        self.context_names = self.raw.context_names
+
+    def forward(self, value: Tensor | None = None, context: Context | None = None) -> PowerSpherical:
+        """The distribution given ``value`` of shape ``(*batch, *in_shape)``."""
+        raw = self.raw(value, context)
+        loc, concentration = raw[..., :-1], raw[..., -1]
+        first = one_hot(torch.zeros((), dtype=torch.long, device=raw.device), self.size).to(raw.dtype)
+        return PowerSpherical(normalize(loc + 1e-4 * first, dim=-1), _positive(concentration))
+
+
+class UniformDirection(nn.Module):
+    r"""The uniform prior on the unit sphere in d dimensions.
+
+    .. math:: p(z) = \Gamma(d / 2) / (2 \pi^{d / 2})
+
+    Args:
+        event_shape: d, the length of the vector, at least 2.
+
+    Raises:
+        ValueError: the event is not a vector of two or more.
+
+    >>> UniformDirection(3)().event_shape
+    torch.Size([3])
+    """
+
+    context_names: tuple[str, ...] = ()
+
+    def __init__(self, event_shape: int | Sequence[int]) -> None:
+        super().__init__()
+        self.size = as_vector(event_shape, "UniformDirection", least=2)
+        self.event_shape = torch.Size((self.size,))
+        self.register_buffer("_like", torch.zeros(self.size), persistent=False)
+
+    def forward(self, value: None = None, context: Context | None = None) -> UniformSphere:
+        """The distribution; its batch shape is ``()``."""
+        return UniformSphere(self._like)
+
+
+def _direction(shape: Sequence[int], like: Tensor) -> Tensor:
+    return normalize(torch.randn(tuple(shape), dtype=like.dtype, device=like.device), dim=-1)
+
+
+def _log_area(size: int) -> float:
+    return math.log(2) + 0.5 * size * math.log(math.pi) - math.lgamma(0.5 * size)
+
+
+@register_kl(PowerSpherical, UniformSphere)
+def _kl_power_uniform(q: PowerSpherical, p: UniformSphere) -> Tensor:
+    return _log_area(q.event_shape[0]) - q.entropy()
