@@ -55,9 +55,7 @@ def interior_point(support: constraints.Constraint, like: Tensor) -> Tensor:
     return transform(torch.zeros(shape, dtype=like.dtype, device=like.device)).expand_as(like)
 
 
-def observed(
-    distribution: dist.TorchDistribution, x: Tensor, site: str = "x"
-) -> tuple[dist.TorchDistribution, Tensor]:
+def observed(distribution: dist.TorchDistribution, x: Tensor, site: str = "x") -> tuple[dist.TorchDistribution, Tensor]:
     r"""The distribution over the observed entries of ``x``, and ``x`` with its missing entries filled.
 
     .. math:: \log p(x_{\mathrm{obs}}) = \sum_{j:\ x_j\ \text{is not NaN}} \log p(x_j)
@@ -117,7 +115,9 @@ def _base(distribution: dist.TorchDistribution) -> tuple[dist.TorchDistribution,
 def _check(base: dist.TorchDistribution, filled: Tensor, mask: Tensor, site: str) -> None:
     support = base.support
     if filled.isinf().any():
-        raise ValueError(f"{site} holds infinite values in {_rows(filled.isinf())}: mark a missing entry with NaN, drop or clip the rest")
+        raise ValueError(
+            f"{site} holds infinite values in {_rows(filled.isinf())}: mark a missing entry with NaN, drop or clip the rest"
+        )
     inside = support.check(filled)
     if not inside.all():
         own = len(base.event_shape)

@@ -182,11 +182,15 @@ class VAE(nn.Module):
         known = self.context_names
         unread = [name for name in context if name not in known]
         if unread:
-            raise ValueError(f"no part reads {unread[0]!r} from the context; it is read for: {', '.join(known) or 'nothing'}")
+            raise ValueError(
+                f"no part reads {unread[0]!r} from the context; it is read for: {', '.join(known) or 'nothing'}"
+            )
         needed = {name for role in roles for name in _names(getattr(self, role)) if name not in PROVIDED}
         missing = sorted(needed - set(context))
         if missing:
-            raise ValueError(f"context lacks {missing[0]!r}: pass context={{{missing[0]!r}: tensor}} with one row a datum")
+            raise ValueError(
+                f"context lacks {missing[0]!r}: pass context={{{missing[0]!r}: tensor}} with one row a datum"
+            )
         like = self._like()
         return {n: v.to(like) if v.is_floating_point() else v.to(like.device) for n, v in context.items()}
 
@@ -200,7 +204,9 @@ class VAE(nn.Module):
 
     def _in_batches(self, part: Callable[[slice], Tensor], num_rows: int, batch_size: int, dim: int = 0) -> Tensor:
         if num_rows < 1 or batch_size < 1:
-            raise ValueError(f"expected at least one row and a batch_size of at least 1, got {num_rows} and {batch_size}")
+            raise ValueError(
+                f"expected at least one row and a batch_size of at least 1, got {num_rows} and {batch_size}"
+            )
         with torch.no_grad(), _evaluating(self):
             return torch.cat([part(slice(i, i + batch_size)).cpu() for i in range(0, num_rows, batch_size)], dim)
 
@@ -220,7 +226,9 @@ def _data_plate(x: Tensor | None, context: Mapping[str, Tensor], size: int | Non
     """The plate over data: ``size`` rows in all, of which these are a batch; the scale is their ratio."""
     rows = _check_rows(None if x is None else x.shape[0], context)
     if size is not None and size < (rows or 1):
-        raise ValueError(f"size is the number of rows of the whole data set, got {size} for a batch of {rows or 1} rows")
+        raise ValueError(
+            f"size is the number of rows of the whole data set, got {size} for a batch of {rows or 1} rows"
+        )
     if rows is None:
         return pyro.plate("data", 1 if size is None else size, dim=-1)
     device = x.device if x is not None else next(iter(context.values())).device
@@ -262,7 +270,9 @@ def _mean(distribution: dist.TorchDistribution, role: str) -> Tensor:
 
 def _check_conditional(role: str, part: nn.Module) -> None:
     if not isinstance(part, nn.Module):
-        raise TypeError(f"{role} must be a torch module whose forward returns a Pyro distribution, got {type(part).__name__}")
+        raise TypeError(
+            f"{role} must be a torch module whose forward returns a Pyro distribution, got {type(part).__name__}"
+        )
     arguments = {"prior": (), "likelihood": ("z",), "posterior": ("x",)}[role]
     try:
         inspect.signature(part.forward).bind(*arguments, context=None)

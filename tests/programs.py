@@ -22,10 +22,20 @@ def counts_vae(latent_dim=2, name="vae", **settings):
 def convolutional_vae():
     """A Bernoulli VAE on 1 x 8 x 8 images whose encoder convolves and normalizes over the batch."""
     encoder = nn.Sequential(
-        nn.Conv2d(1, 4, 3, stride=2, padding=1), nn.BatchNorm2d(4), nn.SiLU(), nn.Flatten(), nn.Linear(64, 6), nn.Unflatten(1, (2, 3))
+        nn.Conv2d(1, 4, 3, stride=2, padding=1),
+        nn.BatchNorm2d(4),
+        nn.SiLU(),
+        nn.Flatten(),
+        nn.Linear(64, 6),
+        nn.Unflatten(1, (2, 3)),
     )
     decoder = nn.Sequential(
-        nn.Linear(3, 64), nn.Unflatten(1, (4, 4, 4)), nn.BatchNorm2d(4), nn.SiLU(), nn.ConvTranspose2d(4, 1, 2, stride=2), nn.Unflatten(1, (1, 1))
+        nn.Linear(3, 64),
+        nn.Unflatten(1, (4, 4, 4)),
+        nn.BatchNorm2d(4),
+        nn.SiLU(),
+        nn.ConvTranspose2d(4, 1, 2, stride=2),
+        nn.Unflatten(1, (1, 1)),
     )
     return pvae.VAE(
         prior=pvae.standard_normal(3),

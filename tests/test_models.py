@@ -102,7 +102,9 @@ def test_a_trained_vae_pickles_copies_and_compares_equal():
     svi.step(counts())
     for twin in (pickle.loads(pickle.dumps(vae)), copy.deepcopy(vae)):
         assert twin.state_dict().keys() == vae.state_dict().keys()
-        assert all(torch.equal(a, b) for a, b in zip(twin.state_dict().values(), vae.state_dict().values(), strict=True))
+        assert all(
+            torch.equal(a, b) for a, b in zip(twin.state_dict().values(), vae.state_dict().values(), strict=True)
+        )
         assert torch.equal(twin.encode(counts()), vae.encode(counts()))
 
 
@@ -290,9 +292,17 @@ def test_context_reaches_the_part_that_names_it():
     ("call", "error", "message"),
     [
         (lambda v, x: v.model(x), ValueError, r"context lacks 'size': pass context=\{'size': tensor\}"),
-        (lambda v, x: v.guide(x, context={"label": x}), ValueError, "no part reads 'label' from the context; it is read for: size"),
+        (
+            lambda v, x: v.guide(x, context={"label": x}),
+            ValueError,
+            "no part reads 'label' from the context; it is read for: size",
+        ),
         (lambda v, x: v.model(x, context=torch.ones(6)), TypeError, "must be a mapping"),
-        (lambda v, x: v.model(x, context={"size": torch.ones(5)}), ValueError, r"context\['size'\] has 5 rows, expected 6"),
+        (
+            lambda v, x: v.model(x, context={"size": torch.ones(5)}),
+            ValueError,
+            r"context\['size'\] has 5 rows, expected 6",
+        ),
         (lambda v, x: v.model(x, context={"size": torch.tensor(1.0)}), ValueError, "one row a datum, got a number"),
         (lambda v, x: v.sample(3, context={"size": torch.ones(6)}), ValueError, "has 6 rows, expected 3"),
     ],
@@ -309,8 +319,16 @@ def test_bad_context_is_refused(call, error, message):
         (lambda v: v.guide(torch.zeros(3, 4)), ValueError, r"expected an input of shape \(\*batch, 5\), got \(3, 4\)"),
         (lambda v: v.model(torch.zeros(0, 5)), ValueError, "no rows"),
         (lambda v: v.guide(torch.zeros(0, 5)), ValueError, "no rows"),
-        (lambda v: v.model(np.zeros((3, 5))), TypeError, r"must be a torch tensor here, got ndarray: write torch.as_tensor\(x\)"),
-        (lambda v: v.model(torch.full((3, 5), -1.0)), ValueError, r"outside the support of Poisson.*3 of 3 rows.*e.g. -1: .*counts"),
+        (
+            lambda v: v.model(np.zeros((3, 5))),
+            TypeError,
+            r"must be a torch tensor here, got ndarray: write torch.as_tensor\(x\)",
+        ),
+        (
+            lambda v: v.model(torch.full((3, 5), -1.0)),
+            ValueError,
+            r"outside the support of Poisson.*3 of 3 rows.*e.g. -1: .*counts",
+        ),
         (lambda v: v.model(torch.full((3, 5), 0.5)), ValueError, "this likelihood is for counts"),
         (lambda v: v.model(torch.full((3, 5), float("inf"))), ValueError, "infinite values in 3 of 3 rows.*NaN"),
         (lambda v: v.model(torch.zeros(3, 5), size=2), ValueError, "whole data set, got 2 for a batch of 3"),
@@ -324,7 +342,9 @@ def test_bad_input_is_refused(call, error, message):
 
 
 def test_grey_pixels_under_a_bernoulli_are_refused_with_the_remedy():
-    with pytest.raises(ValueError, match=r"outside the support of Bernoulli.*grey values.*binarize.*discretized logistic"):
+    with pytest.raises(
+        ValueError, match=r"outside the support of Bernoulli.*grey values.*binarize.*discretized logistic"
+    ):
         convolutional_vae().eval().model(torch.full((2, 1, 8, 8), 0.5))
 
 

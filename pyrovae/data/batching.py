@@ -46,8 +46,15 @@ class Batches:
         return self.num_rows // self.size if self.drop_last else -(-self.num_rows // self.size)
 
     def __iter__(self) -> Iterator[Batch]:
-        order = epoch_order(self.num_rows, self.generator) if self.shuffle else None
-        for start in range(0, len(self) * self.size, self.size):
+        return self.along(self.order())
+
+    def order(self) -> Tensor | None:
+        """The order of the rows for one pass, drawn afresh; None for the rows as they are."""
+        return epoch_order(self.num_rows, self.generator) if self.shuffle else None
+
+    def along(self, order: Tensor | None, first: int = 0) -> Iterator[Batch]:
+        """The batches of one pass in this order, from batch number `first` on."""
+        for start in range(first * self.size, len(self) * self.size, self.size):
             rows = slice(start, min(start + self.size, self.num_rows))
             if order is None:
                 yield self._batch(torch.arange(rows.start, rows.stop), rows)

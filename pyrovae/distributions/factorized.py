@@ -37,7 +37,9 @@ class FromContext(NamedTuple):
     def read(self, context: Context | None, event_dim: int) -> Tensor:
         """The entry, with axes of size one added so that it broadcasts against ``(*batch, *event_shape)``."""
         if context is None or self.name not in context:
-            raise ValueError(f"context has no {self.name!r}: pass context={{{self.name!r}: tensor}} with one row a datum")
+            raise ValueError(
+                f"context has no {self.name!r}: pass context={{{self.name!r}: tensor}} with one row a datum"
+            )
         value = context[self.name]
         if value.ndim == 1:
             value = value.reshape(value.shape + (1,) * event_dim)
@@ -96,7 +98,9 @@ class Factorized(nn.Module):
     ) -> None:
         super().__init__()
         if event_shape is None:
-            raise ValueError(f"{family.__name__} needs event_shape=, the shape of one datum, e.g. event_shape=(1, 28, 28)")
+            raise ValueError(
+                f"{family.__name__} needs event_shape=, the shape of one datum, e.g. event_shape=(1, 28, 28)"
+            )
         self.family = family
         self.event_shape = _shape(event_shape)
         self.preprocess = preprocess
@@ -140,7 +144,9 @@ class Factorized(nn.Module):
         parameters = {name: self._parameter(name, context) for name in self._sources}
         if self.net is not None:
             raw = self._raw(value, context)
-            parameters |= {n: self.links[n].forward(r) for n, r in zip(self.read, raw.unbind(-1 - event_dim), strict=True)}
+            parameters |= {
+                n: self.links[n].forward(r) for n, r in zip(self.read, raw.unbind(-1 - event_dim), strict=True)
+            }
         base = self.family(**parameters)
         base = base.expand(torch.broadcast_shapes(base.batch_shape, self.event_shape))
         return base.to_event(event_dim)
@@ -160,7 +166,9 @@ class Factorized(nn.Module):
             ValueError: there is no network, or a parameter is read from the context.
         """
         if self.net is None or any(isinstance(source, FromContext) for source in self._sources.values()):
-            raise ValueError("only a conditional with a network and no parameter from the context can be initialized from data")
+            raise ValueError(
+                "only a conditional with a network and no parameter from the context can be initialized from data"
+            )
         x = x.to(self.offset)
         observed = ~x.isnan()
         raw = torch.zeros_like(self.offset, requires_grad=True)
@@ -179,7 +187,9 @@ class Factorized(nn.Module):
     def extra_repr(self) -> str:
         """The family, the datum's shape and where the parameters come from."""
         sources = [f"{n}={'context' if isinstance(s, FromContext) else s}" for n, s in self._sources.items()]
-        return ", ".join([self.family.__name__, f"event_shape={tuple(self.event_shape)}", f"read={self.read}", *sources])
+        return ", ".join(
+            [self.family.__name__, f"event_shape={tuple(self.event_shape)}", f"read={self.read}", *sources]
+        )
 
     def _raw(self, value: Tensor | None, context: Context | None) -> Tensor:
         if self.preprocess is not None and value is not None:
@@ -209,7 +219,9 @@ class Factorized(nn.Module):
             return "fixed"
         raw = self.links[name].inverse(value.detach())
         if not raw.isfinite().all():
-            raise ValueError(f"{name}= starts outside the interior of {self.family.arg_constraints[name]}: got {value.detach()}")
+            raise ValueError(
+                f"{name}= starts outside the interior of {self.family.arg_constraints[name]}: got {value.detach()}"
+            )
         self.register_parameter(f"unconstrained_{name}", nn.Parameter(raw, requires_grad=value.requires_grad))
         return "learned"
 
@@ -220,7 +232,9 @@ class Factorized(nn.Module):
             try:
                 found[name] = link(self.family.arg_constraints[name])
             except ValueError as error:
-                raise ValueError(f"{self.family.__name__}'s parameter {name!r} must be given, {name}=...: {error}") from None
+                raise ValueError(
+                    f"{self.family.__name__}'s parameter {name!r} must be given, {name}=...: {error}"
+                ) from None
         return found
 
     def _check_given(self, given: Mapping[str, Any]) -> None:
@@ -250,10 +264,14 @@ class Factorized(nn.Module):
         name = self.family.__name__
         if net is None:
             if self.read:
-                raise ValueError(f"{name} has no value for {', '.join(self.read)}: give {self.read[0]}=... or a network")
+                raise ValueError(
+                    f"{name} has no value for {', '.join(self.read)}: give {self.read[0]}=... or a network"
+                )
             return None
         if not isinstance(net, Network):
-            raise TypeError(f"net= takes a pyrovae Network, got {type(net).__name__}: write BatchAxes(module, in_shape, out_shape)")
+            raise TypeError(
+                f"net= takes a pyrovae Network, got {type(net).__name__}: write BatchAxes(module, in_shape, out_shape)"
+            )
         if not self.read:
             raise ValueError(f"every parameter of {name} is given, so its network would be unused: leave net= out")
         wanted = torch.Size((len(self.read), *self.event_shape))

@@ -61,7 +61,9 @@ class CapacityELBO(TraceMeanField_ELBO):
 
     def _differentiable_loss_particle(self, model_trace: Trace, guide_trace: Trace) -> tuple[float, Tensor]:
         if self.capacity is None:
-            raise ValueError("the capacity's schedule has not started: train with fit, or call advance(progress) before a step")
+            raise ValueError(
+                "the capacity's schedule has not started: train with fit, or call advance(progress) before a step"
+            )
         divergence = Divergence(model_trace, guide_trace)
         per_datum = divergence.per_datum()
         particles = per_datum.numel() // per_datum.shape[-1]

@@ -32,11 +32,15 @@ class Divergence:
         latents = [name for name in latents if name in model_trace.nodes and not _is_subsample(guide_trace.nodes[name])]
         for name in latents:
             if not guide_trace.nodes[name]["fn"].has_rsample:
-                raise ValueError(f"this objective needs reparameterized draws, and site {name!r} has none: use TraceGraph_ELBO")
+                raise ValueError(
+                    f"this objective needs reparameterized draws, and site {name!r} has none: use TraceGraph_ELBO"
+                )
         self.local = [name for name in latents if self._frame(guide_trace.nodes[name]) is not None]
         self.outside = [name for name in latents if name not in self.local]
         if not self.local:
-            raise ValueError(f"no latent site of the guide lies inside the plate {plate!r}: put it under pyro.plate({plate!r})")
+            raise ValueError(
+                f"no latent site of the guide lies inside the plate {plate!r}: put it under pyro.plate({plate!r})"
+            )
 
     @property
     def size(self) -> int:

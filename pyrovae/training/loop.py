@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import signal
 import time
 import warnings
@@ -11,13 +10,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
+from pyro.infer.elbo import ELBO
 from torch import Tensor
 
+from pyrovae.checkpoints import StopRequest
 from pyrovae.objectives import CapacityELBO
 from pyrovae.schedules import Progress, Schedule
 from pyrovae.training.history import History
-from pyrovae.training.interrupts import Interrupts
 from pyrovae.training.sources import Source
 from pyrovae.training.step import Outcome, Step
 from pyrovae.training.weights import Weights
@@ -61,7 +60,7 @@ class State:
     in_a_row: int = 0
     seconds: float = 0.0
     order_state: Tensor | None = None
-    """The data generator's state at the start of the epoch under way."""
+    """The data generator's state before the order of the epoch under way was drawn."""
 
 
 class Loop:
@@ -76,6 +75,7 @@ class Loop:
         evaluate: gives the columns of the ELBO's terms for the history.
         history: the table to fill.
         bar: a tqdm bar.
+        objective: the ELBO, whose capacity is advanced if it has one.
         checkpoint: called with the loop when a checkpoint may be due (``force`` when it must be written), or None.
     """
 
@@ -89,12 +89,13 @@ class Loop:
         evaluate: Callable[[], dict[str, float | None]],
         history: History,
         bar: Any,
-        checkpoint: Callable[[Loop, bool], None] | None,
+        objective: ELBO,
+        checkpoint: Callable[[Loop, bool], None] | None = None,
     ) -> None:
         self.plan, self.step, self.source, self.betas = plan, step, source, betas
         self.weights, self.evaluate, self.history, self.bar = weights, evaluate, history, bar
+        self.objective = objective
         self.checkpoint = checkpoint
-        self.generator = torch.Generator()
         self.state = State()
         self.best: dict[str, Tensor] | None = None
 
@@ -102,18 +103,20 @@ class Loop:
         """Train to the end of the plan, or until something stops it."""
         self.history.ended = "finished"
         started = time.monotonic() - self.state.seconds
-        with Interrupts() as interrupts:
+        with StopRequest() as stop:
             for outcome in self._steps():
                 self._record(outcome)
                 self.state.seconds = time.monotonic() - started
-                if interrupts.received is None and self._epoch_is_over() and self._close_epoch():
+                if self._epoch_is_over() and self._close_epoch():
                     break
-                if interrupts.received is not None:
+                if stop.requested:
                     self.history.ended = "interrupted"
                     break
                 if self.checkpoint is not None:
                     self.checkpoint(self, False)
-        self._finish(interrupts.received)
+            self._finish()
+        if stop.signal == signal.SIGTERM:
+            signal.raise_signal(signal.SIGTERM)
         return self.history
 
     def progress(self) -> Progress:
@@ -123,15 +126,24 @@ class Loop:
     def _steps(self) -> Iterator[Outcome]:
         state = self.state
         while state.step < self.plan.total_steps and not self._stopped_early():
-            if state.order_state is None:
-                state.order_state = self.generator.get_state()
-            else:
-                self.generator.set_state(state.order_state)
-            for batch in self.source.epoch(self.generator, skip=state.batch):
+            for batch in self.source.along(self._order(), first=state.batch):
                 self._advance_schedules()
-                yield self.step(*self.source.arguments(batch), batch.size)
-                if state.step >= self.plan.total_steps or state.batch == 0:
+                args, kwargs, size = self.source.arguments(batch)
+                yield self.step(args, kwargs, size)
+                if state.step >= self.plan.total_steps or state.batch == 0 or self._stopped_early():
                     break
+
+    def _order(self) -> Tensor | None:
+        """The order of this epoch's rows; of an epoch that was resumed in its middle, the order that it had."""
+        state, generator = self.state, self.source.generator
+        if state.batch == 0:
+            state.order_state = generator.get_state()
+            return self.source.order()
+        here = generator.get_state()
+        generator.set_state(state.order_state)
+        order = self.source.order()
+        generator.set_state(here)
+        return order
 
     def _advance_schedules(self) -> None:
         progress = self.progress()
@@ -139,8 +151,8 @@ class Loop:
             self.betas[site].fill_(value_of(number, progress))
         if self.plan.learning_rate is not None:
             self.step.optimizer.set_learning_rate(value_of(self.plan.learning_rate, progress))
-        if isinstance(self.source.objective, CapacityELBO):
-            self.source.objective.advance(progress)
+        if isinstance(self.objective, CapacityELBO):
+            self.objective.advance(progress)
 
     def _record(self, outcome: Outcome) -> None:
         state, sums = self.state, self.state.sums
@@ -174,8 +186,10 @@ class Loop:
         self.history.rows.append(row)
         self._note_best(row)
         state.sums = State().sums
-        state.batch, state.order_state = 0, None
-        self.bar.set_postfix({name: f"{row[name]:.2f}" for name in ("loss", "elbo", "validation_elbo") if row[name] is not None})
+        state.batch = 0
+        self.bar.set_postfix(
+            {name: f"{row[name]:.2f}" for name in ("loss", "elbo", "validation_elbo") if row[name] is not None}
+        )
         asked = [bool(callback(self.history)) for callback in self.plan.callbacks]
         if any(asked):
             self.history.ended = "stopped by a callback"
@@ -195,12 +209,10 @@ class Loop:
     def _stopped_early(self) -> bool:
         return self.plan.patience is not None and self.state.stale >= self.plan.patience
 
-    def _finish(self, received: int | None) -> None:
+    def _finish(self) -> None:
         self.bar.close()
         if self.checkpoint is not None:
             self.checkpoint(self, True)
-        if received == signal.SIGTERM:
-            os.kill(os.getpid(), signal.SIGTERM)
         if self.history.ended == "finished":
             if self._stopped_early():
                 self.history.ended = "early stopping"
@@ -231,5 +243,7 @@ def value_of(number: Number, progress: Progress) -> float:
         return number
     value = float(number(progress))
     if not 0 <= value < math.inf:
-        raise ValueError(f"the schedule {number!r} gave {value} at step {progress.step}: expected a finite number of at least 0")
+        raise ValueError(
+            f"the schedule {number!r} gave {value} at step {progress.step}: expected a finite number of at least 0"
+        )
     return value

@@ -47,7 +47,9 @@ class TorchOptimizer(PyroOptim):
     ) -> None:
         self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
         if not self.parameters:
-            raise ValueError("no parameter requires a gradient, so there is nothing to train: unfreeze a part of the model")
+            raise ValueError(
+                "no parameter requires a gradient, so there is nothing to train: unfreeze a part of the model"
+            )
         if clip_norm is not None and not clip_norm > 0:
             raise ValueError(f"clip_norm must be positive, got {clip_norm}")
         self.torch_optimizer = factory(self.parameters)

@@ -41,7 +41,9 @@ def rehearse(
         model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
     buffers.restore()
     if not any(_in_plate(site, plate) for site in _samples(model_trace)):
-        raise ValueError(f"the model has no site inside a plate named {plate!r}: write with pyro.plate({plate!r}, size, dim=-1)")
+        raise ValueError(
+            f"the model has no site inside a plate named {plate!r}: write with pyro.plate({plate!r}, size, dim=-1)"
+        )
     parameters = announced(capture.trace)
     if not parameters:
         raise ValueError(

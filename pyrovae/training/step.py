@@ -89,7 +89,8 @@ class Step:
         loss, announced = self._loss_and_gradients(args, kwargs)
         self.optimizer.check_known(announced)
         gradients = self.optimizer.gradients()
-        torch._foreach_div_(gradients, size)
+        if gradients:
+            torch._foreach_div_(gradients, size)
         norm = torch.nn.utils.get_total_norm(gradients)
         norm_value = float(norm)
         if not (math.isfinite(loss) and math.isfinite(norm_value)):
@@ -125,7 +126,9 @@ class Step:
         self.optimizer.drop_gradients()
 
 
-def explain(model: Callable, guide: Callable, args: tuple, kwargs: dict[str, Any], names: dict[str, nn.Parameter]) -> str:
+def explain(
+    model: Callable, guide: Callable, args: tuple, kwargs: dict[str, Any], names: dict[str, nn.Parameter]
+) -> str:
     """Say where a program stops being finite: the first such site with its rows, and the first such parameter."""
     with torch.no_grad(), pyro.validation_enabled(False), torch.random.fork_rng():
         guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
@@ -133,7 +136,9 @@ def explain(model: Callable, guide: Callable, args: tuple, kwargs: dict[str, Any
     sites = (("guide", guide_trace), ("model", model_trace))
     found = (_bad_site(role, name, site) for role, trace in sites for name, site in trace.nodes.items())
     where = next((text for text in found if text), "No site shows it on these rows with fresh draws.")
-    bad = next((name for name, p in names.items() if not _finite(p) or (p.grad is not None and not _finite(p.grad))), None)
+    bad = next(
+        (name for name, p in names.items() if not _finite(p) or (p.grad is not None and not _finite(p.grad))), None
+    )
     if bad is None:
         return f"{where} All parameters and their gradients are finite."
     kind = "is not finite" if not _finite(names[bad]) else "has a gradient that is not finite"

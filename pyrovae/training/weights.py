@@ -37,7 +37,9 @@ class Weights:
         live = self.tensors()
         if live.keys() != tensors.keys() or any(live[n].shape != tensors[n].shape for n in live):
             different = sorted(live.keys() ^ tensors.keys()) or [n for n in live if live[n].shape != tensors[n].shape]
-            raise ValueError(f"these weights are of another program: {different[:3]} differ; build the program they were saved from")
+            raise ValueError(
+                f"these weights are of another program: {different[:3]} differ; build the program they were saved from"
+            )
         with torch.no_grad():
             for name, tensor in live.items():
                 tensor.copy_(tensors[name])

@@ -1,0 +1,181 @@
+"""What ``fit`` does before the first step: arguments checked, data split, the module placed, the bar drawn."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from pyro.infer.elbo import ELBO
+from pyro.optim import PyroOptim
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from pyrovae.data import Data, as_data, split
+from pyrovae.traces import Pair
+from pyrovae.training.loop import Number
+from pyrovae.training.rehearsal import Rehearsal, check_objective, rehearse
+from pyrovae.training.sources import Source
+
+Transform = Callable[[Tensor, "torch.Generator | None"], Tensor]
+
+
+def check_arguments(
+    epochs: int | None,
+    steps: int | None,
+    patience: int | None,
+    keep_best: bool | None,
+    validation: Any,
+    max_skipped: int,
+    learning_rate: Number | None,
+    scheduler: Any,
+    optimizer: Any,
+    resume: bool,
+    checkpoint: Any,
+) -> None:
+    """Refuse arguments of ``fit`` that are out of range or contradict each other."""
+    if epochs is not None and steps is not None:
+        raise ValueError("give epochs= or steps=, not both")
+    for name, value in (("epochs", epochs), ("steps", steps), ("patience", patience)):
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise ValueError(f"{name} must be a positive integer, got {value!r}")
+    if not isinstance(max_skipped, int) or max_skipped < 0:
+        raise ValueError(f"max_skipped must be an integer of at least 0, got {max_skipped!r}")
+    if isinstance(learning_rate, (int, float)) and not 0 < learning_rate < math.inf:
+        raise ValueError(f"learning_rate must be positive and finite, got {learning_rate}")
+    if learning_rate is not None and callable(learning_rate) and scheduler is not None:
+        raise ValueError("both learning_rate (a schedule) and scheduler set the learning rate: give one of them")
+    if isinstance(optimizer, PyroOptim) or (optimizer is not None and not callable(optimizer)):
+        raise TypeError(
+            f"optimizer takes a function of the parameters that returns a torch optimizer, got {type(optimizer).__name__}: "
+            "write functools.partial(torch.optim.Adam, lr=1e-3)"
+        )
+    if validation is None and (patience is not None or keep_best):
+        raise ValueError(
+            "patience and keep_best need validation=, data or the fraction of the training rows to hold out"
+        )
+    if resume and checkpoint is None:
+        raise ValueError("resume=True needs checkpoint=, the folder that holds the checkpoints")
+
+
+def betas_by_site(beta: Number | Mapping[str, Number]) -> dict[str | None, Number]:
+    """Beta as a number or schedule by site; the key None stands for all sites.
+
+    Raises:
+        TypeError: neither a number nor a schedule.
+        ValueError: a negative or non-finite number.
+    """
+    betas: dict[str | None, Number] = dict(beta) if isinstance(beta, Mapping) else {None: beta}
+    for value in betas.values():
+        if callable(value):
+            continue
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise TypeError(f"beta must be a number, a schedule or a mapping by site, got {value!r}")
+        if not 0 <= value < math.inf:
+            raise ValueError(f"beta must be finite and at least 0, got {value}")
+    return betas
+
+
+def divide(
+    data: Any, context: Any, variant: str | None, transform: Transform | None, validation: Any, seed: int | None
+) -> tuple[Any, Data | None]:
+    """The training data and the validation data, the latter drawn once."""
+    if isinstance(data, (DataLoader, Dataset)):
+        if isinstance(validation, float):
+            raise ValueError("a loader cannot be divided: give validation= as data")
+        if transform is not None:
+            raise ValueError("transform= is for rows in memory: transform inside the Dataset")
+        return data, None if validation is None else as_data(validation)
+    if context is not None and not isinstance(context, Mapping):
+        raise TypeError(f"context must be a mapping from names to arrays, got {type(context).__name__}")
+    rows = as_data(data, context, variant)
+    rows = rows if transform is None else replace(rows, transform=transform)
+    seed = rows.seed or 0 if seed is None else seed
+    if isinstance(validation, float):
+        return split(rows, validation, seed)
+    return rows, None if validation is None else as_data(validation).drawn(seed)
+
+
+def rehearse_on(pair: Pair, source: Source, objective: ELBO, beta_is_one: bool) -> Rehearsal:
+    """Run the program once on the first batch and check the objective against it; no random state is used up."""
+    before = source.generator.get_state()
+    with torch.random.fork_rng():
+        batch = next(iter(source.along(source.order(), 0)))
+    source.generator.set_state(before)
+    args, kwargs, _ = source.arguments(batch)
+    rehearsal = rehearse(pair.model, pair.guide, args, kwargs, pair.module)
+    check_objective(objective, rehearsal, beta_is_one=beta_is_one, subsampled=len(source) > 1)
+    return rehearsal
+
+
+def ordered(module: nn.Module | None, announced: Mapping[str, nn.Parameter]) -> list[nn.Parameter]:
+    """The announced parameters, those of the module in its order first: one seed gives one result."""
+    wanted = {id(parameter): parameter for parameter in announced.values()}
+    first = [] if module is None else [parameter for parameter in module.parameters() if id(parameter) in wanted]
+    seen = {id(parameter) for parameter in first}
+    return first + [parameter for key, parameter in wanted.items() if key not in seen]
+
+
+def like_of(module: nn.Module | None, device: str | torch.device | None) -> Tensor:
+    """A tensor of the program's dtype and device."""
+    tensors = [] if module is None else [*module.parameters(), *module.buffers()]
+    floating = [tensor for tensor in tensors if tensor.is_floating_point()]
+    return torch.empty(0, device=device) if not floating else floating[0].detach()[..., :0]
+
+
+@contextmanager
+def randomness(seed: int | None) -> Iterator[None]:
+    """Randomness from a seed, the global generator left as it was; without a seed, from the global generator."""
+    with contextlib.nullcontext() if seed is None else torch.random.fork_rng():
+        if seed is not None:
+            torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def training_mode(module: nn.Module | None, device: str | torch.device | None) -> Iterator[None]:
+    """Train mode on a device, frozen parts in eval mode; every part's own mode is restored."""
+    if module is None:
+        yield
+        return
+    if device is not None:
+        module.to(device)
+    modes = [(part, part.training) for part in module.modules()]
+    _set_training(module)
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
+def _set_training(module: nn.Module) -> None:
+    parameters = list(module.parameters())
+    if parameters and not any(parameter.requires_grad for parameter in parameters):
+        module.eval()
+        return
+    module.training = True
+    for child in module.children():
+        _set_training(child)
+
+
+@contextmanager
+def quiet_about_nan() -> Iterator[None]:
+    """Without Pyro's warning about a loss that is not finite: such a step is skipped, counted and explained."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Encountered")
+        yield
+
+
+def bar_of(total: int, progress: bool | None) -> Any:
+    """A tqdm bar; by default shown on a terminal alone."""
+    from tqdm.auto import tqdm
+
+    hidden = not sys.stderr.isatty() if progress is None else not progress
+    return tqdm(total=total, disable=hidden, unit="step", dynamic_ncols=True)

@@ -1,0 +1,121 @@
+"""Where batches come from, in an order that can be drawn again: rows in memory, or a torch loader."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from pyrovae.data import Batch, Batches, Data, LoaderBatches, as_data, batches, loader_batches
+from pyrovae.traces import Pair, call_arguments
+
+
+class Source(ABC):
+    """Batches for one pair of model and guide.
+
+    Args:
+        pair: the program, which says whether it takes the whole data set's size.
+        num_rows: rows of the whole data set.
+        generator: the source of the order and of per-batch draws.
+    """
+
+    resumes_within_epochs: bool
+
+    def __init__(self, pair: Pair, num_rows: int, generator: torch.Generator) -> None:
+        self.pair, self.num_rows, self.generator = pair, num_rows, generator
+        self.sized = "size" in call_arguments(pair, size=num_rows)
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+
+    @abstractmethod
+    def order(self) -> Tensor | None:
+        """Draw the order of one epoch."""
+
+    @abstractmethod
+    def along(self, order: Tensor | None, first: int) -> Iterator[Batch]:
+        """The batches of an epoch, from batch number ``first`` on."""
+
+    def arguments(self, batch: Batch) -> tuple[tuple, dict[str, Any], int]:
+        """Positional and keyword arguments of model and guide, and the rows that the loss stands for."""
+        size = self.num_rows if self.sized else len(batch.index)
+        args = batch.x if isinstance(batch.x, tuple) else (batch.x,)
+        return args, call_arguments(self.pair, batch.context, size), size
+
+
+class Memory(Source):
+    """Batches of rows in memory, by index; resumes in the middle of an epoch."""
+
+    resumes_within_epochs = True
+
+    def __init__(self, pair: Pair, loader: Batches, generator: torch.Generator) -> None:
+        super().__init__(pair, loader.num_rows, generator)
+        self.loader = loader
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def order(self) -> Tensor | None:
+        """Draw the order of one epoch."""
+        return self.loader.order()
+
+    def along(self, order: Tensor | None, first: int) -> Iterator[Batch]:
+        """The batches of an epoch, from batch number ``first`` on."""
+        return self.loader.along(order, first)
+
+
+class Loader(Source):
+    """Batches of a torch loader; resumes at the start of an epoch."""
+
+    resumes_within_epochs = False
+
+    def __init__(self, pair: Pair, loader: LoaderBatches, generator: torch.Generator) -> None:
+        if loader.num_rows is None:
+            raise ValueError(
+                "the loader does not say how many rows its data set has, and global latents would be counted wrongly: give a "
+                "Dataset with __len__, or the rows themselves"
+            )
+        super().__init__(pair, loader.num_rows, generator)
+        self.loader = loader
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def order(self) -> Tensor | None:
+        """None: the loader draws its own order."""
+        return None
+
+    def along(self, order: Tensor | None, first: int) -> Iterator[Batch]:
+        """The batches of an epoch; it cannot start in the middle."""
+        if first:
+            raise ValueError(
+                "a loader cannot resume in the middle of an epoch: give the rows themselves to resume there"
+            )
+        return iter(self.loader)
+
+
+def source_of(
+    pair: Pair,
+    data: Any,
+    context: Mapping[str, Any] | None,
+    batch_size: int,
+    drop_last: bool,
+    like: Tensor,
+    generator: torch.Generator,
+) -> tuple[Source, Data | None]:
+    """The batches of whatever ``fit`` is given, and the data itself where it lies in memory."""
+    if isinstance(data, (DataLoader, Dataset)):
+        names = () if context is None else tuple(context)
+        size = batch_size if isinstance(data, Dataset) else None
+        found = loader_batches(
+            data, size, True, generator, drop_last, device=like.device, dtype=like.dtype, context_names=names
+        )
+        return Loader(pair, found, generator), None
+    rows = as_data(data, context)
+    loader = batches(rows, batch_size, True, generator, drop_last, device=like.device, dtype=like.dtype)
+    return Memory(pair, loader, generator), rows

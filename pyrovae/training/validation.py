@@ -1,0 +1,68 @@
+"""The ELBO's terms at beta 1 after each epoch, on training rows and on validation rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyrovae.data import Data, batches
+from pyrovae.traces import Pair, call_arguments, eval_mode, log_terms, paired_traces
+
+TRAINING_ROWS = 1000
+"""Training rows on which the terms are computed; drawn once, so that the curve is not of different rows each epoch."""
+
+
+class Evaluation:
+    """Means over rows of ELBO, divergence and reconstruction, in eval mode, with the same noise each epoch.
+
+    Args:
+        pair: the program.
+        rows: the training rows, or None for a loader.
+        validation: the validation rows, or None.
+        like: a tensor of the program's dtype and device.
+        seed: the seed of the draws.
+        batch_size: rows at once.
+    """
+
+    def __init__(
+        self, pair: Pair, rows: Data | None, validation: Data | None, like: Tensor, seed: int, batch_size: int = 1024
+    ) -> None:
+        self.pair, self.like, self.seed, self.batch_size = pair, like, seed, batch_size
+        self.parts: dict[str, Data | None] = {"": _some(rows, seed), "validation_": validation}
+        self.nesting: int | None = None
+
+    def __call__(self) -> dict[str, float | None]:
+        """The columns ``elbo, kl, reconstruction`` and the same with ``validation_``, in nats per datum."""
+        columns: dict[str, float | None] = {}
+        for prefix, data in self.parts.items():
+            terms = (None, None, None) if data is None else self._terms(data)
+            for name, value in zip(("elbo", "kl", "reconstruction"), terms, strict=True):
+                columns[prefix + name] = value
+        return columns
+
+    def _terms(self, data: Data) -> tuple[float, float, float]:
+        sums = torch.zeros(2, dtype=torch.float64)
+        with torch.random.fork_rng(), torch.no_grad(), eval_mode(self.pair.module):
+            torch.manual_seed(self.seed)
+            for batch in batches(data, self.batch_size, False, device=self.like.device, dtype=self.like.dtype):
+                args = batch.x if isinstance(batch.x, tuple) else (batch.x,)
+                kwargs = call_arguments(self.pair, batch.context, len(data))
+                sums += self._batch(args, kwargs)
+        reconstruction, kl = (sums / len(data)).tolist()
+        return reconstruction - kl, kl, reconstruction
+
+    def _batch(self, args: tuple, kwargs: Mapping[str, Any]) -> Tensor:
+        terms = log_terms(*paired_traces(self.pair, args, kwargs, nesting=self.nesting))
+        return torch.stack([terms.reconstruction.sum(), terms.kl.sum()]).double().cpu()
+
+
+def _some(rows: Data | None, seed: int) -> Data | None:
+    if rows is None:
+        return None
+    if len(rows) > TRAINING_ROWS:
+        order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
+        rows = rows[order[:TRAINING_ROWS]]
+    return rows.drawn(seed)
