@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from pyrovae import data, plots, schedules
+    from pyrovae.diagnostics import SBC, sbc
     from pyrovae.distributions import Factorized, FromContext, standard_normal
     from pyrovae.handlers import beta
     from pyrovae.models import VAE
@@ -36,6 +37,10 @@ if TYPE_CHECKING:
 _ROOMS = {
     "data": (),
     "schedules": (),
+    "diagnostics": (
+        "SBC",
+        "sbc",
+    ),
     "distributions": ("Factorized", "FromContext", "standard_normal"),
     "handlers": ("beta",),
     "models": ("VAE",),
@@ -63,6 +68,7 @@ _ROOM_NAMES = ("data", "plots", "schedules")
 __all__ = [
     "GRU",
     "MLP",
+    "SBC",
     "VAE",
     "BatchAxes",
     "CapacityELBO",
@@ -83,6 +89,7 @@ __all__ = [
     "fit",
     "plots",
     "register",
+    "sbc",
     "schedules",
     "standard_normal",
 ]

@@ -1,0 +1,165 @@
+"""Simulation-based calibration: uniform for exact guides (5 seeds, p > 1e-4), and each defect is caught."""
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from guided import correlated, exact, marginals, mean_field, shifted, tempered
+from oracles import PPCA, BetaBernoulli, EnumeratedMixture
+from pyro.infer import SVI, Trace_ELBO
+from scipy import stats
+
+from pyrovae.diagnostics import sbc
+from pyrovae.diagnostics.uniformity import (
+    central_coverage,
+    density_coverage,
+    ecdf,
+    ecdf_band,
+    ranks_among,
+    uniformity_p_value,
+)
+
+FALSE_ALARM = 1e-4
+
+
+def test_ranks_are_counts_below_with_ties_at_random():
+    rng = np.random.default_rng(0)
+    assert ranks_among([2.5], [[1.0], [2.0], [3.0]], rng).tolist() == [2]
+    ties = ranks_among(np.zeros(3000), np.zeros((4, 3000)), rng)
+    assert uniformity_p_value(ties, 4) > FALSE_ALARM
+    assert set(ties) == {0, 1, 2, 3, 4}
+
+
+def test_p_values_of_uniform_ranks_are_uniform():
+    ranks = np.random.default_rng(0).integers(0, 100, size=(500, 2000))
+    p = uniformity_p_value(ranks, 99)
+    assert p.shape == (2000,)
+    for level in (0.01, 0.05, 0.2):
+        assert (p < level).mean() < level + 5 * np.sqrt(level / 2000)
+    assert (p < 0.05).mean() > 0.02
+
+
+@pytest.mark.parametrize("num_draws", [1, 7, 99])
+def test_any_number_of_draws_is_served(num_draws):
+    ranks = np.random.default_rng(1).integers(0, num_draws + 1, size=2000)
+    assert uniformity_p_value(ranks, num_draws) > FALSE_ALARM
+    assert uniformity_p_value(np.zeros(2000, dtype=int), num_draws) < FALSE_ALARM
+
+
+def test_the_band_holds_the_whole_ecdf_at_its_level():
+    band = ecdf_band(300, 49, level=0.9)
+    ranks = np.random.default_rng(2).integers(0, 50, size=(300, 4000))
+    curves = ecdf(ranks, 49)
+    inside = ((curves >= band.lower[:, None]) & (curves <= band.upper[:, None])).all(0).mean()
+    assert inside == pytest.approx(0.9, abs=5 * np.sqrt(0.09 / 4000) + 0.01)
+    assert curves[-1].tolist() == [1.0] * 4000
+
+
+def test_coverage_of_a_gaussian_too_narrow_is_that_of_the_closed_form():
+    rng = np.random.default_rng(3)
+    truth, draws = rng.normal(size=20_000), 0.7 * rng.normal(size=(199, 20_000))
+    levels = np.array([0.5, 0.8, 0.95])
+    expected = 2 * stats.norm.cdf(0.7 * stats.norm.ppf(0.5 + levels / 2)) - 1
+    ranks = ranks_among(truth, draws, rng)
+    np.testing.assert_allclose(central_coverage(ranks, 199, levels), expected, atol=0.02)
+    by_density = ranks_among(-(truth**2), -(draws**2), rng)
+    np.testing.assert_allclose(density_coverage(by_density, 199, levels), expected, atol=0.02)
+
+
+@pytest.mark.parametrize("ranks", [np.array([3]), np.array(3), np.array([0, 100]), np.array([-1, 2])])
+def test_bad_ranks_are_refused(ranks):
+    with pytest.raises(ValueError, match="rank"):
+        uniformity_p_value(ranks, 99)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("program", [PPCA.random(exact=True), correlated(exact)])
+def test_exact_guides_are_calibrated(program, seed):
+    result = sbc(program, 1000, 99, seed=seed)
+    assert result.p_value > FALSE_ALARM
+    assert result.ranks["z"].shape == (1000, 3)
+    assert "uniform as far as" in repr(result)
+
+
+def test_conjugate_and_discrete_latents_are_calibrated():
+    beta = sbc(BetaBernoulli(), 1000, 49, x=torch.zeros(1, 8, dtype=torch.float64))
+    assert beta.p_value > FALSE_ALARM
+    assert beta.ranks["p"].shape == (1000,)
+    assert sbc(ExactMixture("sampled"), 1000, 49, x=torch.zeros(1, dtype=torch.float64)).p_value > FALSE_ALARM
+
+
+class ExactMixture(EnumeratedMixture):
+    """The exact posterior of a class and a latent, one given the other."""
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            logits = self.weights.log() + dist.Normal(self.means, (1 + self.noise) ** 0.5).log_prob(x[:, None])
+            y = pyro.sample("y", dist.Categorical(logits=logits))
+            precision = 1 + 1 / self.noise
+            pyro.sample("z", dist.Normal((self.means[y] + x / self.noise) / precision, precision**-0.5))
+
+
+@pytest.mark.parametrize(
+    ("defect", "words"),
+    [
+        (tempered(0.7**0.5), "too narrow"),
+        (tempered(1.3), "too wide"),
+        (shifted(0.1), "off to one side"),
+        (mean_field, "too narrow"),
+        (marginals, "full-covariance"),
+    ],
+)
+def test_each_defect_is_caught(defect, words):
+    result = sbc(correlated(defect), 5000, 99)
+    assert result.p_value < FALSE_ALARM
+    assert words in result.summary()
+
+
+def test_only_the_log_joint_sees_lost_correlations():
+    result = sbc(correlated(marginals), 5000, 99)
+    assert result.adjusted("z").min() > FALSE_ALARM
+    assert result.adjusted("log_joint") < 1e-20
+
+
+def test_a_collapsed_latent_passes_and_its_kl_tells():
+    program = correlated(exact)
+    with torch.no_grad():
+        program.weight[:, 1] = 0
+    result = sbc(program, 2000, 99)
+    assert result.p_value > FALSE_ALARM
+    assert result.kl["z"][1] == pytest.approx(0, abs=1e-12)
+    assert result.kl["z"][[0, 2]].min() > 0.1
+    assert "z[1]: KL below" in result.summary()
+
+
+def test_latents_enumerated_by_the_model_are_summed_out():
+    result = sbc(EnumeratedMixture("model"), 100, 9, x=torch.zeros(1, dtype=torch.float64))
+    assert list(result.ranks) == ["z"]
+    assert np.isnan(result.kl["z"])
+
+
+def test_coverage_and_bands_come_with_the_ranks():
+    result = sbc(PPCA.random(exact=True), 1000, 99)
+    coverage = result.coverage(np.array([0.5, 0.9]))
+    assert coverage["z"].shape == (2, 3)
+    np.testing.assert_allclose(coverage["joint"], [0.5, 0.9], atol=5 * np.sqrt(0.25 / 1000))
+    band, curve = result.band(0.9999), result.ecdf("z")
+    assert ((curve >= band.lower[:, None]) & (curve <= band.upper[:, None])).all()
+
+
+def test_a_seed_gives_one_result_and_leaves_the_generator_alone():
+    program = PPCA.random()
+    before = torch.get_rng_state()
+    first, second = sbc(program, 50, 9, seed=3), sbc((program.model, program.guide), 50, 9, seed=3)
+    assert torch.equal(before, torch.get_rng_state())
+    np.testing.assert_array_equal(first.ranks["z"], second.ranks["z"])
+    svi = SVI(program.model, program.guide, pyro.optim.Adam({}), Trace_ELBO())
+    np.testing.assert_array_equal(first.ranks["z"], sbc(svi, 50, 9, seed=3).ranks["z"])
+
+
+def test_what_cannot_be_simulated_is_refused():
+    with pytest.raises(ValueError, match="pass x="):
+        sbc(BetaBernoulli(), 10, 9)
+    with pytest.raises(ValueError, match="at least 2 simulations"):
+        sbc(PPCA.random(), 1, 9)
