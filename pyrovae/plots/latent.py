@@ -1,0 +1,166 @@
+"""Figures of latent space: where the data lie in it, and which dimensions are used."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pyrovae.plots.arrays import finite, same_length, to_numpy, to_shape
+from pyrovae.plots.style import BLUE, VERMILLION, both_papers, color, finding, ink, legend, marker, one_panel
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from pyrovae.plots.arrays import Values
+
+
+def plot_latent(z: Values, labels: Any = None, *, title: str | None = None, ax: Axes | None = None) -> Axes:
+    r"""Each datum's latent as a point, coloured by label.
+
+    Where there are more than two dimensions the two main principal components are drawn, with their share of the
+    variance.
+
+    Args:
+        z: latents, usually posterior means, ``(data, latent_dim)`` with at least 2 dimensions.
+        labels: one a datum: integers or strings (a legend) or real numbers (a colour bar).
+        title: of the legend or colour bar.
+        ax: where to draw.
+
+    Raises:
+        ValueError: there is one dimension only, an entry is not finite, or the number of labels differs.
+
+    >>> plot_latent(np.eye(4), ["a", "a", "b", "b"]).get_legend_handles_labels()[1]
+    ['a', 'b']
+    """
+    points = finite("z", to_shape("z", z, ("data", "latent_dim")))
+    if points.shape[1] < 2:
+        raise ValueError("z has one latent dimension: write plot_latent_density(z, prior_draws)")
+    flat, names = _two_dimensions(points)
+    ax = one_panel(ax, 5.4, 4.2)
+    _scatter(ax, flat, _plain(labels), title)
+    ax.set(xlabel=names[0], ylabel=names[1])
+    ax.set_aspect("equal", adjustable="datalim")
+    return ax
+
+
+def _two_dimensions(points: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    if points.shape[1] == 2:
+        return points, ["z[0]", "z[1]"]
+    if len(points) < 2:
+        raise ValueError("z has one datum: principal components need at least two")
+    from sklearn.decomposition import PCA
+
+    pca = PCA(2, svd_solver="full")
+    flat = pca.fit_transform(points)
+    return flat, [f"PC {i + 1} ({share:.0%} of variance)" for i, share in enumerate(pca.explained_variance_ratio_)]
+
+
+def _plain(labels: Any) -> np.ndarray | None:
+    """Labels as an array of integers, floats or strings; tensors included."""
+    if labels is None:
+        return None
+    try:
+        return to_numpy("labels", labels)
+    except TypeError:
+        return np.asarray(labels).astype(str)
+
+
+def _scatter(ax: Axes, points: np.ndarray, labels: np.ndarray | None, title: str | None) -> None:
+    same_length(z=points, labels=labels)
+    look = {
+        "s": float(np.clip(16000 / len(points), 5, 36)),
+        "linewidths": 0,
+        "alpha": 0.75,
+        "rasterized": len(points) > 2000,
+    }
+    if labels is None:
+        ax.scatter(*points.T, color=BLUE, **look)
+    elif labels.dtype.kind == "f":
+        dots = ax.scatter(*points.T, c=labels, cmap=both_papers("viridis"), **look)
+        ax.figure.colorbar(dots, ax=ax, label=title or "label")
+    else:
+        _scatter_classes(ax, points, labels, look)
+        legend(ax, outside=True, title=title or "label")
+
+
+def _scatter_classes(ax: Axes, points: np.ndarray, labels: np.ndarray, look: dict[str, Any]) -> None:
+    classes = np.unique(labels)
+    if len(classes) > 48:
+        raise ValueError(
+            f"labels hold {len(classes)} classes, more than can be told apart: pass real numbers for a colour bar"
+        )
+    for index, value in enumerate(classes):
+        ax.scatter(*points[labels == value].T, color=color(index), marker=marker(index), label=str(value), **look)
+
+
+def plot_kl_per_dimension(
+    kl: Values,
+    mean_variance: Values | None = None,
+    *,
+    threshold: float = 0.1,
+    variance_threshold: float = 0.01,
+    names: Sequence[str] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    r"""How many nats each latent dimension carries, the most used first, and how many dimensions are active.
+
+    .. math:: \frac{1}{N} \sum_i \mathrm{KL}\bigl(q(z_d \mid x_i)\,\|\,p(z_d)\bigr)
+
+    Args:
+        kl: in nats: ``(latent_dim,)``, or ``(data, latent_dim)`` to be averaged.
+        mean_variance: the variance over data of each dimension's posterior mean, ``(latent_dim,)``: the count of active
+            units by that older rule is printed too, since the two often differ.
+        threshold: in nats; a dimension below it counts as collapsed.
+        variance_threshold: for ``mean_variance``.
+        names: of the dimensions; by default their index.
+        ax: where to draw.
+
+    Raises:
+        ValueError: a shape is none of these, lengths differ, or an entry is not finite.
+
+    References:
+        Y. Burda, R. Grosse and R. Salakhutdinov, "Importance weighted autoencoders" (2016), arXiv:1509.00519.
+
+    >>> plot_kl_per_dimension([2.0, 0.01, 1.0]).get_title(loc="left")
+    '2 of 3 dimensions above 0.1 nats'
+    """
+    rates = finite("kl", np.asarray(_mean_over_data(kl)))
+    labels = [str(index) for index in range(len(rates))] if names is None else list(names)
+    variances = None if mean_variance is None else to_shape("mean_variance", mean_variance, ("latent_dim",))
+    same_length(kl=rates, names=labels, mean_variance=variances)
+    order = np.argsort(-rates, kind="stable")
+    active = rates[order] > threshold
+    ax = one_panel(ax, float(np.clip(0.22 * len(rates), 4.5, 10)), 3.0)
+    ax.axhline(threshold, color=ink(ax), linewidth=1, linestyle="--", label=f"{threshold:g} nats")
+    _bars(ax, rates[order], active)
+    shown = np.arange(0, len(rates), -(-len(rates) // 32))
+    ax.set_xticks(
+        shown, [labels[order[i]] for i in shown], fontsize="small", rotation=90 if max(map(len, labels)) > 3 else 0
+    )
+    ax.set(xlabel="latent dimension, ordered by KL", ylabel="mean KL (nats)")
+    ax.grid(visible=False, axis="x")
+    finding(ax, _active_words(active, threshold, variances, variance_threshold))
+    return ax
+
+
+def _mean_over_data(kl: Values) -> np.ndarray:
+    array = to_numpy("kl", kl).astype(np.float64)
+    if array.ndim not in (1, 2):
+        raise ValueError(f"kl should have shape (latent_dim,) or (data, latent_dim), got {array.shape}")
+    return array if array.ndim == 1 else array.mean(0)
+
+
+def _bars(ax: Axes, rates: np.ndarray, active: np.ndarray) -> None:
+    for chosen, look in ((active, {"color": BLUE}), (~active, {"color": VERMILLION, "hatch": "//"})):
+        if chosen.any():
+            ax.bar(np.flatnonzero(chosen), rates[chosen], label="active" if chosen is active else "collapsed", **look)
+    legend(ax)
+
+
+def _active_words(active: np.ndarray, threshold: float, variances: np.ndarray | None, variance_threshold: float) -> str:
+    words = f"{active.sum()} of {len(active)} dimensions above {threshold:g} nats"
+    if variances is None:
+        return words
+    return f"{words},\n{(variances > variance_threshold).sum()} by variance of the mean > {variance_threshold:g}"

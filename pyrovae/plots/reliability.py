@@ -1,0 +1,174 @@
+"""Figures of how far importance weights can be trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pyrovae.plots.arrays import to_numpy, to_shape
+from pyrovae.plots.style import BLUE, VERMILLION, color, finding, ink, legend, one_panel
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from pyrovae.plots.arrays import Values
+
+_LIMIT = 0.7
+
+
+def plot_khat(
+    pareto_k: Values | Mapping[str, Values], num_samples: int | None = None, *, ax: Axes | None = None
+) -> Axes:
+    r"""Each datum's Pareto k-hat, in ascending order, with the lines above which importance sampling cannot be trusted.
+
+    .. math:: k_\text{good} = \min\bigl(1 - 1 / \log_{10} S,\ 0.7\bigr)
+
+    Args:
+        pareto_k: one a datum, ``(data,)``, or several such arrays by name, e.g. before and after refining. Infinite
+            values are counted and drawn as a triangle at the upper edge.
+        num_samples: S, the draws behind each k-hat; with fewer than 2,155 the line of good k lies below 0.7.
+        ax: where to draw.
+
+    Raises:
+        ValueError: an entry is NaN, or ``num_samples`` is below 2.
+
+    References:
+        A. Vehtari, D. Simpson, A. Gelman, Y. Yao and J. Gabry, "Pareto smoothed importance sampling" (2024),
+        arXiv:1507.02646.
+
+    >>> plot_khat([0.1, 0.9], num_samples=1000).get_title(loc="left")
+    '50% of 2 data above 0.7, 50% above good k 0.67'
+    """
+    named = pareto_k if isinstance(pareto_k, Mapping) else {"": pareto_k}
+    arrays = {str(name): _khats(str(name), values) for name, values in named.items()}
+    if not arrays:
+        raise ValueError("pareto_k is an empty mapping: there is nothing to draw")
+    good = _good_k(num_samples)
+    ax = one_panel(ax)
+    top = _top(np.concatenate(list(arrays.values())))
+    words = {name: _shares(values, good, named=bool(name)) for name, values in arrays.items()}
+    for index, (name, values) in enumerate(arrays.items()):
+        _draw_khats(ax, values, top, color(index), "o^sDvP"[index % 6], name or "k-hat of a datum")
+    _limits(ax, good)
+    ax.set(xlabel="data in the order of k-hat (%)", ylabel="Pareto k-hat (no unit)", ylim=(None, top), xlim=(-2, 102))
+    finding(ax, "\n".join(f"{name}: {text}" if name else text for name, text in words.items()))
+    legend(ax)
+    return ax
+
+
+def _khats(name: str, values: Values) -> np.ndarray:
+    array = to_shape(f"pareto_k[{name!r}]" if name else "pareto_k", values, ("data",))
+    if np.isnan(array).any():
+        raise ValueError(
+            f"pareto_k holds {np.isnan(array).sum()} NaN of {len(array)}: find out why before drawing the others"
+        )
+    return np.sort(array)
+
+
+def _good_k(num_samples: int | None) -> float:
+    if num_samples is None:
+        return _LIMIT
+    if num_samples < 2:
+        raise ValueError(f"num_samples should be at least 2, got {num_samples}")
+    return float(min(1 - 1 / np.log10(num_samples), _LIMIT))
+
+
+def _top(values: np.ndarray) -> float:
+    known = values[np.isfinite(values)]
+    return max(1.0, 1.08 * float(known.max())) if known.size else 1.0
+
+
+def _shares(values: np.ndarray, good: float, *, named: bool) -> str:
+    words = f"{np.mean(values > _LIMIT):.0%}{'' if named else f' of {len(values):,} data'} above {_LIMIT}"
+    return words if good >= _LIMIT else f"{words}, {np.mean(values > good):.0%} above good k {good:.2g}"
+
+
+def _draw_khats(ax: Axes, values: np.ndarray, top: float, tint: str, mark: str, label: str) -> None:
+    at = 100 * (np.arange(len(values)) + 0.5) / len(values)
+    size = float(np.clip(2000 / len(values), 3, 25))
+    known = np.isfinite(values)
+    look = {"color": tint, "linewidths": 0, "rasterized": len(values) > 2000}
+    ax.scatter(at[known], values[known], s=size, marker=mark, label=label, **look)
+    if not known.all():
+        ax.scatter(
+            at[~known],
+            np.full((~known).sum(), top),
+            s=30,
+            marker="^",
+            clip_on=False,
+            label=f"{(~known).sum()} infinite",
+            **look,
+        )
+
+
+def _limits(ax: Axes, good: float) -> None:
+    ax.axhline(_LIMIT, color=ink(ax), linewidth=1.2, linestyle="--", label=f"{_LIMIT}: unreliable above")
+    if good < _LIMIT:
+        ax.axhline(good, color=ink(ax), linewidth=1.2, linestyle=":", label=f"{good:.2g}: good k for so few draws")
+
+
+def plot_log_weights(log_weights: Values, *, num_data: int = 5, ax: Axes | None = None) -> Axes:
+    r"""How importance weights scatter around the evidence they estimate: the longer the right tail, the less to trust.
+
+    .. math:: \log w_s = \log p(x, z_s) - \log q(z_s \mid x), \qquad
+        \log \hat p(x) = \log \frac1S \sum_s w_s, \qquad \mathrm{ELBO} = \frac1S \sum_s \log w_s
+
+    Args:
+        log_weights: in nats, ``(samples,)`` for one datum or ``(samples, data)``; each datum is shifted by its own
+            estimate of log p(x), so that zero means the evidence. Minus infinity is allowed.
+        num_data: so many single data are drawn as thin lines, equally spread over the rows.
+        ax: where to draw.
+
+    Raises:
+        ValueError: there are fewer than 2 draws, a weight is NaN or plus infinity, or a datum has no weight above zero.
+
+    >>> plot_log_weights(np.zeros((100, 3))).get_xlabel()
+    'log weight − log p̂(x) (nats)'
+    """
+    array = to_numpy("log_weights", log_weights).astype(np.float64)
+    array = array[:, None] if array.ndim == 1 else array
+    if array.ndim != 2 or len(array) < 2:
+        raise ValueError(
+            f"log_weights should have shape (samples,) or (samples, data) with 2 or more samples, got {array.shape}"
+        )
+    shifted = array - _log_mean_exp(array)
+    gap = -shifted[np.isfinite(shifted)].mean()
+    ax = one_panel(ax)
+    _weight_histograms(ax, shifted, num_data)
+    ax.axvline(0, color=ink(ax), linewidth=1.4, label="log p̂(x)")
+    ax.axvline(-gap, color=VERMILLION, linewidth=1.6, linestyle="--", label=f"ELBO, {gap:.2f} nats below")
+    ax.set(xlabel="log weight − log p̂(x) (nats)", ylabel="density (per nat)")
+    finding(ax, _effective(shifted))
+    legend(ax)
+    return ax
+
+
+def _log_mean_exp(array: np.ndarray) -> np.ndarray:
+    if np.isnan(array).any() or np.isposinf(array).any():
+        raise ValueError("log_weights holds NaN or plus infinity: the model or the guide gave no density there")
+    peak = array.max(0)
+    if np.isneginf(peak).any():
+        raise ValueError(
+            f"{np.isneginf(peak).sum()} data have no weight above zero: the guide's support misses the posterior's"
+        )
+    return peak + np.log(np.mean(np.exp(array - peak), axis=0))
+
+
+def _weight_histograms(ax: Axes, shifted: np.ndarray, num_data: int) -> None:
+    known = shifted[np.isfinite(shifted)]
+    low, high = np.quantile(known, 0.002), known.max()
+    margin = 0.05 * (high - low) + 0.05
+    edges = np.linspace(low - margin, high + margin, 61)
+    ax.stairs(np.histogram(known, edges, density=True)[0], edges, color=BLUE, fill=True, alpha=0.45, label="all data")
+    count = min(num_data, shifted.shape[1]) if shifted.shape[1] > 1 else 0
+    for order, index in enumerate(np.linspace(0, shifted.shape[1] - 1, count).astype(int)):
+        one = np.histogram(shifted[:, index][np.isfinite(shifted[:, index])], edges, density=True)[0]
+        ax.stairs(one, edges, color=ink(ax), alpha=0.5, linewidth=0.8, label=None if order else "one datum each")
+
+
+def _effective(shifted: np.ndarray) -> str:
+    weights = np.exp(shifted - shifted.max(0))
+    effective = weights.sum(0) ** 2 / (weights**2).sum(0)
+    return f"median effective draws: {np.median(effective):,.0f} of {len(shifted):,}"

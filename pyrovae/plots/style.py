@@ -1,0 +1,247 @@
+"""How figures look: colours told apart by colour-blind readers, on white paper and on dark screens.
+
+Nothing here changes matplotlib's settings. Figures follow the settings that are in force; for a dark page, or one
+figure for light and dark pages, draw under ``matplotlib.rc_context(pyrovae.plots.DARK)`` or ``NEUTRAL``, which end with
+the block.
+
+The colours are those of M. Okabe and K. Ito, "Color universal design" (2008), https://jfly.uni-koeln.de/color/.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
+    from matplotlib.figure import Figure
+
+BLUE = "#0072B2"
+VERMILLION = "#D55E00"
+GREEN = "#009E73"
+PURPLE = "#CC79A7"
+ORANGE = "#E69F00"
+SKY = "#56B4E9"
+
+#: The colours of successive series, the most legible on both white and black first.
+SERIES = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY)
+MARKERS = ("o", "^", "s", "D", "v", "P", "X", "*")
+LINES = ("-", "--", "-.", ":")
+
+
+def _theme(ink: str, paper: str) -> dict[str, str]:
+    inked = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "axes.titlecolor")
+    papered = ("figure.facecolor", "axes.facecolor", "savefig.facecolor")
+    return dict.fromkeys(inked, ink) | dict.fromkeys(papered, paper)
+
+
+#: Settings for ``matplotlib.rc_context``: light ink on a dark page.
+DARK = _theme("#e6e6e6", "#15181c")
+
+#: Settings for ``matplotlib.rc_context``: grey ink on no paper at all, legible on a white and on a black page.
+NEUTRAL = _theme("#808080", "none")
+
+
+def color(index: int) -> str:
+    """The colour of the series ``index``; after the last colour the first comes again, with another marker and line.
+
+    >>> color(0), color(6)
+    ('#0072B2', '#0072B2')
+    """
+    return SERIES[index % len(SERIES)]
+
+
+def marker(index: int) -> str:
+    """The marker of the series ``index``: no two of the first 48 series share both colour and marker.
+
+    >>> marker(0), marker(6)
+    ('o', '^')
+    """
+    return MARKERS[index // len(SERIES) % len(MARKERS)]
+
+
+def _is_notebook() -> bool:
+    """Whether this process is a Jupyter kernel, where pyplot shows and closes each cell's figures."""
+    shells = sys.modules.get("ipykernel.zmqshell")
+    return shells is not None and shells.ZMQInteractiveShell.initialized()
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure that the reader will see, and that nobody has to close.
+
+    In a notebook, or with matplotlib's interactive mode on, the figure is pyplot's: it appears by itself. Elsewhere it
+    belongs to the caller alone (``ax.figure.savefig(...)``): no display is needed and pyplot holds no reference to it.
+
+    Args:
+        width: in inches.
+        height: in inches.
+
+    >>> new_figure(4, 3).axes
+    []
+    """
+    import matplotlib
+
+    if _is_notebook() or matplotlib.is_interactive():
+        from matplotlib import pyplot
+
+        return pyplot.figure(figsize=(width, height), layout="constrained")
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _check_axes(ax: Any) -> None:
+    from matplotlib.axes import Axes
+
+    if not isinstance(ax, Axes):
+        raise TypeError(
+            f"ax should be one matplotlib Axes, got {type(ax).__name__}; write ax=figure.subplots() or leave it out"
+        )
+
+
+def one_panel(ax: Axes | None, width: float = 5.0, height: float = 3.4, *, grid: bool = True) -> Axes:
+    """The axes to draw on: the ones given, or those of a new figure.
+
+    Raises:
+        TypeError: ``ax`` is no Axes.
+
+    >>> one_panel(None).get_title()
+    ''
+    """
+    if ax is None:
+        ax = new_figure(width, height).subplots()
+    _check_axes(ax)
+    return tidy(ax) if grid else ax
+
+
+def panels(
+    ax: Axes | None,
+    heights: Sequence[float],
+    columns: int = 1,
+    *,
+    width: float = 5.0,
+    height: float = 3.4,
+    share: bool = False,
+) -> np.ndarray:
+    """Panels in rows and columns: of a new figure, or inside the axes given, which become their invisible frame.
+
+    Args:
+        ax: the axes to divide, or None.
+        heights: one relative height a row.
+        columns: how many panels lie in a row.
+        width: of a new figure, in inches.
+        height: of a new figure, in inches.
+        share: whether the panels of a column share the horizontal axis.
+
+    Returns:
+        An array of Axes of shape ``(rows, columns)``.
+
+    Raises:
+        TypeError: ``ax`` is no Axes.
+
+    >>> panels(None, [3, 1]).shape
+    (2, 1)
+    """
+    if ax is not None:
+        _check_axes(ax)
+        return _divide(ax, heights, columns, share)
+    figure = new_figure(width, height)
+    ratios = {"height_ratios": list(heights)}
+    axes = figure.subplots(len(heights), columns, sharex="col" if share else False, squeeze=False, gridspec_kw=ratios)
+    for panel in axes.flat:
+        tidy(panel)
+    return axes
+
+
+def _divide(ax: Axes, heights: Sequence[float], columns: int, share: bool) -> np.ndarray:
+    ax.set_axis_off()
+    gap = 0.1 if share else 0.2
+    axes = np.empty((len(heights), columns), dtype=object)
+    unit = (1 - gap * (len(heights) - 1)) / sum(heights)
+    wide = (1 - 0.1 * (columns - 1)) / columns
+    for row, column in np.ndindex(axes.shape):
+        bottom = sum(heights[row + 1 :]) * unit + gap * (len(heights) - 1 - row)
+        above = axes[0, column] if share and row else None
+        axes[row, column] = tidy(
+            ax.inset_axes([column * (wide + 0.1), bottom, wide, heights[row] * unit], sharex=above)
+        )
+        if share and row < len(heights) - 1:
+            axes[row, column].tick_params(labelbottom=False)
+    return axes
+
+
+def tidy(ax: Axes) -> Axes:
+    """Two spines instead of four and a faint grid behind the data, on these axes only.
+
+    >>> tidy(new_figure(3, 2).subplots()).spines["top"].get_visible()
+    False
+    """
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(visible=True, color=ink(ax), alpha=0.15, linewidth=0.6)
+    ax.set_axisbelow(True)
+    return ax
+
+
+def ink(ax: Axes) -> Any:
+    """The colour of the axes' own labels: black on paper, light in the dark, whatever the settings say.
+
+    >>> ink(new_figure(3, 2).subplots())
+    'black'
+    """
+    return ax.xaxis.label.get_color()
+
+
+def finding(ax: Axes, text: str) -> None:
+    """Print what the figure shows in numbers above it, out of the way of the data.
+
+    >>> ax = new_figure(3, 2).subplots()
+    >>> finding(ax, "3 of 8 active")
+    >>> ax.get_title(loc="left")
+    '3 of 8 active'
+    """
+    ax.set_title(text, loc="left", fontsize="small", color=ink(ax))
+
+
+def both_papers(cmap: str) -> Colormap:
+    """A colour map without its darkest quarter and its palest part: points show on white and on black.
+
+    >>> both_papers("viridis").N
+    256
+    """
+    from matplotlib import colormaps
+    from matplotlib.colors import ListedColormap
+
+    return ListedColormap(colormaps[cmap](np.linspace(0.25, 0.85, 256)), name=f"{cmap} for both papers")
+
+
+def number(value: float, spec: str) -> str:
+    """A number for a label, with the minus sign that matplotlib's axes have.
+
+    >>> number(-1.25, ".1f")
+    '−1.2'
+    """
+    return format(value, spec).replace("-", "−")
+
+
+def legend(ax: Axes, *, outside: bool = False, title: str | None = None) -> None:
+    """A legend inside the axes, or at their right where it can cover nothing.
+
+    >>> ax = new_figure(3, 2).subplots()
+    >>> line = ax.plot([0, 1], label="kl")
+    >>> legend(ax)
+    >>> [text.get_text() for text in ax.get_legend().get_texts()]
+    ['kl']
+    """
+    from matplotlib.collections import PathCollection
+
+    at_right = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5), "borderaxespad": 0, "framealpha": 0}
+    place = at_right if outside else {"framealpha": 0.7}
+    made = ax.legend(fontsize="small", title=title, labelcolor=ink(ax), edgecolor="none", **place)
+    made.get_title().set(color=ink(ax), fontsize="small")
+    for handle in made.legend_handles:
+        if isinstance(handle, PathCollection):  # the dots of a scatter, which may be tiny and pale among thousands
+            handle.set(sizes=[30.0], alpha=1.0)
