@@ -155,8 +155,8 @@ def test_global_latents_are_kept_apart():
     mu = guide_trace.nodes["mu"]["value"].reshape(3)
     exact = dist.Normal(mu[:, None], math.sqrt(2.0)).log_prob(x)
     torch.testing.assert_close(terms.log_weights, exact, **EXACT)
-    outside = dist.Normal(0.0, 2.0).log_prob(mu) - dist.Normal(0.3, 0.7).log_prob(mu)
-    torch.testing.assert_close(terms.outside, outside, **EXACT)
+    prior, guide_ = (dist.Normal(torch.tensor(v, dtype=torch.float64), s) for v, s in ((0.0, 2.0), (0.3, 0.7)))
+    torch.testing.assert_close(terms.outside, prior.log_prob(mu) - guide_.log_prob(mu), **EXACT)
 
 
 @pytest.mark.parametrize("where", ["model", "guide", "sampled"])
@@ -256,7 +256,7 @@ def _two_latents(x):
         (_no_plate, _no_plate, "no site lies inside a plate named 'data'"),
         (_sequential, _sequential, "sequential plate"),
         (BetaBernoulli().model, AutoDelta(BetaBernoulli().model), "point estimate"),
-        (BetaBernoulli().model, AutoMultivariateNormal(BetaBernoulli().model), "joint over the rows"),
+        (BetaBernoulli().model, AutoMultivariateNormal(BetaBernoulli().model), "jointly over the rows"),
     ],
 )
 def test_programs_without_evidence_per_datum_are_refused(model, guide, message):
