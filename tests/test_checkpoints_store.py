@@ -69,8 +69,9 @@ def damage(path, how):
     path.write_bytes({"flip": raw, "truncate": raw[:-7], "empty": b"", "zeros": bytes(len(raw))}[how])
 
 
+@pytest.mark.parametrize("again", [15, 30])
 @pytest.mark.parametrize("how", ["flip", "truncate", "empty", "zeros"])
-def test_a_damaged_newest_falls_back_to_the_one_before_and_says_so(tmp_path, how):
+def test_a_damaged_newest_falls_back_to_the_one_before_and_says_so(tmp_path, how, again):
     tree = {"w": torch.ones(5)}
     store = CheckpointStore(tmp_path)
     store.save(tree, 10)
@@ -79,9 +80,9 @@ def test_a_damaged_newest_falls_back_to_the_one_before_and_says_so(tmp_path, how
         loaded, path = store.load_latest()
     assert torch.equal(loaded["w"], tree["w"])
     assert path.name == "checkpoint-000000000010.safetensors"
-    store.save(tree, 15)  # the damaged one, of a later step, must not outlive it and push out whole ones
-    assert names(store) == [10, 15]
-    assert store.load_latest()[1].name == "checkpoint-000000000015.safetensors"
+    store.save(tree, again)  # the damaged one must neither outlive this nor push out a whole one
+    assert names(store) == [10, again]
+    assert store.load_latest()[1].name == f"checkpoint-{again:012d}.safetensors"
 
 
 def test_a_damaged_one_that_is_written_anew_stays(tmp_path):
@@ -408,6 +409,13 @@ def test_a_first_signal_is_a_request_and_the_handlers_come_back(number):
         assert stop.requested
         assert stop.signal == number
     assert former == {n: signal.getsignal(n) for n in former}
+
+
+def test_without_a_signal_the_handlers_come_back_too():
+    with pytest.raises(ZeroDivisionError), StopRequest():
+        raise ZeroDivisionError
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_a_second_ctrl_c_interrupts_at_once():

@@ -71,7 +71,8 @@ def write_tensors(
     head = _head(tensors, parts, texts, digest.hexdigest())
 
     def write(file: BinaryIO) -> None:
-        for part in (head, *parts.values()):
+        file.write(head)
+        for part in parts.values():
             file.write(part)
 
     return save_file_atomic(path, write)
@@ -86,7 +87,8 @@ def _flat_bytes(tensor: Tensor) -> memoryview:
     flat = tensor.detach().resolve_conj().resolve_neg().to("cpu").reshape(-1)
     if flat.stride(0) != 1:  # one number cut from a row counts as contiguous, and still refuses the view as bytes
         flat = flat.clone(memory_format=torch.contiguous_format)
-    return memoryview(flat.view(torch.uint8).numpy())
+    array: Any = flat.view(torch.uint8).numpy()
+    return memoryview(array)
 
 
 def _head(
@@ -94,7 +96,7 @@ def _head(
 ) -> bytes:
     """The length and the JSON header. Written here, since safetensors orders the texts anew in every process."""
     stops = list(accumulate(len(part) for part in parts.values()))
-    entries: dict[str, Any] = {"__metadata__": {**dict(sorted(texts.items())), "sha256": digest}}
+    entries: dict[str, Any] = {"__metadata__": {**texts, "sha256": digest}}
     for (name, part), stop in zip(parts.items(), stops, strict=True):
         dtype, shape = _NAMES[tensors[name].dtype], list(tensors[name].shape)
         entries[name] = {"dtype": dtype, "shape": shape, "data_offsets": [stop - len(part), stop]}

@@ -129,7 +129,7 @@ def remove_leftovers(folder: str | os.PathLike[str]) -> list[Path]:
     with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
         for path in sorted(Path(folder).iterdir()):
             match = _LEFTOVER.fullmatch(path.name)
-            if match and path.is_file() and _is_abandoned(path, int(match["process"])):
+            if match and _is_abandoned(path, int(match["process"])):
                 with contextlib.suppress(OSError):
                     path.unlink()
                     removed.append(path)

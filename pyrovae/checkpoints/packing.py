@@ -164,7 +164,7 @@ class _Packer:
     def array(self, value: np.ndarray) -> Any:
         if value.dtype.kind not in _KINDS_OF_ARRAY or not _fits_torch(value):
             raise TypeError(f"{self.where()} is an array of {value.dtype}. {_HOLDS}")
-        native = np.array(value, dtype=value.dtype.newbyteorder("="), order="C")
+        native = np.array(value, dtype=value.dtype.newbyteorder("="))
         return {"$": "array", "name": self.keep(torch.from_numpy(native))}
 
     def keep(self, value: Tensor, order: list[int] | None = None) -> str:
@@ -178,8 +178,7 @@ class _Packer:
             count += 1
             name = f"{stem}#{count}"
         self.tensors[name] = value.detach() if order is None else value.detach().permute(order)
-        if value.numel():  # empty tensors all have the address 0
-            self.names[identity] = name
+        self.names[identity] = name
         return name
 
 
@@ -208,7 +207,7 @@ def _memory_order(value: Tensor) -> list[int]:
     Fused optimisers walk memory: a moment that comes back in another layout than its weight would be misread.
     """
     axes = list(range(value.ndim))
-    order = sorted(axes, key=lambda axis: -value.stride(axis))
+    order = sorted(axes, key=value.stride, reverse=True)
     return order if not value.is_contiguous() and value.permute(order).is_contiguous() else axes
 
 
