@@ -114,11 +114,11 @@ def named_columns(name: str, values: Values | Mapping[str, Values], rows: str) -
 
     Args:
         name: the argument's name; the columns of a bare matrix are called ``name[0]``, ``name[1]``, ...
-        values: ``(rows,)`` or ``(rows, quantities)``, or such arrays by name.
+        values: ``(rows,)`` or ``(rows, *quantities)``, or such arrays by name.
         rows: what the first axis means.
 
     Raises:
-        ValueError: an array has more than two axes, or lengths differ.
+        ValueError: an array has no axis, or lengths differ.
 
     >>> list(named_columns("ranks", {"z": np.zeros((5, 2)), "log_joint": np.zeros(5)}, "simulations"))
     ['z[0]', 'z[1]', 'log_joint']
@@ -135,11 +135,11 @@ def named_columns(name: str, values: Values | Mapping[str, Values], rows: str) -
 
 def _columns(name: str, values: Values, rows: str) -> dict[str, np.ndarray]:
     array = to_numpy(name, values)
+    if array.ndim == 0:
+        raise ValueError(f"{name} should have shape ({rows}, ...), got one number")
     if array.ndim == 1:
         return {name: array}
-    if array.ndim != 2:
-        raise ValueError(f"{name} should have shape ({rows},) or ({rows}, quantities), got {array.shape}")
-    return {f"{name}[{index}]": column for index, column in enumerate(array.T)}
+    return {f"{name}[{', '.join(map(str, at))}]": array[:, *at] for at in np.ndindex(array.shape[1:])}
 
 
 def column(table: Table, name: str) -> np.ndarray | None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pyrovae.plots.arrays import finite, named_columns, to_numpy, to_shape
 from pyrovae.plots.bands import Band, ecdf_band
-from pyrovae.plots.style import BLUE, LINES, VERMILLION, color, finding, ink, legend, one_panel
+from pyrovae.plots.style import BLUE, VERMILLION, color, finding, ink, legend, line, marker, one_panel
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,7 +29,7 @@ def plot_sbc_ecdf(
     wide a one.
 
     Args:
-        ranks: integers from 0 to ``num_draws``, ``(simulations,)`` or ``(simulations, quantities)``, or such arrays by
+        ranks: integers from 0 to ``num_draws``, ``(simulations,)`` or ``(simulations, *quantities)``, or such arrays by
             name, e.g. ``{"z": ..., "log_joint": ...}``.
         num_draws: L, the posterior draws among which each truth was ranked.
         prob: that *all* curves stay inside under calibration (Bonferroni over the quantities).
@@ -75,7 +75,7 @@ def plot_pit(pit: Values | Mapping[str, Values], *, prob: float = 0.95, ax: Axes
     The values must be independent of each other for the band to hold; those of one datum's pixels are not.
 
     Args:
-        pit: numbers in [0, 1], ``(data,)`` or ``(data, quantities)``, or such arrays by name.
+        pit: numbers in [0, 1], ``(data,)`` or ``(data, *quantities)``, or such arrays by name.
         prob: that *all* curves stay inside under calibration (Bonferroni over the quantities).
         ax: where to draw.
 
@@ -116,8 +116,8 @@ def _draw_ecdfs(ax: Axes, curves: dict[str, np.ndarray], band: Band, prob: float
     for name in [name for name in curves if several and name not in outside]:
         ax.plot(at, np.pad(curves[name] - band.expected, 1), color=BLUE, alpha=0.4, linewidth=0.8)
     for index, name in enumerate(outside[:6] if several else curves):
-        tint, line = (color(index + 1), LINES[index % 4]) if several else (color(index), LINES[index % 4])
-        ax.plot(at, np.pad(curves[name] - band.expected, 1), line, color=tint, linewidth=1.5, label=name)
+        tint = color(index + several)  # blue is taken by the many inside
+        ax.plot(at, np.pad(curves[name] - band.expected, 1), line(index), color=tint, linewidth=1.5, label=name)
     for name in outside[6:]:
         ax.plot(at, np.pad(curves[name] - band.expected, 1), color=VERMILLION, alpha=0.5, linewidth=0.8)
     finding(ax, _outside_words(len(outside), len(curves), prob))
@@ -143,7 +143,7 @@ def plot_coverage(
 
     Args:
         levels: nominal credible levels, ``(levels,)``, in [0, 1].
-        coverage: the share of simulations whose truth lay inside, ``(levels,)`` or ``(levels, quantities)``, or such
+        coverage: the share of simulations whose truth lay inside, ``(levels,)`` or ``(levels, *quantities)``, or such
             arrays by name.
         num_simulations: behind each share; draws the band of 95 % pointwise binomial intervals around the diagonal.
         ax: where to draw.
@@ -170,12 +170,15 @@ def plot_coverage(
     if num_simulations is not None:
         _binomial_band(ax, num_simulations)
     ax.plot([0, 1], [0, 1], color=ink(ax), linewidth=0.8, label="calibrated")
+    many: dict[str, Any] = {"color": BLUE, "alpha": 0.4, "linewidth": 0.8}
     for index, (name, values) in enumerate(columns.items()):
-        line = "o^sDvP"[index % 6] + LINES[index % 4]
-        ax.plot(nominal[order], values[order], line, color=color(index), markersize=3.5, label=name)
+        few: dict[str, Any] = {"color": color(index), "linestyle": line(index), "marker": marker(index), "label": name}
+        ax.plot(nominal[order], values[order], **(few if len(columns) <= 6 else many), markersize=3.5)
     ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="credible level (probability)", ylabel="coverage (share of simulations)")
     ax.set_aspect("equal")
     ax.annotate("too sure", (0.97, 0.04), ha="right", fontsize="small", fontstyle="italic", color=ink(ax))
+    if len(columns) > 6:
+        finding(ax, f"{len(columns)} quantities, a line each")
     legend(ax)
     return ax
 

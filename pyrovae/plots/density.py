@@ -79,7 +79,7 @@ def _limits(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _contours(ax: Axes, points: np.ndarray, edges: list[np.ndarray], tint: str, line: str, label: str) -> None:
     from scipy.ndimage import gaussian_filter
 
-    counts = np.histogram2d(*points.T, bins=edges)[0]
+    counts = np.histogramdd(points, bins=edges)[0]
     width = 60 * len(points) ** (-1 / 6) / 6  # Scott's rule for a density that fills a sixth of the range
     density = gaussian_filter(counts, max(width, 1.0)).T
     levels = _mass_levels(density, (0.9, 0.5))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pyrovae.plots.arrays import finite, same_length, to_shape
-from pyrovae.plots.style import BLUE, LINES, ORANGE, VERMILLION, color, ink, legend, marker, number, one_panel
+from pyrovae.plots.style import BLUE, ORANGE, VERMILLION, color, ink, legend, line, marker, number, one_panel
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,18 +52,13 @@ def plot_rate_distortion(
     same_length(rate=rates, distortion=distortions, beta=betas)
     ax = one_panel(ax, 5.0, 3.8)
     order = np.argsort(rates if betas is None else betas, kind="stable")
-    series = len([line for line in ax.lines if line.get_gid() != _EVIDENCE_LINES])
-    style = {"color": color(series), "marker": marker(series) if series >= 6 else "o^sDvP"[series], "linewidth": 1.4}
+    series = len([drawn for drawn in ax.lines if drawn.get_gid() != _EVIDENCE_LINES])
+    style: dict[str, Any] = {"color": color(series), "marker": marker(series), "linewidth": 1.4}
     ax.plot(rates[order], distortions[order], label=label, **style)
-    for i in order if betas is not None else ():
-        ax.annotate(
-            f"β {betas[i]:g}",
-            (rates[i], distortions[i]),
-            (5, 5),
-            textcoords="offset points",
-            fontsize="small",
-            color=ink(ax),
-        )
+    if betas is not None:
+        for where, value in zip(zip(rates, distortions, strict=True), betas, strict=True):
+            beside: dict[str, Any] = {"textcoords": "offset points", "fontsize": "small", "color": ink(ax)}
+            ax.annotate(f"β {value:g}", where, (5, 5), **beside)
     ax.set(xlabel="rate: KL (nats)", ylabel="distortion: − reconstruction (nats)")
     _equal_elbo(ax)
     if ax.get_legend_handles_labels()[1]:
@@ -84,7 +79,13 @@ def _equal_elbo(ax: Axes) -> None:
             [left, right], [total - left, total - right], color=ink(ax), alpha=0.3, linewidth=0.8, gid=_EVIDENCE_LINES
         )
         at = (max(left, total - top), min(top, total - left))
-        faint = {"fontsize": "x-small", "color": ink(ax), "alpha": 0.6, "va": "top", "gid": _EVIDENCE_LINES}
+        faint: dict[str, Any] = {
+            "fontsize": "x-small",
+            "color": ink(ax),
+            "alpha": 0.6,
+            "va": "top",
+            "gid": _EVIDENCE_LINES,
+        }
         ax.annotate(number(-total, "g"), at, (2, -2), textcoords="offset points", **faint)
     ax.set(xlim=(left, right), ylim=(bottom, top))
 
@@ -92,7 +93,7 @@ def _equal_elbo(ax: Axes) -> None:
 def _ticks(low: float, high: float) -> np.ndarray:
     from matplotlib.ticker import MaxNLocator
 
-    ticks = MaxNLocator(7).tick_values(low, high)
+    ticks = np.asarray(MaxNLocator(7).tick_values(low, high))
     return ticks[(ticks > low) & (ticks < high)]
 
 
@@ -153,7 +154,7 @@ def plot_comparison(
             "difference ± dse",
         )
     if given["elbo"] is not None:
-        hollow = {"color": BLUE, "markerfacecolor": "none", "markersize": 5}
+        hollow: dict[str, Any] = {"color": BLUE, "markerfacecolor": "none", "markersize": 5}
         ax.errorbar(given["elbo"], at, fmt="s", label="ELBO", **hollow)
     if refits is not None:
         _refits(ax, at, refits)
@@ -173,7 +174,7 @@ def _refits(ax: Axes, at: np.ndarray, refits: Sequence[Values]) -> None:
     for index, (height, values) in enumerate(zip(at, refits, strict=True)):
         seeds = finite("refits", to_shape(f"refits[{index}]", values, ("seeds",)))
         label = "refits" if index == 0 else None
-        ticks = {"color": ORANGE, "markersize": 9, "markeredgewidth": 1.6, "label": label}
+        ticks: dict[str, Any] = {"color": ORANGE, "markersize": 9, "markeredgewidth": 1.6, "label": label}
         ax.errorbar(seeds, np.full(len(seeds), height - 0.22), fmt="|", **ticks)
 
 
@@ -212,15 +213,14 @@ def plot_convergence(
     draws = finite("num_samples", to_shape("num_samples", num_samples, ("numbers",)))
     if draws.min() <= 0:
         raise ValueError(f"num_samples should be above 0, got {draws.min():g}")
-    _check_methods(estimates, errors or {})
+    known_errors = errors or {}
+    _check_methods(estimates, known_errors)
     ax = one_panel(ax)
     for index, (name, values) in enumerate(estimates.items()):
         heights = to_shape(f"estimates[{name!r}]", values, ("numbers",))
-        bars = None if name not in (errors or {}) else to_shape(f"errors[{name!r}]", errors[name], ("numbers",))
+        bars = to_shape(f"errors[{name!r}]", known_errors[name], ("numbers",)) if name in known_errors else None
         same_length(num_samples=draws, estimates=heights, errors=bars)
-        ax.errorbar(
-            draws, heights, bars, color=color(index), fmt="o^sDvP"[index % 6] + LINES[index % 4], capsize=3, label=name
-        )
+        ax.errorbar(draws, heights, bars, color=color(index), fmt=marker(index) + line(index), capsize=3, label=name)
     if exact is not None:
         ax.axhline(exact, color=ink(ax), linewidth=1, linestyle=":", label="exact")
     ax.set(xscale="log", xlabel="draws per datum", ylabel="log p(x) estimate (nats per datum)")

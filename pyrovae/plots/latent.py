@@ -69,7 +69,7 @@ def _plain(labels: Any) -> np.ndarray | None:
 
 def _scatter(ax: Axes, points: np.ndarray, labels: np.ndarray | None, title: str | None) -> None:
     same_length(z=points, labels=labels)
-    look = {
+    look: dict[str, Any] = {
         "s": float(np.clip(16000 / len(points), 5, 36)),
         "linewidths": 0,
         "alpha": 0.75,
@@ -78,7 +78,7 @@ def _scatter(ax: Axes, points: np.ndarray, labels: np.ndarray | None, title: str
     if labels is None:
         ax.scatter(*points.T, color=BLUE, **look)
     elif labels.dtype.kind == "f":
-        dots = ax.scatter(*points.T, c=labels, cmap=both_papers("viridis"), **look)
+        dots = ax.scatter(points[:, 0], points[:, 1], c=labels, cmap=both_papers("viridis"), **look)
         ax.figure.colorbar(dots, ax=ax, label=title or "label")
     else:
         _scatter_classes(ax, points, labels, look)
@@ -153,9 +153,9 @@ def _mean_over_data(kl: Values) -> np.ndarray:
 
 
 def _bars(ax: Axes, rates: np.ndarray, active: np.ndarray) -> None:
-    for chosen, look in ((active, {"color": BLUE}), (~active, {"color": VERMILLION, "hatch": "//"})):
-        if chosen.any():
-            ax.bar(np.flatnonzero(chosen), rates[chosen], label="active" if chosen is active else "collapsed", **look)
+    at = np.arange(len(rates))
+    ax.bar(at[active], rates[active], color=BLUE, label="active" if active.any() else None)
+    ax.bar(at[~active], rates[~active], color=VERMILLION, hatch="//", label=None if active.all() else "collapsed")
     legend(ax)
 
 

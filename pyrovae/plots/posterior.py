@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pyrovae.plots.arrays import finite, same_length, to_shape
-from pyrovae.plots.style import color, ink, legend, one_panel
+from pyrovae.plots.style import color, ink, legend, marker, one_panel
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,4 +63,4 @@ def _intervals(ax: Axes, array: np.ndarray, height: np.ndarray, prob: float, ind
     low, quarter, half, high = np.quantile(array, [tail, 0.25, 0.75, 1 - tail], axis=0)
     ax.hlines(height, low, high, color=color(index), linewidth=1.1)
     ax.hlines(height, quarter, half, color=color(index), linewidth=3.2)
-    ax.plot(array.mean(0), height, "o^sDvP"[index % 6], color=color(index), markersize=5, label=name)
+    ax.plot(array.mean(0), height, marker(index), color=color(index), markersize=5, label=name)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pyrovae.plots.arrays import to_numpy, to_shape
-from pyrovae.plots.style import BLUE, VERMILLION, color, finding, ink, legend, one_panel
+from pyrovae.plots.style import BLUE, VERMILLION, color, finding, ink, legend, marker, one_panel
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,7 +50,7 @@ def plot_khat(
     top = _top(np.concatenate(list(arrays.values())))
     words = {name: _shares(values, good, named=bool(name)) for name, values in arrays.items()}
     for index, (name, values) in enumerate(arrays.items()):
-        _draw_khats(ax, values, top, color(index), "o^sDvP"[index % 6], name or "k-hat of a datum")
+        _draw_khats(ax, values, top, color(index), marker(index), name or "k-hat of a datum")
     _limits(ax, good)
     ax.set(xlabel="data in the order of k-hat (%)", ylabel="Pareto k-hat (no unit)", ylim=(None, top), xlim=(-2, 102))
     finding(ax, "\n".join(f"{name}: {text}" if name else text for name, text in words.items()))
@@ -89,7 +89,7 @@ def _draw_khats(ax: Axes, values: np.ndarray, top: float, tint: str, mark: str, 
     at = 100 * (np.arange(len(values)) + 0.5) / len(values)
     size = float(np.clip(2000 / len(values), 3, 25))
     known = np.isfinite(values)
-    look = {"color": tint, "linewidths": 0, "rasterized": len(values) > 2000}
+    look: dict[str, Any] = {"color": tint, "linewidths": 0, "rasterized": len(values) > 2000}
     ax.scatter(at[known], values[known], s=size, marker=mark, label=label, **look)
     if not known.all():
         ax.scatter(

@@ -47,7 +47,7 @@ NEUTRAL = _theme("#808080", "none")
 
 
 def color(index: int) -> str:
-    """The colour of the series ``index``; after the last colour the first comes again, with another marker and line.
+    """The colour of the series ``index``; after the last colour the first comes again, with another marker.
 
     >>> color(0), color(6)
     ('#0072B2', '#0072B2')
@@ -56,12 +56,21 @@ def color(index: int) -> str:
 
 
 def marker(index: int) -> str:
-    """The marker of the series ``index``: no two of the first 48 series share both colour and marker.
+    """The marker of the series ``index``: neighbours differ in it, and no two of 48 series share colour and marker.
 
-    >>> marker(0), marker(6)
-    ('o', '^')
+    >>> marker(0), marker(1), marker(6)
+    ('o', '^', '^')
     """
-    return MARKERS[index // len(SERIES) % len(MARKERS)]
+    return MARKERS[(index + index // len(SERIES) * (len(MARKERS) - len(SERIES) + 1)) % len(MARKERS)]
+
+
+def line(index: int) -> str:
+    """The line style of the series ``index``.
+
+    >>> line(0), line(1)
+    ('-', '--')
+    """
+    return LINES[index % len(LINES)]
 
 
 def _is_notebook() -> bool:
@@ -167,10 +176,10 @@ def _divide(ax: Axes, heights: Sequence[float], columns: int, share: bool) -> np
         bottom = sum(heights[row + 1 :]) * unit + gap * (len(heights) - 1 - row)
         above = axes[0, column] if share and row else None
         axes[row, column] = tidy(
-            ax.inset_axes([column * (wide + 0.1), bottom, wide, heights[row] * unit], sharex=above)
+            ax.inset_axes((column * (wide + 0.1), bottom, wide, heights[row] * unit), sharex=above)
         )
         if share and row < len(heights) - 1:
-            axes[row, column].tick_params(labelbottom=False)
+            axes[row, column].tick_params(labelbottom=False)  # type: ignore[attr-defined]
     return axes
 
 
@@ -238,8 +247,13 @@ def legend(ax: Axes, *, outside: bool = False, title: str | None = None) -> None
     """
     from matplotlib.collections import PathCollection
 
-    at_right = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5), "borderaxespad": 0, "framealpha": 0}
-    place = at_right if outside else {"framealpha": 0.7}
+    at_right: dict[str, Any] = {
+        "loc": "center left",
+        "bbox_to_anchor": (1.01, 0.5),
+        "borderaxespad": 0,
+        "framealpha": 0,
+    }
+    place: dict[str, Any] = at_right if outside else {"framealpha": 0.7}
     made = ax.legend(fontsize="small", title=title, labelcolor=ink(ax), edgecolor="none", **place)
     made.get_title().set(color=ink(ax), fontsize="small")
     for handle in made.legend_handles:

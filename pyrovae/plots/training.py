@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from pyrovae.plots.arrays import column, same_length
-from pyrovae.plots.style import BLUE, GREEN, LINES, VERMILLION, finding, ink, legend, number, panels
+from pyrovae.plots.style import BLUE, GREEN, VERMILLION, finding, ink, legend, line, number, panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -87,9 +87,7 @@ def _panels(history: Table) -> list[_Panel]:
     loss = column(history, "loss")
     if loss is not None:
         bounds.append(_Curve("− loss", -loss, GREEN, ":", 1.2))
-    betas = [
-        _Curve(label, beta, BLUE, LINES[i % len(LINES)]) for i, (label, beta) in enumerate(_betas(history).items())
-    ]
+    betas = [_Curve(label, beta, BLUE, line(i)) for i, (label, beta) in enumerate(_betas(history).items())]
     return [
         ("ELBO (nats)", 3.0, bounds),
         ("reconstruction\n(nats)", 1.6, reconstructions),
@@ -103,7 +101,7 @@ def _pair(history: Table, name: str) -> list[_Curve]:
         ("training", column(history, name), BLUE, "-"),
         ("validation", column(history, f"validation_{name}"), VERMILLION, "--"),
     ]
-    return [_Curve(label, values, color, line) for label, values, color, line in curves if values is not None]
+    return [_Curve(label, values, tint, dash) for label, values, tint, dash in curves if values is not None]
 
 
 def _betas(history: Table) -> dict[str, np.ndarray]:
