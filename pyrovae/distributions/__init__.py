@@ -1,5 +1,6 @@
 """Conditional distributions: modules whose ``forward`` returns a Pyro distribution."""
 
+from pyrovae.distributions.columns import Category, Column, Count, Positive, Real
 from pyrovae.distributions.counts import (
     MeanBetaBinomial,
     SizedNegativeBinomial,
@@ -24,13 +25,17 @@ from pyrovae.distributions.mixture import DiagonalNormalMixture, GaussianMixture
 from pyrovae.distributions.multinomial import Multinomials, TotalMultinomial
 from pyrovae.distributions.simplex import AdditiveLogisticNormal, InteriorDirichlet, SimplexDirichlet, SimplexNormal
 from pyrovae.distributions.spherical import PowerSpherical, Spherical, UniformDirection, UniformSphere
+from pyrovae.distributions.table import TableDistribution, TableLikelihood, TableNetwork, TableSchema
 from pyrovae.distributions.vamp import VampPrior
 
 __all__ = [
     "AdditiveLogisticNormal",
     "AffineFlow",
     "Categories",
+    "Category",
     "CholeskyNormal",
+    "Column",
+    "Count",
     "DiagonalNormalMixture",
     "DiscretizedLogistic",
     "DiscretizedLogisticMixture",
@@ -51,7 +56,9 @@ __all__ = [
     "MeasuredStudentT",
     "Multinomials",
     "OneHot",
+    "Positive",
     "PowerSpherical",
+    "Real",
     "RelaxedOneHot",
     "SimplexDirichlet",
     "SimplexNormal",
@@ -59,6 +66,10 @@ __all__ = [
     "SizedPoisson",
     "Spherical",
     "SplineFlow",
+    "TableDistribution",
+    "TableLikelihood",
+    "TableNetwork",
+    "TableSchema",
     "TotalMultinomial",
     "UniformDirection",
     "UniformSphere",

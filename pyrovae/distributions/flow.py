@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch.distributions import Transform
 
 _positive = link(constraints.positive).forward
+_FEATURE_BOUND = 10.0
 _ONE = float(link(constraints.positive).inverse(torch.tensor(1.0)))
 
 
@@ -87,7 +88,7 @@ class Flow(nn.Module, ABC):
         event_shape: d, the length of the vector.
         transforms: the number of maps; the order of the entries is reversed from one to the next.
         hidden: widths of the maps' own masked networks.
-        features: the number of features that the maps see; only with a network.
+        features: the number of features that the maps see, each kept in (-10, 10); only with a network.
         inverse: draws, not densities, in one pass; by default so with a network. A conditional prior sets it to False.
         preprocess: applied to the network's input, e.g. ``torch.log1p``.
     """
@@ -128,6 +129,7 @@ class Flow(nn.Module, ABC):
         else:
             loc, scale, features = self.raw(value, context).split(self._sizes, -1)
             base = dist.Normal(loc, _positive(scale + _ONE))
+            features = features / (1 + features.abs() / _FEATURE_BOUND)
         maps = [map_(features) for map_ in self.maps]
         return FlowDistribution(base.to_event(1), maps if self.inverse else [map_.inv for map_ in reversed(maps)])
 

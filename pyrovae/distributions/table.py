@@ -1,0 +1,294 @@
+"""A likelihood over tables whose columns are of different kinds, and what a posterior sees of them."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor, nn
+from torch.distributions import constraints, transform_to
+from torch.distributions.transforms import AffineTransform
+
+from pyrovae.distributions.columns import Category, Column, Count, Real
+from pyrovae.distributions.raw import Context, Raw
+from pyrovae.networks import Network
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class TableSchema:
+    """The columns of a table: their kinds, labels and scales.
+
+    Args:
+        columns: one :class:`~pyrovae.distributions.columns.Column` each, in the data's order.
+
+    >>> import pandas as pd
+    >>> frame = pd.DataFrame({"age": [31, 45, None], "colour": ["red", "blue", "red"], "visits": [0, 2, 5]})
+    >>> schema = TableSchema.from_frame(frame)
+    >>> [type(column).__name__ for column in schema.columns]
+    ['Real', 'Category', 'Count']
+    >>> schema.encode(frame).tolist()
+    [[31.0, 1.0, 0.0], [45.0, 0.0, 2.0], [nan, 1.0, 5.0]]
+    """
+
+    columns: tuple[Column, ...]
+
+    @classmethod
+    def from_frame(cls, frame: pd.DataFrame, kinds: Mapping[Hashable, type[Column]] | None = None) -> TableSchema:
+        """Read the kinds from a frame's dtypes, and labels and scales from its values.
+
+        Booleans, categoricals and strings are categories; integers are counts, or real if one is negative; floating point
+        numbers are real.
+
+        Args:
+            frame: the training data; missing values are left out.
+            kinds: kinds for some columns by name: ``Real``, ``Positive``, ``Count`` or ``Category``.
+
+        Raises:
+            ValueError: a kind is given for a column that the frame lacks, or a column is constant or does not fit its kind.
+        """
+        kinds = {} if kinds is None else kinds
+        unknown = [name for name in kinds if name not in frame.columns]
+        if unknown:
+            raise ValueError(f"kinds= names the column {unknown[0]!r}, the frame has {list(frame.columns)}")
+        found = [kinds.get(name, _kind(frame[name])).from_series(name, frame[name]) for name in frame.columns]
+        return cls(tuple(found))
+
+    @property
+    def num_parameters(self) -> int:
+        """How many numbers a likelihood's network gives for one row."""
+        return sum(column.num_parameters for column in self.columns)
+
+    @property
+    def num_features(self) -> int:
+        """How many numbers a posterior's network sees of one row: features and one missingness indicator a column."""
+        return sum(column.num_features + 1 for column in self.columns)
+
+    def encode(self, frame: pd.DataFrame) -> np.ndarray:
+        """A frame as floating point numbers of shape ``(rows, columns)``, NaN where missing.
+
+        Raises:
+            ValueError: a column is absent, or holds a value outside its kind.
+        """
+        import numpy as np
+
+        absent = [column.name for column in self.columns if column.name not in frame.columns]
+        if absent:
+            raise ValueError(f"the frame lacks the column {absent[0]!r}; it has {list(frame.columns)}")
+        return np.stack([column.encode(frame[column.name]) for column in self.columns], 1)
+
+    def decode(self, values: np.ndarray | Tensor) -> pd.DataFrame:
+        """The frame back from numbers of shape ``(rows, columns)``."""
+        import numpy as np
+        import pandas as pd
+
+        array = np.asarray(values, dtype=float)
+        return pd.DataFrame({column.name: column.decode(array[:, j]) for j, column in enumerate(self.columns)})
+
+    def features(self, x: Tensor, mask: Tensor) -> Tensor:
+        """What a posterior sees: features of order one, zero where missing, and the mask; ``(*batch, num_features)``.
+
+        Args:
+            x: coded data of shape ``(*batch, columns)``, any finite value where missing.
+            mask: True where observed, of the same shape.
+        """
+        filled = torch.where(mask, x, self.interior(x))
+        parts = [
+            torch.where(seen.unsqueeze(-1), column.features(value), 0.0)
+            for column, value, seen in zip(self.columns, filled.unbind(-1), mask.unbind(-1), strict=True)
+        ]
+        return torch.cat([*parts, mask.to(x.dtype)], -1)
+
+    def interior(self, like: Tensor) -> Tensor:
+        """A value inside each column's support."""
+        return torch.tensor([column.interior for column in self.columns], dtype=like.dtype, device=like.device)
+
+
+class ColumnSupport(constraints.Constraint):
+    """Each entry of a row in its own column's support.
+
+    Args:
+        schema: the columns.
+    """
+
+    event_dim = 1
+    is_discrete = False
+
+    def __init__(self, schema: TableSchema) -> None:
+        self.schema = schema
+        super().__init__()
+
+    def check(self, value: Tensor) -> Tensor:
+        """Whether each row lies in the support."""
+        columns = zip(self.schema.columns, value.unbind(-1), strict=True)
+        return torch.stack([column.support.check(entry) for column, entry in columns], -1).all(-1)
+
+
+class TableDistribution(TorchDistribution):
+    r"""Independent columns of different kinds.
+
+    .. math:: p(x) = \prod_j p_j(x_j)
+
+    A density in the real and positive columns, a mass in the others.
+
+    Args:
+        schema: the columns.
+        raw: their unconstrained parameters, of shape ``(*batch, num_parameters)``.
+
+    Reference: Nazabal et al. 2020, HI-VAE, doi:10.1016/j.patcog.2020.107501, arXiv:1807.03653.
+
+    >>> from pyrovae.distributions.columns import Real
+    >>> TableDistribution(TableSchema((Real("a", 0.0, 1.0),)), torch.zeros(5, 2)).event_shape
+    torch.Size([1])
+    """
+
+    arg_constraints: ClassVar = {}
+
+    def __init__(self, schema: TableSchema, raw: Tensor, mask: Tensor | None = None) -> None:
+        self.schema, self.raw, self.mask = schema, raw, mask
+        super().__init__(raw.shape[:-1], torch.Size((len(schema.columns),)), validate_args=False)
+
+    @property
+    def support(self) -> ColumnSupport:
+        """Each entry in its own column's support."""
+        return ColumnSupport(self.schema)
+
+    @property
+    def columns(self) -> tuple[dist.TorchDistribution, ...]:
+        """The columns' distributions, each of batch shape ``batch``."""
+        parts = self.raw.split([column.num_parameters for column in self.schema.columns], -1)
+        return tuple(column.distribution(part) for column, part in zip(self.schema.columns, parts, strict=True))
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean of a number, the most probable code of a category: shape ``(*batch, columns)``."""
+        pairs = zip(self.schema.columns, self.columns, strict=True)
+        return torch.stack([column.centre(distribution) for column, distribution in pairs], -1)
+
+    def mask_entries(self, mask: Tensor) -> TableDistribution:
+        """The marginal over the entries that ``mask`` (of shape ``(*batch, columns)``) marks as observed."""
+        batch_shape = torch.broadcast_shapes(self.batch_shape, mask.shape[:-1])
+        return TableDistribution(self.schema, self.raw.expand(*batch_shape, -1), mask)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """The log density in nats, in the columns' own units, of shape ``batch``."""
+        if self.mask is not None:
+            value = torch.where(self.mask, value, self.schema.interior(value))
+        pairs = zip(self.columns, value.unbind(-1), strict=True)
+        terms = torch.stack([distribution.log_prob(entry) for distribution, entry in pairs], -1)
+        return (terms if self.mask is None else torch.where(self.mask, terms, 0.0)).sum(-1)
+
+    @torch.no_grad()
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """Coded rows of shape ``(*sample_shape, *batch, columns)``."""
+        draws = [distribution.sample(torch.Size(sample_shape)) for distribution in self.columns]
+        return torch.stack([draw.to(self.raw.dtype) for draw in draws], -1)
+
+    def expand(self, batch_shape: Sequence[int], _instance: TorchDistribution | None = None) -> TableDistribution:
+        """The same distribution with its batch axes expanded to ``batch_shape``."""
+        mask = None if self.mask is None else self.mask.expand(*batch_shape, -1)
+        return TableDistribution(self.schema, self.raw.expand(*batch_shape, -1), mask)
+
+
+class TableLikelihood(nn.Module):
+    r"""A conditional over rows of a table whose columns are of different kinds.
+
+    .. math:: p(x \mid z) = \prod_j p_j\bigl(x_j;\ \theta_j(z)\bigr)
+
+    Real columns are normal, positive ones log-normal, counts negative binomial, categories categorical. It starts at the
+    columns' marginal distributions.
+
+    Args:
+        schema: the columns, as by ``TableSchema.from_frame(frame)``; the data are ``schema.encode(frame)``.
+        net: a network; an open one is closed with ``schema.num_parameters`` numbers. None for learned marginals.
+
+    Raises:
+        ValueError: a closed network's shape differs.
+
+    Reference: Nazabal et al. 2020, HI-VAE, doi:10.1016/j.patcog.2020.107501, arXiv:1807.03653.
+
+    >>> import pandas as pd, pyrovae as pvae
+    >>> schema = TableSchema.from_frame(pd.DataFrame({"age": [31.0, 45.0], "colour": ["red", "blue"]}))
+    >>> TableLikelihood(schema, pvae.MLP(2, (16,)))(torch.zeros(7, 2)).event_shape
+    torch.Size([2])
+    """
+
+    def __init__(self, schema: TableSchema, net: Network | None = None) -> None:
+        super().__init__()
+        self.schema = schema
+        self.event_shape = torch.Size((len(schema.columns),))
+        self.raw = Raw(net, (schema.num_parameters,))
+        self.context_names = self.raw.context_names
+        offset = torch.tensor([number for column in schema.columns for number in column.offset])
+        self.register_buffer("offset", offset)
+
+    def forward(self, value: Tensor | None = None, context: Context | None = None) -> TableDistribution:
+        """The distribution given ``value`` of shape ``(*batch, *in_shape)``."""
+        return TableDistribution(self.schema, self.raw(value, context) + self.offset)
+
+
+class TableNetwork(Network):
+    r"""A network of a table's row: features of order one, zero where missing, and what is missing.
+
+    .. math:: y = f\bigl([m \odot \phi(x), m]\bigr)
+
+    Args:
+        schema: the columns.
+        net: a network with ``in_shape=schema.num_features``, open or closed.
+
+    Raises:
+        ValueError: the network takes another number of features.
+
+    >>> import pandas as pd, pyro.distributions as dist, pyrovae as pvae
+    >>> schema = TableSchema.from_frame(pd.DataFrame({"age": [31.0, 45.0], "colour": ["red", "blue"]}))
+    >>> net = TableNetwork(schema, pvae.MLP(schema.num_features, (16,)))
+    >>> pvae.Factorized(dist.Normal, net, event_shape=4).context_names
+    ('mask',)
+    """
+
+    def __init__(self, schema: TableSchema, net: Network) -> None:
+        if tuple(net.in_shape) != (schema.num_features,):
+            raise ValueError(
+                f"the network takes in_shape={tuple(net.in_shape)}, but this table has {schema.num_features} features: "
+                "write in_shape=schema.num_features"
+            )
+        super().__init__(len(schema.columns), net.out_shape, ("mask", *net.context_names))
+        self.schema, self.net = schema, net
+
+    def forward(self, x: Tensor | None, context: Context | None = None) -> Tensor:
+        """The output of shape ``(*batch, *out_shape)``.
+
+        Raises:
+            ValueError: the context lacks the mask.
+        """
+        if context is None or "mask" not in context:
+            raise ValueError("context has no 'mask': a VAE provides it; elsewhere pass context={'mask': ~x.isnan()}")
+        features = self.schema.features(x, context["mask"])
+        return self.net(features, context) if self.net.context_names else self.net(features)
+
+    def add_head(self, out_shape: torch.Size) -> Network:
+        """The same around the network with a head; all parts are shared."""
+        return TableNetwork(self.schema, self.net.close(out_shape))
+
+
+def _kind(series: pd.Series) -> type[Column]:
+    import pandas as pd
+
+    if pd.api.types.is_bool_dtype(series) or not pd.api.types.is_numeric_dtype(series):
+        return Category
+    if pd.api.types.is_integer_dtype(series) and not (series.dropna() < 0).any():
+        return Count
+    return Real
+
+
+@transform_to.register(ColumnSupport)
+def _transform_to_columns(support: ColumnSupport) -> AffineTransform:
+    """A point inside at zero, which is all that filling missing entries asks for."""
+    return AffineTransform(support.schema.interior(torch.zeros(())), 1.0, event_dim=1)
