@@ -17,7 +17,7 @@ from pyrovae.data.table import Data
 if TYPE_CHECKING:
     import pandas as pd
 
-_WIDER = {"uint16": np.int32, "uint32": np.int64, "uint64": np.int64, "longdouble": np.float64}
+_WIDER = {"uint16": np.int32, "uint32": np.int64, "uint64": np.float64, "longdouble": np.float64}
 """Dtypes that torch lacks or hardly supports, and those that hold their values."""
 
 
@@ -113,7 +113,7 @@ def as_rows(value: Any, path: str) -> Rows:
     if isinstance(value, LazyRows):
         return value
     if isinstance(value, Tensor):
-        return _from_tensor(value)
+        return _from_tensor(value, path)
     if "scipy.sparse" in sys.modules and sys.modules["scipy.sparse"].issparse(value):
         return _from_sparse(value, path)
     if _is_from(value, "pandas", "DataFrame"):
@@ -123,7 +123,9 @@ def as_rows(value: Any, path: str) -> Rows:
     return _from_numpy(_array(value, path), path)
 
 
-def _from_tensor(value: Tensor) -> Rows:
+def _from_tensor(value: Tensor, path: str) -> Rows:
+    if value.is_complex() or value.is_quantized:
+        raise _no_numbers(path, value.dtype)
     if value.layout == torch.strided:
         return value.detach()
     import scipy.sparse
@@ -150,7 +152,7 @@ def _array(value: Any, path: str) -> np.ndarray:
             "pyrovae.data.load(name_or_path) for named data and files, pyrovae.data.loader_batches(loader) for loaders"
         )
     if isinstance(value, np.ma.MaskedArray):
-        return value.astype(np.result_type(value.dtype, np.float32)).filled(np.nan)
+        return np.ma.filled(value.astype(np.result_type(value.dtype, np.float32)), np.nan)
     if isinstance(value, list) and value and all(isinstance(row, Tensor) for row in value):
         value = [row.detach().cpu().numpy() for row in value]
     try:
@@ -172,15 +174,21 @@ def _from_numpy(array: np.ndarray, path: str) -> Tensor:
 def _native(dtype: np.dtype, path: str) -> np.dtype:
     """The dtype in which torch holds such numbers."""
     if dtype.kind not in "biuf":
-        raise TypeError(
-            f"expected {path} to hold numbers, got dtype {dtype}; write array.astype('float32'), and code categories "
-            "as numbers (one-hot, say)"
-        )
+        raise _no_numbers(path, dtype)
     return np.dtype(_WIDER.get(dtype.name, dtype.newbyteorder("=")) if dtype.itemsize <= 8 else np.float64)
+
+
+def _no_numbers(path: str, dtype: np.dtype | torch.dtype) -> TypeError:
+    return TypeError(
+        f"expected {path} to hold numbers, got dtype {dtype}; write array.astype('float32'), and code categories as "
+        "numbers (one-hot, say)"
+    )
 
 
 def _frame_values(frame: pd.DataFrame, path: str) -> np.ndarray:
     """The values of a table: whole numbers where all are, else float64 with NaN for what is missing."""
+    if frame.empty:
+        return np.empty(frame.shape)
     wrong = [str(name) for name, dtype in frame.dtypes.items() if not _is_number(dtype)]
     if wrong:
         raise TypeError(

@@ -1,0 +1,114 @@
+"""A folder of images as rows that are read batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyrovae.data.rows import Index, LazyRows
+
+IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+_GREY_MODES = ("1", "L", "LA")
+
+
+class ImageRows(LazyRows):
+    """Image files of one size, read when a batch is taken: `(rows, channels, height, width)`.
+
+    Args:
+        paths: The files.
+        mode: Pillow's `"L"` (one channel) or `"RGB"` (three).
+        size: Height and width in pixels, the same for all files.
+        scaled: Whether levels are divided by 255 (float32) or stay 0..255 (uint8).
+    """
+
+    def __init__(self, paths: Sequence[Path], mode: str, size: tuple[int, int], scaled: bool = False) -> None:
+        self.paths, self.mode, self.size, self.scaled = tuple(paths), mode, size, scaled
+        self.shape = torch.Size([len(self.paths), 1 if mode == "L" else 3, *size])
+        self.dtype = torch.float32 if scaled else torch.uint8
+
+    def take(self, index: Index) -> Tensor:
+        """These images as a dense tensor of shape `(len(index), channels, height, width)`."""
+        paths = self.select(index).paths
+        levels = torch.empty((len(paths), *self.shape[1:]), dtype=torch.uint8)
+        for row, path in zip(levels, paths, strict=True):
+            row.copy_(torch.from_numpy(_pixels(path, self.mode)))
+        return levels.float().div_(255) if self.scaled else levels
+
+    def select(self, index: Index) -> ImageRows:
+        """These images, still on disk."""
+        paths = self.paths[index] if isinstance(index, slice) else [self.paths[number] for number in index.tolist()]
+        return ImageRows(paths, self.mode, self.size, self.scaled)
+
+
+def image_folder(folder: Path, scaled: bool) -> tuple[ImageRows, Tensor | None]:
+    """All images under a folder, sorted by path; subfolders, if any, are classes.
+
+    Args:
+        folder: The folder.
+        scaled: Whether levels are divided by 255.
+
+    Returns:
+        The images and, where every image lies in a subfolder, the number of its subfolder in alphabetical order.
+
+    Raises:
+        ValueError: If there is no image, one cannot be read, or their sizes differ.
+    """
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    if not paths:
+        raise ValueError(
+            f"expected images in the folder {folder}, got none; put files there that end in {', '.join(IMAGE_SUFFIXES)}"
+        )
+    modes, sizes = zip(*(_header(path) for path in paths), strict=True)
+    for path, size in zip(paths, sizes, strict=True):
+        if size != sizes[0]:
+            raise ValueError(
+                f"expected images of one size, got {sizes[0]} (height, width) in {paths[0]} and {size} in {path}; crop "
+                "or resize them first"
+            )
+    mode = "L" if all(mode in _GREY_MODES for mode in modes) else "RGB"
+    return ImageRows(paths, mode, sizes[0], scaled), _classes(folder, paths)
+
+
+def _classes(folder: Path, paths: Sequence[Path]) -> Tensor | None:
+    names = [path.relative_to(folder).parts[0] for path in paths]
+    if any(path.parent == folder for path in paths):
+        return None
+    number = {name: position for position, name in enumerate(sorted(set(names)))}
+    return torch.tensor([number[name] for name in names])
+
+
+def _header(path: Path) -> tuple[str, tuple[int, int]]:
+    """The mode of an image and its (height, width), without reading its pixels."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            mode, size = image.mode, image.size
+    except (OSError, SyntaxError) as error:
+        raise _unreadable(path, error) from None
+    if mode.startswith(("I", "F")):
+        raise ValueError(
+            f"expected images of 8 bits a channel, got mode {mode} in {path}; save 16-bit and float images as one .npy "
+            "array"
+        )
+    return mode, (size[1], size[0])
+
+
+def _pixels(path: Path, mode: str) -> np.ndarray:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            pixels = np.array(image.convert(mode))
+    except (OSError, SyntaxError) as error:
+        raise _unreadable(path, error) from None
+    return pixels[None] if mode == "L" else pixels.transpose(2, 0, 1)
+
+
+def _unreadable(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"expected an image, got {path}, which cannot be read ({error}); replace or remove the file")

@@ -1,0 +1,183 @@
+"""The named data sets: where their files are, and how their variants are made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyrovae.data.idx import check_sha256, read_bytes, read_idx
+from pyrovae.data.locate import obtain
+from pyrovae.data.table import Transform
+from pyrovae.data.transforms import Binarize
+
+MNIST_MIRRORS = (
+    "https://ossci-datasets.s3.amazonaws.com/mnist/",
+    "https://storage.googleapis.com/cvdf-datasets/mnist/",
+)
+
+MNIST_SHA256 = {
+    "mnist/train-images-idx3-ubyte.gz": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "mnist/train-labels-idx1-ubyte.gz": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    "mnist/t10k-images-idx3-ubyte.gz": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "mnist/t10k-labels-idx1-ubyte.gz": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+}
+"""The checksums of the unzipped files."""
+
+
+class Images(NamedTuple):
+    """Grey images before a variant is made of them.
+
+    Attributes:
+        levels: `(rows, 1, height, width)`, uint8.
+        labels: `(rows,)`, or None.
+        num_test: How many rows at the end are the test set by tradition, or 0.
+    """
+
+    levels: Tensor
+    labels: Tensor | None = None
+    num_test: int = 0
+
+
+class Variant(NamedTuple):
+    """One variant of a data set.
+
+    Attributes:
+        x: The rows.
+        name: Its name in full, where that says more than was asked for.
+        transform: What is done to each training batch.
+    """
+
+    x: Tensor
+    name: str | None = None
+    transform: Transform | None = None
+
+
+Recipe = Callable[[Tensor, int, int], Variant]
+"""`recipe(levels, seed, num_train)`: the first `num_train` rows are those to train on, where rows come in that "
+"order."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A named data set.
+
+    Args:
+        rows: How many rows it has.
+        event_shape: The shape of one row.
+        variants: How each variant is made; the first is the default.
+        read: `read(download)` gives the raw images.
+        sizes: The shares of validation and test, by default.
+        files: Its files within a data folder.
+        elsewhere: Where it is, or how to get it, when the files are not found.
+    """
+
+    rows: int
+    event_shape: tuple[int, ...]
+    variants: Mapping[str, Recipe]
+    read: Callable[[bool], Images]
+    sizes: tuple[float, float]
+    files: tuple[str, ...] = ()
+    elsewhere: str = ""
+
+
+def _grey(levels: Tensor, seed: int, num_train: int) -> Variant:
+    return Variant(levels.float().div_(255))
+
+
+def _uint8(levels: Tensor, seed: int, num_train: int) -> Variant:
+    return Variant(levels)
+
+
+def _threshold(levels: Tensor, seed: int, num_train: int) -> Variant:
+    return Variant((levels > 127).float())
+
+
+def _static(levels: Tensor, seed: int, num_train: int) -> Variant:
+    """One draw of all rows, in their order: a row's pixels depend on the seed and its place, not on the split."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.cat([Binarize()(_grey(rows, seed, num_train).x, generator) for rows in levels.split(1000)])
+    return Variant(drawn, f"static(seed={seed})")
+
+
+def _dynamic(levels: Tensor, seed: int, num_train: int) -> Variant:
+    """Grey rows to train on, which are drawn for each batch; the other rows as in the static variant of this seed."""
+    x = _static(levels, seed, num_train).x
+    x[:num_train] = _grey(levels[:num_train], seed, num_train).x
+    return Variant(x, transform=Binarize())
+
+
+def _counts(levels: Tensor, seed: int, num_train: int) -> Variant:
+    return Variant(levels.float())
+
+
+def _sixteenths(levels: Tensor, seed: int, num_train: int) -> Variant:
+    return Variant(levels.float().div_(16))
+
+
+def _read_digits(download: bool) -> Images:
+    from sklearn.datasets import load_digits
+
+    raw = load_digits()
+    levels = torch.from_numpy(raw.images.astype(np.uint8))[:, None]
+    return Images(levels, torch.from_numpy(raw.target.astype(np.int64)))
+
+
+def _read_mnist(download: bool) -> Images:
+    paths = obtain(tuple(MNIST_SHA256), MNIST_MIRRORS if download else (), _verify)
+    train, train_labels, test, test_labels = (
+        read_idx(path, checksum) for path, checksum in zip(paths, MNIST_SHA256.values(), strict=True)
+    )
+    levels = torch.from_numpy(np.concatenate([train, test]))[:, None]
+    return Images(levels, torch.from_numpy(np.concatenate([train_labels, test_labels]).astype(np.int64)), len(test))
+
+
+def _verify(path: Path, file: str) -> None:
+    check_sha256(read_bytes(path), MNIST_SHA256[file], path)
+
+
+def _read_freyfaces(download: bool) -> Images:
+    (path,) = obtain(("freyfaces/freyfaces.npz",))
+    with np.load(path, allow_pickle=False) as arrays:
+        images = arrays["images"] if "images" in arrays.files else np.empty(0)
+    if images.dtype != np.uint8 or images.shape[1:] != (28, 20):
+        raise ValueError(
+            f"expected an array 'images' of shape (1965, 28, 20) and dtype uint8 in {path}, got {images.shape} and "
+            f"{images.dtype}; save the frames so by numpy.savez"
+        )
+    return Images(torch.from_numpy(images)[:, None])
+
+
+SOURCES: Mapping[str, Source] = {
+    "digits": Source(
+        1797,
+        (1, 8, 8),
+        {"counts": _counts, "scaled": _sixteenths},
+        _read_digits,
+        sizes=(0.1, 0.2),
+        elsewhere="comes with scikit-learn",
+    ),
+    "mnist": Source(
+        70_000,
+        (1, 28, 28),
+        {"dynamic": _dynamic, "static": _static, "grey": _grey, "threshold": _threshold, "uint8": _uint8},
+        _read_mnist,
+        sizes=(1 / 12, 0),
+        files=tuple(MNIST_SHA256),
+        elsewhere="downloaded when first loaded, to {folder}",
+    ),
+    "freyfaces": Source(
+        1965,
+        (1, 28, 20),
+        {"uint8": _uint8, "grey": _grey},
+        _read_freyfaces,
+        sizes=(200 / 1965, 200 / 1965),
+        files=("freyfaces/freyfaces.npz",),
+        elsewhere="put freyfaces.npz (array 'images') into {folder}",
+    ),
+}
