@@ -90,6 +90,18 @@ class Network(nn.Module, ABC):
             )
         return self
 
+    @property
+    def closed_shape(self) -> torch.Size:
+        """The output's shape.
+
+        Raises:
+            ValueError: the network is open.
+        """
+        if self.out_shape is None:
+            name = type(self).__name__
+            raise ValueError(f"{name} is open, it has no output yet: write out_shape=..., or call its close(out_shape)")
+        return self.out_shape
+
     def extra_repr(self) -> str:
         """The shapes, and the context's names where there are any."""
         out_shape = "open" if self.out_shape is None else tuple(self.out_shape)
@@ -106,7 +118,7 @@ class Rows(NamedTuple):
     @classmethod
     def of(cls, network: Network, x: Tensor | None) -> Rows:
         """The rows of an input of this network, checked by their shape alone."""
-        batch_shape = batch_shape_of(network, x)
+        x, batch_shape = check_input(network, x)
         size = math.prod(batch_shape)
         if size == 1 and network.training:
             refuse_one_row(network)
@@ -133,11 +145,9 @@ def as_shape(size: Shape, what: str, least: int = 1) -> torch.Size:
     return torch.Size(axes)
 
 
-def batch_shape_of(network: Network, x: Tensor | None) -> torch.Size:
-    """The leading axes of an input, once its network is known to be closed and its trailing axes to be right."""
-    name, expected = type(network).__name__, network.in_shape
-    if network.out_shape is None:
-        raise ValueError(f"{name} is open, it has no output yet: write out_shape=..., or call its close(out_shape)")
+def check_input(network: Network, x: Tensor | None) -> tuple[Tensor, torch.Size]:
+    """An input and its leading axes, once its network is known to be closed and its trailing axes to be right."""
+    _, name, expected = network.closed_shape, type(network).__name__, network.in_shape
     if not isinstance(x, Tensor):
         remedy = (
             "a network without a value is ConcatContext(net, None, context)" if x is None else "use torch.as_tensor"
@@ -149,12 +159,14 @@ def batch_shape_of(network: Network, x: Tensor | None) -> torch.Size:
             f"{name} expected an input of shape {batch_text(expected)}, got {tuple(x.shape)}: "
             f"reshape the input, or write in_shape={tuple(x.shape[1:])}"
         )
-    return x.shape[:cut]
+    return x, x.shape[:cut]
 
 
 def closed_already(network: Network) -> ValueError:
     """The error of a network that is always closed, where it is asked for a head."""
-    return ValueError(f"{type(network).__name__} is closed with out_shape={tuple(network.out_shape)}: it takes no head")
+    return ValueError(
+        f"{type(network).__name__} is closed with out_shape={tuple(network.closed_shape)}: it takes no head"
+    )
 
 
 def refuse_one_row(network: Network) -> None:
@@ -165,6 +177,11 @@ def refuse_one_row(network: Network) -> None:
                 f"{type(network).__name__} normalises over the batch ({type(module).__name__}), got one training row: "
                 "give at least two, call .eval() first, or normalise each row by itself (nn.LayerNorm, nn.GroupNorm)"
             )
+
+
+def networks_of(modules: nn.ModuleList) -> list[Network]:
+    """The networks in a list of modules, in order."""
+    return [module for module in modules if isinstance(module, Network)]
 
 
 def batch_text(shape: torch.Size) -> str:

@@ -47,7 +47,7 @@ class BatchAxes(Network):
         rows = Rows.of(self, x)
         output = self.module(rows.values)
         self._check_output(output, len(rows.values))
-        return rows.restore(output, self.out_shape)
+        return rows.restore(output, self.closed_shape)
 
     def train(self, mode: bool = True) -> BatchAxes:
         """Set the mode of everything but a frozen module, which stays in eval mode."""
@@ -66,7 +66,7 @@ class BatchAxes(Network):
                 f"BatchAxes expected in_shape={tuple(network.in_shape)}, which is its {type(network).__name__}'s, "
                 f"got {tuple(self.in_shape)}: networks need no BatchAxes, leave it out"
             )
-        return network.close(self.out_shape)
+        return network.close(self.closed_shape)
 
     def _check_output(self, output: Tensor, rows: int) -> None:
         name = type(self.module).__name__
@@ -74,9 +74,9 @@ class BatchAxes(Network):
             raise TypeError(
                 f"{name} returned a {type(output).__name__}, expected one tensor: wrap it in a module that picks it"
             )
-        if output.shape != (rows, *self.out_shape):
+        if output.shape != (rows, *self.closed_shape):
             raise ValueError(
-                f"{name} expected to return {(rows, *self.out_shape)}, got {tuple(output.shape)} for an input of "
+                f"{name} expected to return {(rows, *self.closed_shape)}, got {tuple(output.shape)} for an input of "
                 f"{(rows, *self.in_shape)}: write out_shape={tuple(output.shape[1:])}"
             )
 

@@ -7,7 +7,7 @@ import itertools
 import torch
 from torch import Tensor, nn
 
-from pyrovae.networks.base import Context, Network
+from pyrovae.networks.base import Context, Network, networks_of
 
 
 class Chain(Network):
@@ -43,13 +43,16 @@ class Chain(Network):
 
     def forward(self, x: Tensor | None, context: Context | None = None) -> Tensor:
         """The last network's output ``(*batch, *out_shape)``; each network is given the context."""
-        for network in self.networks:
-            x = network(x, context)
-        return x
+        first, *others = self.networks
+        y = first(x, context)
+        for network in others:
+            y = network(y, context)
+        return y
 
     def add_head(self, out_shape: torch.Size) -> Network:
         """This chain with its last network closed; all of them are shared."""
-        return Chain(*self.networks[:-1], self.networks[-1].close(out_shape))
+        *others, last = networks_of(self.networks)
+        return Chain(*others, last.close(out_shape))
 
 
 def check_network(who: str, network: Network) -> None:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyrovae.networks.base import Context, Network, Shape, batch_shape_of
+from pyrovae.networks.base import Context, Network, Shape, check_input
 from pyrovae.networks.chain import check_network
 from pyrovae.networks.entries import Entries, Entry, broadcast_batch
 from pyrovae.networks.mlp import MLP
@@ -67,11 +67,12 @@ class ConcatContext(Network):
         if x is None and self.in_shape == (0,):
             x = values[0].new_empty(0)
         shapes = (self.in_shape, *self.entries.shapes)
-        own = [batch_shape_of(self, x), *_batch_shapes(values, self.entries.shapes)]
+        value, batch = check_input(self, x)
+        own = [batch, *_batch_shapes(values, self.entries.shapes)]
         batch_shape = broadcast_batch("ConcatContext", own)
         parts = [
-            value.reshape(own_batch + self.join.view(shape)).expand(batch_shape + self.join.full(shape))
-            for value, own_batch, shape in zip((x, *values), own, shapes, strict=True)
+            part.reshape(own_batch + self.join.view(shape)).expand(batch_shape + self.join.full(shape))
+            for part, own_batch, shape in zip((value, *values), own, shapes, strict=True)
         ]
         return self.net(torch.cat(parts, self.join.axis - len(self.join.frame)), context)
 
@@ -109,6 +110,8 @@ class FiLM(Network):
         self, net: Network, context: Mapping[str, Entry], generator: Network | None = None, axis: int = 0
     ) -> None:
         check_network("FiLM", net)
+        if generator is not None:
+            check_network("FiLM's generator=", generator)
         entries = Entries("FiLM", context)
         super().__init__(net.in_shape, net.out_shape, _names(entries, net, generator))
         dims = len(self.in_shape)
@@ -134,14 +137,15 @@ class FiLM(Network):
         """
         values = self.entries(context)
         own = _batch_shapes(values, self.entries.shapes)
-        broadcast_batch("FiLM", [batch_shape_of(self, x), *own])
+        value, batch = check_input(self, x)
+        broadcast_batch("FiLM", [batch, *own])
         batch_shape = torch.broadcast_shapes(*own)
         parts = [
-            value.reshape(*batch, math.prod(shape)).expand(*batch_shape, math.prod(shape))
-            for value, batch, shape in zip(values, own, self.entries.shapes, strict=True)
+            part.reshape(*own_batch, math.prod(shape)).expand(*batch_shape, math.prod(shape))
+            for part, own_batch, shape in zip(values, own, self.entries.shapes, strict=True)
         ]
         scale, shift = self.generator(torch.cat(parts, -1), context).unbind(-2)
-        return self.net((1 + self._aligned(scale)) * x + self._aligned(shift), context)
+        return self.net((1 + self._aligned(scale)) * value + self._aligned(shift), context)
 
     def add_head(self, out_shape: torch.Size) -> Network:
         """The same around the network with a head; all parts are shared."""
@@ -209,7 +213,6 @@ def _batch_shapes(values: list[Tensor], shapes: tuple[torch.Size, ...]) -> list[
 def _generator(generator: Network | None, size: int, features: int) -> Network:
     if generator is None:
         return MLP(size, (), (2, features))
-    check_network("FiLM's generator=", generator)
     if generator.in_shape != (size,):
         raise ValueError(
             f"FiLM expected a generator with in_shape=({size},), the number of values in its context, got "

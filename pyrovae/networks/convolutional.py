@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from pyrovae.networks.layers import (
     MakeActivation,
     MakeNormalization,
     Residual,
+    flat_rows,
     new_activation,
     new_normalization,
     sequential,
@@ -119,8 +121,9 @@ class ConvDecoder(Trunk):
         """The two parts that depend on the image: the map into the smallest feature maps, and the last doubling."""
         return Canvas(math.prod(self.in_shape), self.channels, out_shape)
 
-    def run(self, rows: Tensor, head: Canvas) -> Tensor:
+    def run(self, rows: Tensor, head: nn.Module) -> Tensor:
         """From ``(rows, *in_shape)`` to ``(rows, channels, height, width)``, of the size that the head was made for."""
+        head = cast(Canvas, head)
         h = self.refines[0](head.start(rows))
         for up, refine, (height, width) in zip(self.ups, self.refines[1:], head.sizes, strict=True):
             h = refine(up(h)[..., :height, :width])
@@ -154,7 +157,7 @@ class Canvas(nn.Module):
 
     def start(self, rows: Tensor) -> Tensor:
         """The smallest feature maps of rows of input."""
-        return self.stem(rows.reshape(len(rows), -1)).unflatten(-1, self.first_maps)
+        return self.stem(flat_rows(rows)).unflatten(-1, self.first_maps)
 
     def forward(self, h: Tensor) -> Tensor:
         """The images ``(rows, channels, height, width)`` of the largest feature maps."""

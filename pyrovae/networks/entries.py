@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from pyrovae.networks.base import Context, Network, Shape, as_shape, batch_shape_of, closed_already
+from pyrovae.networks.base import Context, Network, Shape, as_shape, check_input, closed_already, networks_of
 
 Entry = Shape | Network
 
@@ -31,12 +31,12 @@ class Embed(Network):
         super().__init__((), as_shape(out_shape, "out_shape"))
         if not isinstance(num_categories, int) or num_categories < 1:
             raise ValueError(f"num_categories must be a positive integer, got {num_categories!r}")
-        self.table = nn.Parameter(torch.randn(num_categories, *self.out_shape))
+        self.table = nn.Parameter(torch.randn(num_categories, *self.closed_shape))
 
     def forward(self, x: Tensor | None, context: Context | None = None) -> Tensor:
         """The vectors ``(*batch, *out_shape)`` of codes ``(*batch,)``."""
-        batch_shape = batch_shape_of(self, x)
-        return nn.functional.embedding(x.long(), self.table.flatten(1)).reshape(batch_shape + self.out_shape)
+        codes, batch_shape = check_input(self, x)
+        return nn.functional.embedding(codes.long(), self.table.flatten(1)).reshape(batch_shape + self.closed_shape)
 
     def add_head(self, out_shape: torch.Size) -> Network:
         """Refused: it is closed."""
@@ -44,7 +44,7 @@ class Embed(Network):
 
     def extra_repr(self) -> str:
         """The number of categories and the vector's shape."""
-        return f"{len(self.table)} categories -> {tuple(self.out_shape)}"
+        return f"{len(self.table)} categories -> {tuple(self.closed_shape)}"
 
 
 class Plain(Network):
@@ -59,12 +59,12 @@ class Plain(Network):
 
     def __init__(self, shape: Shape) -> None:
         super().__init__(shape, as_shape(shape, "a context entry's shape"))
+        self.like: Tensor
         self.register_buffer("like", torch.empty(0), persistent=False)
 
     def forward(self, x: Tensor | None, context: Context | None = None) -> Tensor:
         """The entry ``(*batch, *shape)``, cast."""
-        batch_shape_of(self, x)
-        return x.to(self.like.dtype)
+        return check_input(self, x)[0].to(self.like.dtype)
 
     def add_head(self, out_shape: torch.Size) -> Network:
         """Refused: it is closed."""
@@ -103,12 +103,12 @@ class Entries(nn.Module):
     @property
     def names(self) -> tuple[str, ...]:
         """The names that are read, those that the entries' networks read included."""
-        return (*self.own_names, *[name for encoder in self.encoders for name in encoder.context_names])
+        return (*self.own_names, *[name for encoder in networks_of(self.encoders) for name in encoder.context_names])
 
     @property
     def shapes(self) -> tuple[torch.Size, ...]:
         """The shape of each encoded entry."""
-        return tuple(encoder.out_shape for encoder in self.encoders)
+        return tuple(encoder.closed_shape for encoder in networks_of(self.encoders))
 
     @property
     def size(self) -> int:
@@ -117,7 +117,7 @@ class Entries(nn.Module):
 
     def items(self) -> list[tuple[str, Network]]:
         """Each name and its network."""
-        return list(zip(self.own_names, self.encoders, strict=True))
+        return list(zip(self.own_names, networks_of(self.encoders), strict=True))
 
     def forward(self, context: Context | None) -> list[Tensor]:
         """The encoded entries, each ``(*batch, *shape)``."""

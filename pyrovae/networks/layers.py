@@ -46,6 +46,15 @@ class Gate(nn.Module):
         return self.activation(value) * gate.sigmoid()
 
 
+def flat_rows(rows: Tensor) -> Tensor:
+    """Rows of inputs of any shape as rows of vectors; there may be no rows.
+
+    >>> flat_rows(torch.zeros(0, 2, 3)).shape, flat_rows(torch.zeros(4)).shape
+    (torch.Size([0, 6]), torch.Size([4, 1]))
+    """
+    return rows.flatten(1) if rows.ndim > 1 else rows.unsqueeze(1)
+
+
 def new_activation(activation: MakeActivation) -> nn.Module:
     """A new module of an activation's class, so that no two layers share one.
 

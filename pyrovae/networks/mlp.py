@@ -13,6 +13,7 @@ from pyrovae.networks.layers import (
     MakeActivation,
     MakeNormalization,
     Residual,
+    flat_rows,
     new_activation,
     new_dropout,
     new_normalization,
@@ -79,7 +80,7 @@ class MLP(VectorTrunk):
 
     def features(self, rows: Tensor) -> Tensor:
         """The last hidden layer of rows ``(rows, *in_shape)``."""
-        return self.body(rows.flatten(1) if rows.ndim > 1 else rows.unsqueeze(1))
+        return self.body(flat_rows(rows))
 
 
 def _layer(

@@ -22,7 +22,7 @@ class Trunk(Network):
 
     def __init__(self, in_shape: Shape) -> None:
         super().__init__(as_shape(in_shape, "in_shape"))
-        self.head: nn.Module | None = None
+        self.head: nn.Module = nn.Identity()
 
     @abstractmethod
     def make_head(self, out_shape: torch.Size) -> nn.Module:
@@ -41,7 +41,7 @@ class Trunk(Network):
     def forward(self, x: Tensor | None, context: Context | None = None) -> Tensor:
         """The output ``(*batch, *out_shape)`` of an input ``(*batch, *in_shape)``; the context is not read."""
         rows = Rows.of(self, x)
-        return rows.restore(self.run(rows.values, self.head), self.out_shape)
+        return rows.restore(self.run(rows.values, self.head), self.closed_shape)
 
     def add_head(self, out_shape: torch.Size) -> Network:
         """This trunk, shared, and a new head."""
@@ -69,12 +69,12 @@ class Headed(Network):
         if trunk.out_shape is not None:
             raise ValueError(f"expected an open network, got a closed {type(trunk).__name__}: leave its out_shape out")
         self.trunk = trunk
-        self.head = trunk.make_head(self.out_shape)
+        self.head = trunk.make_head(self.closed_shape)
 
     def forward(self, x: Tensor | None, context: Context | None = None) -> Tensor:
         """The output ``(*batch, *out_shape)`` of an input ``(*batch, *in_shape)``; the context is not read."""
         rows = Rows.of(self, x)
-        return rows.restore(self.trunk.run(rows.values, self.head), self.out_shape)
+        return rows.restore(self.trunk.run(rows.values, self.head), self.closed_shape)
 
     def add_head(self, out_shape: torch.Size) -> Network:
         """Refused: it is closed."""
