@@ -390,7 +390,7 @@ def test_a_prior_that_shares_the_posterior_trains_and_a_stale_copy_is_refused():
     svi_of(vae.model, vae.guide).step(counts())
     assert min(moved(before, vae)) > 0
     vae.posterior = copy.deepcopy(posterior)
-    with pytest.raises(ValueError, match="stale copy.*vae.prior.posterior = vae.posterior"):
+    with pytest.raises(ValueError, match=r"stale copy.*vae.prior.posterior = vae.posterior"):
         svi_of(vae.model, vae.guide).step(counts())
     with pytest.raises(ValueError, match="stale copy"):
         pvae.VAE(SharesPosterior(posterior), good.likelihood, copy.deepcopy(posterior))

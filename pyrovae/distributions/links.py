@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import NamedTuple, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import constraints
+from torch.nn import functional
 
 FLOOR = 1e-6
 """The distance that a link keeps from an open boundary."""
@@ -46,7 +46,7 @@ class OneSided(NamedTuple):
 
     def forward(self, raw: Tensor) -> Tensor:
         """From the real line to one side of the bound."""
-        return self.bound + self.sign * (F.softplus(raw) + FLOOR)
+        return self.bound + self.sign * (functional.softplus(raw) + FLOOR)
 
     def inverse(self, value: Tensor) -> Tensor:
         """The raw number whose link is ``value``."""

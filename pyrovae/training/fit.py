@@ -159,6 +159,8 @@ def fit(
         objective = Trace_ELBO() if objective is None else objective
         beta_is_one = all(number == 1.0 for number in betas.values())
         rehearsal = rehearse_on(pair, source, objective, beta_is_one)
+        evaluation = Evaluation(pair, rows, validation, like, 0 if seed is None else seed)
+        evaluation.check()
         tensors = _tensors(betas, len(source))
         scaled = pair if beta_is_one else _scaled(pair, tensors)
         step = Step(
@@ -176,7 +178,7 @@ def fit(
             source,
             tensors,
             Weights(pair.module, rehearsal.parameters),
-            Evaluation(pair, rows, validation, like, 0 if seed is None else seed),
+            evaluation,
             History(variant=variant if rows is None else rows.variant),
             bar_of(plan.total_steps, progress),
             objective,
@@ -217,8 +219,8 @@ def _optimizer(
 def _settings(loop: Loop, rows: Data | None, batch_size: int, seed: int | None) -> dict[str, Any]:
     """What a resumed run must have in common with the one that was saved."""
     return {
-        "steps_per_epoch": loop.plan.steps_per_epoch,
         "batch_size": batch_size,
+        "steps_per_epoch": loop.plan.steps_per_epoch,
         "seed": seed,
         "objective": type(loop.objective).__name__,
         "shapes": {name: list(parameter.shape) for name, parameter in loop.step.names.items()},

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import pyro
 import torch
 from pyro import poutine
 from pyro.infer import JitTrace_ELBO, RenyiELBO, TraceEnum_ELBO, TraceMeanField_ELBO
@@ -16,7 +17,7 @@ from torch import nn
 from torch.distributions import kl_divergence
 
 from pyrovae.parameters import announced
-from pyrovae.training.step import BufferGuard
+from pyrovae.training.step import BufferGuard, check_data
 
 
 class Rehearsal(NamedTuple):
@@ -36,7 +37,9 @@ def rehearse(
         ValueError: there is no plate over data, or no parameter to train.
     """
     buffers = BufferGuard(module)
-    with torch.random.fork_rng(), poutine.trace(param_only=True) as capture:
+    check_data(model, args, kwargs)
+    # Validation is off: what is not finite is for the steps to skip, count and explain.
+    with torch.random.fork_rng(), pyro.validation_enabled(False), poutine.trace(param_only=True) as capture:
         guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
         model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
     buffers.restore()

@@ -12,6 +12,7 @@ from pyro import poutine
 from pyro.infer import SVI
 from pyro.infer.elbo import ELBO
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from pyrovae.training.optimizer import TorchOptimizer
 
@@ -28,25 +29,27 @@ class BufferGuard:
     """Copies of a module's buffers, to put back when a forward pass has poisoned them (batch norm's running moments)."""
 
     def __init__(self, module: nn.Module | None) -> None:
-        buffers = [] if module is None else list(module.buffers())
-        self._kept = [[buffer, buffer._version, buffer.detach().clone()] for buffer in buffers]
+        buffers = {} if module is None else {id(buffer): buffer for buffer in module.buffers()}
+        norms = [] if module is None else [part for part in module.modules() if isinstance(part, _NormBase)]
+        # Normalization updates its moments without counting it as a change; other buffers are copied when they change.
+        self._silent = {id(buffer) for norm in norms for buffer in norm.buffers()}
+        self._kept = [[buffer, buffer._version, buffer.detach().clone()] for buffer in buffers.values()]
 
     def keep(self) -> None:
         """Copy the buffers that have changed since the last copy."""
-        for entry in self._kept:
-            buffer, version, copy = entry
-            if buffer._version != version:
-                copy.copy_(buffer)
-                entry[1] = buffer._version
+        for entry in self._changed():
+            entry[2].copy_(entry[0])
+            entry[1] = entry[0]._version
 
     def restore(self) -> None:
         """Put the copies back."""
         with torch.no_grad():
-            for entry in self._kept:
-                buffer, version, copy = entry
-                if buffer._version != version:
-                    buffer.copy_(copy)
-                    entry[1] = buffer._version
+            for entry in self._changed():
+                entry[0].copy_(entry[2])
+                entry[1] = entry[0]._version
+
+    def _changed(self) -> list[list[Any]]:
+        return [entry for entry in self._kept if id(entry[0]) in self._silent or entry[0]._version != entry[1]]
 
 
 class Step:
@@ -105,9 +108,11 @@ class Step:
             with poutine.trace(param_only=True) as capture:
                 loss = self.svi.loss_and_grads(self.svi.model, self.svi.guide, *args, **kwargs)
         except ValueError as error:
+            self.optimizer.drop_gradients()
+            if is_about_parameters(error):
+                check_data(self.svi.model, args, kwargs)
             self.buffers.restore()
-            if "to satisfy the constraint" not in str(error):  # not Pyro's check of a distribution's parameters
-                self.optimizer.drop_gradients()
+            if not is_about_parameters(error):
                 raise
             return math.nan, []
         return float(loss), [site["value"].unconstrained() for site in capture.trace.nodes.values()]
@@ -126,6 +131,25 @@ class Step:
         self.optimizer.drop_gradients()
 
 
+def is_about_parameters(error: ValueError) -> bool:
+    """Whether it is Pyro's check of a distribution's parameters: what NaN runs into while validation is on."""
+    return "to satisfy the constraint" in str(error)
+
+
+def check_data(model: Callable, args: tuple, kwargs: dict[str, Any]) -> None:
+    """Run the model on latents of its own, so that data outside the support is named before what the guide makes of it.
+
+    Raises:
+        ValueError: the data is not in the likelihood's support, or has a wrong shape.
+    """
+    with torch.no_grad(), torch.random.fork_rng(), poutine.block():
+        try:
+            model(*args, **kwargs)
+        except ValueError as error:
+            if not is_about_parameters(error):
+                raise
+
+
 def explain(
     model: Callable, guide: Callable, args: tuple, kwargs: dict[str, Any], names: dict[str, nn.Parameter]
 ) -> str:
@@ -136,13 +160,13 @@ def explain(
     sites = (("guide", guide_trace), ("model", model_trace))
     found = (_bad_site(role, name, site) for role, trace in sites for name, site in trace.nodes.items())
     where = next((text for text in found if text), "No site shows it on these rows with fresh draws.")
-    bad = next(
-        (name for name, p in names.items() if not _finite(p) or (p.grad is not None and not _finite(p.grad))), None
-    )
-    if bad is None:
-        return f"{where} All parameters and their gradients are finite."
-    kind = "is not finite" if not _finite(names[bad]) else "has a gradient that is not finite"
-    return f"{where} The parameter {bad!r} {kind}."
+    for what, kind in ((lambda p: p, "is not finite"), (lambda p: p.grad, "has a gradient that is not finite")):
+        bad = [
+            name for name, parameter in names.items() if what(parameter) is not None and not _finite(what(parameter))
+        ]
+        if bad:
+            return f"{where} The parameter {bad[0]!r} {kind}."
+    return f"{where} All parameters and their gradients are finite."
 
 
 def _bad_site(role: str, name: str, site: dict[str, Any]) -> str | None:

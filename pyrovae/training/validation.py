@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import pyro
 import torch
 from torch import Tensor
 
@@ -43,9 +44,19 @@ class Evaluation:
                 columns[prefix + name] = value
         return columns
 
+    def check(self) -> None:
+        """Run on two validation rows, so that data that does not fit is refused before training.
+
+        Raises:
+            ValueError: the program refuses the rows.
+        """
+        validation = self.parts["validation_"]
+        if validation is not None:
+            self._terms(validation[:2])
+
     def _terms(self, data: Data) -> tuple[float, float, float]:
         sums = torch.zeros(2, dtype=torch.float64)
-        with torch.random.fork_rng(), torch.no_grad(), eval_mode(self.pair.module):
+        with torch.random.fork_rng(), torch.no_grad(), pyro.validation_enabled(False), eval_mode(self.pair.module):
             torch.manual_seed(self.seed)
             for batch in batches(data, self.batch_size, False, device=self.like.device, dtype=self.like.dtype):
                 args = batch.x if isinstance(batch.x, tuple) else (batch.x,)
