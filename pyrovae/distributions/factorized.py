@@ -177,7 +177,7 @@ class Factorized(nn.Module):
         for _ in range(steps):
             parts = zip(self.read, raw.unbind(0), strict=True)
             family = self.family(**fixed, **{name: self.links[name].forward(part) for name, part in parts})
-            filled = torch.where(observed, x, interior_point(family.support, family.mean))
+            filled = torch.where(observed, x, interior_point(family.support, x))
             loss = -(family.log_prob(filled) * observed).sum() / max(len(x), 1)
             optimizer.zero_grad()
             loss.backward()
