@@ -13,7 +13,7 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-__all__ = ["Progress", "Schedule", "constant", "cosine", "cyclical", "linear"]
+__all__ = ["Progress", "Schedule", "constant", "cosine", "cyclical", "linear", "one_cycle"]
 
 
 @dataclass(frozen=True)
@@ -147,6 +147,23 @@ class _Cyclical(Schedule):
         return f"cyclical({self.start}, {self.end}, cycles={self.cycles}, ramp={self.ramp}, {self.span})"
 
 
+@dataclass(frozen=True, repr=False)
+class _OneCycle(Schedule):
+    peak: float
+    warm_up: float
+    span: _Span
+    end: float = 0.0
+
+    def __call__(self, progress: Progress) -> float:
+        fraction = min(self.span.fraction(progress), 1.0)
+        if fraction < self.warm_up:
+            return self.peak * (0.05 + 0.95 * fraction / self.warm_up)
+        return self.peak * (1 + math.cos(math.pi * (fraction - self.warm_up) / (1 - self.warm_up))) / 2
+
+    def __repr__(self) -> str:
+        return f"one_cycle({self.peak}, warm_up={self.warm_up}, {self.span})"
+
+
 def constant(value: float) -> Schedule:
     """One value throughout.
 
@@ -251,6 +268,35 @@ def cyclical(
             f"expected ramp in (0, 1], the share of a cycle spent climbing, got {ramp}; the usual one is ramp=0.5"
         )
     return _Cyclical(_value("start", start), _value("end", end), cycles, share, _span(epochs, steps))
+
+
+def one_cycle(
+    peak: float, *, warm_up: float = 0.1, epochs: float | None = None, steps: float | None = None
+) -> Schedule:
+    r"""A learning rate that climbs to a peak in a straight line and goes to zero along half a cosine wave.
+
+    $s(t) = p (0.05 + 0.95 f / w)$ for $f = t / T < w$, then $p (1 + \cos(\pi (f - w) / (1 - w))) / 2$.
+
+    Args:
+        peak: The highest value $p$, > 0.
+        warm_up: The share $w$ of the length in which the value climbs, in [0, 1).
+        epochs: The length $T$ in epochs, > 0; or
+        steps: in optimiser steps, > 0.
+
+    Raises:
+        ValueError: If a value is out of its range; unless exactly one of `epochs` and `steps` is given.
+        TypeError: If an argument is no number.
+
+    References:
+        Smith & Topin 2019, Super-Convergence, arXiv:1708.07120.
+
+    >>> [round(one_cycle(1.0, warm_up=0.5, steps=8)(Progress.at(step, 100)), 3) for step in (0, 2, 4, 6, 8)]
+    [0.05, 0.525, 1.0, 0.5, 0.0]
+    """
+    share = _number("warm_up", warm_up)
+    if not 0 <= share < 1:
+        raise ValueError(f"expected warm_up in [0, 1), the share of the length spent climbing, got {warm_up}")
+    return _OneCycle(_value("peak", peak), share, _span(epochs, steps))
 
 
 def _between(start: float, end: float, fraction: float) -> float:

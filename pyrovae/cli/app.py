@@ -1,0 +1,112 @@
+"""The commands and their options."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pyrovae.cli.console import console, endings, parsed, table
+
+app = typer.Typer(
+    name="pyrovae",
+    help="Variational autoencoders as Pyro programs.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+DataName = Annotated[str, typer.Argument(help="digits, mnist, freyfaces, or the path of a file or a folder of images.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+
+
+@app.command()
+def train(
+    data: DataName = "digits",
+    variant: Annotated[str | None, typer.Option(help="Variant of the data, e.g. dynamic; see `pyrovae data`.")] = None,
+    prior: Annotated[str | None, typer.Option(help="standard_normal, mixture, vamp, affine_flow, spline_flow.")] = None,
+    likelihood: Annotated[str | None, typer.Option(help="bernoulli, binomial, poisson, normal, ...")] = None,
+    posterior: Annotated[str | None, typer.Option(help="normal, full_normal, affine_flow, ...")] = None,
+    network: Annotated[str | None, typer.Option(help="mlp or convolutional.")] = None,
+    latent_dim: Annotated[int | None, typer.Option(help="Latent dimensions.")] = None,
+    hidden: Annotated[
+        str | None, typer.Option(help="Widths of the encoder, e.g. 400,400; the decoder mirrors it.")
+    ] = None,
+    levels: Annotated[
+        int | None, typer.Option(help="Number of levels, for likelihoods on integers 0..levels-1.")
+    ] = None,
+    dropout: Annotated[float | None, typer.Option(help="Dropout probability.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes through the data.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Rows in a batch.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak of the learning rate's one cycle.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Decoupled weight decay.")] = None,
+    clip_norm: Annotated[float | None, typer.Option(help="Clip the gradient's norm to this.")] = None,
+    beta: Annotated[float, typer.Option(help="Weight of the divergence.")] = 1.0,
+    beta_warm_up: Annotated[float, typer.Option(help="Epochs over which beta climbs from 0.")] = 0.0,
+    patience: Annotated[
+        int | None, typer.Option(help="Stop after so many epochs without a better validation ELBO.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of split, weights, order and noise.")] = 0,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; by default a new one under runs/.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in --out.")] = False,
+    figures: Annotated[bool, typer.Option(help="Draw figures.")] = True,
+    quiet: Quiet = False,
+) -> None:
+    """Train a VAE; with no argument on the embedded digits."""
+    with endings():
+        from pyrovae.cli.train import Request
+        from pyrovae.cli.train import train as run
+
+        words = {
+            "prior": prior,
+            "likelihood": likelihood,
+            "posterior": posterior,
+            "network": network,
+            "latent_dim": latent_dim,
+            "hidden": parsed("--hidden", hidden),
+            "levels": levels,
+            "dropout": dropout,
+        }
+        run(
+            Request(
+                data=data,
+                variant=variant,
+                words={name: word for name, word in words.items() if word is not None},
+                epochs=epochs,
+                batch_size=batch_size,
+                learning_rate=learning_rate,
+                weight_decay=weight_decay,
+                clip_norm=clip_norm,
+                beta=beta,
+                beta_warm_up=beta_warm_up,
+                patience=patience,
+                seed=seed,
+                device=device,
+                out=out,
+                resume=resume,
+                figures=figures,
+                quiet=quiet,
+            )
+        )
+
+
+@app.command("data")
+def list_data() -> None:
+    """List the named data sets, their variants, and where they lie."""
+    with endings():
+        from pyrovae.data import available
+
+        rows = [
+            (found.name, ", ".join(found.variants), f"{found.rows:,}", found.event_shape, found.where)
+            for found in available()
+        ]
+        console().print(table("data sets", ["name", "variants", "rows", "event shape", "where"], rows))
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(app())

@@ -1,0 +1,73 @@
+"""Every public class and function, found by inspection, keeps the house's promises."""
+
+import importlib
+import inspect
+import pkgutil
+
+import pytest
+
+import pyrovae
+
+MODULES = [
+    importlib.import_module(found.name)
+    for found in pkgutil.walk_packages(pyrovae.__path__, "pyrovae.")
+    if not found.name.startswith("pyrovae.cli")
+]
+
+
+def public_objects():
+    """Public classes and functions of every room, each once, under the module that defines it."""
+    found = {}
+    for module in MODULES:
+        for name, value in vars(module).items():
+            if name.startswith("_") or getattr(value, "__module__", None) != module.__name__:
+                continue
+            if inspect.isclass(value) or inspect.isfunction(value):
+                found[f"{module.__name__}.{name}"] = value
+    return found
+
+
+OBJECTS = public_objects()
+PUBLIC = {name: getattr(pyrovae, name) for name in pyrovae.__all__ if not inspect.ismodule(getattr(pyrovae, name))}
+
+
+@pytest.mark.parametrize("name", sorted(OBJECTS))
+def test_it_is_documented_and_annotated(name):
+    value = OBJECTS[name]
+    assert inspect.getdoc(value), f"{name} has no docstring"
+    functions = [value] if inspect.isfunction(value) else [m for m in vars(value).values() if inspect.isfunction(m)]
+    for function in functions:
+        if function.__name__.startswith("_") or function.__module__ != value.__module__:
+            continue
+        signature = inspect.signature(function)
+        for argument in list(signature.parameters.values())[0 if inspect.isfunction(value) else 1 :]:
+            assert argument.annotation is not inspect.Parameter.empty, f"{name}.{function.__name__}({argument.name})"
+        assert signature.return_annotation is not inspect.Signature.empty, f"{name}.{function.__name__} -> ?"
+
+
+@pytest.mark.parametrize("name", sorted(PUBLIC))
+def test_a_public_name_shows_an_example(name):
+    assert ">>>" in inspect.getdoc(PUBLIC[name]), f"pyrovae.{name} has no example in its docstring"
+
+
+@pytest.mark.parametrize("name", sorted(PUBLIC))
+def test_a_public_callable_names_its_arguments(name):
+    value = PUBLIC[name]
+    if not callable(value) or not inspect.getmodule(value).__name__.startswith("pyrovae"):
+        return
+    target = value.__init__ if inspect.isclass(value) else value
+    documented = inspect.getdoc(value)
+    for argument in inspect.signature(target).parameters.values():
+        if argument.name in ("self", "args", "kwargs") or argument.kind is argument.VAR_POSITIONAL:
+            continue
+        assert argument.name in documented, f"pyrovae.{name} does not document {argument.name!r}"
+
+
+@pytest.mark.parametrize("name", sorted(OBJECTS))
+def test_no_argument_has_a_mutable_default(name):
+    value = OBJECTS[name]
+    target = value.__init__ if inspect.isclass(value) else value
+    if not inspect.isfunction(target):
+        return
+    for argument in inspect.signature(target).parameters.values():
+        assert not isinstance(argument.default, (list, dict, set)), f"{name}({argument.name})"

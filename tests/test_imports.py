@@ -1,0 +1,146 @@
+"""Who may import whom, and what importing the package does to a process."""
+
+import ast
+import importlib
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+import pyrovae
+
+PACKAGE = pathlib.Path(pyrovae.__file__).parent
+HEAVY = ["pandas", "xarray", "arviz", "matplotlib", "zuko", "sklearn", "lightning", "typer", "torch._dynamo"]
+
+ROOMS = {
+    "networks": set(),
+    "missing": set(),
+    "parameters": set(),
+    "handlers": set(),
+    "schedules": set(),
+    "psis": set(),
+    "data": set(),
+    "plots": set(),
+    "io_arviz": set(),
+    "checkpoints": set(),
+    "traces": set(),
+    "distributions": {"missing", "networks"},
+    "models": {"missing", "parameters"},
+    "objectives": {"handlers", "traces"},
+    "training": {"checkpoints", "data", "handlers", "objectives", "parameters", "schedules", "traces"},
+    "evaluation": {"data", "handlers", "psis", "traces"},
+    "diagnostics": {"data", "evaluation", "psis", "traces"},
+    "comparison": {"data", "evaluation", "traces"},
+    "evidence_io": {"data", "diagnostics", "evaluation", "io_arviz", "psis", "traces"},
+    "presets": {"distributions", "models", "networks"},
+    "runs": {"checkpoints", "data", "presets"},
+    "cli": None,  # anything
+}
+
+
+def room_of(path):
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported_rooms(path):
+    """The rooms that a file imports, at its top or inside functions, annotations' imports left out."""
+    tree = ast.parse(path.read_text())
+    typing_only = {id(n) for block in ast.walk(tree) if _is_typing_block(block) for n in ast.walk(block)}
+    rooms = set()
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            rooms |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("pyrovae.")}
+        elif isinstance(node, ast.ImportFrom) and node.module == "pyrovae":
+            rooms |= {alias.name for alias in node.names if not alias.name.startswith("__")}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pyrovae."):
+            rooms.add(node.module.split(".")[1])
+    return rooms
+
+
+def _is_typing_block(node):
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_room_imports_only_the_rooms_below_it(path):
+    room = room_of(path)
+    assert room in ROOMS, f"{room} is a new room: say in this table what it may import"
+    allowed = ROOMS[room]
+    if allowed is not None:
+        assert imported_rooms(path) - {room} <= allowed
+
+
+def test_every_room_of_the_table_exists():
+    assert {room_of(path) for path in FILES} == set(ROOMS)
+
+
+def run_fresh(code):
+    """What a fresh interpreter prints, as JSON."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def test_touching_every_public_name_loads_nothing_heavy():
+    code = """
+import json, sys
+import pyro, pyro.infer, pyro.optim, pyro.distributions
+before = set(sys.modules)
+import pyrovae
+for name in pyrovae.__all__:
+    getattr(pyrovae, name)
+loaded = set(sys.modules) - before
+print(json.dumps([name for name in %r if any(m == name or m.startswith(name + ".") for m in loaded)]))
+"""
+    assert run_fresh(code % HEAVY) == []
+
+
+def test_importing_changes_no_global_state():
+    code = """
+import json, os, random, sys, warnings
+import numpy, torch, pyro
+def state():
+    return [
+        torch.distributions.Distribution._validate_args, pyro.distributions.util.is_validation_enabled(),
+        str(torch.get_default_dtype()), torch.get_num_threads(), torch.get_rng_state().tolist(),
+        str(random.getstate()), str(numpy.random.get_state()), [str(f) for f in warnings.filters],
+        torch.is_grad_enabled(), sorted(os.environ.items()), pyro.settings.get(), str(sys.path), os.getcwd(),
+    ]
+state()
+torch.distributions.Distribution(torch.Size(), validate_args=False)
+before = json.dumps(state(), default=str)
+import pyrovae
+for name in pyrovae.__all__:
+    getattr(pyrovae, name)
+print(json.dumps(json.dumps(state(), default=str) == before))
+"""
+    assert run_fresh(code) is True
+
+
+def test_the_public_names_are_these():
+    names = pathlib.Path(__file__).with_name("public_names.txt").read_text().split()
+    assert sorted(pyrovae.__all__) == names
+
+
+def test_an_unknown_name_says_which_there_are():
+    with pytest.raises(AttributeError, match=r"no attribute 'VEA'; its public names are: .*VAE"):
+        pyrovae.VEA  # noqa: B018
+
+
+def test_every_public_name_resolves_where_the_type_checker_thinks_it_is():
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    block = next(node for node in tree.body if _is_typing_block(node))
+    for node in block.body:
+        for alias in node.names:
+            if node.module == "pyrovae":
+                assert getattr(pyrovae, alias.name) is importlib.import_module(f"pyrovae.{alias.name}")
+            else:
+                assert getattr(pyrovae, alias.name) is getattr(importlib.import_module(node.module), alias.name)
+    named = {alias.name for node in block.body for alias in node.names}
+    assert named == set(pyrovae.__all__)
