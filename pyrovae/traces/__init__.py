@@ -3,7 +3,7 @@
 from pyrovae.traces.programs import Pair, as_pair, call_arguments, eval_mode
 from pyrovae.traces.running import PARTICLES, paired_traces, plate_nesting
 from pyrovae.traces.sites import check_latents, latent_names, site_log_prob
-from pyrovae.traces.terms import Terms, concatenate, log_terms, particle_terms
+from pyrovae.traces.terms import Terms, concatenate, given_terms, log_terms, particle_terms
 
 __all__ = [
     "PARTICLES",
@@ -14,6 +14,7 @@ __all__ = [
     "check_latents",
     "concatenate",
     "eval_mode",
+    "given_terms",
     "latent_names",
     "log_terms",
     "paired_traces",

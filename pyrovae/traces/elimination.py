@@ -71,7 +71,8 @@ def responsibilities(
     """
     with torch.enable_grad():
         exponents = [_exponent(f.log_prob, kept) for f in factors]
-        raised = [Factor(f.log_prob.detach() * e, f.plates) for f, e in zip(factors, exponents, strict=True)]
+        finite = [f.log_prob.detach().clamp_min(torch.finfo(f.log_prob.dtype).min / 1e6) for f in factors]
+        raised = [Factor(v * e, f.plates) for v, e, f in zip(finite, exponents, factors, strict=True)]
         return list(torch.autograd.grad(eliminate(raised, enumerated).sum(), exponents))
 
 

@@ -29,15 +29,19 @@ def site_log_prob(site: Site) -> Tensor:
     return scale_and_mask(log_prob, 1.0, site["mask"])
 
 
-def expanded_log_prob(site: Site, dtype: torch.dtype | None) -> Tensor:
+def expanded_log_prob(site: Site, dtype: torch.dtype | None = None) -> Tensor:
     """A site's log density over all of its plates, also where the distribution was not expanded over one."""
     log_prob = site_log_prob(site)
-    log_prob = log_prob if dtype is None else log_prob.to(dtype)
+    return expanded(log_prob if dtype is None else log_prob.to(dtype), site)
+
+
+def expanded(values: Tensor, site: Site) -> Tensor:
+    """Values of a site, expanded over all plates around it."""
     frames = [frame for frame in site["cond_indep_stack"] if frame.vectorized]
     shape = [1] * max((-frame.dim for frame in frames), default=0)
     for frame in frames:
         shape[frame.dim] = frame.size
-    return log_prob.expand(torch.broadcast_shapes(log_prob.shape, shape))
+    return values.expand(torch.broadcast_shapes(values.shape, shape))
 
 
 def plate_dims(site: Site) -> frozenset[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -61,20 +61,36 @@ def log_terms(model_trace: Trace, guide_trace: Trace, plate: str = "data", dtype
         ValueError: latent names differ; a Delta guide; no site in the plate; a sequential plate.
     """
     check_latents(model_trace, guide_trace, plate)
-    roles = {
-        "reconstruction": [s for s in sites_of(model_trace) if s["is_observed"]],
-        "log_prior": [s for s in sites_of(model_trace) if not s["is_observed"]],
-        "log_guide": sites_of(guide_trace),
-    }
-    check_plates([site for sites in roles.values() for site in sites], plate)
-    axes = Axes.of([*roles["reconstruction"], *roles["log_prior"]], plate)
+    return _terms(sites_of(model_trace), sites_of(guide_trace), plate, dtype)
+
+
+def given_terms(trace: Trace, latents: Collection[str], plate: str = "data", dtype: torch.dtype | None = None) -> Terms:
+    """The log densities per datum of one function, model or guide, run at given values of its latents.
+
+    Its latents count as prior and its data as reconstruction; ``log_guide`` is zero, but for discrete sites summed out.
+
+    Args:
+        trace: of the function conditioned on the values (``pyro.poutine.condition``).
+        latents: the names of the sites that were conditioned.
+        plate: the name of the plate over data.
+        dtype: the type in which sites and plates are added up.
+    """
+    sites = [{**s, "is_observed": s["is_observed"] and s["name"] not in latents} for s in sites_of(trace)]
+    return _terms(sites, [], plate, dtype)
+
+
+def _terms(model: list[Site], guide: list[Site], plate: str, dtype: torch.dtype | None) -> Terms:
+    observed, latent = ([s for s in model if s["is_observed"] is wanted] for wanted in (True, False))
+    roles = {"reconstruction": observed, "log_prior": latent, "log_guide": guide}
+    check_plates([*model, *guide], plate)
+    axes = Axes.of(model, plate)
     local = {role: [s for s in sites if frame_of(s, plate)] for role, sites in roles.items()}
     rest = {role: [s for s in sites if not frame_of(s, plate)] for role, sites in roles.items()}
-    enumerated = [s for s in (*roles["log_prior"], *roles["log_guide"]) if "_enumerate_dim" in s["infer"]]
+    enumerated = [s for s in (*latent, *guide) if "_enumerate_dim" in s["infer"]]
     parts = _summed_out(local, enumerated, axes, dtype) if enumerated else _plain(local, axes, dtype)
-    return Terms(
-        **{role: sum(parts[role].values()) for role in roles}, outside=_outside(rest, axes, dtype), sites=parts
-    )
+    zeros = torch.zeros_like(next(value for values in parts.values() for value in values.values()))
+    totals = {role: sum(values.values(), zeros) for role, values in parts.items()}
+    return Terms(**totals, outside=_outside(rest, axes, dtype), sites=parts)
 
 
 class Axes(NamedTuple):

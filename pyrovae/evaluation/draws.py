@@ -1,0 +1,175 @@
+"""Fresh draws of a program on rows of data, in pieces whose size bounds the memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from pyro import poutine
+from pyro.poutine.trace_struct import Trace
+from torch import Tensor
+
+from pyrovae.data import Batch, as_data, batches
+from pyrovae.traces import (
+    Pair,
+    Terms,
+    as_pair,
+    call_arguments,
+    concatenate,
+    eval_mode,
+    log_terms,
+    paired_traces,
+    plate_nesting,
+)
+from pyrovae.traces.sites import frame_of, sites_of
+
+CHUNK_SIZE = 8192
+"""Draws (pairs of a sample and a datum) that are evaluated at once."""
+
+
+class Call(NamedTuple):
+    """The arguments of both functions of a program, for one batch of rows."""
+
+    pair: Pair
+    args: tuple
+    kwargs: Mapping[str, Any]
+    nesting: int
+    index: Tensor
+    """The numbers of the rows."""
+
+    def traces(self, num_samples: int | None, enumerate_discrete: bool = True) -> tuple[Trace, Trace]:
+        """The model's trace replayed against the guide's."""
+        return paired_traces(self.pair, self.args, self.kwargs, num_samples, self.nesting, enumerate_discrete)
+
+    def terms(self, num_samples: int, vectorize: bool = True, dtype: torch.dtype | None = torch.float64) -> Terms:
+        """The log densities per datum of fresh draws."""
+        if vectorize:
+            return log_terms(*self.traces(num_samples), dtype=dtype)
+        return concatenate([log_terms(*self.traces(None), dtype=dtype) for _ in range(num_samples)])
+
+
+class Draws:
+    """A program and data, ready to be evaluated batch by batch.
+
+    Args:
+        program: a program, see :func:`pyrovae.traces.as_pair`.
+        x: whatever :func:`pyrovae.data.as_data` takes; floating-point rows are cast to the module's dtype and device.
+        context: for each name, a tensor of as many rows.
+        num_samples: draws per datum, by which the rows are cut into batches.
+        chunk_size: the most draws (pairs of a sample and a datum) evaluated at once.
+        vectorize: False runs the program once for each draw.
+        seed: every batch of rows gets a seed of its own, derived from this one; None derives one from torch's state.
+        progress: show a bar, if there is a terminal.
+    """
+
+    def __init__(
+        self,
+        program: Any,
+        x: Any,
+        context: Mapping[str, Any] | None = None,
+        num_samples: int = 1,
+        chunk_size: int = CHUNK_SIZE,
+        vectorize: bool = True,
+        seed: int | None = None,
+        progress: bool = True,
+    ) -> None:
+        if num_samples < 1 or chunk_size < 1:
+            raise ValueError(f"num_samples and chunk_size must be at least 1, got {num_samples} and {chunk_size}")
+        self.pair, self.data = as_pair(program), as_data(x, context)
+        self.num_samples, self.chunk_size, self.vectorize, self.progress = num_samples, chunk_size, vectorize, progress
+        self.seed = int(torch.randint(2**62, ())) if seed is None else seed
+        like = _like(self.pair)
+        place = {} if like is None else {"device": like.device, "dtype": like.dtype}
+        rows = min(len(self.data), max(1, math.ceil(math.sqrt(chunk_size)), chunk_size // num_samples))
+        self.batches = batches(self.data, rows, shuffle=False, **place)
+        self.rows_at_once = rows
+        with self.evaluating():
+            first = self.call(next(iter(batches(self.data[:1], 1, shuffle=False, **place))), nesting=0)
+            self.nesting = plate_nesting(self.pair, first.args, first.kwargs)
+            self.global_sites = _global_sites(first)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def call(self, batch: Batch, nesting: int | None = None, guide: Any = None) -> Call:
+        """The program's arguments on a batch of rows; a guide that belongs to certain rows is cut to them."""
+        pair = self.pair if guide is None else self.pair._replace(guide=guide)
+        rows = getattr(pair.guide, "select_rows", None)
+        pair = pair if rows is None else pair._replace(guide=rows(batch.index))
+        args = batch.x if isinstance(batch.x, tuple) else (batch.x,)
+        kwargs = call_arguments(self.pair, batch.context)
+        return Call(pair, args, kwargs, self.nesting if nesting is None else nesting, batch.index)
+
+    @contextmanager
+    def evaluating(self, seed: int | None = None) -> Iterator[None]:
+        """Eval mode and no gradient; the random state is seeded if asked, and restored."""
+        with eval_mode(self.pair.module), torch.no_grad(), torch.random.fork_rng():
+            if seed is not None:
+                torch.manual_seed(seed)
+            yield
+
+    def each(self, label: str = "") -> Iterator[tuple[int, Batch]]:
+        """The batches of rows with their numbers, each under a seed of its own, in eval mode."""
+        for number, batch in enumerate(bar(self.batches, label, self.progress)):
+            with self.evaluating(_mixed(self.seed, number)):
+                yield number, batch
+
+    def chunks(self, call: Call, num_samples: int | None = None) -> Iterator[Terms]:
+        """The terms of all samples of one batch of rows, some samples at once."""
+        for size in self.sizes(call, num_samples):
+            yield call.terms(size, self.vectorize)
+
+    def sizes(self, call: Call, num_samples: int | None = None) -> list[int]:
+        """How many samples of a batch of rows are drawn at once."""
+        total = self.num_samples if num_samples is None else num_samples
+        at_once = max(1, self.chunk_size // self.rows_at_once)
+        return [min(at_once, total - done) for done in range(0, total, at_once)]
+
+    def shared_chunks(self) -> Iterator[tuple[slice, Batch, Terms]]:
+        """The terms of all samples and rows, where all rows share each draw of the global latents."""
+        done = 0
+        for number, size in enumerate(self.sizes(None)):
+            drawn: Trace | None = None
+            for position, batch in enumerate(self.batches):
+                with self.evaluating(_mixed(self.seed, number * len(self.batches) + position)):
+                    call = self.call(batch)
+                    if drawn is not None:
+                        call = call._replace(pair=call.pair._replace(guide=poutine.replay(call.pair.guide, drawn)))
+                    model_trace, guide_trace = call.traces(size)
+                    drawn = drawn or _only(guide_trace, self.global_sites)
+                    yield slice(done, done + size), batch, log_terms(model_trace, guide_trace, dtype=torch.float64)
+            done += size
+
+
+def bar(iterable: Iterable, label: str, progress: bool) -> Iterable:
+    """A progress bar, silent when it is not wanted or there is no terminal."""
+    from tqdm import tqdm
+
+    return tqdm(iterable, desc=label, disable=None if progress else True, leave=False)
+
+
+def _mixed(seed: int, number: int) -> int:
+    return (seed * 6364136223846793005 + (number + 1) * 1442695040888963407) % 2**63
+
+
+def _like(pair: Pair) -> Tensor | None:
+    if pair.module is None:
+        return None
+    tensors = (*pair.module.parameters(), *pair.module.buffers())
+    return next((t for t in tensors if t.is_floating_point()), None)
+
+
+def _global_sites(call: Call) -> list[str]:
+    with poutine.block():
+        trace = poutine.trace(call.pair.guide).get_trace(*call.args, **call.kwargs)
+    return [s["name"] for s in sites_of(trace) if not s["is_observed"] and not frame_of(s, "data")]
+
+
+def _only(trace: Trace, names: list[str]) -> Trace:
+    kept = Trace()
+    for name in names:
+        kept.add_node(name, **trace.nodes[name])
+    return kept

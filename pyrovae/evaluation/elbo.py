@@ -1,0 +1,196 @@
+"""The ELBO per datum and its two parts, from the same draws, with their Monte-Carlo errors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine.trace_struct import Trace
+from torch import Tensor
+from torch.distributions import kl_divergence
+
+from pyrovae.evaluation.draws import CHUNK_SIZE, Draws
+from pyrovae.traces import latent_names, log_terms
+from pyrovae.traces.sites import expanded, frame_of, sites_of
+from pyrovae.traces.terms import Axes
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The ELBO of each datum, split; every field of shape (data,), float64, in nats; ``elbo = reconstruction - kl``."""
+
+    elbo: Tensor
+    kl: Tensor
+    reconstruction: Tensor
+    elbo_error: Tensor
+    """The Monte-Carlo standard error; NaN from a single draw."""
+    kl_error: Tensor
+    reconstruction_error: Tensor
+
+
+def bound(
+    program: Any,
+    x: Any,
+    context: Mapping[str, Any] | None = None,
+    num_samples: int = 100,
+    *,
+    exact_kl: bool = False,
+    chunk_size: int = CHUNK_SIZE,
+    vectorize: bool = True,
+    seed: int | None = None,
+    progress: bool = True,
+) -> Bound:
+    r"""The ELBO of each datum with its parts and their errors, all from the same draws.
+
+    .. math:: \mathrm{ELBO}_i = \mathbb{E}_q[\log p(x_i \mid z)] - \mathrm{KL}(q(z \mid x_i)\,\|\,p(z))
+
+    Args:
+        program: as in :func:`pyrovae.evaluation.log_weights`.
+        x: the data, N rows.
+        context: for each name, a tensor of N rows.
+        num_samples: draws per datum.
+        exact_kl: the divergence in closed form, given the draws that its sites depend on. It spares the divergence's
+            noise, and loses the zero variance of an exact guide.
+        chunk_size: the most draws evaluated at once.
+        vectorize: False runs the program once for each draw.
+        seed: makes the draws reproducible.
+        progress: show a bar, if there is a terminal.
+
+    Raises:
+        NotImplementedError: ``exact_kl``, and a site has no closed form.
+    """
+    draws = Draws(program, x, context, num_samples, chunk_size, vectorize, seed, progress)
+    parts = []
+    for _, batch in draws.each("elbo"):
+        call = draws.call(batch)
+        chunks = [_terms(draws, call, size, exact_kl) for size in draws.sizes(call)]
+        parts.append(_summary(*(torch.cat(values) for values in zip(*chunks, strict=True))))
+    return Bound(*(torch.cat(values).cpu() for values in zip(*parts, strict=True)))
+
+
+def elbo(
+    program: Any,
+    x: Any,
+    context: Mapping[str, Any] | None = None,
+    num_samples: int = 100,
+    *,
+    exact_kl: bool = False,
+    chunk_size: int = CHUNK_SIZE,
+    seed: int | None = None,
+) -> Tensor:
+    """The ELBO of each datum: the mean over draws of :func:`pyrovae.evaluation.log_weights`.
+
+    Args:
+        program: as there.
+        x: the data, N rows.
+        context: for each name, a tensor of N rows.
+        num_samples: draws per datum.
+        exact_kl: the divergence in closed form, see :func:`bound`, which also returns the errors.
+        chunk_size: the most draws evaluated at once.
+        seed: makes the draws reproducible.
+
+    Returns:
+        Nats, of shape ``(data,)``, float64.
+    """
+    return bound(program, x, context, num_samples, exact_kl=exact_kl, chunk_size=chunk_size, seed=seed).elbo
+
+
+def kl(
+    program: Any,
+    x: Any,
+    context: Mapping[str, Any] | None = None,
+    num_samples: int = 100,
+    *,
+    exact_kl: bool = False,
+    chunk_size: int = CHUNK_SIZE,
+    seed: int | None = None,
+) -> Tensor:
+    """The divergence of the guide from the prior, per datum; with the same seed ``reconstruction - kl`` is the ELBO.
+
+    Args:
+        program: as in :func:`elbo`.
+        x: the data, N rows.
+        context: for each name, a tensor of N rows.
+        num_samples: draws per datum.
+        exact_kl: the divergence in closed form, see :func:`bound`, which also returns the errors.
+        chunk_size: the most draws evaluated at once.
+        seed: makes the draws reproducible.
+
+    Returns:
+        Nats, of shape ``(data,)``, float64.
+    """
+    return bound(program, x, context, num_samples, exact_kl=exact_kl, chunk_size=chunk_size, seed=seed).kl
+
+
+def reconstruction(
+    program: Any,
+    x: Any,
+    context: Mapping[str, Any] | None = None,
+    num_samples: int = 100,
+    *,
+    exact_kl: bool = False,
+    chunk_size: int = CHUNK_SIZE,
+    seed: int | None = None,
+) -> Tensor:
+    """The expected log-likelihood under the guide, per datum.
+
+    Args:
+        program: as in :func:`elbo`.
+        x: the data, N rows.
+        context: for each name, a tensor of N rows.
+        num_samples: draws per datum.
+        exact_kl: the divergence in closed form, see :func:`bound`, which also returns the errors.
+        chunk_size: the most draws evaluated at once.
+        seed: makes the draws reproducible.
+
+    Returns:
+        Nats, of shape ``(data,)``, float64.
+    """
+    return bound(program, x, context, num_samples, exact_kl=exact_kl, chunk_size=chunk_size, seed=seed).reconstruction
+
+
+def _terms(draws: Draws, call: Any, size: int, exact_kl: bool) -> tuple[Tensor, Tensor]:
+    if not exact_kl:
+        terms = call.terms(size, draws.vectorize)
+        return terms.reconstruction, terms.kl
+    model_trace, guide_trace = call.traces(size)
+    return log_terms(model_trace, guide_trace, dtype=torch.float64).reconstruction, closed_kl(model_trace, guide_trace)
+
+
+def closed_kl(model_trace: Trace, guide_trace: Trace, plate: str = "data") -> Tensor:
+    """The sum over latent sites in the plate of the closed-form divergences, of shape (samples, data), float64.
+
+    Raises:
+        NotImplementedError: naming a site whose divergence has no closed form.
+    """
+    axes = Axes.of(sites_of(guide_trace), plate)
+    total: Any = 0.0
+    for name in latent_names(guide_trace):
+        guide, model = guide_trace.nodes[name], model_trace.nodes[name]
+        if not frame_of(guide, plate):
+            continue
+        divergence = scale_and_mask(_closed(name, guide["fn"], model["fn"]), 1.0, guide["mask"])
+        total = total + axes.keep(expanded(divergence.double(), guide), axes.particles, axes.data)
+    return total
+
+
+def _closed(name: str, guide: Any, model: Any) -> Tensor:
+    try:
+        return kl_divergence(guide, model)
+    except NotImplementedError:
+        raise NotImplementedError(
+            f"the divergence of {type(guide).__name__} from {type(model).__name__} at site {name!r} has no closed form: "
+            "leave out exact_kl=True"
+        ) from None
+
+
+def _summary(log_likelihood: Tensor, divergence: Tensor) -> tuple[Tensor, ...]:
+    values = (log_likelihood - divergence, divergence, log_likelihood)
+    kl_mean, likelihood_mean = divergence.mean(0), log_likelihood.mean(0)
+    errors = [
+        value.std(0) / len(value) ** 0.5 if len(value) > 1 else torch.full_like(kl_mean, torch.nan) for value in values
+    ]
+    return (likelihood_mean - kl_mean, kl_mean, likelihood_mean, *errors)

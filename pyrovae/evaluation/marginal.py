@@ -1,0 +1,157 @@
+"""Estimates of log p(x) for each datum, with what is needed to judge them."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from pyrovae.evaluation.draws import CHUNK_SIZE, Draws
+from pyrovae.evaluation.estimators import Estimator, Importance, as_estimator
+from pyrovae.evaluation.resume import Progress, fingerprint
+from pyrovae.psis import good_k, pareto_k
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+ELBO_SAMPLES = 100
+"""Draws of the program's own guide for the ELBO beside an estimate that does not use it."""
+LONG_NAMES = {
+    "log_marginal": "log p(x), the logarithm of the mean weight",
+    "mcse": "Monte-Carlo standard error of log_marginal",
+    "ess": "effective number of samples",
+    "pareto_k": "Pareto shape of the weights",
+    "elbo": "evidence lower bound under the program's own guide",
+    "gap": "log_marginal - elbo",
+}
+
+
+def log_marginal(
+    program: Any,
+    x: Any,
+    method: str | Estimator = "importance",
+    num_samples: int | None = None,
+    context: Mapping[str, Any] | None = None,
+    *,
+    chunk_size: int = CHUNK_SIZE,
+    vectorize: bool = True,
+    seed: int | None = None,
+    progress: bool = True,
+    resume: str | Path | None = None,
+) -> xr.Dataset:
+    r"""Estimate the log evidence of each datum, with its error and reliability.
+
+    .. math:: \log \hat p(x_i) = \log \tfrac1S \sum_s w_{si}, \qquad
+        \mathrm{mcse}^2 = \frac{1}{\mathrm{ESS}} - \frac1S, \quad \mathrm{ESS} = \frac{(\sum_s w_{si})^2}{\sum_s w_{si}^2}
+
+    The error is by the delta method; it is too small where ``pareto_k > 0.7``, and the estimate is then biased downwards.
+    With global latents this is the log predictive density of each datum under the guide's distribution of them.
+
+    Args:
+        program: as in :func:`pyrovae.evaluation.log_weights`.
+        x: the data, N rows; NaN is a missing entry.
+        method: ``"importance"`` (draws of the guide), ``"refined"`` (of a guide optimized for each datum), ``"ais"``
+            (annealing from the guide), or an estimator with options of your own: ``Refined("normal", num_steps=500)``.
+        num_samples: samples (or chains) per datum; by default 1000, 1000 and 16.
+        context: for each name, a tensor of N rows.
+        chunk_size: the most draws (pairs of a sample and a datum) evaluated at once; memory grows with it.
+        vectorize: False runs the program once for each draw (importance only).
+        seed: makes the draws reproducible.
+        progress: show a bar, if there is a terminal.
+        resume: a file in which finished batches of rows are kept, so that the same call goes on where it was stopped;
+            the draws are the same as without a stop. Needs a seed.
+
+    Returns:
+        A Dataset over ``data`` with ``log_marginal, mcse, ess, pareto_k, elbo, gap``, in nats, float64.
+
+    Raises:
+        ValueError: an unknown method; ``resume`` without a seed, or with a file of another call.
+
+    Warns:
+        UserWarning: more than 5 % of the rows have a Pareto shape above the threshold for so many samples.
+
+    >>> import pyro, pyro.distributions as dist
+    >>> def model(x):
+    ...     with pyro.plate("data", len(x)):
+    ...         z = pyro.sample("z", dist.Normal(0.0, 1.0))
+    ...         pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+    >>> def guide(x):
+    ...     with pyro.plate("data", len(x)):
+    ...         pyro.sample("z", dist.Normal(x / 2, 0.5**0.5))
+    >>> sorted(log_marginal((model, guide), torch.zeros(3), seed=0))
+    ['elbo', 'ess', 'gap', 'log_marginal', 'mcse', 'pareto_k']
+    """
+    estimator = as_estimator(method)
+    num_samples = estimator.num_samples if num_samples is None else num_samples
+    if resume is not None and seed is None:
+        raise ValueError(
+            "resume needs a seed, so that the rest of the draws is the same as without a stop: pass seed=0"
+        )
+    draws = Draws(program, x, context, num_samples, chunk_size, vectorize, seed, progress)
+    kept = Progress(resume, fingerprint(draws, estimator)) if resume is not None else Progress()
+    for number, batch in draws.each(estimator.name):
+        if number not in kept:
+            kept[number] = _estimates(draws, estimator, batch)
+    columns = {name: torch.cat([part[name] for part in kept.parts()]) for name in kept.parts()[0]}
+    _warn(columns["pareto_k"], num_samples, estimator)
+    return _dataset(columns, estimator, num_samples, draws.seed)
+
+
+def _estimates(draws: Draws, estimator: Estimator, batch: Any) -> dict[str, Tensor]:
+    call = draws.call(batch)
+    log_weights = estimator.log_weights(draws, call)
+    columns = summary(log_weights)
+    if not isinstance(estimator, Importance):
+        own = torch.cat([terms.log_weights for terms in draws.chunks(call, ELBO_SAMPLES)])
+        columns["elbo"] = own.mean(0)
+    columns["gap"] = columns["log_marginal"] - columns["elbo"]
+    return {name: value.cpu() for name, value in columns.items()}
+
+
+def summary(log_weights: Tensor) -> dict[str, Tensor]:
+    """The estimate, its error, the effective sample size, the Pareto shape and the mean of log weights.
+
+    Args:
+        log_weights: of shape (samples, data), float64.
+    """
+    samples = len(log_weights)
+    total = log_weights.logsumexp(0)
+    ess = (2 * total - (2 * log_weights).logsumexp(0)).exp()
+    return {
+        "log_marginal": total - math.log(samples),
+        "mcse": (1 / ess - 1 / samples).clamp_min(0.0).sqrt() if samples > 1 else torch.full_like(total, torch.nan),
+        "ess": ess,
+        "pareto_k": pareto_k(log_weights),
+        "elbo": log_weights.mean(0),
+    }
+
+
+def _warn(k: Tensor, num_samples: int, estimator: Estimator) -> None:
+    """Too few samples for a Pareto fit (k = inf) say nothing, so there is nothing to warn of."""
+    bad = (k > good_k(num_samples)).double().mean().item()
+    if num_samples >= 25 and bad > 0.05:
+        remedy = (
+            "refine: method='refined' or 'ais'" if isinstance(estimator, Importance) else "take more steps or samples"
+        )
+        warnings.warn(
+            f"importance-sampling estimates with this guide are unreliable for {bad:.0%} of the rows (Pareto k above "
+            f"{good_k(num_samples):.2f}), and biased downwards; {remedy}",
+            stacklevel=3,
+        )
+
+
+def _dataset(columns: Mapping[str, Tensor], estimator: Estimator, num_samples: int, seed: int) -> xr.Dataset:
+    import xarray as xr
+
+    variables = {name: ("data", value.numpy(), {"long_name": LONG_NAMES[name]}) for name, value in columns.items()}
+    for name in ("log_marginal", "mcse", "elbo", "gap"):
+        variables[name][2]["units"] = "nats"
+    count = len(columns["elbo"])
+    attributes = {"method": estimator.name, "estimator": repr(estimator), "num_samples": num_samples, "seed": str(seed)}
+    order = [name for name in LONG_NAMES if name in variables]
+    return xr.Dataset({n: variables[n] for n in order}, {"data": range(count)}, {**attributes, "num_data": count})

@@ -1,0 +1,205 @@
+"""The latents of a program as one real vector per datum, with the log densities of model and guide on it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.poutine.enum_messenger import EnumMessenger
+from pyro.poutine.trace_struct import Trace
+from torch import Tensor
+from torch.distributions import biject_to
+from torch.distributions.transforms import Transform
+
+from pyrovae.evaluation.draws import Call
+from pyrovae.traces import PARTICLES, Terms, given_terms, latent_names
+from pyrovae.traces.sites import Site, frame_of
+
+
+@dataclass(frozen=True)
+class Block:
+    """One latent site: where its coordinates lie in the vector, and how they become its value."""
+
+    name: str
+    transform: Transform
+    coordinates: slice
+    event_shape: torch.Size
+    """The shape of one unconstrained draw of the site in its innermost plates."""
+    event_dim: int
+    """The dimensions of one constrained draw."""
+    plates: tuple[tuple[str, int, int], ...]
+    """Name, size and dim of the plates around the site, other than particles and data."""
+
+
+class LatentSpace:
+    r"""All continuous latents of a datum as one real vector u, constrained ones through their bijection.
+
+    .. math:: \log p(x, u) = \log p(x, z(u)) + \log |\det \partial z / \partial u|
+
+    Discrete sites are summed out.
+
+    Args:
+        call: a program with the arguments for one batch of rows.
+
+    Raises:
+        ValueError: a latent outside the data plate, one that cannot be made unconstrained, or a discrete one that cannot
+            be enumerated.
+    """
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
+        with torch.random.fork_rng(), torch.no_grad():
+            model_trace, guide_trace = call.traces(1, enumerate_discrete=False)
+        discrete = [name for name in latent_names(model_trace) if _is_discrete(model_trace.nodes[name])]
+        self.names = [name for name in latent_names(guide_trace) if name not in discrete]
+        self.blocks = self._layout([(guide_trace.nodes[name], model_trace.nodes[name]) for name in self.names])
+        self.size = self.blocks[-1].coordinates.stop
+        frame = frame_of(guide_trace.nodes[self.names[0]], "data")
+        self.rows, self.data_dim = frame.size, frame.dim
+        value = guide_trace.nodes[self.names[0]]["value"]
+        self.like = value.new_empty(0)
+
+    def _layout(self, pairs: list[tuple[Site, Site]]) -> list[Block]:
+        if not pairs:
+            raise ValueError("the program has no continuous latent: nothing to refine or to anneal")
+        blocks, start = [], 0
+        for guide, model in pairs:
+            if frame_of(guide, "data") is None:
+                raise ValueError(
+                    f"latent {guide['name']!r} lies outside the data plate: only latents of a datum can be refined or annealed"
+                )
+            transform = _bijection(model)
+            event_dim = model["fn"].event_dim
+            shape = transform.inv(guide["value"]).shape
+            shape = shape[len(guide["fn"].batch_shape) :]
+            plates = tuple(
+                (f.name, f.size, f.dim) for f in guide["cond_indep_stack"] if f.name not in (PARTICLES, "data")
+            )
+            size = math.prod(shape) * math.prod(plate[1] for plate in plates)
+            blocks.append(Block(guide["name"], transform, slice(start, start + size), shape, event_dim, plates))
+            start += size
+        return blocks
+
+    def values(self, u: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """The sites' values at vectors of shape (samples, rows, size), and the log Jacobian of shape (samples, rows)."""
+        values, log_det = {}, u.new_zeros(u.shape[:-1])
+        for block in self.blocks:
+            part = self._to_plates(u[..., block.coordinates], block)
+            values[block.name] = block.transform(part)
+            jacobian = block.transform.log_abs_det_jacobian(part, values[block.name])
+            log_det = log_det + self._per_row(jacobian)
+        return values, log_det
+
+    def flatten(self, values: dict[str, Tensor]) -> Tensor:
+        """The inverse of :meth:`values`: vectors of shape (samples, rows, size)."""
+        parts = [self._from_plates(block.transform.inv(values[block.name]), block) for block in self.blocks]
+        return torch.cat(parts, -1)
+
+    def model_terms(self, u: Tensor) -> Terms:
+        """The model's terms at u; the log Jacobian is counted in ``log_prior``."""
+        return self._terms(self.call.pair.model, u)
+
+    def log_joint(self, u: Tensor) -> Tensor:
+        """The model's log density of data and vector, of shape (samples, rows)."""
+        return self.model_terms(u).log_weights
+
+    def log_guide(self, u: Tensor) -> Tensor:
+        """The guide's log density of the vector, of shape (samples, rows).
+
+        Raises:
+            ValueError: the guide draws auxiliary sites, so its density at a given latent is not known.
+        """
+        return self._terms(self.call.pair.guide, u).log_weights
+
+    def guide_draws(self, num_samples: int) -> Tensor:
+        """Draws of the guide as vectors, of shape (samples, rows, size)."""
+        with torch.no_grad(), poutine.block():
+            guide_trace = self._particles(self.call.pair.guide, num_samples, None)
+        return self.flatten({name: guide_trace.nodes[name]["value"] for name in self.names})
+
+    def prior_draws(self, num_samples: int) -> Tensor:
+        """Draws of the model's prior as vectors, of shape (samples, rows, size)."""
+        with torch.no_grad(), poutine.block():
+            trace = self._particles(self.call.pair.model, num_samples, None)
+        return self.flatten({name: trace.nodes[name]["value"] for name in self.names})
+
+    def _terms(self, function: Callable, u: Tensor) -> Terms:
+        values, log_det = self.values(u)
+        trace = self._particles(function, len(u), values)
+        if any(s["type"] == "sample" and s["infer"].get("is_auxiliary") for s in trace.nodes.values()):
+            raise ValueError(
+                "the guide's density at a given latent is unknown (it draws auxiliary sites): refine it first"
+            )
+        terms = given_terms(trace, self.names)
+        return Terms(terms.reconstruction, terms.log_prior + log_det, terms.log_guide)
+
+    def _particles(self, function: Callable, num_samples: int, values: dict[str, Tensor] | None) -> Trace:
+        nesting = self.call.nesting
+        function = pyro.plate(PARTICLES, num_samples, dim=-1 - nesting)(function)
+        if values is not None:
+            function = poutine.condition(enumerating(function), data=values)
+            function = EnumMessenger(-2 - nesting)(function)
+        return poutine.trace(function).get_trace(*self.call.args, **self.call.kwargs)
+
+    def _to_plates(self, part: Tensor, block: Block) -> Tensor:
+        """(samples, rows, k) -> (samples, *plates in their places, *event)."""
+        batch = [part.shape[0], *[1] * self.call.nesting]
+        batch[self.data_dim] = self.rows
+        sizes = [size for _, size, _ in block.plates]
+        part = part.reshape(*part.shape[:2], *sizes, *block.event_shape)
+        order = sorted(range(len(sizes)), key=lambda i: block.plates[i][2])
+        places = [(self.data_dim, 1), *((block.plates[i][2], 2 + i) for i in order)]
+        axes = [0, *(axis for _, axis in sorted(places)), *range(2 + len(sizes), part.ndim)]
+        for _, size, dim in block.plates:
+            batch[dim] = size
+        return part.permute(axes).reshape(*batch, *block.event_shape)
+
+    def _from_plates(self, part: Tensor, block: Block) -> Tensor:
+        event = len(block.event_shape)
+        data = self.data_dim - event
+        dims = [dim - event for _, _, dim in block.plates]
+        kept = {0, data % part.ndim, *(d % part.ndim for d in dims), *range(part.ndim - event, part.ndim)}
+        axes = [0, data % part.ndim, *(d % part.ndim for d in dims), *range(part.ndim - event, part.ndim)]
+        spare = [axis for axis in range(part.ndim) if axis not in kept]
+        return part.permute(*axes, *spare).reshape(part.shape[0], self.rows, -1)
+
+    def _per_row(self, jacobian: Tensor) -> Tensor:
+        others = [axis for axis in range(jacobian.ndim) if axis not in (0, self._data_axis(jacobian))]
+        return jacobian.sum(others) if others else jacobian
+
+    def _data_axis(self, jacobian: Tensor) -> int:
+        return 1 + self.call.nesting + self.data_dim
+
+
+def enumerating(function: Callable) -> Callable:
+    """A model or guide whose discrete latents are marked for enumeration."""
+    return poutine.infer_config(function, config_fn=_enumerate)
+
+
+def _enumerate(site: Any) -> dict[str, str]:
+    latent = site["type"] == "sample" and not site["is_observed"]
+    return {"enumerate": "parallel"} if latent and _is_discrete(site) else {}
+
+
+def _is_discrete(site: Site) -> bool:
+    support = getattr(site["fn"], "support", None)
+    if support is None or not support.is_discrete:
+        return False
+    if not getattr(site["fn"], "has_enumerate_support", False):
+        raise ValueError(f"discrete latent {site['name']!r} cannot be enumerated: use method='importance'")
+    return True
+
+
+def _bijection(site: Site) -> Transform:
+    try:
+        return biject_to(site["fn"].support)
+    except NotImplementedError:
+        raise ValueError(
+            f"latent {site['name']!r} has the support {site['fn'].support}, which has no unconstrained form (a sphere has "
+            "none): use method='importance'"
+        ) from None
