@@ -112,9 +112,9 @@ if TYPE_CHECKING:
 
 _ROOMS = {
     "diagnostics": (
+        "SBC",
         "LatentStructure",
         "RateDistortion",
-        "SBC",
         "Surgery",
         "elbo_surgery",
         "latent_structure",

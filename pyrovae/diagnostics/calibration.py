@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from pyrovae.diagnostics.calls import whole
 from pyrovae.diagnostics.entries import Site, array, entry_kl, rows_second, sampled_traces
 from pyrovae.diagnostics.simulate import Context, Simulated, Substitute, simulate
 from pyrovae.diagnostics.uniformity import (
@@ -22,7 +23,7 @@ from pyrovae.diagnostics.uniformity import (
     uniformity_p_value,
 )
 from pyrovae.diagnostics.words import entry_names, listed
-from pyrovae.traces import Pair, Terms, as_pair, call_arguments, eval_mode, latent_names, log_terms
+from pyrovae.traces import Pair, Terms, as_pair, eval_mode, latent_names, log_terms
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -180,16 +181,13 @@ def _batches(
 
 
 def _part(pair: Pair, truth: Simulated, context: Context | None, num_draws: int, rng: np.random.Generator) -> _Part:
-    args, keywords = (truth.x,), call_arguments(pair, context)
-    model_trace, guide_trace = sampled_traces(pair, args, keywords, num_draws)
-    fixed = Pair(pair.model, Substitute(truth.latents)(pair.guide), pair.module)
-    exact_model, exact_guide = sampled_traces(fixed, args, keywords, 1)
+    _, call = whole(pair, truth.x, context, 0)
+    fixed = call._replace(pair=pair._replace(guide=Substitute(truth.latents)(pair.guide)))
+    model_trace, guide_trace = sampled_traces(call, num_draws)
+    exact_model, exact_guide = sampled_traces(fixed, 1)
     drawn, exact = log_terms(model_trace, guide_trace), log_terms(exact_model, exact_guide)
     return _Part(
-        {
-            name: _site_ranks(exact_guide.nodes[name], guide_trace.nodes[name], rng)
-            for name in latent_names(guide_trace)
-        },
+        {n: _site_ranks(exact_guide.nodes[n], guide_trace.nodes[n], rng) for n in latent_names(guide_trace)},
         ranks_among(_joint(exact)[0], _joint(drawn), rng),
         ranks_among(array(exact.log_guide)[0], array(drawn.log_guide), rng),
         {name: array(kl) for name, kl in entry_kl(model_trace, guide_trace).items()},

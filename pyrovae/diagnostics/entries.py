@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import pyro.distributions as dist
@@ -12,7 +11,8 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
-from pyrovae.traces import Pair, latent_names, paired_traces
+from pyrovae.evaluation.draws import Call
+from pyrovae.traces import latent_names
 
 Site = dict[str, Any]
 
@@ -33,11 +33,11 @@ def data_axis(site: Site, plate: str = "data") -> int:
     return site["value"].ndim - len(site["fn"].event_shape) + frame.dim
 
 
-def sampled_traces(pair: Pair, args: tuple, keywords: Mapping[str, Any], num_particles: int) -> tuple[Trace, Trace]:
+def sampled_traces(call: Call, num_samples: int) -> tuple[Trace, Trace]:
     """Paired traces in which the guide draws all of its sites; what only the model enumerates is still summed out."""
-    traces = paired_traces(pair, args, keywords, num_particles)
+    traces = call.traces(num_samples)
     if any("_enumerate_dim" in site["infer"] for site in traces[1].nodes.values() if site["type"] == "sample"):
-        return paired_traces(pair, args, keywords, num_particles, enumerate_discrete=False)
+        return call.traces(num_samples, enumerate_discrete=False)
     return traces
 
 

@@ -23,6 +23,10 @@ class Simulated(NamedTuple):
 
     x: Any
     latents: dict[str, Tensor]
+    size: int
+
+    def __len__(self) -> int:
+        return self.size
 
 
 class Substitute(Messenger):
@@ -88,7 +92,7 @@ def simulate(model: Callable, size: int, x: Any = None, context: Context | None 
                 "whose values are not, or write def model(x=None, size=None)"
             )
         template = take(x, torch.arange(size) % num_rows(x))
-        released = poutine.trace(poutine.uncondition(model)).get_trace(template, **keywords)
+        released = poutine.trace(poutine.uncondition(model)).get_trace(*_positional(template), **keywords)
         names = [n for n, site in released.nodes.items() if site["type"] == "sample" and _was_observed(site)]
         return _split(released, template, size, names)
 
@@ -100,6 +104,10 @@ def _runs_without_data(model: Callable) -> bool:
     return not needed and any(p.name == "size" for p in parameters)
 
 
+def _positional(x: Any) -> tuple:
+    return x if isinstance(x, tuple) else (x,)
+
+
 def _was_observed(site: dict[str, Any]) -> bool:
     return bool(site["infer"].get("was_observed", False))
 
@@ -109,7 +117,7 @@ def _split(trace: poutine.Trace, like: Any, size: int, names: list[str] | None) 
     if names is None:
         names = _returned(sites, trace.nodes["_RETURN"]["value"])
     latents = {n: v for n, v in sites.items() if n not in names}
-    return Simulated(_like(like, {n: sites[n] for n in names}, size), latents)
+    return Simulated(_like(like, {n: sites[n] for n in names}), latents, size)
 
 
 def _returned(sites: dict[str, Tensor], returned: Any) -> list[str]:
@@ -123,7 +131,7 @@ def _returned(sites: dict[str, Tensor], returned: Any) -> list[str]:
     return names
 
 
-def _like(like: Any, sites: dict[str, Tensor], size: int) -> Any:
+def _like(like: Any, sites: dict[str, Tensor]) -> Any:
     """Simulated sites in the structure of the program's argument: by name in a dict, else in order."""
     leaves, spec = tree_flatten(like)
     if isinstance(like, Mapping) and set(sites) <= set(like):
