@@ -183,7 +183,9 @@ def test_reparameterized_gradients_equal_score_gradients(case: Case):
         values = _wave(draws.flatten(1))
         score = ((values - values.mean()) * log_prob).sum() / 399
         gradients = torch.autograd.grad(pathwise - score, parameters)
-        differences.append(torch.stack([sum((g * d).sum() for g, d in zip(gradients, way)) for way in directions]))
+        differences.append(
+            torch.stack([sum((g * d).sum() for g, d in zip(gradients, way, strict=True)) for way in directions])
+        )
     differences = torch.stack(differences)
     z = differences.mean(0) / (differences.std(0) / math.sqrt(30))
     assert (z.abs() < 5).all(), z

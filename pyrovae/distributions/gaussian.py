@@ -239,7 +239,7 @@ class _Observed(TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The log density of the observed entries, in nats."""
-        missing = (~self.mask).sum(-1)
+        missing = (~self.mask).sum(-1).to(value.dtype)
         filled = torch.where(self.mask, value, self.base.mean)
         return self.base.log_prob(filled) + 0.5 * math.log(2 * math.pi) * missing
 
