@@ -108,6 +108,7 @@ if TYPE_CHECKING:
     from pyrovae.objectives import CapacityELBO, FreeBitsELBO
     from pyrovae.parameters import register
     from pyrovae.presets import build_vae
+    from pyrovae.runs import load, save
     from pyrovae.training import History, TorchOptimizer, fit
 
 _ROOMS = {
@@ -209,6 +210,10 @@ _ROOMS = {
     ),
     "parameters": ("register",),
     "presets": ("build_vae",),
+    "runs": (
+        "load",
+        "save",
+    ),
     "training": (
         "History",
         "TorchOptimizer",
@@ -304,6 +309,7 @@ __all__ = [
     "joint_log_weights",
     "kl",
     "latent_structure",
+    "load",
     "log_marginal",
     "log_weights",
     "plots",
@@ -312,6 +318,7 @@ __all__ = [
     "reconstruction",
     "refine",
     "register",
+    "save",
     "sbc",
     "schedules",
     "standard_normal",

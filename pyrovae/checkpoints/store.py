@@ -21,12 +21,13 @@ _NAME = re.compile(r"checkpoint-(?P<step>\d{12})\.safetensors")
 _STEP_LIMIT = 10**12
 
 
-def save_tree(path: str | os.PathLike[str], tree: Any) -> Path:
+def save_tree(path: str | os.PathLike[str], tree: Any, kind: str = _KIND) -> Path:
     """Write a nested state into one file, atomically.
 
     Args:
         path: The file; name it `*.safetensors`, since any safetensors reader opens it.
         tree: The state, as `pack` takes it.
+        kind: What the file is; a reader asks for the same kind.
 
     Returns:
         The path.
@@ -43,14 +44,15 @@ def save_tree(path: str | os.PathLike[str], tree: Any) -> Path:
         {'step': 3, 'betas': (0.9, 0.999)}
     """
     tensors, skeleton = pack(tree)
-    return write_tensors(path, tensors, _KIND, {"tree": json.dumps(skeleton, separators=(",", ":"), allow_nan=False)})
+    return write_tensors(path, tensors, kind, {"tree": json.dumps(skeleton, separators=(",", ":"), allow_nan=False)})
 
 
-def load_tree(path: str | os.PathLike[str]) -> Any:
+def load_tree(path: str | os.PathLike[str], kind: str = _KIND) -> Any:
     """Read a nested state of `save_tree`, every bit as it was; tensors come back on the CPU.
 
     Args:
         path: The file.
+        kind: The kind of file expected.
 
     Returns:
         The state.
@@ -66,7 +68,7 @@ def load_tree(path: str | os.PathLike[str]) -> Any:
         ...     load_tree(save_tree(Path(folder) / "state.safetensors", [1.0, None, {"a": "b"}]))
         [1.0, None, {'a': 'b'}]
     """
-    tensors, texts = read_tensors(path, _KIND)
+    tensors, texts = read_tensors(path, kind)
     try:
         return unpack(tensors, parse_json(texts.get("tree", "").encode(), "the state"))
     except DamagedError as error:
