@@ -1,7 +1,10 @@
 """Evidence per datum: importance weights, bounds, refined guides, annealing, and what each estimate is worth."""
 
+from pyrovae.evaluation.bdmc import Sandwich, bdmc
 from pyrovae.evaluation.elbo import Bound, bound, elbo, kl, reconstruction
 from pyrovae.evaluation.estimators import AIS, Estimator, Importance, Refined
+from pyrovae.evaluation.gaps import inference_gaps
+from pyrovae.evaluation.impute import Imputation, impute
 from pyrovae.evaluation.log_weights import joint_log_weights, log_weights
 from pyrovae.evaluation.marginal import log_marginal
 from pyrovae.evaluation.refine import RefinedGuide, refine
@@ -11,10 +14,15 @@ __all__ = [
     "Bound",
     "Estimator",
     "Importance",
+    "Imputation",
     "Refined",
     "RefinedGuide",
+    "Sandwich",
+    "bdmc",
     "bound",
     "elbo",
+    "impute",
+    "inference_gaps",
     "joint_log_weights",
     "kl",
     "log_marginal",

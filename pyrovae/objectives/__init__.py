@@ -2,5 +2,6 @@
 
 from pyrovae.objectives.capacity import CapacityELBO
 from pyrovae.objectives.free_bits import FreeBitsELBO
+from pyrovae.objectives.importance import ImportanceWeightedELBO, StickingTheLanding
 
-__all__ = ["CapacityELBO", "FreeBitsELBO"]
+__all__ = ["CapacityELBO", "FreeBitsELBO", "ImportanceWeightedELBO", "StickingTheLanding"]

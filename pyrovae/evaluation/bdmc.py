@@ -1,0 +1,107 @@
+"""Bidirectional Monte Carlo: log p(x) of simulated data between a lower and an upper bound."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyrovae.evaluation import ais
+from pyrovae.evaluation.draws import CHUNK_SIZE, Draws
+from pyrovae.evaluation.estimators import AIS
+from pyrovae.evaluation.simulate import simulate
+from pyrovae.evaluation.unconstrained import LatentSpace
+from pyrovae.traces import as_pair, eval_mode
+
+
+@dataclass(frozen=True)
+class Sandwich:
+    """Stochastic bounds on log p(x) for each simulated datum, in nats, of shape (data,), float64."""
+
+    lower: Tensor
+    upper: Tensor
+
+    @property
+    def gap(self) -> float:
+        """The mean distance of the bounds: at least the mean error of the estimator on such data."""
+        return (self.upper - self.lower).mean().item()
+
+    @property
+    def gap_error(self) -> float:
+        """The standard error of the gap, over data."""
+        return ((self.upper - self.lower).std() / len(self.lower) ** 0.5).item()
+
+    def __repr__(self) -> str:
+        return (
+            f"Sandwich(data={len(self.lower)}, lower={self.lower.mean():.3f}, upper={self.upper.mean():.3f}, "
+            f"gap={self.gap:.4f} +- {self.gap_error:.4f})"
+        )
+
+
+def bdmc(
+    program: Any,
+    num_simulations: int = 100,
+    context: Mapping[str, Any] | None = None,
+    *,
+    estimator: AIS | None = None,
+    num_chains: int | None = None,
+    chunk_size: int = CHUNK_SIZE,
+    seed: int | None = None,
+    progress: bool = True,
+) -> Sandwich:
+    r"""Bound the error of annealed importance sampling, on data simulated from the model.
+
+    .. math:: \mathbb{E}\Bigl[\log \tfrac1C \sum_c w_c\Bigr] \le \log p(x) \le
+        -\mathbb{E}\Bigl[\log \tfrac1C \sum_c \overleftarrow{w}_c\Bigr]
+
+    The backward chains start at the latents that made the data: exact draws from their posterior.
+
+    Args:
+        program: with a model that samples and returns its data when called without: ``model(size=100)``.
+        num_simulations: rows to simulate.
+        context: for each name, a tensor of that many rows.
+        estimator: temperatures, leapfrog steps and start; by default ``AIS()``.
+        num_chains: chains in each direction; by default the estimator's.
+        chunk_size: the most chains run at once.
+        seed: makes the draws reproducible.
+        progress: show a bar, if there is a terminal.
+
+    Raises:
+        ValueError: the model cannot be called without data.
+
+    Reference: Grosse, Ghahramani & Adams 2015, arXiv:1511.02543.
+    """
+    estimator = AIS() if estimator is None else estimator
+    chains = estimator.num_samples if num_chains is None else num_chains
+    pair = as_pair(program)
+    with eval_mode(pair.module), torch.no_grad(), torch.random.fork_rng():
+        if seed is not None:
+            torch.manual_seed(seed)
+        x, latents = simulate(pair, num_simulations, context)
+    draws = Draws(program, x, context, chains, chunk_size, seed=None if seed is None else seed + 1, progress=progress)
+    bounds = []
+    for _, batch in draws.each("bdmc"):
+        space = LatentSpace(draws.call(batch))
+        rows = {name: _rows(latents[name], batch.index, name, space) for name in space.names}
+        bounds.append(_bounds(space, estimator, chains, space.flatten(rows), batch.index))
+    return Sandwich(*(torch.cat(values).cpu() for values in zip(*bounds, strict=True)))
+
+
+def _rows(value: Tensor, index: Tensor, name: str, space: LatentSpace) -> Tensor:
+    """Some rows of a latent that was drawn without particles, with an axis of size one for those."""
+    event_dim = next(block.event_dim for block in space.blocks if block.name == name)
+    value = value.index_select(space.data_dim - event_dim, index.to(value.device))
+    missing = space.call.nesting - (value.ndim - event_dim)
+    return value.reshape(1, *[1] * missing, *value.shape)
+
+
+def _bounds(space: LatentSpace, estimator: AIS, chains: int, posterior: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    start, schedule = estimator.prepare(space, index)
+    forward, _ = ais.anneal(start, schedule, chains)
+    backward = ais.anneal_back(start, schedule, posterior.expand(chains, -1, -1))
+    count = math.log(chains)
+    return forward.logsumexp(0) - count, count - backward.logsumexp(0)

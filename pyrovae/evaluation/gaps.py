@@ -1,0 +1,86 @@
+"""The inference gap split: what the guide's family costs, and what amortization costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from pyrovae.evaluation.draws import CHUNK_SIZE
+from pyrovae.evaluation.elbo import Bound, bound
+from pyrovae.evaluation.estimators import Estimator, Refined, as_estimator
+from pyrovae.evaluation.marginal import log_marginal
+from pyrovae.evaluation.refine import refine
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+
+def inference_gaps(
+    program: Any,
+    x: Any,
+    context: Mapping[str, Any] | None = None,
+    family: str = "normal",
+    method: str | Estimator = "refined",
+    num_samples: int = 1000,
+    *,
+    num_steps: int = 500,
+    chunk_size: int = CHUNK_SIZE,
+    seed: int | None = None,
+    progress: bool = True,
+) -> xr.Dataset:
+    r"""Split log p(x) - ELBO of each datum into the family's part and amortization's.
+
+    .. math:: \log p(x) - \mathcal{L}[q] = \underbrace{\log p(x) - \mathcal{L}[q^*]}_{\text{approximation}} +
+        \underbrace{\mathcal{L}[q^*] - \mathcal{L}[q]}_{\text{amortization}}
+
+    q* is the best Gaussian of the family for each datum by itself. Where the guide is of another family than ``family``,
+    or its optimization has not converged, the second part holds that too, and may be negative.
+
+    Args:
+        program: as in :func:`pyrovae.evaluation.log_weights`.
+        x: the data, N rows.
+        context: for each name, a tensor of N rows.
+        family: of q*: ``"normal"`` or ``"full"``, on the unconstrained latents.
+        method: how log p(x) is estimated, as in :func:`pyrovae.evaluation.log_marginal`.
+        num_samples: draws per datum, for each of the three quantities.
+        num_steps: steps of optimization for each datum.
+        chunk_size: the most draws evaluated at once.
+        seed: makes the draws reproducible.
+        progress: show bars, if there is a terminal.
+
+    Returns:
+        A Dataset over ``data``: ``log_marginal, elbo, refined_elbo, approximation, amortization`` in nats, each with its
+        Monte-Carlo standard error ``..._error``, and ``pareto_k`` of the estimate.
+
+    Reference: Cremer, Li & Duvenaud 2018, arXiv:1801.03558.
+    """
+    estimator = as_estimator(method)
+    estimator = replace(estimator, num_steps=num_steps) if isinstance(estimator, Refined) else estimator
+    options = {"chunk_size": chunk_size, "progress": progress}
+    seeds = [None if seed is None else seed + number for number in range(4)]
+    guide = refine(program, x, context, family, num_steps=num_steps, seed=seeds[0], **options)
+    best = bound(guide, x, context, num_samples, seed=seeds[1], **options)
+    own = bound(program, x, context, num_samples, seed=seeds[2], **options)
+    evidence = log_marginal(program, x, estimator, num_samples, context, seed=seeds[3], **options)
+    return _dataset(evidence, best, own)
+
+
+def _dataset(evidence: xr.Dataset, best: Bound, own: Bound) -> xr.Dataset:
+    import xarray as xr
+
+    marginal, error = (torch.from_numpy(evidence[name].values) for name in ("log_marginal", "mcse"))
+    columns: dict[str, tuple[Tensor, Tensor]] = {
+        "log_marginal": (marginal, error),
+        "elbo": (own.elbo, own.elbo_error),
+        "refined_elbo": (best.elbo, best.elbo_error),
+        "approximation": (marginal - best.elbo, torch.hypot(error, best.elbo_error)),
+        "amortization": (best.elbo - own.elbo, torch.hypot(best.elbo_error, own.elbo_error)),
+    }
+    variables = {name: ("data", value.numpy(), {"units": "nats"}) for name, (value, _) in columns.items()}
+    variables |= {f"{name}_error": ("data", value.numpy(), {"units": "nats"}) for name, (_, value) in columns.items()}
+    variables["pareto_k"] = ("data", evidence["pareto_k"].values, {})
+    return xr.Dataset(variables, {"data": evidence["data"].values}, evidence.attrs)

@@ -1,0 +1,93 @@
+"""Draws of missing entries from their predictive distribution given the observed ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pyrovae.evaluation.draws import CHUNK_SIZE, Call, Draws
+from pyrovae.evaluation.simulate import likelihood_draws
+from pyrovae.psis import psis
+from pyrovae.traces import latent_names, log_terms
+
+
+class Imputation(NamedTuple):
+    """The result of :func:`impute`."""
+
+    draws: Tensor
+    """The data with missing entries drawn, of shape (samples, data, *event_shape), on the CPU."""
+    pareto_k: Tensor
+    """The Pareto shape of each datum's weights, of shape (data,): above 0.7 its draws are unreliable."""
+    ess: Tensor
+    """The effective number of the proposals among which the draws were chosen, of shape (data,)."""
+
+
+def impute(
+    program: Any,
+    x: Any,
+    num_samples: int = 100,
+    context: Mapping[str, Any] | None = None,
+    *,
+    num_proposals: int = 1000,
+    chunk_size: int = CHUNK_SIZE,
+    seed: int | None = None,
+    progress: bool = True,
+) -> Imputation:
+    r"""Draw the missing entries of each datum, by self-normalized importance sampling of its latents.
+
+    .. math:: z_s \sim q(z \mid x_{\mathrm{obs}}), \quad z \sim \sum_s \bar w_s \delta_{z_s}, \quad
+        x_{\mathrm{mis}} \sim p(x_{\mathrm{mis}} \mid z)
+
+    Weights are Pareto smoothed. Observed entries are left as they are; entries are taken to be missing at random.
+
+    Args:
+        program: as in :func:`pyrovae.evaluation.log_weights`, with one data site and no global latents.
+        x: the data, N rows; NaN is a missing entry.
+        num_samples: draws of the missing entries.
+        context: for each name, a tensor of N rows.
+        num_proposals: draws of the guide from which the latents are chosen.
+        chunk_size: the most draws evaluated at once.
+        seed: makes the draws reproducible.
+        progress: show a bar, if there is a terminal.
+
+    Raises:
+        ValueError: several data sites.
+
+    Reference: Mattei & Frellsen 2019, arXiv:1812.02633.
+    """
+    draws = Draws(program, x, context, num_proposals, chunk_size, seed=seed, progress=progress)
+    parts = []
+    for _, batch in draws.each("impute"):
+        if not isinstance(batch.x, Tensor):
+            raise ValueError(f"impute takes programs with one data site, got data of type {type(batch.x).__name__}")
+        parts.append(_impute(draws, draws.call(batch), batch.x, num_samples))
+    filled, k, ess = zip(*parts, strict=True)
+    return Imputation(torch.cat(filled, 1), torch.cat(k), torch.cat(ess))
+
+
+def _impute(draws: Draws, call: Call, x: Tensor, num_samples: int) -> tuple[Tensor, Tensor, Tensor]:
+    guide = poutine.infer_config(call.pair.guide, config_fn=lambda _: {"enumerate": None})
+    call = call._replace(pair=call.pair._replace(guide=guide))
+    values: dict[str, list[Tensor]] = {}
+    weights = []
+    for size in draws.sizes(call):
+        model_trace, guide_trace = call.traces(size)
+        weights.append(log_terms(model_trace, guide_trace, dtype=torch.float64).log_weights)
+        for name in latent_names(guide_trace):
+            values.setdefault(name, []).append(guide_trace.nodes[name]["value"])
+    smoothed = psis(torch.cat(weights))
+    chosen = torch.multinomial(torch.nan_to_num(smoothed.log_weights.exp().T, nan=1.0), num_samples, replacement=True).T
+    picked = {name: _pick(torch.cat(parts), chosen, call) for name, parts in values.items()}
+    drawn = likelihood_draws(call, picked, num_samples, len(x))
+    return torch.where(x.isnan(), drawn.to(x), x).cpu(), smoothed.k.cpu(), smoothed.ess.cpu()
+
+
+def _pick(values: Tensor, chosen: Tensor, call: Call) -> Tensor:
+    """Each row's chosen samples: values (proposals, [plates,] rows, *event), the rows last among the plates."""
+    index = chosen.reshape(chosen.shape[0], *[1] * (call.nesting - 1), chosen.shape[1])
+    index = index.reshape(*index.shape, *[1] * (values.ndim - index.ndim))
+    return values.gather(0, index.expand(-1, *values.shape[1:]))

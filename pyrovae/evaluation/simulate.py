@@ -1,0 +1,74 @@
+"""Data simulated from a program's model, with the latents that made them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from pyrovae.evaluation.draws import Call
+from pyrovae.traces import PARTICLES, Pair
+from pyrovae.traces.sites import sites_of
+
+def simulate(pair: Pair, size: int, context: Mapping[str, Tensor] | None = None) -> tuple[Any, dict[str, Tensor]]:
+    """Rows of data from the model, and the values of its latent sites.
+
+    The model is called without data, and must return what it sampled: ``model(size=100)``.
+
+    Args:
+        pair: the program.
+        size: rows.
+        context: for each name, a tensor of ``size`` rows.
+
+    Raises:
+        ValueError: the model needs data, or returns none.
+    """
+    if not callable_without_data(pair.model):
+        raise ValueError(
+            "simulating needs a model that samples its data when called without them: def model(x=None, size=None), "
+            "returning x"
+        )
+    keywords = {"size": size} if context is None else {"size": size, "context": context}
+    with torch.no_grad():
+        trace = poutine.trace(pair.model).get_trace(**keywords)
+    x = trace.nodes["_RETURN"]["value"]
+    if x is None:
+        raise ValueError("simulating needs a model that returns the data it sampled: end it with `return x`")
+    returned: list[int] = []
+    tree_map(lambda leaf: returned.append(id(leaf)), x)
+    latents = {
+        s["name"]: s["value"] for s in sites_of(trace) if not s["is_observed"] and id(s["value"]) not in returned
+    }
+    return x, latents
+
+
+def likelihood_draws(call: Call, values: Mapping[str, Tensor], num_samples: int, rows: int) -> Any:
+    """Data of all rows drawn from the likelihood, given values of the latents of shape (samples, ...).
+
+    A model that takes data only as an argument runs on them with its observations released.
+    """
+    model, args, kwargs = call.pair.model, call.args, dict(call.kwargs)
+    if callable_without_data(model):
+        args, kwargs["size"] = (), rows
+    else:
+        model = poutine.uncondition(model)
+    model = pyro.plate(PARTICLES, num_samples, dim=-1 - call.nesting)(model)
+    with torch.no_grad():
+        trace = poutine.trace(poutine.condition(model, data=values)).get_trace(*args, **kwargs)
+    drawn = [s for s in sites_of(trace) if not s["is_observed"]]
+    if len(drawn) != 1:
+        raise ValueError(f"expected one data site to draw from, got {[s['name'] for s in drawn]}")
+    return drawn[0]["value"]
+
+
+def callable_without_data(model: Callable) -> bool:
+    """Whether a model takes ``size`` and needs no other argument."""
+    parameters = inspect.signature(model.forward if isinstance(model, nn.Module) else model).parameters.values()
+    needed = [p for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return not needed and any(p.name == "size" for p in parameters)
