@@ -36,6 +36,7 @@ def test_drop_last():
     loader = batches(ROWS, 5, generator=seeded(), drop_last=True)
     assert [len(batch.x) for batch in loader] == [5] * 4
     assert (len(loader), loader.num_rows) == (4, 23)
+    assert len(batches(ROWS, 23, drop_last=True)) == 1
 
 
 def test_the_generators_state_gives_the_batches_back():
@@ -52,10 +53,12 @@ def test_the_generators_state_gives_the_batches_back():
 
 
 def test_the_default_generator_is_torchs():
+    """And shuffling is the default."""
     torch.manual_seed(3)
     first = torch.cat([batch.index for batch in batches(ROWS, 4)])
     torch.manual_seed(3)
     assert torch.equal(first, torch.cat([batch.index for batch in batches(ROWS, 4)]))
+    assert first.tolist() != list(range(23))
     assert torch.equal(epoch_order(23, seeded()), torch.randperm(23, generator=seeded()))
 
 
@@ -172,3 +175,12 @@ def test_several_context_variables_by_place():
 def test_arrays_of_a_loader_may_miss_entries():
     (batch,) = loader_batches([np.array([[1.0, np.nan]])])
     assert bool(batch.x.isnan()[0, 1])
+
+
+def test_a_pass_resumes_in_its_middle():
+    loader = batches(ROWS, 4, generator=seeded())
+    order = loader.order()
+    whole, rest = list(loader.along(order)), list(loader.along(order, first=4))
+    assert [batch.index.tolist() for batch in rest] == [batch.index.tolist() for batch in whole[4:]]
+    assert torch.equal(torch.cat([batch.index for batch in whole]), order)
+    assert batches(ROWS, 4, shuffle=False).order() is None

@@ -136,6 +136,7 @@ def test_a_folder_of_images(tmp_path: Path, mode: str):
     for batch in batches(data, 3):
         np.testing.assert_array_equal(batch.x.numpy(), levels[batch.index.numpy()])
     assert data.event_shape == grey.event_shape == levels.shape[1:]
+    assert (data.x.dtype, grey.x.dtype) == (data.dense().x.dtype, grey.dense().x.dtype) == (torch.uint8, torch.float32)
 
 
 def test_images_are_read_when_they_are_wanted(tmp_path: Path):

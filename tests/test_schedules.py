@@ -78,6 +78,10 @@ def test_copies_are_equal_and_the_repr_is_the_call(schedule: schedules.Schedule)
     assert hash(copy.deepcopy(schedule)) == hash(schedule)
 
 
+def test_an_epoch_may_be_one_step():
+    assert Progress.at(3, 1) == Progress(step=3, epoch=3.0, steps_per_epoch=1)
+
+
 def test_schedules_are_frozen():
     with pytest.raises(AttributeError):
         EVERY[1].end = 2.0
