@@ -107,6 +107,83 @@ def list_data() -> None:
         console().print(table("data sets", ["name", "variants", "rows", "event shape", "where"], rows))
 
 
+RunFolder = Annotated[Path, typer.Argument(help="Folder of a run.")]
+Seed = Annotated[int, typer.Option(help="Seed of the draws.")]
+Out = Annotated[Path | None, typer.Option(help="The file to write; by default in the run's folder.")]
+
+
+@app.command()
+def evaluate(
+    run: RunFolder,
+    method: Annotated[str, typer.Option(help="importance, refined or ais.")] = "importance",
+    samples: Annotated[int | None, typer.Option(help="Samples (or chains) per datum.")] = None,
+    rows: Annotated[int | None, typer.Option(help="Only the first rows of the test set.")] = None,
+    seed: Seed = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Estimate the held-out log evidence of a run; stopped and started again, it goes on where it was."""
+    with endings():
+        from pyrovae.cli import commands
+
+        commands.evaluate(run, method, samples, rows, seed, quiet)
+
+
+@app.command()
+def sample(
+    run: RunFolder,
+    num_samples: Annotated[int, typer.Option("--num-samples", "-n", help="How many.")] = 64,
+    out: Out = None,
+    seed: Seed = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Draw data from a run's model."""
+    with endings():
+        from pyrovae.cli import commands
+
+        commands.sample(run, num_samples, out, seed, quiet)
+
+
+@app.command()
+def reconstruct(
+    run: RunFolder,
+    rows: Annotated[int, typer.Option(help="How many test rows.")] = 10,
+    out: Out = None,
+    quiet: Quiet = False,
+) -> None:
+    """Reconstruct test rows of a run's data."""
+    with endings():
+        from pyrovae.cli import commands
+
+        commands.reconstruct(run, rows, out, quiet)
+
+
+@app.command()
+def encode(
+    run: RunFolder,
+    data: Annotated[str | None, typer.Argument(help="A data set or file; by default the run's test rows.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="An .npz or .parquet file; by default latents.npz in the run.")
+    ] = None,
+    samples: Annotated[int | None, typer.Option(help="Draws per datum instead of the posterior's mean.")] = None,
+    seed: Seed = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Encode rows into latents."""
+    with endings():
+        from pyrovae.cli import commands
+
+        commands.encode(run, data, out, samples, seed, quiet)
+
+
+@app.command()
+def info(run: RunFolder) -> None:
+    """Say what is in a run."""
+    with endings():
+        from pyrovae.cli import commands
+
+        commands.info(run)
+
+
 def main() -> None:
     """The console script."""
     sys.exit(app())

@@ -1,9 +1,8 @@
-"""The figures of a trained VAE, as files."""
+"""The figures of a trained VAE."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,13 +20,14 @@ if TYPE_CHECKING:
 LATENT_ROWS, IMAGE_ROWS, SAMPLES = 2000, 10, 64
 
 
-def write_figures(folder: Path, vae: VAE, data: Data, history: History, seed: int) -> list[Path]:
-    """Draw what a trained VAE looks like on held-out rows, one PNG a figure; the paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    makers = {"history": lambda: plots.plot_history(history.to_dict(), best_epoch=history.best_epoch)}
+def draw_figures(vae: VAE, data: Data, history: History, seed: int) -> dict[str, Figure]:
+    """What a trained VAE looks like on held-out rows: a figure for each name."""
+    makers: dict[str, Callable[[], Any]] = {
+        "history": lambda: plots.plot_history(history.to_dict(), best_epoch=history.best_epoch)
+    }
     makers |= _image_figures(vae, data, seed) if _is_image(data) else {}
     makers |= _latent_figures(vae, data)
-    return [_save(folder / f"{name}.png", make) for name, make in makers.items()]
+    return {name: np.ravel(make())[0].figure for name, make in makers.items()}
 
 
 def _image_figures(vae: VAE, data: Data, seed: int) -> dict[str, Callable[[], Any]]:
@@ -61,9 +61,3 @@ def _latent_dim(vae: VAE, data: Data) -> int:
 
 def _is_image(data: Data) -> bool:
     return len(data.event_shape) == 3 and data.event_shape[0] in (1, 3)
-
-
-def _save(path: Path, make: Callable[[], Any]) -> Path:
-    figure: Figure = np.ravel(make())[0].figure
-    figure.savefig(path, dpi=150, bbox_inches="tight")
-    return path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pyrovae import data as data_room
-from pyrovae import schedules
+from pyrovae import runs, schedules
 from pyrovae.cli.console import console, number, table
 from pyrovae.cli.defaults import OTHERWISE, RECIPES, Recipe
-from pyrovae.cli.figures import write_figures
+from pyrovae.cli.figures import draw_figures
 from pyrovae.data import Data
 from pyrovae.evaluation import bound
 from pyrovae.models import VAE
-from pyrovae.presets import build_vae, suggest
+from pyrovae.presets import LIKELIHOODS, build_vae, suggest
 from pyrovae.training import fit
 
 if TYPE_CHECKING:
@@ -53,41 +54,62 @@ class Request:
 
 def train(request: Request) -> Path:
     """Train, save, evaluate on the test rows and draw; returns the run's folder."""
-    from pyrovae import runs
-
     out = console(request.quiet)
     rows = data_room.load(request.data, request.variant, seed=request.seed)
     folder = request.out or _free_folder(request.data, rows.variant)
+    if (folder / "config.json").exists() and not request.resume:
+        raise ValueError(f"{folder} holds a run already: choose another --out, or --resume it")
     recipe = RECIPES.get(request.data, OTHERWISE)
     start = _first_rows(rows.train, request.seed)
-    words = {**recipe.words, **suggest(start, rows.name, rows.variant), **(request.words or {})}
+    words = {**recipe.words, **_suggested(start, rows, request), **(request.words or {})}
     vae = build_vae(rows.train.event_shape, **words, start=start, seed=request.seed)
     out.print(f"[bold]{rows.name}[/] ({rows.variant}): {len(rows.train)} rows to train on, {_words(vae)}")
-    runs.check_free(folder, resume=request.resume)
     began = time.monotonic()
     history = _fit(vae, rows, request, recipe, folder)
     seconds = time.monotonic() - began
-    runs.save_run(folder, vae, history=history, data=rows, seed=request.seed)
-    paths = write_figures(folder / "figures", vae, rows.test, history, request.seed) if request.figures else []
-    out.print(_result(vae, rows, history, seconds, request.seed))
+    results = _results(vae, rows, request.seed)
+    figures = draw_figures(vae, rows.test, history, request.seed) if request.figures else {}
+    settings = {name: value for name, value in vars(request).items() if name not in ("out", "resume", "quiet", "words")}
+    runs.save(
+        vae,
+        folder,
+        history=history,
+        data=rows.train,
+        figures=figures,
+        seed=request.seed,
+        command=["pyrovae", *sys.argv[1:]],
+        settings=settings,
+        results=results,
+        overwrite=request.resume,
+    )
+    out.print(_table(rows, history, results, seconds))
     out.print(f"run      {folder}\nweights  {folder / 'model.safetensors'}")
-    for path in paths:
-        out.print(f"figure   {path}")
+    for name in figures:
+        out.print(f"figure   {folder / 'figures' / name}.png")
     return folder
 
 
+def _suggested(start: torch.Tensor, rows: Data, request: Request) -> dict[str, Any]:
+    """A likelihood for the data; of it the levels alone, where a likelihood on levels was asked for."""
+    suggested = suggest(start, rows.name, rows.variant)
+    asked = LIKELIHOODS.get((request.words or {}).get("likelihood", ""))
+    if asked is not None and not asked.leveled:
+        suggested.pop("levels", None)
+    return suggested
+
+
 def _fit(vae: VAE, rows: Data, request: Request, recipe: Recipe, folder: Path) -> History:
-    epochs = request.epochs or recipe.epochs
-    peak = request.learning_rate or recipe.learning_rate
-    decay = recipe.weight_decay if request.weight_decay is None else request.weight_decay
+    asked = {name: value for name, value in vars(request).items() if value is not None}
+    settings = {**recipe._asdict(), **asked}
+    epochs, peak = settings["epochs"], settings["learning_rate"]
     warm_up = request.beta_warm_up
     return fit(
         vae,
         rows.train,
         epochs=epochs,
-        batch_size=request.batch_size or recipe.batch_size,
-        learning_rate=schedules.one_cycle(peak, warm_up=recipe.warm_up, epochs=epochs),
-        weight_decay=decay,
+        batch_size=settings["batch_size"],
+        learning_rate=schedules.one_cycle(peak, warm_up=recipe.warm_up, epochs=max(epochs, 1)),
+        weight_decay=settings["weight_decay"],
         clip_norm=request.clip_norm,
         beta=schedules.linear(0.0, request.beta, epochs=warm_up) if warm_up else request.beta,
         validation=rows.validation,
@@ -117,22 +139,36 @@ def _free_folder(name: str, variant: str | None) -> Path:
         number += 1
 
 
-def _result(vae: VAE, rows: Data, history: History, seconds: float, seed: int) -> Any:
+def _results(vae: VAE, rows: Data, seed: int) -> dict[str, Any]:
+    """Means over the test rows, in nats per datum at beta 1, and the ELBO's standard error over rows."""
     test = bound(vae, rows.test, num_samples=TEST_DRAWS, seed=seed, progress=False)
-    elbo, kl, reconstruction = (float(part.mean()) for part in (test.elbo, test.kl, test.reconstruction))
-    error = float(test.elbo.std() / math.sqrt(len(test.elbo)))
+    elbo = float(test.elbo.mean())
+    return {
+        "test_rows": len(rows.test),
+        "elbo": elbo,
+        "elbo_error": float(test.elbo.std() / math.sqrt(len(test.elbo))),
+        "kl": float(test.kl.mean()),
+        "reconstruction": float(test.reconstruction.mean()),
+        "bits_per_dim": -elbo / (math.log(2) * rows.test.event_shape.numel()),
+        "variant": rows.variant,
+    }
+
+
+def _table(rows: Data, history: History, results: Mapping[str, Any], seconds: float) -> Any:
     cells = [
-        f"test ({len(rows.test)} rows)",
-        f"{elbo:.2f} ± {error:.2f}",
-        number(kl),
-        number(reconstruction),
-        number(-elbo / (math.log(2) * rows.test.event_shape.numel()), ".3f"),
+        f"{results['elbo']:.2f} ± {results['elbo_error']:.2f}",
+        number(results["kl"]),
+        number(results["reconstruction"]),
+        number(results["bits_per_dim"], ".3f"),
         f"{seconds:.1f}",
-        rows.variant,
     ]
-    columns = ["", "ELBO", "KL", "reconstruction", "bits/dim", "seconds", "variant"]
-    ended = "" if history.ended == "finished" else f", {history.ended}"
-    return table(f"{rows.name}: nats per datum at beta 1, {len(history)} epochs{ended}", columns, [cells])
+    columns = ["ELBO", "KL", "reconstruction", "bits/dim", "seconds"]
+    ended = "" if history.ended == "finished" else f" ({history.ended})"
+    title = (
+        f"{rows.name} ({rows.variant}), {results['test_rows']} test rows after {len(history)} epochs{ended}: "
+        "nats per datum at beta 1"
+    )
+    return table(title, columns, [cells])
 
 
 def _words(vae: VAE) -> str:
