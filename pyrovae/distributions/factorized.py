@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyrovae.distributions.links import Link, link
-from pyrovae.missing import interior_point
+from pyrovae.missing import observed
 from pyrovae.networks import Network
 
 Context = Mapping[str, Tensor]
@@ -163,22 +163,21 @@ class Factorized(nn.Module):
             steps: number of steps.
 
         Raises:
-            ValueError: there is no network, or a parameter is read from the context.
+            ValueError: there is no network, a parameter is read from the context, or the data does not fit.
         """
         if self.net is None or any(isinstance(source, FromContext) for source in self._sources.values()):
             raise ValueError(
                 "only a conditional with a network and no parameter from the context can be initialized from data"
             )
         x = x.to(self.offset)
-        observed = ~x.isnan()
         raw = torch.zeros_like(self.offset, requires_grad=True)
         optimizer = torch.optim.Adam([raw], lr=0.1)
         fixed = {name: self._parameter(name, None).detach() for name in self._sources}
         for _ in range(steps):
             parts = zip(self.read, raw.unbind(0), strict=True)
             family = self.family(**fixed, **{name: self.links[name].forward(part) for name, part in parts})
-            filled = torch.where(observed, x, interior_point(family.support, x))
-            loss = -(family.log_prob(filled) * observed).sum() / max(len(x), 1)
+            constant, filled = observed(family.expand(self.event_shape).to_event(len(self.event_shape)), x)
+            loss = -constant.log_prob(filled).sum() / max(len(x), 1)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
