@@ -18,7 +18,7 @@ class BetaMessenger(ScaleMessenger):
 
     def __init__(self, beta: Beta, plate: str = "data") -> None:
         Messenger.__init__(self)  # Pyro's own constructor refuses 0, where a warm-up starts
-        self.scale = beta if isinstance(beta, Mapping) else {None: beta}
+        self.scale: Mapping[Any, float | Tensor] = beta if isinstance(beta, Mapping) else {None: beta}
         self.plate = plate
 
     def _process_message(self, msg: dict[str, Any]) -> None:

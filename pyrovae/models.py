@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -52,6 +53,12 @@ class VAE(nn.Module):
     (torch.Size([3, 5]), torch.Size([3, 2]))
     """
 
+    prior: nn.Module
+    likelihood: nn.Module
+    posterior: nn.Module
+    words: dict[str, Any]
+    """The words of ``presets.build_vae``, on a VAE that it made."""
+
     def __init__(self, prior: nn.Module, likelihood: nn.Module, posterior: nn.Module, name: str = "vae") -> None:
         super().__init__()
         if not isinstance(name, str) or not name:
@@ -95,7 +102,7 @@ class VAE(nn.Module):
             A draw of the latents, of shape ``(rows, *latent_shape)``.
         """
         register(**{f"{self.name}.posterior": self.posterior})
-        x = self._cast(x)
+        x = self._cast_rows(x)
         context = self._context(context, ("posterior",))
         with _data_plate(x, context, size):
             return pyro.sample("z", self._posterior(x, context))
@@ -114,7 +121,7 @@ class VAE(nn.Module):
 
         def part(rows: slice) -> Tensor:
             own = _slice(context, rows)
-            posterior = self._posterior(self._cast(x[rows]), self._context(own, ("posterior",)))
+            posterior = self._posterior(self._cast_rows(x[rows]), self._context(own, ("posterior",)))
             return _mean(posterior, "posterior") if num_samples is None else posterior.sample((num_samples,))
 
         return self._in_batches(part, len(x), batch_size, dim=0 if num_samples is None else 1)
@@ -124,7 +131,7 @@ class VAE(nn.Module):
 
         def part(rows: slice) -> Tensor:
             own = self._context(_slice(context, rows), ("likelihood",))
-            return _mean(self.likelihood(self._cast(z[rows]), context=_read(self.likelihood, own)), "likelihood")
+            return _mean(self.likelihood(self._cast_rows(z[rows]), context=_read(self.likelihood, own)), "likelihood")
 
         return self._in_batches(part, len(z), batch_size)
 
@@ -163,8 +170,9 @@ class VAE(nn.Module):
         return self.posterior(filled, context=_read(self.posterior, {**context, "mask": mask}))
 
     def _cast(self, x: Tensor | None) -> Tensor | None:
-        if x is None:
-            return None
+        return None if x is None else self._cast_rows(x)
+
+    def _cast_rows(self, x: Tensor) -> Tensor:
         if not isinstance(x, Tensor):
             raise TypeError(f"x must be a torch tensor here, got {type(x).__name__}: write torch.as_tensor(x)")
         return x.to(self._like())

@@ -86,7 +86,9 @@ class _Span:
 
     def fraction(self, progress: Progress) -> float:
         """The share of this span that is over: 0 at its beginning, 1 at its end and above 1 thereafter."""
-        return progress.step / self.steps if self.epochs is None else progress.epoch / self.epochs
+        if self.epochs is not None:
+            return progress.epoch / self.epochs
+        return progress.step / self.steps if self.steps is not None else math.inf
 
     def __str__(self) -> str:
         return f"steps={self.steps}" if self.epochs is None else f"epochs={self.epochs}"

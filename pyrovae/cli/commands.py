@@ -145,7 +145,8 @@ _WRITERS = {".npz": _write_npz, ".parquet": _write_parquet}
 def _write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     import numpy as np
 
-    save_file_atomic(path, lambda file: np.savez_compressed(file, **arrays))
+    named: dict[str, Any] = dict(arrays)
+    save_file_atomic(path, lambda file: np.savez_compressed(file, **named))
 
 
 def _figure(path: Path, axes: Any, quiet: bool) -> None:

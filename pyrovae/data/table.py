@@ -46,7 +46,7 @@ class Data:
     (3, torch.Size([2]))
     """
 
-    x: Tree
+    x: Any  # Tensor | LazyRows, or a dict or tuple of these (Tree); Any spares every reader a cast
     labels: Tensor | None = None
     context: Mapping[str, Tensor] | None = None
     variant: str | None = None

@@ -87,6 +87,9 @@ class Factorized(nn.Module):
     torch.Size([3])
     """
 
+    offset: Tensor
+    net: Network | None
+
     def __init__(
         self,
         family: type[dist.Distribution],
@@ -101,7 +104,7 @@ class Factorized(nn.Module):
             raise ValueError(
                 f"{family.__name__} needs event_shape=, the shape of one datum, e.g. event_shape=(1, 28, 28)"
             )
-        self.family = family
+        self.family: Any = family
         self.event_shape = _shape(event_shape)
         self.preprocess = preprocess
         self._check_given(given)
@@ -191,12 +194,13 @@ class Factorized(nn.Module):
         )
 
     def _raw(self, value: Tensor | None, context: Context | None) -> Tensor:
-        if self.preprocess is not None and value is not None:
-            value = self.preprocess(value)
+        preprocess: Any = self.preprocess
+        if preprocess is not None and value is not None:
+            value = preprocess(value)
             if context is not None and "mask" in context:
                 value = torch.where(context["mask"], value, value.new_zeros(()))
-        raw = self.net(value, context) if self.net.context_names else self.net(value)
-        return raw + self.offset
+        net: Any = self.net
+        return (net(value, context) if net.context_names else net(value)) + self.offset
 
     def _parameter(self, name: str, context: Context | None) -> Tensor:
         source = self._sources[name]
@@ -240,8 +244,8 @@ class Factorized(nn.Module):
         arguments = inspect.signature(self.family.__init__).parameters
         unknown = [name for name in given if name not in arguments or name in ("self", "validate_args")]
         if unknown:
-            known = [name for name in arguments if name not in ("self", "validate_args")]
-            raise TypeError(f"{self.family.__name__} has no parameter {unknown[0]!r}; it takes {', '.join(known)}")
+            takes = [name for name in arguments if name not in ("self", "validate_args")]
+            raise TypeError(f"{self.family.__name__} has no parameter {unknown[0]!r}; it takes {', '.join(takes)}")
         known = set(self.parameters_of(self.family))
         for name, argument in arguments.items():
             required = argument.default is inspect.Parameter.empty and argument.kind is not argument.VAR_KEYWORD

@@ -51,7 +51,7 @@ class CapacityELBO(TraceMeanField_ELBO):
         if not 0 <= gamma < float("inf"):
             raise ValueError(f"gamma must be finite and at least 0, got {gamma}")
         self.schedule = capacity if callable(capacity) and not isinstance(capacity, Tensor) else None
-        self.capacity = None if self.schedule else capacity
+        self.capacity: Any = None if self.schedule else capacity
         self.gamma = gamma
 
     def advance(self, progress: Any) -> None:

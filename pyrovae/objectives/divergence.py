@@ -58,7 +58,7 @@ class Divergence:
 
     def per_datum(self) -> Tensor:
         """The divergence summed over sites, batch shape of the plate."""
-        return sum(self._site(name) for name in self.local)
+        return torch.stack([self._site(name) for name in self.local]).sum(0)
 
     def groups(self) -> list[Tensor]:
         """One row of divergences per datum for each group: the dimensions of a factorized latent, or a whole site."""

@@ -59,7 +59,7 @@ class State:
     stale: int = 0
     in_a_row: int = 0
     seconds: float = 0.0
-    order_state: Tensor | None = None
+    order_state: Any = None
     """The data generator's state before the order of the epoch under way was drawn."""
 
 

@@ -71,7 +71,7 @@ def betas_by_site(beta: Number | Mapping[str, Number]) -> dict[str | None, Numbe
         TypeError: neither a number nor a schedule.
         ValueError: a negative or non-finite number.
     """
-    betas: dict[str | None, Number] = dict(beta) if isinstance(beta, Mapping) else {None: beta}
+    betas: dict[Any, Number] = dict(beta) if isinstance(beta, Mapping) else {None: beta}
     for value in betas.values():
         if callable(value):
             continue

@@ -102,7 +102,7 @@ class Loader(Source):
 def source_of(
     pair: Pair,
     data: Any,
-    context: Mapping[str, Any] | None,
+    context: Any,
     batch_size: int,
     drop_last: bool,
     like: Tensor,

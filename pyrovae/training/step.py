@@ -33,7 +33,9 @@ class BufferGuard:
         norms = [] if module is None else [part for part in module.modules() if isinstance(part, _NormBase)]
         # Normalization updates its moments without counting it as a change; other buffers are copied when they change.
         self._silent = {id(buffer) for norm in norms for buffer in norm.buffers()}
-        self._kept = [[buffer, buffer._version, buffer.detach().clone()] for buffer in buffers.values()]
+        self._kept: list[list[Any]] = [
+            [buffer, buffer._version, buffer.detach().clone()] for buffer in buffers.values()
+        ]
 
     def keep(self) -> None:
         """Copy the buffers that have changed since the last copy."""
