@@ -91,11 +91,33 @@ def ppca():
 def linear_vae(ppca, posterior):
     """Probabilistic PCA's model with its true weights, frozen."""
     D, L = ppca.weight.shape
-    likelihood = pvae.Factorized(dist.Normal, pvae.MLP(L, (), (1, D)), event_shape=D, scale=math.sqrt(ppca.noise))
+    likelihood = pvae.Factorized(
+        dist.Normal, pvae.MLP(L, (), (1, D)), event_shape=D, scale=math.sqrt(ppca.noise)
+    ).double()
     with torch.no_grad():
         likelihood.net.head.weight.copy_(ppca.weight)
         likelihood.net.head.bias.copy_(ppca.mean)
     return pvae.VAE(pvae.standard_normal(L), likelihood.requires_grad_(False), posterior).double()
+
+
+class Exact(torch.nn.Module):
+    """The closed-form posterior of probabilistic PCA."""
+
+    def __init__(self, ppca):
+        super().__init__()
+        self.ppca = ppca.requires_grad_(False)
+
+    def forward(self, x, context=None):
+        return self.ppca.posterior(x)
+
+
+def test_the_exact_posterior_as_guide_gives_the_exact_evidence_in_every_weight(ppca):
+    torch.manual_seed(0)
+    x = ppca.marginal().sample((20,)).detach()
+    vae = linear_vae(ppca, Exact(ppca))
+    weights = pvae.log_weights(vae, x, num_samples=50, seed=0)
+    assert weights.shape == (50, 20)
+    assert (weights - ppca.log_evidence(x)).abs().max() < 1e-9
 
 
 def test_a_trained_mean_field_guide_reaches_the_optimal_mean_field_elbo(ppca):
