@@ -222,6 +222,11 @@ CALLS = {
         ValueError,
         r"got \(3, 8, 8\)",
     ),
+    "channels last": (
+        lambda: MLP((1, 8, 8), (8,), 5)(torch.zeros(3, 8, 8, 1)),
+        ValueError,
+        r"expected an input of shape \(\*batch, 1, 8, 8\), got \(3, 8, 8, 1\): reshape the input",
+    ),
     "too few axes": (lambda: ConvEncoder((1, 8, 8), (8,), 5)(torch.zeros(8)), ValueError, r"got \(8,\)"),
     "an array": (
         lambda: MLP(3, (8,), 5)([1.0, 2.0, 3.0]),

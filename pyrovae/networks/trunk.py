@@ -20,9 +20,10 @@ class Trunk(Network):
         in_shape: shape of one input; an integer for a vector.
     """
 
+    head: nn.Module
+
     def __init__(self, in_shape: Shape) -> None:
         super().__init__(as_shape(in_shape, "in_shape"))
-        self.head: nn.Module = nn.Identity()
 
     @abstractmethod
     def make_head(self, out_shape: torch.Size) -> nn.Module:
