@@ -32,7 +32,7 @@ ROOMS = {
     "training": {"checkpoints", "data", "handlers", "objectives", "parameters", "schedules", "traces"},
     "evaluation": {"data", "handlers", "psis", "traces"},
     "diagnostics": {"data", "evaluation", "psis", "traces"},
-    "comparison": {"data", "evaluation", "traces"},
+    "comparison": {"data", "evaluation", "plots", "psis"},
     "evidence_io": {"data", "diagnostics", "evaluation", "io_arviz", "psis", "traces"},
     "presets": {"distributions", "models", "networks"},
     "runs": {"checkpoints", "data", "presets"},

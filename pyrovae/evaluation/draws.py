@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -88,8 +89,8 @@ class Draws:
         self.rows_at_once = rows
         with self.evaluating():
             first = self.call(next(iter(batches(self.data[:1], 1, shuffle=False, **place))), nesting=0)
-            self.nesting = plate_nesting(self.pair, first.args, first.kwargs)
-            self.global_sites = _global_sites(first)
+            self.nesting = plate_nesting(first.pair, first.args, first.kwargs)
+            self.global_sites, self.measure = _describe(first)
 
     def __len__(self) -> int:
         return len(self.data)
@@ -100,7 +101,7 @@ class Draws:
         rows = getattr(pair.guide, "select_rows", None)
         pair = pair if rows is None else pair._replace(guide=rows(batch.index))
         args = batch.x if isinstance(batch.x, tuple) else (batch.x,)
-        kwargs = call_arguments(self.pair, batch.context)
+        pair, kwargs = _with_context_bound(pair, call_arguments(self.pair, batch.context))
         return Call(pair, args, kwargs, self.nesting if nesting is None else nesting, batch.index)
 
     @contextmanager
@@ -144,6 +145,15 @@ class Draws:
             done += size
 
 
+def _with_context_bound(pair: Pair, kwargs: Mapping[str, Any]) -> tuple[Pair, dict[str, Any]]:
+    """The context inside the functions: Pyro's handlers have an argument of that name, and refuse another one."""
+    given = {name: value for name, value in kwargs.items() if name == "context"}
+    rest = {name: value for name, value in kwargs.items() if name != "context"}
+    if not given:
+        return pair, rest
+    return pair._replace(model=partial(pair.model, **given), guide=partial(pair.guide, **given)), rest
+
+
 def bar(iterable: Iterable, label: str, progress: bool) -> Iterable:
     """A progress bar, silent when it is not wanted or there is no terminal."""
     from tqdm import tqdm
@@ -162,10 +172,18 @@ def _like(pair: Pair) -> Tensor | None:
     return next((t for t in tensors if t.is_floating_point()), None)
 
 
-def _global_sites(call: Call) -> list[str]:
+def _describe(call: Call) -> tuple[list[str], str]:
+    """The guide's latents outside the data plate, and what the data sites' log densities are of: densities or masses."""
     with poutine.block():
-        trace = poutine.trace(call.pair.guide).get_trace(*call.args, **call.kwargs)
-    return [s["name"] for s in sites_of(trace) if not s["is_observed"] and not frame_of(s, "data")]
+        guide_trace = poutine.trace(call.pair.guide).get_trace(*call.args, **call.kwargs)
+        replayed = poutine.replay(call.pair.model, trace=guide_trace)
+        model_trace = poutine.trace(replayed).get_trace(*call.args, **call.kwargs)
+    outside = [s["name"] for s in sites_of(guide_trace) if not s["is_observed"] and not frame_of(s, "data")]
+    observed = [s["fn"] for s in sites_of(model_trace) if s["is_observed"]]
+    kinds = {
+        "mass" if fn.support.is_discrete else "density" for fn in observed if getattr(fn, "support", None) is not None
+    }
+    return outside, " and ".join(sorted(kinds)) or "unknown"
 
 
 def _only(trace: Trace, names: list[str]) -> Trace:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,6 +29,7 @@ LONG_NAMES = {
     "pareto_k": "Pareto shape of the weights",
     "elbo": "evidence lower bound under the program's own guide",
     "gap": "log_marginal - elbo",
+    "half": "log_marginal from the first half of the samples",
 }
 
 
@@ -67,7 +69,8 @@ def log_marginal(
             the draws are the same as without a stop. Needs a seed.
 
     Returns:
-        A Dataset over ``data`` with ``log_marginal, mcse, ess, pareto_k, elbo, gap``, in nats, float64.
+        A Dataset over ``data`` with ``log_marginal, mcse, ess, pareto_k, elbo, gap`` and ``half`` (the estimate from half of
+        the samples, to see whether it has converged), in nats, float64. Its attributes say how, and on which rows.
 
     Raises:
         ValueError: an unknown method; ``resume`` without a seed, or with a file of another call.
@@ -84,7 +87,7 @@ def log_marginal(
     ...     with pyro.plate("data", len(x)):
     ...         pyro.sample("z", dist.Normal(x / 2, 0.5**0.5))
     >>> sorted(log_marginal((model, guide), torch.zeros(3), seed=0))
-    ['elbo', 'ess', 'gap', 'log_marginal', 'mcse', 'pareto_k']
+    ['elbo', 'ess', 'gap', 'half', 'log_marginal', 'mcse', 'pareto_k']
     """
     estimator = as_estimator(method)
     num_samples = estimator.num_samples if num_samples is None else num_samples
@@ -93,13 +96,26 @@ def log_marginal(
             "resume needs a seed, so that the rest of the draws is the same as without a stop: pass seed=0"
         )
     draws = Draws(program, x, context, num_samples, chunk_size, vectorize, seed, progress)
+    result = evidence(draws, estimator, resume)
+    _warn(result["pareto_k"].values, num_samples, estimator)
+    return result
+
+
+def evidence(draws: Draws, estimator: Estimator, resume: str | Path | None = None) -> xr.Dataset:
+    """What :func:`log_marginal` returns, without its warning.
+
+    Args:
+        draws: the program and the data.
+        estimator: the way to estimate.
+        resume: a file in which finished batches of rows are kept.
+    """
     kept = Progress(resume, fingerprint(draws, estimator)) if resume is not None else Progress()
     for number, batch in draws.each(estimator.name):
         if number not in kept:
             kept[number] = _estimates(draws, estimator, batch)
-    columns = {name: torch.cat([part[name] for part in kept.parts()]) for name in kept.parts()[0]}
-    _warn(columns["pareto_k"], num_samples, estimator)
-    return _dataset(columns, estimator, num_samples, draws.seed)
+    parts = kept.parts()
+    columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    return _dataset(columns, estimator, draws)
 
 
 def _estimates(draws: Draws, estimator: Estimator, batch: Any) -> dict[str, Tensor]:
@@ -128,12 +144,13 @@ def summary(log_weights: Tensor) -> dict[str, Tensor]:
         "ess": ess,
         "pareto_k": pareto_k(log_weights),
         "elbo": log_weights.mean(0),
+        "half": log_weights[: max(1, samples // 2)].logsumexp(0) - math.log(max(1, samples // 2)),
     }
 
 
-def _warn(k: Tensor, num_samples: int, estimator: Estimator) -> None:
+def _warn(k: np.ndarray, num_samples: int, estimator: Estimator) -> None:
     """Too few samples for a Pareto fit (k = inf) say nothing, so there is nothing to warn of."""
-    bad = (k > good_k(num_samples)).double().mean().item()
+    bad = float((k > good_k(num_samples)).mean())
     if num_samples >= 25 and bad > 0.05:
         remedy = (
             "refine: method='refined' or 'ais'" if isinstance(estimator, Importance) else "take more steps or samples"
@@ -145,13 +162,21 @@ def _warn(k: Tensor, num_samples: int, estimator: Estimator) -> None:
         )
 
 
-def _dataset(columns: Mapping[str, Tensor], estimator: Estimator, num_samples: int, seed: int) -> xr.Dataset:
+def _dataset(columns: Mapping[str, Tensor], estimator: Estimator, draws: Draws) -> xr.Dataset:
     import xarray as xr
 
-    variables = {name: ("data", value.numpy(), {"long_name": LONG_NAMES[name]}) for name, value in columns.items()}
-    for name in ("log_marginal", "mcse", "elbo", "gap"):
+    variables = {n: ("data", columns[n].numpy(), {"long_name": text}) for n, text in LONG_NAMES.items() if n in columns}
+    for name in ("log_marginal", "mcse", "elbo", "gap", "half"):
         variables[name][2]["units"] = "nats"
-    count = len(columns["elbo"])
-    attributes = {"method": estimator.name, "estimator": repr(estimator), "num_samples": num_samples, "seed": str(seed)}
-    order = [name for name in LONG_NAMES if name in variables]
-    return xr.Dataset({n: variables[n] for n in order}, {"data": range(count)}, {**attributes, "num_data": count})
+    attributes = {
+        "method": estimator.name,
+        "estimator": repr(estimator),
+        "num_samples": draws.num_samples,
+        "num_data": len(draws),
+        "seed": str(draws.seed),
+        "rows": draws.data.fingerprint(),
+        "variant": str(draws.data.variant),
+        "split": draws.data.split,
+        "measure": draws.measure,
+    }
+    return xr.Dataset(variables, {"data": range(len(draws))}, attributes)

@@ -14,6 +14,8 @@ from pyrovae.evaluation.draws import CHUNK_SIZE, Draws
 from pyrovae.evaluation.gaussian import Gaussian
 from pyrovae.evaluation.unconstrained import Block, LatentSpace, enumerating
 
+STAGES = 4
+"""Parts of the optimization, each in coordinates whitened by the part before."""
 INITIAL_DRAWS = 256
 """Draws of the program's guide from whose moments the optimization starts."""
 
@@ -109,11 +111,13 @@ class _Parameters(nn.Module):
         self.lower = nn.Parameter(start.loc.new_zeros(rows, size, size)) if full else None
 
     def gaussian(self) -> Gaussian:
-        loc = self.start.loc + self.start.tril * self.shift
+        loc = self.start.loc + self.start.stretch(self.shift[None])[0]
         scale = self.log_scale.exp()
         if self.lower is None:
             return Gaussian(loc, self.start.tril * scale)
-        return Gaussian(loc, self.start.tril[..., None] * (self.lower.tril(-1) + torch.diag_embed(scale)))
+        inner = self.lower.tril(-1) + torch.diag_embed(scale)
+        outer = self.start.tril
+        return Gaussian(loc, outer @ inner if outer.ndim == 3 else outer[..., None] * inner)
 
 
 def refine(
@@ -143,7 +147,8 @@ def refine(
         family: ``"normal"`` (independent coordinates) or ``"full"`` (any covariance).
         num_steps: steps of Adam for each batch of rows.
         num_particles: draws per datum and step.
-        learning_rate: of the first step, in units of the first scales; it decays to zero along a cosine.
+        learning_rate: of the first steps, in units of the scales; it is halved in each of four stages and decays to zero
+            in the last.
         chunk_size: the most draws evaluated at once.
         seed: makes the draws reproducible.
         progress: show a bar, if there is a terminal.
@@ -177,14 +182,24 @@ def fit_gaussian(
         num_particles: draws per datum and step.
         learning_rate: of the first step.
     """
-    start = Gaussian.of_draws(space.guide_draws(INITIAL_DRAWS))
+    gaussian = Gaussian.of_draws(space.guide_draws(INITIAL_DRAWS))
+    steps = -(-num_steps // STAGES)
+    for stage in range(STAGES):
+        gaussian = _stage(space, gaussian, full, steps, num_particles, learning_rate / 2**stage, stage == STAGES - 1)
+    return gaussian
+
+
+def _stage(
+    space: LatentSpace, start: Gaussian, full: bool, steps: int, num_particles: int, rate: float, is_last: bool
+) -> Gaussian:
+    """Steps relative to the Gaussians so far, which makes the coordinates of the next steps about independent."""
     with torch.enable_grad(), pyro.poutine.block():
         parameters = _Parameters(start, full)
-        optimizer = torch.optim.Adam(parameters.parameters(), lr=learning_rate, betas=(0.9, 0.99))
-        decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps)
-        for _ in range(num_steps):
+        optimizer = torch.optim.Adam(parameters.parameters(), lr=rate, betas=(0.9, 0.99))
+        for number in range(steps):
+            if is_last:
+                optimizer.param_groups[0]["lr"] = rate * (1 - number / steps)
             _step(space.log_joint, parameters, optimizer, num_particles)
-            decay.step()
         return parameters.gaussian().detach()
 
 

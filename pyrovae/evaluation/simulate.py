@@ -16,6 +16,7 @@ from pyrovae.evaluation.draws import Call
 from pyrovae.traces import PARTICLES, Pair
 from pyrovae.traces.sites import sites_of
 
+
 def simulate(pair: Pair, size: int, context: Mapping[str, Tensor] | None = None) -> tuple[Any, dict[str, Tensor]]:
     """Rows of data from the model, and the values of its latent sites.
 
