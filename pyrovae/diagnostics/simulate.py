@@ -13,8 +13,6 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from pyrovae.traces import Pair
-
 Context = Mapping[str, Tensor]
 
 
@@ -144,21 +142,4 @@ def _like(like: Any, sites: dict[str, Tensor]) -> Any:
     return tree_unflatten(list(sites.values()), spec)
 
 
-def generate(pair: Pair, latents: Mapping[str, Tensor], args: tuple, keywords: Mapping[str, Any]) -> dict[str, Tensor]:
-    """New values of the data sites at given latents, by site.
-
-    The model runs on the data with its observations released, so that nothing returns the data themselves; a missing
-    entry is drawn like any other.
-
-    Args:
-        pair: the program; its guide is not run.
-        latents: values of the latent sites, in the shapes that the model gives them.
-        args: positional arguments of the model.
-        keywords: keyword arguments of the model.
-    """
-    with torch.no_grad(), Substitute(latents):
-        trace = poutine.trace(poutine.uncondition(pair.model)).get_trace(*args, **keywords)
-    return {n: s["value"] for n, s in trace.nodes.items() if s["type"] == "sample" and _was_observed(s)}
-
-
-__all__ = ["Context", "Simulated", "Substitute", "generate", "num_rows", "simulate", "take"]
+__all__ = ["Context", "Simulated", "Substitute", "num_rows", "simulate", "take"]

@@ -158,7 +158,8 @@ def _whitened(model_trace: Trace, names: list[str]) -> Tensor | None:
         base = unwrap(site["fn"])[0]
         if not isinstance(base, torch.distributions.Normal) or len(base.batch_shape) > site["value"].ndim:
             return None
-        columns.append(rows_second((site["value"] - base.loc) / base.scale, site).flatten(2))
+        white = rows_second((site["value"] - base.loc) / base.scale, site)
+        columns.append(white.flatten(2) if white.ndim > 2 else white[..., None])
     return torch.cat(columns, -1).double()
 
 

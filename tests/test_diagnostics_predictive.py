@@ -1,0 +1,240 @@
+"""Predictive checks, leave-one-feature-out and imputations, against closed forms of probabilistic PCA."""
+
+import math
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from guided import GuidedPPCA, correlated, exact, mean_field, tempered
+from oracles import PPCA, EnumeratedMixture, plate
+from programs import counts, counts_vae
+from scipy import stats
+
+from pyrovae.diagnostics import imputation_calibration, leave_one_feature_out, marginal_pit, predictive_check
+from pyrovae.diagnostics.features import PIT
+from pyrovae.diagnostics.predictive import PredictiveCheck
+from pyrovae.missing import fill_zeros, observed
+
+FALSE_ALARM = 1e-4
+
+
+def left_out(program, x):
+    """The closed-form distribution of each entry given the others of its row."""
+    precision = torch.linalg.inv(program.marginal().covariance_matrix.detach())
+    shift = (x - program.mean.detach()) @ precision / precision.diagonal()
+    return dist.Normal(x - shift, precision.diagonal().rsqrt())
+
+
+class MissingPPCA(PPCA):
+    """Probabilistic PCA that takes missing entries, with the exact posterior given the observed ones."""
+
+    def model(self, x=None, size=None):
+        rows = (1 if size is None else size) if x is None else len(x)
+        with plate(x, rows, size):
+            z = pyro.sample("z", dist.Normal(self.weight.new_zeros(self.latent_dim), 1.0).to_event(1))
+            likelihood = dist.Normal(z @ self.weight.T + self.mean, math.sqrt(self.noise)).to_event(1)
+            if x is None:
+                return pyro.sample("x", likelihood)
+            likelihood, filled = observed(likelihood, x)
+            return pyro.sample("x", likelihood, obs=filled)
+
+    def proposal(self, x):
+        _, mask = fill_zeros(x)
+        weight = self.weight * mask[..., None]
+        precision = torch.eye(self.latent_dim).double() + weight.mT @ self.weight / self.noise
+        covariance = torch.linalg.inv(precision)
+        centered = torch.where(mask, x - self.mean, 0.0)
+        return dist.MultivariateNormal(
+            (covariance @ (centered @ self.weight / self.noise)[..., None])[..., 0], covariance
+        )
+
+
+@pytest.mark.parametrize("kind", ["posterior", "prior"])
+def test_replicates_have_the_moments_of_the_model(kind):
+    program = correlated(exact)
+    x = program.simulate(400, seed=3)
+    check = predictive_check(program, x, kind=kind, num_samples=299)
+    assert min(check.p_values.values()) > 0.005
+    assert "reproduces all" in repr(check)
+    variance = program.marginal().variance.mean() + program.mean.var(correction=0)
+    assert check.replicated["sd"].mean() == pytest.approx(variance.sqrt().item(), rel=0.05)
+
+
+def test_replicates_are_draws_and_not_the_data():
+    program = correlated(exact)
+    x = program.simulate(50)
+    sets = []
+    predictive_check(program, x, {"keep": lambda s: sets.append(s) or 0.0}, num_samples=200)
+    replicated = np.stack(sets[1:])
+    expected = (program.posterior(x).loc @ program.weight.T + program.mean).detach()
+    np.testing.assert_allclose(replicated.mean(0), expected, atol=5 * 1.1 / math.sqrt(200))
+    assert not np.isclose(replicated[0], x.numpy()).any()
+
+
+def test_a_model_of_other_data_is_caught_and_named():
+    program = correlated(exact)
+    check = predictive_check(program, 2 * program.simulate(200), kind="prior")
+    assert check.p_values["sd"] < 0.01
+    assert "sd " in check.summary()
+    assert "share of zeros" not in check.summary()
+
+
+def test_zeros_beyond_the_poisson_are_seen():
+    vae = counts_vae()
+    x = counts(300)
+    x[torch.rand(x.shape, generator=torch.Generator().manual_seed(0)) < 0.5] = 0
+    assert predictive_check(vae, x).p_values["share of zeros"] < 0.02
+
+
+def test_replicates_are_missing_where_the_data_are():
+    vae = counts_vae()
+    x = counts(40)
+    x[:, 0] = torch.nan
+    seen = []
+    predictive_check(vae, x, {"keep": lambda s: seen.append(np.isnan(s)) or 0.0}, num_samples=5)
+    assert all((s == np.isnan(x.numpy())).all() for s in seen)
+
+
+def test_p_values_are_two_sided_and_never_zero():
+    replicated = {"above": np.arange(99.0), "equal": np.ones(99), "middle": np.arange(99.0)}
+    check = PredictiveCheck({"above": 200.0, "equal": 1.0, "middle": 49.0}, replicated, "prior")
+    assert check.p_values == pytest.approx({"above": 0.02, "equal": 1.0, "middle": 1.0})
+
+
+def test_marginal_pit_is_uniform_for_the_model_and_matches_the_closed_form():
+    program = correlated(exact)
+    x = program.simulate(600)
+    result = marginal_pit(program, x)
+    assert result.p_value > FALSE_ALARM
+    marginal = program.marginal()
+    expected = dist.Normal(marginal.mean, marginal.variance.sqrt()).cdf(x).detach()
+    np.testing.assert_allclose(result.pit, expected, atol=5 * 0.5 / math.sqrt(199) + 0.005)
+    wide = marginal_pit(program, program.mean.detach() + 1.5 * (x - program.mean.detach()))
+    assert wide.p_value < FALSE_ALARM
+    assert "too narrow" in wide.summary()
+
+
+def test_pit_of_counts_is_randomized():
+    vae = counts_vae()
+    with torch.no_grad():
+        x = vae.sample(500)
+    assert marginal_pit(vae, x).p_value > FALSE_ALARM
+
+
+@pytest.mark.parametrize("corrected", [True, False])
+def test_left_out_features_equal_the_closed_form_with_the_exact_guide(corrected):
+    program = PPCA.random(latent=2, data=8, noise=1.0, exact=True)
+    x = program.simulate(100)
+    result = leave_one_feature_out(program, x, num_samples=2000, corrected=corrected)
+    predictive = left_out(program, x)
+    error = result.elpd - predictive.log_prob(x).numpy()
+    assert np.sqrt((error**2).mean()) < 0.08
+    assert abs(error.mean()) < 0.02
+    np.testing.assert_allclose(result.pit.pit, predictive.cdf(x), atol=0.15)
+    assert result.pit.p_value > FALSE_ALARM
+    assert result.total == pytest.approx(predictive.log_prob(x).sum().item(), abs=15)
+
+
+def test_the_correction_removes_the_bias_of_a_guide_too_wide():
+    program = GuidedPPCA.with_defect(tempered(1.3), latent=2, data=8, noise=1.0)
+    x = program.simulate(150)
+    exact_elpd = left_out(program, x).log_prob(x).numpy()
+    right, naive = (leave_one_feature_out(program, x, 1000, corrected=c) for c in (True, False))
+    assert abs((right.elpd - exact_elpd).mean()) < 0.02
+    assert (naive.elpd - exact_elpd).mean() < -0.1
+    assert "Not corrected for the guide" in repr(naive)
+
+
+def test_missing_entries_are_not_scored_and_condition_nothing():
+    program = MissingPPCA.random(latent=2, data=6, noise=1.0)
+    x = program.simulate(40)
+    partial = x.clone()
+    partial[:, 0] = torch.nan
+    result = leave_one_feature_out(program, partial, 1000)
+    assert np.isnan(result.elpd[:, 0]).all()
+    assert np.isnan(result.pit.p_values[0])
+    smaller = PPCA(program.weight.detach()[1:], 1.0, program.mean.detach()[1:])
+    expected = left_out(smaller, x[:, 1:]).log_prob(x[:, 1:]).numpy()
+    reliable = result.pareto_k[:, 1:] < 0.5
+    assert reliable.mean() > 0.5
+    assert np.sqrt(((result.elpd[:, 1:] - expected)[reliable] ** 2).mean()) < 0.1
+
+
+def test_unreliable_entries_are_named_with_the_remedy():
+    program = correlated(mean_field)
+    result = leave_one_feature_out(program, program.simulate(50))
+    assert result.share_bad_k > 0.2
+    assert "refine the guide" in result.summary()
+
+
+def test_joint_likelihoods_are_refused():
+    with pytest.raises(ValueError, match="factorized likelihood"):
+        leave_one_feature_out((_joint, _prior), torch.zeros(4, 2), 50)
+
+
+def test_a_single_feature_is_predicted_from_the_prior():
+    """With one entry a row nothing is left to predict it from: elpd is log p(x), also with a class summed out."""
+    program = EnumeratedMixture("model")
+    x = program.simulate(50)
+    result = leave_one_feature_out(program, x, 2000)
+    assert result.elpd.shape == (50,)
+    assert abs(result.elpd - program.log_evidence(x).numpy()).mean() < 0.15
+
+
+def _prior(x):
+    with pyro.plate("data", len(x)):
+        return pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+
+
+def _joint(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        pyro.sample("x", dist.MultivariateNormal(z, torch.eye(2)), obs=x)
+
+
+def test_imputations_of_the_exact_model_are_calibrated():
+    program = MissingPPCA.random(latent=2, data=6, noise=1.0)
+    result = imputation_calibration(program, program.simulate(300), hidden=0.2, num_proposals=200)
+    assert result.p_value > FALSE_ALARM
+    np.testing.assert_allclose(result.coverage(np.array([0.5, 0.9])), [0.5, 0.9], atol=0.1)
+    assert result.rmse < result.baseline_rmse
+    assert len(result.ranks) == pytest.approx(360, abs=90)
+
+
+def test_imputations_too_narrow_are_caught():
+    truth = MissingPPCA.random(latent=2, data=6, noise=1.0)
+    narrow = MissingPPCA(truth.weight.detach(), 0.3, truth.mean.detach())
+    result = imputation_calibration(narrow, truth.simulate(300), hidden=0.2, num_proposals=200)
+    assert result.p_value < FALSE_ALARM
+    assert "too narrow" in repr(result)
+
+
+def test_pit_tests_have_the_right_level():
+    uniform = np.random.default_rng(0).random((400, 300))
+    result = PIT.of(uniform)
+    assert (result.p_values < 0.05).mean() < 0.05 + 5 * math.sqrt(0.05 / 300)
+    assert stats.kstest(uniform[:, 0], "uniform").pvalue > 0.001
+    assert PIT.of(uniform**1.5).p_value < FALSE_ALARM
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda p, x: predictive_check(p, x, kind="both"), "'posterior' or 'prior'"),
+        (lambda p, x: imputation_calibration(p, x, hidden=1.0), "between 0 and 1"),
+        (lambda p, x: imputation_calibration(p, x, hidden=1e-9), "hides none"),
+        (lambda p, x: predictive_check(p, {"x": x}), "one data site"),
+        (lambda p, x: marginal_pit(p, {"x": x}), "one data site"),
+    ],
+)
+def test_bad_requests_are_refused(call, message):
+    def model(x):
+        return _joint(x["x"] if isinstance(x, dict) else x)
+
+    def guide(x):
+        return _prior(x["x"] if isinstance(x, dict) else x)
+
+    with pytest.raises(ValueError, match=message):
+        call((model, guide), torch.zeros(4, 2))

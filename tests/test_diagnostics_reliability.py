@@ -1,0 +1,119 @@
+"""Reliability per datum, its words, and which rows are typical."""
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from guided import correlated, exact, mean_field, shifted, tempered
+from oracles import PPCA
+from programs import counts, counts_vae
+
+from pyrovae.diagnostics import reliability, typicality
+from pyrovae.diagnostics.reliability import Reliability
+from pyrovae.evaluation import refine
+
+
+def test_an_exact_guide_is_reliable_and_its_numbers_exact():
+    program = correlated(exact)
+    x = program.simulate(20)
+    result = reliability(program, x, 100)
+    np.testing.assert_allclose(result.log_marginal, program.log_evidence(x), atol=1e-9)
+    np.testing.assert_allclose(result.elbo, result.log_marginal, atol=1e-9)
+    np.testing.assert_allclose(result.ess, 100, rtol=1e-9)
+    np.testing.assert_allclose(result.mcse, 0, atol=1e-6)
+    assert result.pareto_k.max() == 0
+    assert set(result.advice) == {"fine"}
+    assert repr(result).endswith("draws reweighted by importance can stand for the posterior.")
+
+
+def test_kl_and_elbo_are_those_of_the_closed_form():
+    program = PPCA.random()
+    x = program.simulate(10)
+    result = reliability(program, x, 4000)
+    np.testing.assert_allclose(result.elbo, program.elbo(x), atol=0.15)
+    prior = dist.Normal(torch.zeros(3).double(), 1.0).to_event(1)
+    kl = torch.distributions.kl_divergence(program.proposal(x), prior).detach()
+    np.testing.assert_allclose(result.kl, kl, rtol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("k", "mcse", "num_samples", "refined", "advice"),
+    [
+        (0.2, 0.01, 1000, False, "fine"),
+        (0.2, 0.5, 1000, False, "more samples"),
+        (0.65, 0.01, 100, False, "more samples"),
+        (0.8, 0.01, 1000, False, "refine"),
+        (np.nan, 0.01, 1000, False, "refine"),
+        (np.inf, np.nan, 1000, False, "refine"),
+        (0.8, 0.01, 1000, True, "richer guide"),
+    ],
+)
+def test_each_row_gets_the_advice_that_fits(k, mcse, num_samples, refined, advice):
+    zero = np.zeros(1)
+    result = Reliability(zero, zero, np.array([mcse]), zero, np.array([k]), zero, num_samples, refined)
+    assert result.advice.tolist() == [advice]
+    assert result.count(advice) == 1
+    assert "1 of 1 rows (100 %)" in result.summary()
+    assert "bad model" not in result.summary()
+
+
+def test_refinement_moves_the_advice():
+    program = correlated(shifted(1.5))
+    x = program.simulate(8)
+    before = reliability(program, x, 1000)
+    assert before.count("refine") > 3
+    after = reliability(refine(program, x, num_steps=60, learning_rate=0.1, seed=0), x, 1000)
+    assert after.refined
+    assert after.count("fine") == 8
+    stuck = reliability(refine(correlated(mean_field), x, family="normal", num_steps=2, seed=0), x, 1000)
+    assert stuck.count("refine") == 0
+    assert stuck.count("richer guide") > 3
+    assert "a richer guide" in stuck.summary()
+
+
+def test_typical_rows_pass_and_strange_ones_are_found():
+    program = correlated(mean_field)
+    typical = typicality(program, program.simulate(400))
+    assert typical.atypical.mean() < 0.05 + 3 * np.sqrt(0.05 / 400)
+    assert "by chance" in repr(typical)
+    strange = program.simulate(40)
+    strange[:20] = program.mean.detach() + 4 * torch.randn(20, 6, generator=torch.Generator().manual_seed(1))
+    result = typicality(program, strange)
+    assert result.atypical[:20].mean() > 0.9
+    assert result.atypical[20:].mean() < 0.25
+    assert "do not rely on the amortized guide" in result.summary()
+
+
+def test_rows_too_typical_are_atypical_too():
+    """A row at the mean has an ELBO that hardly any simulated row reaches."""
+    program = PPCA.random(latent=2, data=40, noise=1.0, exact=True)
+    rows = program.mean.detach().expand(3, 40).clone()
+    assert typicality(program, rows).p_values["elbo"].max() < 0.01
+
+
+def test_typicality_of_vaes_contexts_and_missing_rows():
+    vae = counts_vae()
+    x = counts(30)
+    x[0] = torch.nan
+    assert typicality(vae, x, 200).p_value.shape == (30,)
+
+    def model(x=None, context=None, size=None):
+        with pyro.plate("data", size or len(x)):
+            z = pyro.sample("z", dist.Normal(context["mean"], 1.0))
+            return pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x, context=None, size=None):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal((x + context["mean"]) / 2, 0.7))
+
+    mean = torch.linspace(-30, 30, 50)
+    x = mean + 2**0.5 * torch.randn(50, generator=torch.Generator().manual_seed(5))
+    result = typicality((model, guide), x, 500, {"mean": mean})
+    assert result.atypical.mean() < 0.15
+
+
+def test_the_level_is_that_of_the_simulations():
+    program = correlated(tempered(1.2))
+    result = typicality(program, program.simulate(1000), 1000, level=0.2)
+    assert 0.05 < result.atypical.mean() < 0.27
