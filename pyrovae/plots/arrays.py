@@ -95,6 +95,21 @@ def finite(name: str, array: np.ndarray) -> np.ndarray:
     return array
 
 
+def at_least(least: int, **numbers: int) -> int:
+    """The one number given by name, if it is not below the least.
+
+    Raises:
+        ValueError: it is.
+
+    >>> at_least(1, num_images=5)
+    5
+    """
+    for name, number in numbers.items():
+        if number < least:
+            raise ValueError(f"{name} should be at least {least}, got {number}")
+    return next(iter(numbers.values()))
+
+
 def same_length(**arrays: np.ndarray | Sequence[Any] | None) -> None:
     """Check that all arguments that are given have as many entries on their first axis.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pyrovae.plots.arrays import finite, named_columns, to_numpy, to_shape
+from pyrovae.plots.arrays import at_least, finite, named_columns, to_numpy, to_shape
 from pyrovae.plots.bands import Band, ecdf_band
 from pyrovae.plots.style import BLUE, VERMILLION, color, finding, ink, legend, line, marker, one_panel
 
@@ -60,8 +60,7 @@ def plot_sbc_ecdf(
 
 
 def _check_ranks(name: str, values: np.ndarray, num_draws: int) -> None:
-    if num_draws < 1:
-        raise ValueError(f"num_draws should be at least 1, got {num_draws}")
+    at_least(1, num_draws=num_draws)
     if values.min() < 0 or values.max() > num_draws or (values != values.round()).any():
         found = f"{values.min():g} to {values.max():g}"
         raise ValueError(f"{name} should hold whole ranks from 0 to num_draws={num_draws}, got values from {found}")
@@ -192,13 +191,19 @@ def _probabilities(name: str, values: np.ndarray) -> np.ndarray:
 def _binomial_band(ax: Axes, num_simulations: int) -> None:
     from scipy.stats import binom
 
-    if num_simulations < 1:
-        raise ValueError(f"num_simulations should be at least 1, got {num_simulations}")
+    at_least(1, num_simulations=num_simulations)
     level = np.linspace(0, 1, 101)
     low, high = (binom.ppf(tail, num_simulations, level) / num_simulations for tail in (0.025, 0.975))
     ax.fill_between(
         level, low, high, color=ink(ax), alpha=0.22, linewidth=0, label=f"95% of {num_simulations:,} simulations"
     )
+
+
+def _one_number(observed: Values) -> float:
+    array = finite("observed", to_numpy("observed", observed).astype(np.float64))
+    if array.size != 1:
+        raise ValueError(f"observed should be one number, the statistic of all observed data, got shape {array.shape}")
+    return float(array.reshape(()))
 
 
 def plot_predictive(
@@ -229,7 +234,7 @@ def plot_predictive(
     'p = 0.25 of 4 draws'
     """
     draws = finite("replicated", to_shape("replicated", replicated, ("draws",)))
-    value = float(finite("observed", to_numpy("observed", observed).astype(np.float64).reshape(-1))[0])
+    value = _one_number(observed)
     ax = one_panel(ax)
     ax.hist(draws, bins=int(np.clip(np.sqrt(len(draws)), 8, 60)), color=BLUE, alpha=0.55, label="replicated")
     ax.axvline(value, color=VERMILLION, linewidth=2, label=f"observed: {value:.4g}")

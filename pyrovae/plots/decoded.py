@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from pyrovae.plots.arrays import finite, same_length, to_shape
+from pyrovae.plots.arrays import at_least, finite, same_length, to_shape
 from pyrovae.plots.mosaic import draw_mosaic, paint, scale_of, to_images
 from pyrovae.plots.paths import latent_grid
 from pyrovae.plots.style import finding, ink, number
@@ -133,7 +133,7 @@ def plot_traversals(
     rates = finite("kl", to_shape("kl", kl, ("dimensions",)))
     labels = [f"z[{index}]" for index in range(len(rates))] if names is None else list(names)
     same_length(images=array, kl=rates, names=labels)
-    order = np.argsort(-rates, kind="stable")[:max_rows]
+    order = np.argsort(-rates, kind="stable")[: at_least(1, max_rows=max_rows)]
     steps = _step_names(values, array.shape[1])
     pictures = paint(array[order], scale_of([array], vmin, vmax, cmap))
     ax = draw_mosaic(ax, pictures, [f"{labels[index]}  {rates[index]:.2f}" for index in order], steps)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pyrovae.plots.arrays import finite, same_length, to_shape
+from pyrovae.plots.arrays import at_least, finite, same_length, to_shape
 from pyrovae.plots.style import BLUE, VERMILLION, finding, legend, one_panel, panels
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def _marginals(ax: Axes | None, z: np.ndarray, prior: np.ndarray, names: list[st
     first = [np.histogram(column, edge, density=True)[0] for column, edge in zip(z.T, edges, strict=True)]
     second = [np.histogram(column, edge, density=True)[0] for column, edge in zip(prior.T, edges, strict=True)]
     apart = [_distance(*pair) for pair in zip(z.T, prior.T, strict=True)]
-    order = np.argsort(-np.array(apart), kind="stable")[:num_dims]
+    order = np.argsort(-np.array(apart), kind="stable")[: at_least(1, num_dims=num_dims)]
     columns = min(3, len(order))
     rows = -(-len(order) // columns)
     grid = panels(ax, [1] * rows, columns, width=2.0 + 2.1 * columns, height=0.4 + 1.6 * rows)

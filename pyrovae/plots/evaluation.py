@@ -222,7 +222,7 @@ def plot_convergence(
         same_length(num_samples=draws, estimates=heights, errors=bars)
         ax.errorbar(draws, heights, bars, color=color(index), fmt=marker(index) + line(index), capsize=3, label=name)
     if exact is not None:
-        ax.axhline(exact, color=ink(ax), linewidth=1, linestyle=":", label="exact")
+        ax.axhline(exact, color=ink(ax), linewidth=1.4, linestyle=":", label="exact")
     ax.set(xscale="log", xlabel="draws per datum", ylabel="log p(x) estimate (nats per datum)")
     legend(ax)
     return ax

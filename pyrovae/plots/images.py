@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pyrovae.plots.arrays import same_length
+from pyrovae.plots.arrays import at_least, same_length
 from pyrovae.plots.mosaic import Scale, draw_mosaic, in_rows, paint, scale_of, to_images
 from pyrovae.plots.style import finding
 
@@ -49,16 +49,10 @@ def plot_samples(
     >>> plot_samples(np.zeros((16, 8, 8))).images[0].get_array().shape
     (35, 35, 4)
     """
-    array = to_images("images", images, image_shape)[: _at_least_one("num_images", num_images)]
-    columns = int(np.ceil(np.sqrt(len(array)))) if num_columns is None else _at_least_one("num_columns", num_columns)
+    array = to_images("images", images, image_shape)[: at_least(1, num_images=num_images)]
+    columns = int(np.ceil(np.sqrt(len(array)))) if num_columns is None else at_least(1, num_columns=num_columns)
     pictures = paint(array, scale_of([array], vmin, vmax, cmap))
     return draw_mosaic(ax, in_rows(pictures, min(columns, len(array))))
-
-
-def _at_least_one(name: str, number: int) -> int:
-    if number < 1:
-        raise ValueError(f"{name} should be at least 1, got {number}")
-    return number
 
 
 def plot_reconstructions(
@@ -96,7 +90,7 @@ def plot_reconstructions(
     first = to_images("originals", originals, image_shape)
     second = to_images("reconstructions", reconstructions, image_shape)
     _same_images(originals=first, reconstructions=second)
-    count = _at_least_one("num_images", num_images)
+    count = at_least(1, num_images=num_images)
     rows = [first[:count], second[:count]]
     return _draw_rows(ax, rows, ["original", "reconstruction"], scale_of(rows, vmin, vmax, cmap))
 
@@ -155,10 +149,10 @@ def plot_imputation(
     rows["observed"] = _with_gaps(to_images("masked", masked, image_shape))
     rows["imputed mean"] = to_images("mean", mean, image_shape)
     if draws is not None:
-        imputed = to_images("draws", draws, image_shape, ("draws", "images"))[: _at_least_one("num_draws", num_draws)]
+        imputed = to_images("draws", draws, image_shape, ("draws", "images"))[: at_least(1, num_draws=num_draws)]
         rows |= {f"draw {index + 1}": draw for index, draw in enumerate(imputed)}
     _same_images(**rows)
-    count = _at_least_one("num_images", num_images)
+    count = at_least(1, num_images=num_images)
     shown = [images[:count] for images in rows.values()]
     ax = _draw_rows(ax, shown, list(rows), scale_of(shown, vmin, vmax, cmap))
     finding(ax, "sky blue: missing")

@@ -62,9 +62,12 @@ def _plain(labels: Any) -> np.ndarray | None:
     if labels is None:
         return None
     try:
-        return to_numpy("labels", labels)
+        array = to_numpy("labels", labels)
     except TypeError:
-        return np.asarray(labels).astype(str)
+        array = np.asarray(labels).astype(str)
+    if array.ndim != 1:
+        raise ValueError(f"labels should have shape (data,), got {array.shape}")
+    return array
 
 
 def _scatter(ax: Axes, points: np.ndarray, labels: np.ndarray | None, title: str | None) -> None:

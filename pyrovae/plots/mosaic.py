@@ -171,7 +171,7 @@ def draw_mosaic(
     wide = min(max(columns * inches, 2.0), 9.0)
     tall = wide / columns * rows * height / width
     ax = one_panel(
-        ax, wide + (1.0 if row_names else 0.2), min(tall + (0.55 if column_names else 0.1), 12.0), grid=False
+        ax, wide + (1.0 if row_names else 0.2), min(tall + (0.55 if column_names else 0.1), 12.0), image=True
     )
     ax.imshow(tile(pictures, between))
     ax.spines[:].set_visible(False)

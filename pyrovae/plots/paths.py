@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from pyrovae.plots.arrays import at_least
+
 if TYPE_CHECKING:
     from pyrovae.plots.arrays import Values
 
@@ -18,8 +20,7 @@ def _ends(start: Values, end: Values, num: int) -> tuple[torch.Tensor, torch.Ten
             "start and end should have one shape (*batch, latent_dim), "
             f"got {tuple(first.shape)} and {tuple(last.shape)}"
         )
-    if num < 2:
-        raise ValueError(f"num should be at least 2, the start and the end, got {num}")
+    at_least(2, num=num)
     return first, last
 
 
@@ -63,7 +64,7 @@ def spherical_path(start: Values, end: Values, num: int = 10) -> torch.Tensor:
     .. math:: z(t) = \frac{\sin((1 - t)\,\omega)}{\sin \omega} z_0 + \frac{\sin(t\,\omega)}{\sin \omega} z_1
 
     with omega the angle between the two. A straight line between two draws of a standard normal in many dimensions
-    passes nearer to the origin than any draw does. Where the two lie on one line through the origin no arc is defined,
+    passes nearer to the origin than any draw does. Where the two and the origin lie on one line no arc is defined,
     and the straight line is taken.
 
     Args:
@@ -89,7 +90,9 @@ def spherical_path(start: Values, end: Values, num: int = 10) -> torch.Tensor:
     t = torch.linspace(0, 1, num, dtype=first.dtype, device=first.device)[:, None]
     arc = (((1 - t) * omega).sin() * first[..., None, :] + (t * omega).sin() * last[..., None, :]) / omega.sin()
     straight = linear_path(first, last, num)
-    return torch.where(omega.sin() > 10 * torch.finfo(first.dtype).eps ** 0.5, arc, straight)
+    apart = omega.sin() > 10 * torch.finfo(first.dtype).eps ** 0.5
+    nonzero = ((first != 0).any(-1) & (last != 0).any(-1))[..., None, None]
+    return torch.where(apart & nonzero, arc, straight)
 
 
 def latent_grid(num: int = 15, *, prob: float = 0.95, limits: tuple[float, float] | None = None) -> torch.Tensor:
@@ -118,8 +121,7 @@ def latent_grid(num: int = 15, *, prob: float = 0.95, limits: tuple[float, float
             [ 0.,  2.],
             [ 2.,  2.]])
     """
-    if num < 2:
-        raise ValueError(f"num should be at least 2, got {num}")
+    at_least(2, num=num)
     if not 0 < prob < 1:
         raise ValueError(f"prob should lie between 0 and 1, got {prob}")
     if limits is not None and not limits[0] < limits[1]:

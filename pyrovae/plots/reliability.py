@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pyrovae.plots.arrays import to_numpy, to_shape
+from pyrovae.plots.arrays import at_least, to_numpy, to_shape
 from pyrovae.plots.style import BLUE, VERMILLION, color, finding, ink, legend, marker, one_panel
 
 if TYPE_CHECKING:
@@ -70,9 +70,7 @@ def _khats(name: str, values: Values) -> np.ndarray:
 def _good_k(num_samples: int | None) -> float:
     if num_samples is None:
         return _LIMIT
-    if num_samples < 2:
-        raise ValueError(f"num_samples should be at least 2, got {num_samples}")
-    return float(min(1 - 1 / np.log10(num_samples), _LIMIT))
+    return float(min(1 - 1 / np.log10(at_least(2, num_samples=num_samples)), _LIMIT))
 
 
 def _top(values: np.ndarray) -> float:
@@ -134,13 +132,14 @@ def plot_log_weights(log_weights: Values, *, num_data: int = 5, ax: Axes | None 
             f"log_weights should have shape (samples,) or (samples, data) with 2 or more samples, got {array.shape}"
         )
     shifted = array - _log_mean_exp(array)
-    gap = -shifted[np.isfinite(shifted)].mean()
+    gap = -shifted.mean()
     ax = one_panel(ax)
     _weight_histograms(ax, shifted, num_data)
     ax.axvline(0, color=ink(ax), linewidth=1.4, label="log p̂(x)")
-    ax.axvline(-gap, color=VERMILLION, linewidth=1.6, linestyle="--", label=f"ELBO, {gap:.2f} nats below")
+    if np.isfinite(gap):
+        ax.axvline(-gap, color=VERMILLION, linewidth=1.6, linestyle="--", label=f"ELBO, {gap:.2f} nats below")
     ax.set(xlabel="log weight − log p̂(x) (nats)", ylabel="density (per nat)")
-    finding(ax, _effective(shifted))
+    finding(ax, _effective(shifted) + ("" if np.isfinite(gap) else "; ELBO: minus infinity"))
     legend(ax)
     return ax
 

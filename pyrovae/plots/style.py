@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -79,7 +79,7 @@ def _is_notebook() -> bool:
     return shells is not None and shells.ZMQInteractiveShell.initialized()
 
 
-def new_figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float, *, fixed_aspect: bool = False) -> Figure:
     """An empty figure that the reader will see, and that nobody has to close.
 
     In a notebook, or with matplotlib's interactive mode on, the figure is pyplot's: it appears by itself. Elsewhere it
@@ -88,19 +88,22 @@ def new_figure(width: float, height: float) -> Figure:
     Args:
         width: in inches.
         height: in inches.
+        fixed_aspect: whether it will hold images, which do not fill the room they are given.
 
     >>> new_figure(4, 3).axes
     []
     """
     import matplotlib
 
+    layout: Literal["compressed", "constrained"] = "compressed" if fixed_aspect else "constrained"
+
     if _is_notebook() or matplotlib.is_interactive():
         from matplotlib import pyplot
 
-        return pyplot.figure(figsize=(width, height), layout="constrained")
+        return pyplot.figure(figsize=(width, height), layout=layout)
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), layout="constrained")
+    return Figure(figsize=(width, height), layout=layout)
 
 
 def _check_axes(ax: Any) -> None:
@@ -112,7 +115,7 @@ def _check_axes(ax: Any) -> None:
         )
 
 
-def one_panel(ax: Axes | None, width: float = 5.0, height: float = 3.4, *, grid: bool = True) -> Axes:
+def one_panel(ax: Axes | None, width: float = 5.0, height: float = 3.4, *, image: bool = False) -> Axes:
     """The axes to draw on: the ones given, or those of a new figure.
 
     Raises:
@@ -122,9 +125,9 @@ def one_panel(ax: Axes | None, width: float = 5.0, height: float = 3.4, *, grid:
     ''
     """
     if ax is None:
-        ax = new_figure(width, height).subplots()
+        ax = new_figure(width, height, fixed_aspect=image).subplots()
     _check_axes(ax)
-    return tidy(ax) if grid else ax
+    return ax if image else tidy(ax)
 
 
 def panels(
@@ -224,7 +227,7 @@ def both_papers(cmap: str) -> Colormap:
     from matplotlib import colormaps
     from matplotlib.colors import ListedColormap
 
-    return ListedColormap(colormaps[cmap](np.linspace(0.25, 0.85, 256)), name=f"{cmap} for both papers")
+    return ListedColormap(colormaps[cmap](np.linspace(0.25, 0.8, 256)), name=f"{cmap} for both papers")
 
 
 def number(value: float, spec: str) -> str:

@@ -1,0 +1,64 @@
+"""Figures against stored pictures. `python tests/test_plots_images.py` draws the stored ones anew: look at them then."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from plot_cases import CASES, figure_of, render, share_that_differs
+
+BASELINES = Path(__file__).parent / "baseline_images"
+TOLERANCE = 1e-4
+
+
+def stored(name: str) -> np.ndarray:
+    from PIL import Image
+
+    return np.asarray(Image.open(BASELINES / f"{name}.png").convert("RGB"), dtype=np.float64)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_figure_looks_as_stored(name):
+    assert share_that_differs(render(figure_of(CASES[name].draw())), stored(name)) < TOLERANCE
+
+
+def main_artists(figure) -> list[list]:
+    """What carries the data, in groups that must not get lost: images, collections, named lines, all bars together."""
+    groups = []
+    for axes in [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]:
+        named = [line for line in axes.lines if not line.get_label().startswith("_") and len(line.get_xydata())]
+        groups += [[artist] for artist in (*axes.images, *axes.collections, *named)]
+        groups += [list(axes.patches)] * bool(axes.patches)
+    return groups
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_figure_that_lost_an_artist_is_noticed(name):
+    groups = main_artists(figure_of(CASES[name].draw()))
+    assert groups
+    for index in range(len(groups)):
+        figure = figure_of(CASES[name].draw())
+        lost = main_artists(figure)[index]
+        for artist in lost:
+            artist.set_visible(False)
+        assert share_that_differs(render(figure), stored(name)) > TOLERANCE, lost
+
+
+def test_the_stored_pictures_are_small_and_all_used():
+    files = list(BASELINES.glob("*.png"))
+    assert {file.stem for file in files} == set(CASES)
+    assert sum(file.stat().st_size for file in files) < 600_000
+
+
+def main() -> None:
+    from PIL import Image
+
+    BASELINES.mkdir(exist_ok=True)
+    for name, case in CASES.items():
+        image = Image.fromarray(render(figure_of(case.draw())).astype(np.uint8))
+        image.quantize(64).save(BASELINES / f"{name}.png", optimize=True)
+
+
+if __name__ == "__main__":
+    main()
