@@ -183,6 +183,14 @@ def test_a_decoder_stage_is_a_transposed_convolution_cropped():
     torch.testing.assert_close(net(z), expected, **EXACT)
 
 
+def test_feature_maps_are_cropped_at_every_stage():
+    net, seen = ConvDecoder(3, (4, 4, 4), (1, 9, 11), residual_blocks=1), []
+    for refine in net.refines:
+        refine.register_forward_pre_hook(lambda module, inputs: seen.append(tuple(inputs[0].shape[-2:])))
+    net(torch.randn(3))
+    assert seen == [(2, 2), (3, 3), (5, 6)]
+
+
 def test_a_residual_block_is_a_shortcut_around_two_convolutions():
     plain = ConvEncoder((1, 8, 8), (4,), 3)
     net = ConvEncoder((1, 8, 8), (4,), 3, residual_blocks=2)
@@ -225,8 +233,11 @@ def test_a_forward_gru_does_not_look_ahead():
 
 @pytest.mark.parametrize("make", [partial(GRU, 4, 8, (6, 3)), partial(Transformer, 4, 8, (6, 3))])
 def test_a_vector_gives_steps_that_differ(make):
-    y = make()(torch.randn(4))
-    assert (y[1:] - y[:-1]).abs().amax(-1).amin() > 1e-4
+    net, entered = make(), []
+    net.body.register_forward_pre_hook(lambda module, inputs: entered.append(inputs[0][0]))
+    for steps in (net(torch.randn(4)), *entered):
+        assert len(steps) == 6
+        assert (steps[1:] - steps[:-1]).abs().amax(-1).amin() > 1e-4
 
 
 def test_attention_is_torch_s():
@@ -256,11 +267,12 @@ def test_positions_are_sines_and_cosines(width):
 
 
 def test_a_head_for_each_step_keeps_parameters_first():
-    head, steps = StepHead("GRU", 7, torch.Size([2, 6, 3]), None), torch.randn(4, 6, 7)
-    for parameter, step, feature in itertools.product(range(2), range(6), range(3)):
-        row = head.linear.weight[parameter * 3 + feature]
-        expected = steps[:, step] @ row + head.linear.bias[parameter * 3 + feature]
-        torch.testing.assert_close(head(steps)[:, parameter, step, feature], expected, **EXACT)
+    head, steps = StepHead("GRU", 7, torch.Size([2, 5, 6, 3]), None), torch.randn(4, 6, 7)
+    output = head(steps)
+    for i, j, step, feature in itertools.product(range(2), range(5), range(6), range(3)):
+        row = (i * 5 + j) * 3 + feature
+        expected = steps[:, step] @ head.linear.weight[row] + head.linear.bias[row]
+        torch.testing.assert_close(output[:, i, j, step, feature], expected, **EXACT)
 
 
 # Context
@@ -312,6 +324,14 @@ def test_film_scales_and_shifts_along_its_axis(shape, axis, features):
     where[1 + axis % len(shape)] = slice(None)
     expected = net.net((1 + gamma[tuple(where)]) * x + beta[tuple(where)])
     torch.testing.assert_close(net(x, {"size": size}), expected, **EXACT)
+
+
+def test_entries_are_cast_and_leave_nothing_in_the_checkpoint():
+    net = FiLM(MLP(4, (), 3), {"counts": 2, "mask": (2, 1)})
+    counts, mask = torch.tensor([[3, 1]]), torch.tensor([[[True], [False]]])
+    expected = net(torch.ones(4), {"counts": counts.double(), "mask": mask.double()})
+    torch.testing.assert_close(net(torch.ones(4), {"counts": counts, "mask": mask}), expected, **EXACT)
+    assert set(net.state_dict()) == {name for name, _ in net.named_parameters()}
 
 
 def test_film_takes_a_generator_of_the_user_s_own():
