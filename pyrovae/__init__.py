@@ -13,6 +13,15 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from pyrovae import data, io_arviz, plots, psis, schedules
+    from pyrovae.comparison import (
+        Comparison,
+        Pointwise,
+        compare,
+        factor_analysis,
+        probabilistic_pca,
+        to_compare_frame,
+        to_elpd_data,
+    )
     from pyrovae.diagnostics import (
         PIT,
         SBC,
@@ -99,10 +108,15 @@ if TYPE_CHECKING:
         Bound,
         Estimator,
         Importance,
+        Imputation,
         Refined,
         RefinedGuide,
+        Sandwich,
+        bdmc,
         bound,
         elbo,
+        impute,
+        inference_gaps,
         joint_log_weights,
         kl,
         log_marginal,
@@ -126,13 +140,22 @@ if TYPE_CHECKING:
         Network,
         Transformer,
     )
-    from pyrovae.objectives import CapacityELBO, FreeBitsELBO
+    from pyrovae.objectives import CapacityELBO, FreeBitsELBO, ImportanceWeightedELBO, StickingTheLanding
     from pyrovae.parameters import register
     from pyrovae.presets import build_vae
     from pyrovae.runs import load, save
     from pyrovae.training import History, TorchOptimizer, fit
 
 _ROOMS = {
+    "comparison": (
+        "Comparison",
+        "Pointwise",
+        "compare",
+        "factor_analysis",
+        "probabilistic_pca",
+        "to_compare_frame",
+        "to_elpd_data",
+    ),
     "diagnostics": (
         "PIT",
         "SBC",
@@ -219,10 +242,15 @@ _ROOMS = {
         "Bound",
         "Estimator",
         "Importance",
+        "Imputation",
         "Refined",
         "RefinedGuide",
+        "Sandwich",
+        "bdmc",
         "bound",
         "elbo",
+        "impute",
+        "inference_gaps",
         "joint_log_weights",
         "kl",
         "log_marginal",
@@ -249,6 +277,8 @@ _ROOMS = {
     "objectives": (
         "CapacityELBO",
         "FreeBitsELBO",
+        "ImportanceWeightedELBO",
+        "StickingTheLanding",
     ),
     "parameters": ("register",),
     "presets": ("build_vae",),
@@ -282,6 +312,7 @@ __all__ = [
     "Chain",
     "CholeskyNormal",
     "Column",
+    "Comparison",
     "ConcatContext",
     "ConvDecoder",
     "ConvEncoder",
@@ -302,6 +333,8 @@ __all__ = [
     "GaussianMixture",
     "History",
     "Importance",
+    "ImportanceWeightedELBO",
+    "Imputation",
     "ImputationCalibration",
     "InteriorDirichlet",
     "InteriorRelaxedOneHot",
@@ -316,6 +349,7 @@ __all__ = [
     "Multinomials",
     "Network",
     "OneHot",
+    "Pointwise",
     "Positive",
     "PosteriorComparison",
     "PosteriorDraws",
@@ -330,12 +364,14 @@ __all__ = [
     "Reliability",
     "Report",
     "Sampler",
+    "Sandwich",
     "SimplexDirichlet",
     "SimplexNormal",
     "SizedNegativeBinomial",
     "SizedPoisson",
     "Spherical",
     "SplineFlow",
+    "StickingTheLanding",
     "Surgery",
     "TableDistribution",
     "TableLikelihood",
@@ -350,17 +386,22 @@ __all__ = [
     "VampPrior",
     "ZeroInflatedSizedNegativeBinomial",
     "ZeroInflatedSizedPoisson",
+    "bdmc",
     "beta",
     "bound",
     "build_vae",
+    "compare",
     "compare_posteriors",
     "data",
     "diagnose",
     "elbo",
     "elbo_surgery",
+    "factor_analysis",
     "fit",
     "from_pyro_svi",
     "imputation_calibration",
+    "impute",
+    "inference_gaps",
     "io_arviz",
     "joint_log_weights",
     "kl",
@@ -373,6 +414,7 @@ __all__ = [
     "plots",
     "posterior_draws",
     "predictive_check",
+    "probabilistic_pca",
     "psis",
     "rate_distortion",
     "reconstruction",
@@ -384,6 +426,8 @@ __all__ = [
     "sbc",
     "schedules",
     "standard_normal",
+    "to_compare_frame",
+    "to_elpd_data",
     "typicality",
 ]
 

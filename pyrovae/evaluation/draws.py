@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
+import pyro
 import torch
 from pyro import poutine
 from pyro.poutine.trace_struct import Trace
@@ -27,7 +28,7 @@ from pyrovae.traces import (
 )
 from pyrovae.traces.sites import frame_of, sites_of
 
-CHUNK_SIZE = 8192
+CHUNK_SIZE = 4096
 """Draws (pairs of a sample and a datum) that are evaluated at once."""
 
 
@@ -119,9 +120,11 @@ class Draws:
                 yield number, batch
 
     def chunks(self, call: Call, num_samples: int | None = None) -> Iterator[Terms]:
-        """The terms of all samples of one batch of rows, some samples at once."""
-        for size in self.sizes(call, num_samples):
-            yield call.terms(size, self.vectorize)
+        """The terms of all samples of one batch of rows, some samples at once; the first ones check the rows."""
+        for number, size in enumerate(self.sizes(call, num_samples)):
+            with checked(number == 0):
+                terms = call.terms(size, self.vectorize)
+            yield terms
 
     def sizes(self, call: Call, num_samples: int | None = None) -> list[int]:
         """How many samples of a batch of rows are drawn at once."""
@@ -152,6 +155,13 @@ def _with_context_bound(pair: Pair, kwargs: Mapping[str, Any]) -> tuple[Pair, di
     if not given:
         return pair, rest
     return pair._replace(model=partial(pair.model, **given), guide=partial(pair.guide, **given)), rest
+
+
+@contextmanager
+def checked(wanted: bool) -> Iterator[None]:
+    """Leave Pyro's validation as it is, or turn it off: rows that were checked once need not be checked at every draw."""
+    with nullcontext() if wanted else pyro.validation_enabled(False):
+        yield
 
 
 def bar(iterable: Iterable, label: str, progress: bool) -> Iterable:

@@ -12,7 +12,7 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from pyrovae.evaluation.draws import CHUNK_SIZE, Draws
+from pyrovae.evaluation.draws import CHUNK_SIZE, Call, Draws, checked
 from pyrovae.traces import latent_names, log_terms
 from pyrovae.traces.sites import expanded, frame_of, sites_of
 from pyrovae.traces.terms import Axes
@@ -66,7 +66,7 @@ def bound(
     parts = []
     for _, batch in draws.each("elbo"):
         call = draws.call(batch)
-        chunks = [_terms(draws, call, size, exact_kl) for size in draws.sizes(call)]
+        chunks = [_terms(draws, call, size, exact_kl, number == 0) for number, size in enumerate(draws.sizes(call))]
         parts.append(_summary(*(torch.cat(values) for values in zip(*chunks, strict=True))))
     return Bound(*(torch.cat(values).cpu() for values in zip(*parts, strict=True)))
 
@@ -152,12 +152,13 @@ def reconstruction(
     return bound(program, x, context, num_samples, exact_kl=exact_kl, chunk_size=chunk_size, seed=seed).reconstruction
 
 
-def _terms(draws: Draws, call: Any, size: int, exact_kl: bool) -> tuple[Tensor, Tensor]:
-    if not exact_kl:
-        terms = call.terms(size, draws.vectorize)
-        return terms.reconstruction, terms.kl
-    model_trace, guide_trace = call.traces(size)
-    return log_terms(model_trace, guide_trace, dtype=torch.float64).reconstruction, closed_kl(model_trace, guide_trace)
+def _terms(draws: Draws, call: Call, size: int, exact_kl: bool, is_first: bool) -> tuple[Tensor, Tensor]:
+    with checked(is_first):
+        if not exact_kl:
+            terms = call.terms(size, draws.vectorize)
+            return terms.reconstruction, terms.kl
+        traces = call.traces(size)
+        return log_terms(*traces, dtype=torch.float64).reconstruction, closed_kl(*traces)
 
 
 def closed_kl(model_trace: Trace, guide_trace: Trace, plate: str = "data") -> Tensor:
