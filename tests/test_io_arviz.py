@@ -277,10 +277,11 @@ def test_bytes_are_those_of_the_arrays(datasets):
 
 def test_too_many_bytes_are_refused_with_the_remedy():
     shapes = {"posterior": {"z": (1, 1000, 10_000, 50)}, "prior": {"z": (1, 1000, 10_000, 10)}}
-    check_bytes(shapes, 2_400_000_000)
+    sizes = estimate_bytes(shapes)
+    check_bytes(sizes, 2_400_000_000)
     message = r"2.24 GiB \(posterior 1.86 GiB, prior 0.373 GiB\), above max_bytes = 1 GiB.*45%.*store=.*"
     with pytest.raises(ValueError, match=message):
-        check_bytes(shapes, 2**30)
+        check_bytes(sizes, 2**30)
 
 
 # ---------------------------------------------------------------------------------------------- containers

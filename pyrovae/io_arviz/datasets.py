@@ -132,20 +132,18 @@ def estimate_bytes(groups: Mapping[str, Mapping[str, Sequence[int]]], itemsize: 
     return {group: sum(math.prod(shape) for shape in shapes.values()) * itemsize for group, shapes in groups.items()}
 
 
-def check_bytes(groups: Mapping[str, Mapping[str, Sequence[int]]], max_bytes: int, itemsize: int = 4) -> None:
+def check_bytes(sizes: Mapping[str, int], max_bytes: int) -> None:
     """Refuse groups that would not fit, before any array is made.
 
     Args:
-        groups: group name -> variable name -> shape.
+        sizes: group name -> bytes, from :func:`estimate_bytes`.
         max_bytes: the limit.
-        itemsize: bytes of one entry; 4 in single precision.
 
     Raises:
         ValueError: the groups together take more; the message says which, and what to do.
 
-    >>> check_bytes({"posterior": {"z": (1, 200, 100, 50)}}, max_bytes=2**30)
+    >>> check_bytes(estimate_bytes({"posterior": {"z": (1, 200, 100, 50)}}), max_bytes=2**30)
     """
-    sizes = estimate_bytes(groups, itemsize)
     total = sum(sizes.values())
     if total <= max_bytes:
         return
