@@ -184,6 +184,37 @@ def info(run: RunFolder) -> None:
         commands.info(run)
 
 
+@app.command()
+def compare(
+    folders: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Folders of runs on the same data.")],
+    method: Annotated[str, typer.Option(help="importance, refined or ais.")] = "importance",
+    samples: Annotated[int | None, typer.Option(help="Samples (or chains) per datum.")] = None,
+    rows: Annotated[int | None, typer.Option(help="Only the first rows of the test set.")] = None,
+    out: Annotated[Path, typer.Option(help="Name of the table and the figure.")] = Path("comparison"),
+    seed: Seed = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Compare runs by held-out log evidence, paired row by row."""
+    with endings():
+        from pyrovae.cli import judgements
+
+        judgements.compare(folders, method, samples, rows, out, seed, quiet)
+
+
+@app.command()
+def diagnose(
+    run: RunFolder,
+    rows: Annotated[int | None, typer.Option(help="Only the first rows of the test set.")] = None,
+    seed: Seed = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Check a run's posterior: reliability, calibration, collapse, predictive checks; in words, for ArviZ, in figures."""
+    with endings():
+        from pyrovae.cli import judgements
+
+        judgements.diagnose(run, rows, seed, quiet)
+
+
 def main() -> None:
     """The console script."""
     sys.exit(app())

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def evaluate(folder: Path, method: str, samples: int | None, rows: int | None, seed: int, quiet: bool) -> None:
     """Estimate log p(x) of a run's test rows; a table, and the estimates per datum as a CSV file in the run's folder."""
-    run, vae = runs.Run.read(folder), _vae(folder)
+    run, vae = runs.Run.read(folder), load_vae(folder)
     test = data_of(run).test
     test = test if rows is None else test[:rows]
     kept = folder / f".evaluate-{method}.npz"
@@ -54,7 +54,7 @@ def _evidence(run: runs.Run, test: Data, result: xr.Dataset, method: str) -> Any
 
 def sample(folder: Path, num_samples: int, out: Path | None, seed: int, quiet: bool) -> None:
     """Draw data from a run's model into an ``.npz`` file, and a figure beside it where the data are images."""
-    vae = _vae(folder)
+    vae = load_vae(folder)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         drawn = vae.sample(num_samples)
@@ -62,24 +62,24 @@ def sample(folder: Path, num_samples: int, out: Path | None, seed: int, quiet: b
     _write_arrays(path, {"x": drawn.numpy()})
     _say(quiet, "samples", path)
     if drawn.ndim == 4:
-        _figure(path.with_suffix(".png"), plots.plot_samples(drawn), quiet)
+        save_axes(path.with_suffix(".png"), plots.plot_samples(drawn), quiet)
 
 
 def reconstruct(folder: Path, rows: int, out: Path | None, quiet: bool) -> None:
     """Reconstruct a run's first test rows into an ``.npz`` file, and a figure beside it where the data are images."""
-    run, vae = runs.Run.read(folder), _vae(folder)
+    run, vae = runs.Run.read(folder), load_vae(folder)
     x = data_of(run).test[:rows].dense().x
     again = vae.reconstruct(x)
     path = out or folder / "reconstructions.npz"
     _write_arrays(path, {"x": x.numpy(), "reconstruction": again.numpy()})
     _say(quiet, "reconstructions", path)
     if again.ndim == 4:
-        _figure(path.with_suffix(".png"), plots.plot_reconstructions(x, again), quiet)
+        save_axes(path.with_suffix(".png"), plots.plot_reconstructions(x, again), quiet)
 
 
 def encode(folder: Path, source: str | None, out: Path | None, samples: int | None, seed: int, quiet: bool) -> None:
     """Encode the rows of a data set into an ``.npz`` or ``.parquet`` file: posterior means, or draws."""
-    run, vae = runs.Run.read(folder), _vae(folder)
+    run, vae = runs.Run.read(folder), load_vae(folder)
     rows = data_of(run).test if source is None else data_room.load(source, validation=0, test=0)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -113,7 +113,8 @@ def data_of(run: runs.Run) -> Data:
     return rows
 
 
-def _vae(folder: Path) -> VAE:
+def load_vae(folder: Path) -> VAE:
+    """The VAE of a run."""
     return runs.load(folder)
 
 
@@ -149,7 +150,8 @@ def _write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     save_file_atomic(path, lambda file: np.savez_compressed(file, **named))
 
 
-def _figure(path: Path, axes: Any, quiet: bool) -> None:
+def save_axes(path: Path, axes: Any, quiet: bool) -> None:
+    """Write a figure, and say where."""
     save_file_atomic(path, lambda file: axes.figure.savefig(file, format="png", bbox_inches="tight"))
     _say(quiet, "figure", path)
 

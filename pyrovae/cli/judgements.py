@@ -1,0 +1,80 @@
+"""What the commands that judge runs do: compare several, diagnose one."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pyrovae import plots, runs
+from pyrovae.checkpoints import save_file_atomic
+from pyrovae.cli.commands import data_of, load_vae, save_axes
+from pyrovae.cli.console import console
+from pyrovae.comparison import compare as compare_models
+from pyrovae.diagnostics import diagnose as diagnose_program
+from pyrovae.evidence_io import from_pyro_svi
+from pyrovae.io_arviz import to_netcdf
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from pyrovae.diagnostics.report import Report
+
+ARVIZ_ROWS = 500
+
+
+def compare(
+    folders: Sequence[Path], method: str, samples: int | None, rows: int | None, out: Path, seed: int, quiet: bool
+) -> None:
+    """Compare runs by their held-out evidence on the same test rows; a table, a CSV file and a figure."""
+    found = {folder.name: runs.Run.read(folder) for folder in folders}
+    if len(found) < 2 or len(found) < len(folders):
+        raise ValueError(f"give at least two runs in folders of different names, got {', '.join(map(str, folders))}")
+    kept = {name: (run.config["data"] or {}).get("fingerprint") for name, run in found.items()}
+    if len(set(kept.values())) > 1:
+        raise ValueError(f"the runs were trained on different rows or variants: {', '.join(map(repr, found.values()))}")
+    data = data_of(next(iter(found.values())))
+    test = data.test if rows is None else data.test[:rows]
+    models = {folder.name: load_vae(folder) for folder in folders}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the table's notes say the same
+        result = compare_models(models, test, method=method, num_samples=samples, seed=seed, progress=not quiet)
+    screen = console(quiet)
+    screen.print(f"{test.name} ({test.variant}), {len(test)} test rows", style="bold")
+    screen.print(str(result), soft_wrap=True)
+    save_file_atomic(out.with_suffix(".csv"), result.frame.to_csv().encode())
+    save_axes(out.with_suffix(".png"), result.plot(), quiet)
+
+
+def diagnose(folder: Path, rows: int | None, seed: int, quiet: bool) -> None:
+    """Diagnose a run on its test rows: a report in words, ``posterior.nc`` for ArviZ, and figures."""
+    run, vae = runs.Run.read(folder), load_vae(folder)
+    data = data_of(run)
+    test = data.test if rows is None else data.test[:rows]
+    report = diagnose_program(vae, test, data.train.drawn(seed), seed=seed, progress=not quiet)
+    screen = console(quiet)
+    screen.print(str(report), soft_wrap=True)
+    save_file_atomic(folder / "report.txt", f"{report}\n".encode())
+    idata = from_pyro_svi(vae, test[:ARVIZ_ROWS], seed=seed, progress=not quiet)
+    screen.print(f"posterior  {to_netcdf(idata, folder / 'posterior.nc')}")
+    for name, axes in _figures(report).items():
+        save_axes(folder / "figures" / f"{name}.png", axes, quiet)
+
+
+def _figures(report: Report) -> dict[str, Axes]:
+    reliable = report.reliability
+    figures = {"khat": plots.plot_khat(reliable.pareto_k, reliable.num_samples)}
+    if report.structure is not None:
+        kl, variance = (_flat(values) for values in (report.structure.kl, report.structure.mean_variance))
+        figures["kl_per_dimension"] = plots.plot_kl_per_dimension(kl, variance)
+    if report.sbc is not None:
+        ranks = {name: values.reshape(len(values), -1)[:, 0] for name, values in report.sbc.ranks.items()}
+        figures["sbc"] = plots.plot_sbc_ecdf({**ranks, "log p(x, z)": report.sbc.log_joint_ranks}, report.sbc.num_draws)
+    return figures
+
+
+def _flat(values: dict[str, Any]) -> np.ndarray:
+    return np.concatenate([np.ravel(value) for value in values.values()])
