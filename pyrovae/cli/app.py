@@ -51,6 +51,9 @@ def train(
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of split, weights, order and noise.")] = 0,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...")] = None,
+    matmul_precision: Annotated[
+        str, typer.Option(help="Of training's matrix products: highest, high, or medium (bfloat16, faster).")
+    ] = "medium",
     out: Annotated[Path | None, typer.Option(help="Folder of the run; by default a new one under runs/.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in --out.")] = False,
     figures: Annotated[bool, typer.Option(help="Draw figures.")] = True,
@@ -86,6 +89,7 @@ def train(
                 patience=patience,
                 seed=seed,
                 device=device,
+                matmul_precision=matmul_precision,
                 out=out,
                 resume=resume,
                 figures=figures,

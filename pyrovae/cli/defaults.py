@@ -20,7 +20,12 @@ class Recipe(NamedTuple):
 
 RECIPES: Mapping[str, Recipe] = {
     "digits": Recipe({"latent_dim": 10, "hidden": (128, 128)}, epochs=60, batch_size=64, learning_rate=3e-3),
-    "mnist": Recipe({"latent_dim": 40, "hidden": (400, 400)}, epochs=60, batch_size=256, learning_rate=4e-3),
+    "mnist": Recipe(
+        {"latent_dim": 40, "hidden": (400, 400), "normalization": "batch"},
+        epochs=80,
+        batch_size=256,
+        learning_rate=4e-3,
+    ),
     "freyfaces": Recipe({"latent_dim": 20, "hidden": (256, 256)}, epochs=200, batch_size=64, learning_rate=1e-3),
 }
 OTHERWISE = Recipe({"latent_dim": 10, "hidden": (128, 128)}, epochs=50, batch_size=128, learning_rate=1e-3)

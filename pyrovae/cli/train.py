@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from pyrovae.training import History
 
 TEST_DRAWS = 10
+PRECISIONS = ("highest", "high", "medium")
+"""Of torch: medium is bfloat16 products summed in float32, where the processor has them."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class Request:
     device: str | None = None
     out: Path | None = None
     resume: bool = False
+    matmul_precision: str = "medium"
     figures: bool = True
     quiet: bool = False
 
@@ -103,23 +107,37 @@ def _fit(vae: VAE, rows: Data, request: Request, recipe: Recipe, folder: Path) -
     settings = {**recipe._asdict(), **asked}
     epochs, peak = settings["epochs"], settings["learning_rate"]
     warm_up = request.beta_warm_up
-    return fit(
-        vae,
-        rows.train,
-        epochs=epochs,
-        batch_size=settings["batch_size"],
-        learning_rate=schedules.one_cycle(peak, warm_up=recipe.warm_up, epochs=max(epochs, 1)),
-        weight_decay=settings["weight_decay"],
-        clip_norm=request.clip_norm,
-        beta=schedules.linear(0.0, request.beta, epochs=warm_up) if warm_up else request.beta,
-        validation=rows.validation,
-        patience=request.patience,
-        seed=request.seed,
-        device=request.device,
-        progress=False if request.quiet else None,
-        checkpoint=folder / "checkpoints",
-        resume=request.resume,
-    )
+    with _matmul_precision(request.matmul_precision):
+        return fit(
+            vae,
+            rows.train,
+            epochs=epochs,
+            batch_size=settings["batch_size"],
+            learning_rate=schedules.one_cycle(peak, warm_up=recipe.warm_up, epochs=max(epochs, 1)),
+            weight_decay=settings["weight_decay"],
+            clip_norm=request.clip_norm,
+            beta=schedules.linear(0.0, request.beta, epochs=warm_up) if warm_up else request.beta,
+            validation=rows.validation,
+            patience=request.patience,
+            seed=request.seed,
+            device=request.device,
+            progress=False if request.quiet else None,
+            checkpoint=folder / "checkpoints",
+            resume=request.resume,
+        )
+
+
+@contextmanager
+def _matmul_precision(precision: str) -> Iterator[None]:
+    """Matrix products of single-precision training in this precision; results are computed in full precision."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"--matmul-precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _first_rows(train: Data, seed: int) -> torch.Tensor:
