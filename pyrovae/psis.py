@@ -29,7 +29,7 @@ class _Tail(NamedTuple):
 
     excess: Tensor
     cutoff: Tensor
-    index: Tensor
+    place: Tensor
     length: Tensor
 
 
@@ -181,7 +181,7 @@ def _smooth(lw: Tensor, tail: _Tail, k: Tensor, sigma: Tensor) -> None:
         order = torch.arange(length - 0.5, 0.0, -1.0, dtype=lw.dtype, device=lw.device) / length
         quantiles = _quantiles(-torch.log1p(-order), k[rows, None], sigma[rows, None])
         smoothed = (quantiles + tail.cutoff[rows]).log().clamp_max_(0.0)
-        index = tail.index[rows, :length]
+        index = tail.place[rows, :length]
         smoothed = torch.where(k[rows, None].isfinite(), smoothed, lw[rows].gather(1, index))
         if isinstance(rows, slice):
             lw.scatter_(1, index, smoothed)

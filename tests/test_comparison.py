@@ -147,10 +147,10 @@ def test_models_with_the_same_density_are_found_equal_and_the_elbo_is_not_truste
     torch.testing.assert_close(straight.log_evidence(x), turned.log_evidence(x), rtol=0, atol=1e-9)
     with pytest.warns(UserWarning, match="inside the estimators' error"):
         result = compare(
-            {"straight": straight, "turned": turned}, x, method=Refined(num_steps=200), num_samples=200, seed=0
+            {"straight": straight, "turned": turned}, x, method=Refined(num_steps=120), num_samples=200, seed=0
         )
     table = result.frame
-    assert abs(table["elbo"].iloc[0] - table["elbo"].iloc[1]) > 200
+    assert abs(table["elbo"].iloc[0] - table["elbo"].iloc[1]) > 100
     error = 2 * math.hypot(table["dse"].max(), *table["mcse"]) + 1e-3
     assert abs(table["elpd_diff"].iloc[1]) < error
     assert any("the ELBO is no guide here" in note for note in result.notes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,10 @@ from pyrovae.evaluation.marginal import evidence
 
 CONVERGED = 0.05
 """Nats per row that an estimate may rise when its samples are doubled, to be called converged."""
-WEIGHTS = {"stacking": stacking_weights, "pseudo-bma": pseudo_bma_weights}
+WEIGHTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "stacking": stacking_weights,
+    "pseudo-bma": pseudo_bma_weights,
+}
 
 
 def compare(
@@ -139,9 +142,9 @@ class _Evaluation:
     def _program(self, name: str, model: Any, number: int) -> Pointwise:
         if self.data is None:
             raise ValueError(f"{name!r} is a program: pass x, the held-out rows to evaluate it on")
-        draws = Draws(
-            model, self.data, None, self.num_samples, self.chunk_size, seed=self.seed + number, progress=self.progress
-        )
+        seed, per_row = self.seed + number, self.estimator.per_row(self.num_samples)
+        options: dict[str, Any] = {"seed": seed, "progress": self.progress, "per_row": per_row}
+        draws = Draws(model, self.data, None, self.num_samples, self.chunk_size, **options)
         return Pointwise.of_dataset(evidence(draws, self.estimator))
 
 

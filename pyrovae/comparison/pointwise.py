@@ -91,7 +91,9 @@ class Pointwise:
         """From what ``log_marginal`` returns."""
         known = {name: dataset.attrs.get(name) for name in ("measure", "variant", "rows", "estimator", "split")}
         known = {name: None if value in UNKNOWN else value for name, value in known.items()}
-        columns = {name: dataset[name].values for name in ("elbo", "mcse", "pareto_k", "half") if name in dataset}
+        columns: dict[str, Any] = {
+            name: dataset[name].values for name in ("elbo", "mcse", "pareto_k", "half") if name in dataset
+        }
         return cls(dataset["log_marginal"].values, num_samples=dataset.attrs.get("num_samples"), **columns, **known)
 
 
@@ -99,14 +101,14 @@ def averaged(refits: Sequence[Pointwise]) -> Pointwise:
     """The average over refits of a model: what one can expect of its training procedure."""
     if len(refits) == 1:
         return refits[0]
-    columns = {}
+    columns: dict[str, Any] = {}
     for name in ("elbo", "pareto_k", "half"):
         values = [getattr(refit, name) for refit in refits]
         columns[name] = None if any(value is None for value in values) else np.mean(values, 0)
     errors = [np.zeros_like(r.log_p) if r.mcse is None else r.mcse for r in refits]
     columns["mcse"] = np.sqrt(np.mean(np.square(errors), 0) / len(refits))
     if columns["pareto_k"] is not None:
-        columns["pareto_k"] = np.max([refit.pareto_k for refit in refits], 0)
+        columns["pareto_k"] = np.max([refit.pareto_k for refit in refits if refit.pareto_k is not None], 0)
     first = refits[0]
     known = {n: getattr(first, n) for n in ("measure", "variant", "rows", "estimator", "num_samples", "split")}
     return Pointwise(np.mean([refit.log_p for refit in refits], 0), **columns, **known)

@@ -39,7 +39,7 @@ class Call(NamedTuple):
     args: tuple
     kwargs: Mapping[str, Any]
     nesting: int
-    index: Tensor
+    rows: Tensor
     """The numbers of the rows."""
 
     def traces(self, num_samples: int | None, enumerate_discrete: bool = True) -> tuple[Trace, Trace]:
@@ -60,11 +60,12 @@ class Draws:
         program: a program, see :func:`pyrovae.traces.as_pair`.
         x: whatever :func:`pyrovae.data.as_data` takes; floating-point rows are cast to the module's dtype and device.
         context: for each name, a tensor of as many rows.
-        num_samples: draws per datum, by which the rows are cut into batches.
+        num_samples: draws per datum.
         chunk_size: the most draws (pairs of a sample and a datum) evaluated at once.
         vectorize: False runs the program once for each draw.
         seed: every batch of rows gets a seed of its own, derived from this one; None derives one from torch's state.
         progress: show a bar, if there is a terminal.
+        per_row: draws per datum that are needed at once, by which the rows are cut into batches; by default all.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Draws:
         vectorize: bool = True,
         seed: int | None = None,
         progress: bool = True,
+        per_row: int | None = None,
     ) -> None:
         if num_samples < 1 or chunk_size < 1:
             raise ValueError(f"num_samples and chunk_size must be at least 1, got {num_samples} and {chunk_size}")
@@ -84,8 +86,8 @@ class Draws:
         self.num_samples, self.chunk_size, self.vectorize, self.progress = num_samples, chunk_size, vectorize, progress
         self.seed = int(torch.randint(2**62, ())) if seed is None else seed
         like = _like(self.pair)
-        place = {} if like is None else {"device": like.device, "dtype": like.dtype}
-        rows = min(len(self.data), max(1, math.ceil(math.sqrt(chunk_size)), chunk_size // num_samples))
+        place: dict[str, Any] = {} if like is None else {"device": like.device, "dtype": like.dtype}
+        rows = min(len(self.data), max(1, math.ceil(math.sqrt(chunk_size)), chunk_size // (per_row or num_samples)))
         self.batches = batches(self.data, rows, shuffle=False, **place)
         self.rows_at_once = rows
         with self.evaluating():
@@ -121,12 +123,12 @@ class Draws:
 
     def chunks(self, call: Call, num_samples: int | None = None) -> Iterator[Terms]:
         """The terms of all samples of one batch of rows, some samples at once; the first ones check the rows."""
-        for number, size in enumerate(self.sizes(call, num_samples)):
+        for number, size in enumerate(self.sizes(num_samples)):
             with checked(number == 0):
                 terms = call.terms(size, self.vectorize)
             yield terms
 
-    def sizes(self, call: Call, num_samples: int | None = None) -> list[int]:
+    def sizes(self, num_samples: int | None = None) -> list[int]:
         """How many samples of a batch of rows are drawn at once."""
         total = self.num_samples if num_samples is None else num_samples
         at_once = max(1, self.chunk_size // self.rows_at_once)
@@ -135,7 +137,7 @@ class Draws:
     def shared_chunks(self) -> Iterator[tuple[slice, Batch, Terms]]:
         """The terms of all samples and rows, where all rows share each draw of the global latents."""
         done = 0
-        for number, size in enumerate(self.sizes(None)):
+        for number, size in enumerate(self.sizes()):
             drawn: Trace | None = None
             for position, batch in enumerate(self.batches):
                 with self.evaluating(_mixed(self.seed, number * len(self.batches) + position)):

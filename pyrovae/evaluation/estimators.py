@@ -27,6 +27,10 @@ class Estimator(ABC):
     def log_weights(self, draws: Draws, call: Call) -> Tensor:
         """Of shape (samples, rows), float64, for one batch of rows."""
 
+    def per_row(self, num_samples: int) -> int:
+        """Draws per datum that are needed at once: more rows are taken together where there are few."""
+        return num_samples
+
 
 @dataclass(frozen=True)
 class Importance(Estimator):
@@ -63,6 +67,10 @@ class Refined(Estimator):
     name = "refined"
     num_samples = 1000
 
+    def per_row(self, num_samples: int) -> int:
+        """The particles of a step: samples can be drawn a few at a time."""
+        return self.num_particles
+
     def gaussian(self, space: LatentSpace, index: Tensor) -> Gaussian:
         """The optimized Gaussians of these rows."""
         if self.guide is not None:
@@ -74,8 +82,8 @@ class Refined(Estimator):
     def log_weights(self, draws: Draws, call: Call) -> Tensor:
         """One weight for each fresh draw of the optimized guide."""
         space = LatentSpace(call)
-        gaussian = self.gaussian(space, call.index)
-        return torch.cat([_weights(space, gaussian, size) for size in draws.sizes(call)])
+        gaussian = self.gaussian(space, call.rows)
+        return torch.cat([_weights(space, gaussian, size) for size in draws.sizes()])
 
 
 def _weights(space: LatentSpace, gaussian: Gaussian, size: int) -> Tensor:
@@ -116,8 +124,8 @@ class AIS(Estimator):
 
     def log_weights(self, draws: Draws, call: Call) -> Tensor:
         """One weight for each chain."""
-        start, schedule = self.prepare(LatentSpace(call), call.index)
-        return torch.cat([ais.anneal(start, schedule, size)[0] for size in draws.sizes(call)])
+        start, schedule = self.prepare(LatentSpace(call), call.rows)
+        return torch.cat([ais.anneal(start, schedule, size)[0] for size in draws.sizes()])
 
 
 METHODS = {"importance": Importance(), "refined": Refined(), "ais": AIS()}

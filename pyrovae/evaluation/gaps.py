@@ -60,7 +60,7 @@ def inference_gaps(
     """
     estimator = as_estimator(method)
     estimator = replace(estimator, num_steps=num_steps) if isinstance(estimator, Refined) else estimator
-    options = {"chunk_size": chunk_size, "progress": progress}
+    options: dict[str, Any] = {"chunk_size": chunk_size, "progress": progress}
     seeds = [None if seed is None else seed + number for number in range(4)]
     guide = refine(program, x, context, family, num_steps=num_steps, seed=seeds[0], **options)
     best = bound(guide, x, context, num_samples, seed=seeds[1], **options)

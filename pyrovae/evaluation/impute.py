@@ -74,7 +74,7 @@ def _impute(draws: Draws, call: Call, x: Tensor, num_samples: int) -> tuple[Tens
     call = call._replace(pair=call.pair._replace(guide=guide))
     values: dict[str, list[Tensor]] = {}
     weights = []
-    for size in draws.sizes(call):
+    for size in draws.sizes():
         model_trace, guide_trace = call.traces(size)
         weights.append(log_terms(model_trace, guide_trace, dtype=torch.float64).log_weights)
         for name in latent_names(guide_trace):

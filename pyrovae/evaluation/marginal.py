@@ -95,7 +95,8 @@ def log_marginal(
         raise ValueError(
             "resume needs a seed, so that the rest of the draws is the same as without a stop: pass seed=0"
         )
-    draws = Draws(program, x, context, num_samples, chunk_size, vectorize, seed, progress)
+    per_row = estimator.per_row(num_samples)
+    draws = Draws(program, x, context, num_samples, chunk_size, vectorize, seed, progress, per_row)
     result = evidence(draws, estimator, resume)
     _warn(result["pareto_k"].values, num_samples, estimator)
     return result

@@ -58,7 +58,9 @@ class Progress:
                     self.results.setdefault(int(number), {})[name] = torch.from_numpy(stored[key])
 
     def _write(self, path: Path) -> None:
-        arrays = {f"{n}/{name}": value.numpy() for n, part in self.results.items() for name, value in part.items()}
+        arrays: dict[str, Any] = {
+            f"{n}/{name}": value.numpy() for n, part in self.results.items() for name, value in part.items()
+        }
         partial = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             with open(partial, "wb") as stream:

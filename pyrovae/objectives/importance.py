@@ -83,6 +83,7 @@ class ImportanceWeightedELBO(ELBO):
         if not math.isfinite(alpha):
             raise ValueError(f"alpha must be a finite number, got {alpha}")
         super().__init__(num_particles=num_particles, max_plate_nesting=max_plate_nesting, vectorize_particles=True)
+        self.max_plate_nesting: float = max_plate_nesting
         self.gradient, self.alpha = gradient, alpha
 
     def bound(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> Tensor:
@@ -139,9 +140,9 @@ class ImportanceWeightedELBO(ELBO):
         axes = Axes.of(model, "data")
         frame = next(frame_of(site, "data") for site in model if frame_of(site, "data"))
         plate_scale = frame.full_size / frame.size
-        local = [_sum([s for s in sites if frame_of(s, "data")], axes, plate_scale) for sites in (model, guide)]
+        local, own = (_sum([s for s in sites if frame_of(s, "data")], axes, plate_scale) for sites in (model, guide))
         outside = [(s, sign) for sites, sign in ((model, 1), (guide, -1)) for s in sites if not frame_of(s, "data")]
-        return Weights(*local, self._outside(outside, axes), plate_scale)
+        return Weights(local, own, self._outside(outside, axes), plate_scale)
 
     def _outside(self, sites: list[tuple[Site, int]], axes: Axes) -> Tensor | None:
         if not sites:
@@ -152,7 +153,8 @@ class ImportanceWeightedELBO(ELBO):
                 f"sites {names} lie outside the data plate, so the bound is no sum over data: use num_particles=1 or "
                 "pyro.infer.Trace_ELBO"
             )
-        return sum(sign * axes.keep(_scaled(site, 1.0), axes.particles) for site, sign in sites)
+        terms = [sign * axes.keep(_scaled(site, 1.0), axes.particles) for site, sign in sites]
+        return sum(terms[1:], terms[0])
 
     def _per_datum(self, log_weights: Tensor) -> Tensor:
         if self.alpha == 1.0:
@@ -232,7 +234,8 @@ class StickingTheLanding(ImportanceWeightedELBO):
 
 
 def _sum(sites: list[Site], axes: Axes, plate_scale: float) -> Tensor:
-    return sum(axes.keep(_scaled(site, plate_scale), axes.particles, axes.data) for site in sites)
+    terms = [axes.keep(_scaled(site, plate_scale), axes.particles, axes.data) for site in sites]
+    return sum(terms[1:], terms[0])
 
 
 def _scaled(site: Site, plate_scale: float) -> Tensor:

@@ -156,7 +156,7 @@ def _outside(rest: Mapping[str, list[Site]], axes: Axes, dtype: torch.dtype | No
         raise ValueError(
             "an enumerated site lies outside the data plate: the rows are not independent given the other latents"
         )
-    return sum(terms) if terms else None
+    return sum(terms[1:], terms[0]) if terms else None
 
 
 def particle_terms(
@@ -193,7 +193,7 @@ def concatenate(parts: list[Terms], dim: int = 0) -> Terms:
     names = {role: list(values) for role, values in parts[0].sites.items()}
     outside = parts[0].outside if dim else None
     if parts[0].outside is not None and not dim:
-        outside = torch.cat([part.outside for part in parts])
+        outside = torch.cat([part.outside for part in parts if part.outside is not None])
     return Terms(
         reconstruction=torch.cat([p.reconstruction for p in parts], dim),
         log_prior=torch.cat([p.log_prior for p in parts], dim),
