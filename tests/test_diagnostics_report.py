@@ -42,6 +42,23 @@ def test_the_table_holds_the_numbers_of_the_parts(report):
     assert "No sign of overfitting" in report.gap.summary()
 
 
+def test_the_figures_are_drawn_from_the_arrays(report):
+    import matplotlib.pyplot as plt
+
+    from pyrovae import plots
+
+    sbc, levels = report.sbc, np.linspace(0.1, 0.9, 5)
+    axes = [
+        plots.plot_sbc_ecdf({**sbc.ranks, "log_joint": sbc.log_joint_ranks}, sbc.num_draws),
+        plots.plot_coverage(levels, sbc.coverage(levels), sbc.num_simulations),
+        plots.plot_khat(report.reliability.pareto_k, report.reliability.num_samples),
+        plots.plot_kl_per_dimension(report.structure.kl["z"], report.structure.mean_variance["z"]),
+        plots.plot_predictive(report.predictive.replicated["sd"], report.predictive.observed["sd"], name="sd"),
+    ]
+    assert all(ax.figure is not None for ax in axes)
+    plt.close("all")
+
+
 @pytest.mark.parametrize(
     ("gap", "words"),
     [

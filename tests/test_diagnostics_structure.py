@@ -96,6 +96,12 @@ def test_mean_kl_is_information_plus_marginal_kl():
     assert result.elbo == pytest.approx(result.reconstruction - by_hand, abs=1e-9)
 
 
+def test_the_parts_add_up_exactly_where_all_come_from_the_same_draws():
+    program = correlated(exact)
+    result = elbo_surgery(program, program.simulate(200), num_samples=2)
+    assert result.mutual_information + result.marginal_kl == pytest.approx(result.kl, abs=1e-9)
+
+
 def test_entries_have_their_own_information_and_marginal_kl():
     program = correlated(scaled(0.8, 0.2))
     mean, between, own = linear(program)

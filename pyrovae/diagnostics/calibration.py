@@ -182,7 +182,7 @@ def _batches(
 
 def _part(pair: Pair, truth: Simulated, context: Context | None, num_draws: int, rng: np.random.Generator) -> _Part:
     _, call = whole(pair, truth.x, context, 0)
-    fixed = call._replace(pair=pair._replace(guide=Substitute(truth.latents)(pair.guide)))
+    fixed = call._replace(pair=call.pair._replace(guide=Substitute(truth.latents)(call.pair.guide)))
     model_trace, guide_trace = sampled_traces(call, num_draws)
     exact_model, exact_guide = sampled_traces(fixed, 1)
     drawn, exact = log_terms(model_trace, guide_trace), log_terms(exact_model, exact_guide)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -79,10 +80,10 @@ def simulate(model: Callable, size: int, x: Any = None, context: Context | None 
         ValueError: the model needs an ``x`` to be called, or its data sites cannot be told from its latents.
     """
     context = None if context is None else {n: v[torch.arange(size) % len(v)] for n, v in context.items()}
-    keywords = {} if context is None else {"context": context}
+    model = model if context is None else partial(model, context=context)  # Pyro's handlers refuse that keyword
     with torch.no_grad():
         if _runs_without_data(model):
-            trace = poutine.trace(model).get_trace(size=size, **keywords)
+            trace = poutine.trace(model).get_trace(size=size)
             return _split(trace, x if x is not None else trace.nodes["_RETURN"]["value"], size, None)
         if x is None:
             raise ValueError(
@@ -90,7 +91,7 @@ def simulate(model: Callable, size: int, x: Any = None, context: Context | None 
                 "whose values are not, or write def model(x=None, size=None)"
             )
         template = take(x, torch.arange(size) % num_rows(x))
-        released = poutine.trace(poutine.uncondition(model)).get_trace(*_positional(template), **keywords)
+        released = poutine.trace(poutine.uncondition(model)).get_trace(*_positional(template))
         names = [n for n, site in released.nodes.items() if site["type"] == "sample" and _was_observed(site)]
         return _split(released, template, size, names)
 

@@ -30,7 +30,7 @@ def against_closed_form(rows, latent, sampler, method="hmc"):
 
 def main():
     torch.set_num_threads(1)
-    print("linear-Gaussian rows; defaults: 8 chains, 300 warm-up, 500 draws")
+    print("linear-Gaussian rows; defaults: 8 chains, 200 warm-up, 500 draws")
     against_closed_form(20, 5, Sampler())
     against_closed_form(20, 5, Sampler(num_samples=1000))
     against_closed_form(400, 5, Sampler())
