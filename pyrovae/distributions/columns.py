@@ -94,6 +94,11 @@ class Column(ABC):
 class Real(Column):
     r"""A real number: :math:`\mathcal{N}(m + s\,\mu, (s \sigma)^2)`, with m and s of the data.
 
+    Args:
+        name: the column's name.
+        loc: m.
+        scale: s.
+
     >>> Real("height", loc=170.0, scale=10.0).distribution(torch.zeros(5, 2)).batch_shape
     torch.Size([5])
     """
@@ -125,6 +130,11 @@ class Real(Column):
 @dataclass(frozen=True)
 class Positive(Column):
     r"""A positive number: its logarithm is :math:`\mathcal{N}(m + s\,\mu, (s \sigma)^2)`, with m and s of the data.
+
+    Args:
+        name: the column's name.
+        loc: m.
+        scale: s.
 
     >>> Positive("price", loc=2.0, scale=1.0).distribution(torch.zeros(2)).support
     GreaterThan(lower_bound=0.0)
@@ -163,6 +173,10 @@ class Positive(Column):
 class Count(Column):
     r"""A count: negative binomial with mean :math:`m \lambda`, with m the data's mean.
 
+    Args:
+        name: the column's name.
+        mean: m.
+
     >>> Count("visits", mean=3.0).distribution(torch.zeros(5, 2)).batch_shape
     torch.Size([5])
     """
@@ -198,6 +212,11 @@ class Count(Column):
 @dataclass(frozen=True)
 class Category(Column):
     r"""One of several labels, coded 0 to K - 1: categorical.
+
+    Args:
+        name: the column's name.
+        levels: the labels, in the order of their codes.
+        frequencies: their shares in the data.
 
     >>> Category("colour", levels=("blue", "red"), frequencies=(0.5, 0.5)).distribution(torch.zeros(2)).probs
     tensor([0.5000, 0.5000])

@@ -19,7 +19,9 @@ class InteriorRelaxedOneHot(dist.RelaxedOneHotCategorical):
 
     Args:
         temperature: T, a positive scalar.
-        logits: unnormalised log probabilities, of shape ``(*batch, K)``.
+        probs: probabilities, of shape ``(*batch, K)``.
+        logits: or unnormalised log probabilities, of the same shape.
+        validate_args: check arguments.
 
     Reference: Jang et al. 2017, arXiv:1611.01144; Maddison et al. 2017, arXiv:1611.00712.
 
@@ -60,7 +62,7 @@ class OneHot(nn.Module):
         net: Network | None = None,
         event_shape: int | Sequence[int] | None = None,
         *,
-        family: type[dist.TorchDistribution] = dist.OneHotCategorical,
+        family: Callable[..., dist.TorchDistribution] = dist.OneHotCategorical,
         preprocess: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
@@ -169,6 +171,7 @@ class LevelCategorical(dist.Categorical):
     Args:
         probs: probabilities, of shape ``(*batch, K)``.
         logits: or unnormalised log probabilities, of the same shape.
+        validate_args: check arguments.
 
     >>> LevelCategorical(logits=torch.zeros(5)).mean
     tensor(2.)

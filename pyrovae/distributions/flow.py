@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import pyro.distributions as dist
 import torch
@@ -16,9 +16,6 @@ from torch.distributions import constraints
 from pyrovae.distributions.links import link
 from pyrovae.distributions.raw import Context, Raw, as_vector
 from pyrovae.networks import Network
-
-if TYPE_CHECKING:
-    from torch.distributions import Transform
 
 _positive = link(constraints.positive).forward
 _FEATURE_BOUND = 10.0
@@ -42,11 +39,11 @@ class FlowDistribution(TorchDistribution):
     torch.Size([3])
     """
 
-    arg_constraints: ClassVar = {}
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
     support = constraints.real_vector
     has_rsample = True
 
-    def __init__(self, base: TorchDistribution, transforms: Sequence[Transform]) -> None:
+    def __init__(self, base: TorchDistribution, transforms: Sequence[Any]) -> None:
         self.base, self.transforms = base, tuple(transforms)
         self._latest: tuple[Tensor, Tensor] | None = None
         super().__init__(base.batch_shape, base.event_shape, validate_args=False)
@@ -113,6 +110,7 @@ class Flow(nn.Module, ABC):
         self._sizes = (self.size, self.size, features)
         self.raw = None if net is None else Raw(net, (sum(self._sizes),), preprocess=preprocess)
         self.context_names = () if self.raw is None else self.raw.context_names
+        self._origin: Tensor
         self.register_buffer("_origin", torch.zeros(self.size), persistent=False)
         options = {"hidden_features": tuple(hidden), "activation": nn.SiLU, "context": 0 if net is None else features}
         build = import_zuko().flows.autoregressive.MaskedAutoregressiveTransform
@@ -154,7 +152,14 @@ class AffineFlow(Flow):
     .. math:: y_j = a_j(y_{<j})\, \epsilon_j + b_j(y_{<j}) \quad\text{(prior)}, \qquad
         y_j = a_j(\epsilon_{<j})\, \epsilon_j + b_j(\epsilon_{<j}) \quad\text{(posterior)}
 
-    Arguments as in :class:`Flow`.
+    Args:
+        net: a network; an open one is closed with ``2 d + features`` numbers. None for a learned prior.
+        event_shape: d, the length of the vector.
+        transforms: the number of maps; the order of the entries is reversed from one to the next.
+        hidden: widths of the maps' own masked networks.
+        features: the number of features that the maps see, each kept in (-10, 10); only with a network.
+        inverse: draws, not densities, in one pass; by default so with a network. A conditional prior sets it to False.
+        preprocess: applied to the network's input, e.g. ``torch.log1p``.
 
     Raises:
         ValueError: the event is not a vector, or a closed network's shape differs.
@@ -174,7 +179,16 @@ class SplineFlow(Flow):
 
     .. math:: y_j = \mathrm{spline}\bigl(\epsilon_j;\ \theta_j(\cdot_{<j})\bigr)
 
-    Arguments as in :class:`Flow`, with eight bins a spline.
+    With eight bins a spline.
+
+    Args:
+        net: a network; an open one is closed with ``2 d + features`` numbers. None for a learned prior.
+        event_shape: d, the length of the vector.
+        transforms: the number of maps; the order of the entries is reversed from one to the next.
+        hidden: widths of the maps' own masked networks.
+        features: the number of features that the maps see, each kept in (-10, 10); only with a network.
+        inverse: draws, not densities, in one pass; by default so with a network. A conditional prior sets it to False.
+        preprocess: applied to the network's input, e.g. ``torch.log1p``.
 
     Raises:
         ValueError: the event is not a vector, or a closed network's shape differs.
@@ -200,7 +214,8 @@ def import_zuko() -> ModuleType:
     try:
         import zuko
     finally:
-        distribution._validate_args, distribution.arg_constraints, inverse.__name__ = validate, arg_constraints, name
+        distribution._validate_args, inverse.__name__ = validate, name
+        distribution.arg_constraints = arg_constraints  # type: ignore[method-assign]
     return zuko
 
 

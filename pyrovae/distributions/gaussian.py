@@ -110,6 +110,7 @@ class LowRankNormal(dist.LowRankMultivariateNormal):
         loc: the mean, of shape ``(*batch, d)``.
         cov_factor: W, of shape ``(*batch, d, rank)``.
         cov_diag: the diagonal of D, of shape ``(*batch, d)``.
+        validate_args: check arguments.
 
     >>> LowRankNormal(torch.zeros(5, 3), torch.ones(3, 1), torch.ones(3)).batch_shape
     torch.Size([5])
@@ -158,6 +159,7 @@ class FullNormal(nn.Module):
         self._sizes = (self.size, self.size, pairs)
         index = torch.zeros(self.size, self.size, dtype=torch.long)
         index[tuple(torch.tril_indices(self.size, self.size, -1))] = torch.arange(1, pairs + 1)
+        self._index: Tensor
         self.register_buffer("_index", index, persistent=False)
         start = torch.cat([torch.zeros(self.size), torch.full((self.size,), _ONE), torch.zeros(pairs)])
         self.raw = Raw(net, (sum(self._sizes),), start, preprocess)
@@ -224,12 +226,12 @@ class LowRank(nn.Module):
 class _Observed(TorchDistribution):
     """A normal over some of its entries: in ``base`` the others are standard normals around their mean."""
 
-    arg_constraints: ClassVar = {}
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
     support = constraints.real_vector
 
     def __init__(self, base: CholeskyNormal | LowRankNormal, mask: Tensor) -> None:
         self.base = base.expand(torch.broadcast_shapes(base.batch_shape, mask.shape[:-1]))
-        self.mask = mask
+        self._mask = mask
         super().__init__(self.base.batch_shape, base.event_shape, validate_args=False)
 
     @property
@@ -239,17 +241,17 @@ class _Observed(TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The log density of the observed entries, in nats."""
-        missing = (~self.mask).sum(-1).to(value.dtype)
-        filled = torch.where(self.mask, value, self.base.mean)
+        missing = (~self._mask).sum(-1).to(value.dtype)
+        filled = torch.where(self._mask, value, self.base.mean)
         return self.base.log_prob(filled) + 0.5 * math.log(2 * math.pi) * missing
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Draws of the observed entries; the others are NaN."""
-        return torch.where(self.mask, self.base.sample(torch.Size(sample_shape)), torch.nan)
+        return torch.where(self._mask, self.base.sample(torch.Size(sample_shape)), torch.nan)
 
     def expand(self, batch_shape: Sequence[int], _instance: TorchDistribution | None = None) -> _Observed:
         """The same distribution with its batch axes expanded to ``batch_shape``."""
-        return _Observed(self.base.expand(batch_shape), self.mask.expand(*batch_shape, -1))
+        return _Observed(self.base.expand(batch_shape), self._mask.expand(*batch_shape, -1))
 
 
 def _soft_clip(x: Tensor) -> Tensor:

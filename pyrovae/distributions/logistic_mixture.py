@@ -60,7 +60,7 @@ class DiscretizedLogisticMixture(TorchDistribution):
         self.position_dim, self.levels = position_dim, int(levels)
         self.logits = logits.log_softmax(-1 - position_dim)
         self.loc, self.scale, self.coupling = loc, scale, coupling
-        self.mask: Tensor | None = None
+        self._mask: Tensor | None = None
         split = loc.ndim - 1 - position_dim
         super().__init__(loc.shape[: split - 1], loc.shape[split:], validate_args=validate_args)
 
@@ -93,7 +93,7 @@ class DiscretizedLogisticMixture(TorchDistribution):
                 validation is on; otherwise such a pixel's log mass is NaN).
         """
         new = self.expand(torch.broadcast_shapes(self.batch_shape, mask.shape[: mask.ndim - self.event_dim]))
-        new.mask = mask
+        new._mask = mask
         if self._validate_args and new._broken().any():
             raise ValueError(
                 "a pixel misses a channel before one that is observed, and the channels are coupled in order: drop the "
@@ -109,10 +109,10 @@ class DiscretizedLogisticMixture(TorchDistribution):
         value = value.unsqueeze(axis - 1)
         loc = self._shifted(2 * value / (self.levels - 1) - 1)
         terms = DiscretizedLogistic(loc, self.scale, self.levels, validate_args=False).log_prob(value)
-        if self.mask is not None:
-            terms = torch.where(self.mask.unsqueeze(axis - 1), terms, 0.0)
+        if self._mask is not None:
+            terms = torch.where(self._mask.unsqueeze(axis - 1), terms, 0.0)
         pixels = (self.logits + terms.sum(axis)).logsumexp(axis)
-        if self.mask is not None:
+        if self._mask is not None:
             pixels = torch.where(self._broken(), torch.nan, pixels)
         return pixels.flatten(-self.position_dim).sum(-1) if self.position_dim else pixels
 
@@ -141,7 +141,7 @@ class DiscretizedLogisticMixture(TorchDistribution):
         for name in ("logits", "loc", "scale", "coupling"):
             tensor = getattr(self, name)
             setattr(new, name, tensor.expand(batch_shape + tensor.shape[kept:]))
-        new.mask = None if self.mask is None else self.mask.expand(batch_shape + self.event_shape)
+        new._mask = None if self._mask is None else self._mask.expand(batch_shape + self.event_shape)
         super(DiscretizedLogisticMixture, new).__init__(batch_shape, self.event_shape, validate_args=False)
         new._validate_args = self._validate_args
         return new
@@ -161,7 +161,8 @@ class DiscretizedLogisticMixture(TorchDistribution):
 
     def _broken(self) -> Tensor:
         axis = -1 - self.position_dim
-        seen = self.mask.movedim(axis, -1)
+        mask = torch.ones((), dtype=torch.bool).expand(self.event_shape) if self._mask is None else self._mask
+        seen = mask.movedim(axis, -1)
         late = (seen[..., 1:] & ~seen[..., :-1]).any(-1)
         return late if self.coupling.shape[axis] else torch.zeros_like(late)
 

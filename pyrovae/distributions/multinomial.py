@@ -140,6 +140,7 @@ class Multinomials(nn.Module):
         self.raw = Raw(net, (size,))
         self.source = total_count if isinstance(total_count, FromContext) else None
         number = 0.0 if isinstance(total_count, FromContext) else float(total_count)
+        self.total_count: Tensor
         self.register_buffer("total_count", torch.tensor(number))
         own = () if self.source is None else (self.source.name,)
         self.context_names = tuple(dict.fromkeys((*own, *self.raw.context_names)))

@@ -35,7 +35,7 @@ class UniformSphere(TorchDistribution):
     torch.Size([5])
     """
 
-    arg_constraints: ClassVar = {}
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
     support = constraints.sphere
     has_rsample = True
 
@@ -221,6 +221,7 @@ class UniformDirection(nn.Module):
         super().__init__()
         self.size = as_vector(event_shape, "UniformDirection", least=2)
         self.event_shape = torch.Size((self.size,))
+        self._like: Tensor
         self.register_buffer("_like", torch.zeros(self.size), persistent=False)
 
     def forward(self, value: None = None, context: Context | None = None) -> UniformSphere:

@@ -141,6 +141,7 @@ class TableDistribution(TorchDistribution):
     Args:
         schema: the columns.
         raw: their unconstrained parameters, of shape ``(*batch, num_parameters)``.
+        mask: True for the entries that count, of shape ``(*batch, columns)``; None for all.
 
     Reference: Nazabal et al. 2020, HI-VAE, doi:10.1016/j.patcog.2020.107501, arXiv:1807.03653.
 
@@ -149,10 +150,10 @@ class TableDistribution(TorchDistribution):
     torch.Size([1])
     """
 
-    arg_constraints: ClassVar = {}
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
 
     def __init__(self, schema: TableSchema, raw: Tensor, mask: Tensor | None = None) -> None:
-        self.schema, self.raw, self.mask = schema, raw, mask
+        self.schema, self.raw, self._mask = schema, raw, mask
         super().__init__(raw.shape[:-1], torch.Size((len(schema.columns),)), validate_args=False)
 
     @property
@@ -179,11 +180,11 @@ class TableDistribution(TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The log density in nats, in the columns' own units, of shape ``batch``."""
-        if self.mask is not None:
-            value = torch.where(self.mask, value, self.schema.interior(value))
+        if self._mask is not None:
+            value = torch.where(self._mask, value, self.schema.interior(value))
         pairs = zip(self.columns, value.unbind(-1), strict=True)
         terms = torch.stack([distribution.log_prob(entry) for distribution, entry in pairs], -1)
-        return (terms if self.mask is None else torch.where(self.mask, terms, 0.0)).sum(-1)
+        return (terms if self._mask is None else torch.where(self._mask, terms, 0.0)).sum(-1)
 
     @torch.no_grad()
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
@@ -193,7 +194,7 @@ class TableDistribution(TorchDistribution):
 
     def expand(self, batch_shape: Sequence[int], _instance: TorchDistribution | None = None) -> TableDistribution:
         """The same distribution with its batch axes expanded to ``batch_shape``."""
-        mask = None if self.mask is None else self.mask.expand(*batch_shape, -1)
+        mask = None if self._mask is None else self._mask.expand(*batch_shape, -1)
         return TableDistribution(self.schema, self.raw.expand(*batch_shape, -1), mask)
 
 
@@ -268,7 +269,7 @@ class TableNetwork(Network):
         Raises:
             ValueError: the context lacks the mask.
         """
-        if context is None or "mask" not in context:
+        if x is None or context is None or "mask" not in context:
             raise ValueError("context has no 'mask': a VAE provides it; elsewhere pass context={'mask': ~x.isnan()}")
         features = self.schema.features(x, context["mask"])
         return self.net(features, context) if self.net.context_names else self.net(features)
