@@ -262,6 +262,21 @@ def test_the_gaps_of_a_guide_that_is_off_by_a_known_amount():
     assert float((gaps["amortization_error"]).max()) < 0.3
 
 
+def test_the_evidence_of_a_relaxed_latent_says_so():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.RelaxedOneHotCategorical(torch.tensor(0.5), logits=torch.zeros(3)))
+            pyro.sample("x", dist.Normal(z[..., 0], 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.RelaxedOneHotCategorical(torch.tensor(0.5), logits=torch.zeros(3)))
+
+    x = torch.zeros(2)
+    assert "z relaxed" in log_marginal((model, guide), x, num_samples=5, seed=0).attrs["relaxed"]
+    assert "relaxed" not in log_marginal(PPCA.random(), torch.zeros(2, 6).double(), num_samples=5, seed=0).attrs
+
+
 class Stop(Exception):
     """The power is cut."""
 

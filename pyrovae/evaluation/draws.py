@@ -93,7 +93,7 @@ class Draws:
         with self.evaluating():
             first = self.call(next(iter(batches(self.data[:1], 1, shuffle=False, **place))), nesting=0)
             self.nesting = plate_nesting(first.pair, first.args, first.kwargs)
-            self.global_sites, self.measure = _describe(first)
+            self.global_sites, self.relaxed_sites, self.measure = _describe(first)
 
     def __len__(self) -> int:
         return len(self.data)
@@ -184,8 +184,8 @@ def _like(pair: Pair) -> Tensor | None:
     return next((t for t in tensors if t.is_floating_point()), None)
 
 
-def _describe(call: Call) -> tuple[list[str], str]:
-    """The guide's latents outside the data plate, and what the data sites' log densities are of: densities or masses."""
+def _describe(call: Call) -> tuple[list[str], list[str], str]:
+    """The latents outside the data plate, the relaxed ones, and whether the data's log densities are of masses."""
     with poutine.block():
         guide_trace = poutine.trace(call.pair.guide).get_trace(*call.args, **call.kwargs)
         replayed = poutine.replay(call.pair.model, trace=guide_trace)
@@ -195,7 +195,8 @@ def _describe(call: Call) -> tuple[list[str], str]:
     kinds = {
         "mass" if fn.support.is_discrete else "density" for fn in observed if getattr(fn, "support", None) is not None
     }
-    return outside, " and ".join(sorted(kinds)) or "unknown"
+    relaxed = [s["name"] for s in sites_of(model_trace) if not s["is_observed"] and "Relaxed" in type(s["fn"]).__name__]
+    return outside, relaxed, " and ".join(sorted(kinds)) or "unknown"
 
 
 def _only(trace: Trace, names: list[str]) -> Trace:

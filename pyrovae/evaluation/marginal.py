@@ -70,7 +70,8 @@ def log_marginal(
 
     Returns:
         A Dataset over ``data`` with ``log_marginal, mcse, ess, pareto_k, elbo, gap`` and ``half`` (the estimate from half of
-        the samples, to see whether it has converged), in nats, float64. Its attributes say how, and on which rows.
+        the samples, to see whether it has converged), in nats, float64. Its attributes say how, and on which rows;
+        that of a relaxed discrete latent is the relaxed model's, and says so.
 
     Raises:
         ValueError: an unknown method; ``resume`` without a seed, or with a file of another call.
@@ -180,4 +181,6 @@ def _dataset(columns: Mapping[str, Tensor], estimator: Estimator, draws: Draws) 
         "split": draws.data.split,
         "measure": draws.measure,
     }
+    if draws.relaxed_sites:
+        attributes["relaxed"] = f"the evidence is that of the model with {', '.join(draws.relaxed_sites)} relaxed"
     return xr.Dataset(variables, {"data": range(len(draws))}, attributes)
