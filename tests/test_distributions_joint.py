@@ -349,3 +349,50 @@ def test_straight_through_one_hot_has_gradients():
 def test_bad_arguments_are_refused_with_the_remedy(build, error, message):
     with pytest.raises(error, match=message):
         build()
+
+
+PRIORS = {
+    "normal": lambda net: pvae.Factorized(dist.Normal, net, event_shape=2),
+    "full normal": lambda net: parts.FullNormal(net, 2),
+    "mixture": lambda net: parts.GaussianMixture(3, net, 2),
+    "spline flow": lambda net: parts.SplineFlow(net, 2, inverse=False),
+    "sphere": lambda net: parts.Spherical(net, 2),
+    "simplex": lambda net: parts.SimplexNormal(net, 2),
+    "one-hot": lambda net: parts.OneHot(net, 2),
+}
+
+
+@pytest.mark.parametrize("name", PRIORS)
+def test_every_conditional_is_a_prior_given_context_too(name):
+    torch.manual_seed(0)
+    prior = PRIORS[name](pvae.ConcatContext(pvae.MLP(3, (8,)), None, context={"c": 3}))
+    assert prior.context_names == ("c",)
+    context = {"c": torch.randn(5, 3)}
+    d = prior(context=context)
+    assert d.batch_shape == (5,)
+    z = d.sample()
+    rows = [prior(context={"c": c}).log_prob(value) for c, value in zip(context["c"], z, strict=True)]
+    assert torch.allclose(d.log_prob(z), torch.stack(rows), atol=1e-4)
+    likelihood = pvae.Factorized(dist.Normal, pvae.MLP(2, (8,)), event_shape=3)
+    vae = pvae.VAE(prior, likelihood, PRIORS[name](pvae.MLP(3, (8,))))
+    pyro.infer.SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-3}), pyro.infer.Trace_ELBO()).step(
+        torch.randn(5, 3), context
+    )
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize("case", CASES, ids=repr)
+def test_the_catalogue_follows_its_module_to_the_gpu(case):
+    module = case.module(torch.float32).cuda()
+    names = getattr(module, "context_names", ())
+    context = {n: v.float().cuda().expand(4, *v.shape) for n, v in case.context.items() if n in names} or None
+    value = (case.value(4, dtype=torch.float32).cuda(),) if case.reads_value else ()
+    d = module(*value, context=context)
+    found = d.log_prob(case.points(4).float().cuda())
+    assert found.is_cuda
+    assert d.sample().is_cuda
+    assert torch.allclose(
+        found.cpu(),
+        case.distribution(case.module(torch.float32), 4, dtype=torch.float32).log_prob(case.points(4).float()),
+        atol=1e-3,
+    )
