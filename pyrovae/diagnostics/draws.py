@@ -160,7 +160,7 @@ def propose(draws: Draws, call: Call) -> Proposals:
     """The guide's draws for the rows of a call, with smoothed weights, on the CPU."""
     values: dict[str, list[Tensor]] = {}
     weights = []
-    for size in draws.sizes(call):
+    for size in draws.sizes():
         model_trace, guide_trace = sampled_traces(call, size)
         weights.append(log_terms(model_trace, guide_trace, dtype=torch.float64).log_weights.cpu())
         for name in latent_names(guide_trace):

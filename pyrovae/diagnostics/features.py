@@ -252,7 +252,7 @@ def entry_pieces(call: Call, num_samples: int) -> Pieces:
 
 
 def _left_out(draws: Draws, call: Call, x: Tensor, corrected: bool) -> tuple[Tensor, Tensor, Tensor]:
-    pieces = [entry_pieces(call, size) for size in draws.sizes(call)]
+    pieces = [entry_pieces(call, size) for size in draws.sizes()]
     log_weights, log_likelihood, replicates = (torch.cat(columns) for columns in zip(*pieces, strict=True))
     x = x.cpu()
     ratios = -log_likelihood + (log_weights.reshape(*log_weights.shape, *(1,) * (x.ndim - 1)) if corrected else 0.0)

@@ -44,14 +44,17 @@ class Gap:
 
     def summary(self) -> str:
         """Whether the training rows are explained better, and by which part of the program."""
-        model = self.log_marginal > 3 * self.log_marginal_error
-        guide = self.elbo - self.log_marginal > 3 * self.elbo_error
-        words = f"train - test: ELBO {self.elbo:+.2f}, log p(x) {self.log_marginal:+.2f} nats per datum."
+        model = self.log_marginal > 2 * self.log_marginal_error
+        guide = self.elbo - self.log_marginal > 2 * self.elbo_error
+        words = (
+            f"train - test: ELBO {self.elbo:+.2f} (se {self.elbo_error:.2f}), log p(x) {self.log_marginal:+.2f} "
+            f"(se {self.log_marginal_error:.2f}) nats per datum."
+        )
         if model:
             words += " The model explains its training rows better: stop earlier, regularize, or give it more data."
         if guide:
             words += " The guide does, too, beyond the model: refine it for new rows."
-        return words if model or guide else f"{words} No sign of overfitting."
+        return words if model or guide else f"{words} No sign of overfitting beyond two standard errors."
 
 
 @dataclass(frozen=True, repr=False)
