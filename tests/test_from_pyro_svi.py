@@ -314,6 +314,55 @@ def test_context_becomes_constant_data():
         assert float(level[:2].max()) * 50 < float(level[2:].min())
 
 
+def seasonal_model(x=None, context=None, size=None):
+    rows = len(context["season"])
+    level = pyro.sample("level", dist.Normal(0.0, 1.0))
+    with pyro.plate("data", rows):
+        z = pyro.sample("z", dist.Normal(torch.zeros(rows), 1e-3))
+        pyro.sample("x", dist.Normal(level + context["season"] + z, 1e-3), obs=x)
+
+
+def seasonal_guide(x, context=None, size=None):
+    pyro.sample("level", dist.Normal(torch.tensor(5.0), 1.0))
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1e-3))
+
+
+@pytest.mark.parametrize("store", [None, "p.zarr"])
+def test_predictions_of_new_rows_use_the_posterior_of_what_is_shared(store, tmp_path):
+    found = groups_of(
+        (seasonal_model, seasonal_guide),
+        torch.zeros(4),
+        {"season": torch.zeros(4)},
+        new_context={"season": torch.tensor([10.0, 20.0, 30.0])},
+        coords={"new_data": ["spring", "summer", "autumn"]},
+        num_samples=50,
+        batch_size=2,
+        store=store and tmp_path / store,
+    )
+    predicted = found["predictions"]["x"]
+    assert predicted.dims == ("chain", "draw", "new_data")
+    expected = found["posterior"]["level"] + xr.DataArray([10.0, 20.0, 30.0], dims="new_data")
+    assert float(np.abs(predicted - expected).max()) < 0.05
+    assert list(predicted["new_data"].values) == ["spring", "summer", "autumn"]
+    np.testing.assert_array_equal(found["predictions_constant_data"]["season"], [10.0, 20.0, 30.0])
+
+
+def test_predictions_need_a_model_that_makes_its_own_data():
+    with pytest.raises(ValueError, match=r"def model\(x=None, context=None, size=None\)"):
+        from_pyro_svi((regression, regression), torch.zeros(3), new_context={"a": torch.zeros(2)}, **SETTINGS)
+
+
+def test_ranks_of_a_calibration(exact):
+    result = pvae.sbc(exact, num_simulations=60, num_draws=19)
+    found = groups_of(exact, exact.simulate(4), num_samples=10, sbc=result, dims={"z": ["latent_dim"]})
+    ranks = found["prior_sbc"]
+    assert ranks["z"].dims == ("chain", "draw", "latent_dim")
+    np.testing.assert_allclose(ranks["z"].values[0] * 20 - 0.5, result.ranks["z"])
+    np.testing.assert_allclose(ranks["log_joint"].values[0] * 20 - 0.5, result.log_joint_ranks)
+    assert found["posterior"]["z"].dims == ("chain", "draw", "data", "latent_dim")
+
+
 # ---------------------------------------------------------------------------------------------- missing entries
 
 

@@ -14,8 +14,9 @@ from torch import Tensor
 from pyrovae.data import Data
 from pyrovae.evaluation.draws import Call
 from pyrovae.evaluation.marginal import summary
+from pyrovae.evaluation.simulate import callable_without_data
 from pyrovae.evidence_io.observed import Source, observed, sources, without_gaps
-from pyrovae.evidence_io.running import Runner, callable_without_data, latents_of
+from pyrovae.evidence_io.running import Runner, latents_of
 from pyrovae.evidence_io.sites import Named, data_sites, deterministic_sites, draws_of, variable
 from pyrovae.io_arviz import GROUPS
 from pyrovae.traces import Terms, log_terms
@@ -67,7 +68,7 @@ class Writer:
         names, made = data_sites(model_trace), {"posterior": _latents(drawn)}
         if "posterior_predictive" in self.groups:
             simulated = self.runner.simulate(latents_of(drawn), self._template(call, model_trace))
-            made["posterior_predictive"] = _data(simulated, names)
+            made["posterior_predictive"] = drawn_data(simulated, names)
         return made
 
     def prior(self, model_trace: Trace, call: Call) -> Arrays:
@@ -75,7 +76,7 @@ class Writer:
         if not self.groups & {"prior", "prior_predictive"}:
             return {}
         names, drawn = data_sites(model_trace), self.runner.prior(self._template(call, model_trace))
-        return {"prior": _latents(drawn, besides=names), "prior_predictive": _data(drawn, names)}
+        return {"prior": _latents(drawn, besides=names), "prior_predictive": drawn_data(drawn, names)}
 
     def _template(self, call: Call, model_trace: Trace) -> Call:
         if callable_without_data(call.pair.model):
@@ -88,7 +89,8 @@ def _latents(trace: Trace, besides: Iterable[str] = ()) -> dict[str, Named]:
     return {variable(name): draws_of(trace.nodes[name]) for name in names if name not in besides}
 
 
-def _data(trace: Trace, names: Iterable[str]) -> dict[str, Named]:
+def drawn_data(trace: Trace, names: Iterable[str]) -> dict[str, Named]:
+    """The data sites of a trace in which they were drawn."""
     return {variable(name): draws_of(trace.nodes[name]) for name in names}
 
 
@@ -101,11 +103,16 @@ def given_data(found: Mapping[str, Source], trace: Trace, rows: Data) -> Arrays:
         rows: these rows as they were given.
     """
     numbers = observed(found, trace, rows.x)
-    given = {name: _array(value) for name, value in (rows.context or {}).items()}
     return {
         "observed_data": {variable(name): Named(array, found[name].dims) for name, array in numbers.items()},
-        "constant_data": {name: Named(value, ("data", *[None] * (value.ndim - 1))) for name, value in given.items()},
+        "constant_data": context_of(rows),
     }
+
+
+def context_of(rows: Data) -> dict[str, Named]:
+    """The context of some rows as it was given."""
+    given = {name: _array(value) for name, value in (rows.context or {}).items()}
+    return {name: Named(value, ("data", *[None] * (value.ndim - 1))) for name, value in given.items()}
 
 
 def from_terms(terms: Terms) -> Arrays:

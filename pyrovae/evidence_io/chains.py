@@ -35,8 +35,10 @@ def from_chains(mcmc: MCMC, data: Any, context: Mapping[str, Any] | None, reques
         request: what is wanted. There are no ``amortized_diagnostics``, since there is no guide.
 
     Raises:
-        ValueError: it has not run, has no model, or did not keep every latent.
+        ValueError: it has not run, has no model, or did not keep every latent; predictions or ranks are asked for.
     """
+    if request.new_context is not None or request.sbc is not None:
+        raise ValueError("new_context and sbc belong to programs with a guide: leave them out")
     samples = _samples(mcmc)
     args, model = mcmc._args, mcmc.kernel.model
     data = (args[0] if len(args) == 1 else args) if data is None else data

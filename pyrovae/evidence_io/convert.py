@@ -5,21 +5,24 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pyro.infer import MCMC
 
-from pyrovae.data import batches
-from pyrovae.evaluation.draws import Draws
+from pyrovae.data import Data, batches
+from pyrovae.diagnostics import SBC
+from pyrovae.evaluation.draws import Call, Draws
 from pyrovae.evidence_io.blocks import Arrays, Writer, bytes_of, gather, in_chains
 from pyrovae.evidence_io.chains import from_chains
+from pyrovae.evidence_io.extras import NewRows, ranks
 from pyrovae.evidence_io.labels import Labels
 from pyrovae.evidence_io.requests import Request
 from pyrovae.evidence_io.running import Runner
 from pyrovae.io_arviz import check_bytes, from_zarr, to_arviz, to_datasets, zarr_stream
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from pyrovae.io_arviz.containers import Container
 
 DEFAULT_GROUPS = (
@@ -57,6 +60,8 @@ def from_pyro_svi(
     max_bytes: int = 2**31,
     store: str | os.PathLike | None = None,
     seed: int | None = None,
+    new_context: Mapping[str, Any] | None = None,
+    sbc: SBC | None = None,
     progress: bool = True,
 ) -> Container:
     r"""Draws from an amortized guide, and what ArviZ needs beside them, as ``InferenceData`` or ``DataTree``.
@@ -67,7 +72,8 @@ def from_pyro_svi(
     Groups: ``posterior``, ``sample_stats`` (lp, log_q and log_weight, nats a row), ``posterior_predictive``, ``prior``,
     ``prior_predictive``, ``observed_data`` (missing entries stay NaN), ``constant_data`` (the context) and
     ``amortized_diagnostics`` (elbo, log_marginal, mcse, pareto_k, ess, kl a row). Dimensions are ``chain`` (one),
-    ``draw``, ``data``, then the program's other plates, then ``<site>_dim_0``, ``<site>_dim_1``, and so on.
+    ``draw``, ``data``, then the program's other plates, then ``<site>_dim_0``, ``<site>_dim_1``, and so on. On request
+    ``predictions`` (of rows that have a context alone, along ``new_data``) and ``prior_sbc`` (normalised ranks).
     ``az.summary`` of every row takes minutes: select rows first, ``idata.sel(data=[0, 1])``.
 
     Args:
@@ -87,6 +93,9 @@ def from_pyro_svi(
         max_bytes: refuse more than this in memory.
         store: a path where a zarr store is written batch by batch; values are then read when they are looked at.
         seed: of all draws; None takes torch's generator as it stands.
+        new_context: one row a prediction for each name; the model is called without data, at the guide's draws of
+            global latents. Adds ``predictions`` and ``predictions_constant_data``.
+        sbc: a result of :func:`pyrovae.sbc`, whose ranks become ``prior_sbc``.
         progress: show a bar, if there is a terminal.
 
     Raises:
@@ -106,56 +115,71 @@ def from_pyro_svi(
     >>> dict(idata["posterior"].sizes)
     {'chain': 1, 'draw': 10, 'data': 3, 'latent_dim': 2}
     """
-    request = Request(_wanted(groups, log_likelihood), coords or {}, dims or {}, max_bytes, store, seed)
+    wanted = _wanted(groups, log_likelihood)
+    request = Request(wanted, coords or {}, dims or {}, max_bytes, store, seed, new_context, sbc)
     if isinstance(program, MCMC):
         return from_chains(program, data, context, request)
     draws = Draws(program, data, context, num_samples, seed=seed, progress=progress)
     size = min(len(draws), batch_size or max(1, _DRAWS_AT_ONCE // num_samples))
     place = draws.batches.place
     draws.batches = batches(draws.data, size, shuffle=False, device=place.device, dtype=place.dtype)
-    return _Export.of(draws, data, request).run(request)
+    return _Export(draws, data, request).run()
 
 
-@dataclass(frozen=True)
 class _Export:
-    """All that is known before the work: how blocks are made and labelled, and how large they will be."""
+    """One call's work: a trial of the first batch with two draws, which tells names and sizes, and then all of it."""
 
-    draws: Draws
-    groups: frozenset[str]
-    labels: Labels
-    sizes: Mapping[str, int]
-
-    @classmethod
-    def of(cls, draws: Draws, data: Any, request: Request) -> _Export:
-        """A trial of the first batch with two draws."""
-        labels = Labels(data, draws.data, request.coords, request.dims)
+    def __init__(self, draws: Draws, data: Any, request: Request) -> None:
+        self.draws, self.request = draws, request
+        self.labels = Labels(data, draws.data, request.coords, request.dims)
+        self.writer = Writer(Runner(draws.num_samples), request.groups)
+        self.new_rows = None if request.new_context is None else NewRows(draws, request.new_context)
+        self.extras = {} if request.sbc is None else ranks(request.sbc)
         trial = Writer(Runner(2), request.groups)
         with draws.evaluating(draws.seed):
-            batch = next(iter(draws.batches))
-            first = trial.block(draws.call(batch), draws.data[: len(batch.index)].dense())
-        labels.learn(first, trial.sources)
-        return cls(draws, request.groups, labels, bytes_of(first, draws.num_samples, len(draws)))
+            first = trial.block(*self._first())
+            predicted = {} if self.new_rows is None else next(self.new_rows.blocks(trial.runner, trial.sources))[1]
+        num_new = 0 if self.new_rows is None else len(self.new_rows)
+        self.sites = list(trial.sources)
+        self.labels.learn(first | predicted | self.extras, trial.sources, num_new)
+        self.sizes = bytes_of(first, draws.num_samples, len(draws)) | bytes_of(predicted, draws.num_samples, num_new)
+
+    def _first(self) -> tuple[Call, Data]:
+        batch = next(iter(self.draws.batches))
+        return self.draws.call(batch), self.draws.data[: len(batch.index)].dense()
+
+    def _predict(self) -> None:
+        if self.new_rows is None:
+            return
+        with self.draws.evaluating(self.draws.seed):
+            if self.draws.global_sites:
+                self.writer.runner.posterior(self._first()[0])
+            self.extras |= gather(self.new_rows.blocks(self.writer.runner, self.sites), len(self.new_rows))
 
     def blocks(self) -> Iterator[tuple[slice, Arrays]]:
         """The rows of each batch, and its arrays."""
-        writer, done = Writer(Runner(self.draws.num_samples), self.groups), 0
+        done = 0
         for _, batch in self.draws.each("from_pyro_svi"):
             rows = slice(done, done + len(batch.index))
-            yield rows, writer.block(self.draws.call(batch), self.draws.data[rows].dense())
+            yield rows, self.writer.block(self.draws.call(batch), self.draws.data[rows].dense())
             done = rows.stop
 
-    def run(self, request: Request) -> Container:
+    def run(self) -> Container:
         """Every block, put together in memory or written behind the one before."""
-        attrs, dims = request.attributes(self.draws.data), self.labels.dims()
-        if request.store is None:
-            check_bytes(self.sizes, request.max_bytes)
-            whole = in_chains(gather(self.blocks(), len(self.draws)))
-            return to_arviz(to_datasets(whole, coords=self.labels.coords(), dims=dims, attrs=attrs), attrs)
-        with zarr_stream(request.store, attrs=attrs) as stream:
+        attrs = self.request.attributes(self.draws.data)
+        if self.request.store is None:
+            check_bytes(self.sizes, self.request.max_bytes)
+        self._predict()
+        if self.request.store is None:
+            return to_arviz(self._labelled(gather(self.blocks(), len(self.draws)), attrs), attrs)
+        with zarr_stream(self.request.store, attrs=attrs) as stream:
             for rows, block in self.blocks():
-                coords = self.labels.coords(rows)
-                stream.append(to_datasets(in_chains(block), coords=coords, dims=dims, attrs=attrs))
-        return from_zarr(request.store)
+                stream.append(self._labelled(block, attrs, rows))
+        return from_zarr(self.request.store)
+
+    def _labelled(self, arrays: Arrays, attrs: Mapping[str, Any], rows: slice = slice(None)) -> dict[str, xr.Dataset]:
+        whole = in_chains(arrays | self.extras)
+        return to_datasets(whole, coords=self.labels.coords(rows), dims=self.labels.dims(), attrs=attrs)
 
 
 def _wanted(groups: Sequence[str], log_likelihood: bool) -> frozenset[str]:

@@ -15,6 +15,8 @@ from pyrovae.evidence_io.observed import Source
 from pyrovae.evidence_io.sites import variable
 from pyrovae.io_arviz import as_coordinate
 
+_REDUCED = ("log_likelihood", "prior_sbc")  # their variables lack dimensions that the same sites have elsewhere
+
 
 class Labels:
     """The dimensions and coordinates of every variable, complete once a trial run has shown the variables.
@@ -32,8 +34,13 @@ class Labels:
         self._dims: dict[str, list[str]] = {}
         self._coords: dict[str, np.ndarray] = {}
 
-    def learn(self, block: Arrays, sources: Mapping[str, Source]) -> None:
+    def learn(self, block: Arrays, sources: Mapping[str, Source], num_new: int = 0) -> None:
         """Name every dimension of a block's variables, and label those that are known.
+
+        Args:
+            block: the arrays of some rows.
+            sources: where each data site's numbers come from.
+            num_new: the number of rows that are predicted.
 
         Raises:
             ValueError: dims or coords name what is not there, or have another length.
@@ -41,13 +48,13 @@ class Labels:
         sizes: dict[str, int] = {}
         for group, arrays in block.items():
             for name, (array, dims) in arrays.items():
-                summed = group == "log_likelihood"
-                if summed and name in self._dims:
+                reduced = group in _REDUCED
+                if reduced and name in self._dims:
                     continue
-                named = _named(name, dims, None if summed else self._given_dims.get(name))
+                named = _named(name, dims, None if reduced else self._given_dims.get(name))
                 self._dims[name] = named
                 sizes |= dict(zip(reversed(named), reversed(array.shape), strict=False))
-        sizes["data"] = self._size
+        sizes |= {"data": self._size, **({"new_data": num_new} if num_new else {})}
         named = [dim for given in self._given_dims.values() for dim in given]
         _known("dims", self._given_dims, [*self._dims, *map(variable, sources)])
         _known("coords", self._given_coords, ["chain", "draw", *sizes, *named])

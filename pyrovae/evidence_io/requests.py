@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pyrovae.data import Data
+from pyrovae.diagnostics import SBC
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class Request:
         max_bytes: the most that may lie in memory.
         store: where a zarr store is written; None keeps all in memory.
         seed: of all draws; None takes torch's random state.
+        new_context: of rows that are predicted, or None.
+        sbc: the ranks that go into ``prior_sbc``, or None.
     """
 
     groups: frozenset[str]
@@ -30,6 +33,8 @@ class Request:
     max_bytes: int
     store: str | os.PathLike | None
     seed: int | None
+    new_context: Mapping[str, Any] | None = None
+    sbc: SBC | None = None
 
     def attributes(self, rows: Data) -> dict[str, str | int]:
         """What the result says about where it came from."""

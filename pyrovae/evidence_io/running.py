@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,10 +10,11 @@ from pyro import poutine
 from pyro.infer import infer_discrete
 from pyro.poutine.trace_struct import Trace
 from pyro.poutine.uncondition_messenger import UnconditionMessenger
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyrovae.diagnostics.simulate import Substitute, num_rows
 from pyrovae.evaluation.draws import Call
+from pyrovae.evaluation.simulate import callable_without_data
 from pyrovae.evidence_io.sites import inside
 from pyrovae.traces import PARTICLES, Pair, latent_names, paired_traces
 from pyrovae.traces.sites import sites_of
@@ -27,19 +27,22 @@ class Runner:
 
     Args:
         num_samples: draws a row.
+
+    Attributes:
+        global_draws: the guide's draws of latents outside the data plate, by site.
     """
 
     def __init__(self, num_samples: int) -> None:
         self.num_samples = num_samples
-        self._global: dict[str, Tensor] = {}
+        self.global_draws: dict[str, Tensor] = {}
         self._prior_global: dict[str, Tensor] = {}
 
     def posterior(self, call: Call) -> tuple[Trace, Trace]:
         """The model's trace replayed against the guide's; a site that the guide would enumerate is drawn."""
         drawn = poutine.infer_config(call.pair.guide, config_fn=lambda _: {"enumerate": None})
-        pair = Pair(call.pair.model, Substitute(self._global)(drawn), call.pair.module)
+        pair = Pair(call.pair.model, Substitute(self.global_draws)(drawn), call.pair.module)
         traces = paired_traces(pair, call.args, call.kwargs, self.num_samples, call.nesting)
-        self._global = self._global or _outside(traces[1])
+        self.global_draws = self.global_draws or _outside(traces[1])
         return traces
 
     def completed(self, traces: tuple[Trace, Trace], call: Call) -> Trace:
@@ -111,11 +114,3 @@ def latents_of(trace: Trace) -> dict[str, Tensor]:
     """The values of the latent sites of a trace in which all are drawn, auxiliary ones left out."""
     latents = [s for s in sites_of(trace) if not s["is_observed"] and not s["infer"].get("is_auxiliary")]
     return {s["name"]: s["value"] for s in latents}
-
-
-def callable_without_data(model: Callable) -> bool:
-    """Whether a model takes ``size`` and needs no other argument."""
-    target = model.forward if isinstance(model, nn.Module) else model
-    parameters = inspect.signature(target).parameters.values()
-    needed = [p for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    return not needed and any(p.name == "size" for p in parameters)
