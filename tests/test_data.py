@@ -167,6 +167,8 @@ def test_data_is_frozen_and_copies():
         data.variant = "grey"
     for twin in (copy.deepcopy(data), pickle.loads(pickle.dumps(data))):
         assert twin.fingerprint() == data.fingerprint()
+        assert {data, data, twin} == {twin, data}  # compared by identity, as tensors are
+        assert twin != data
 
 
 @pytest.mark.parametrize(
@@ -175,6 +177,7 @@ def test_data_is_frozen_and_copies():
         TABLE[::-1],
         TABLE[:5],
         TABLE + 1e-3,
+        np.where(TABLE == 0, 5, TABLE),
         np.where(TABLE == 3, NAN, TABLE),
         TABLE.reshape(3, 4),
         {"x": TABLE},

@@ -52,8 +52,7 @@ def test_the_generators_state_gives_the_batches_back():
     assert not torch.equal(torch.cat(first), torch.cat(second))
 
 
-def test_the_default_generator_is_torchs():
-    """And shuffling is the default."""
+def test_by_default_torchs_generator_shuffles():
     torch.manual_seed(3)
     first = torch.cat([batch.index for batch in batches(ROWS, 4)])
     torch.manual_seed(3)

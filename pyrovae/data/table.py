@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyrovae.data.rows import Index, LazyRows, Tree, leaves, map_tree, select, take
+from pyrovae.data.rows import Index, LazyRows, leaves, map_tree, select, take
 
 Transform = Callable[[Any, "torch.Generator | None"], Any]
 
