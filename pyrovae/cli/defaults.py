@@ -22,7 +22,7 @@ RECIPES: Mapping[str, Recipe] = {
     "digits": Recipe({"latent_dim": 10, "hidden": (128, 128)}, epochs=60, batch_size=64, learning_rate=3e-3),
     "mnist": Recipe(
         {"latent_dim": 40, "hidden": (400, 400), "normalization": "batch"},
-        epochs=80,
+        epochs=55,
         batch_size=256,
         learning_rate=4e-3,
     ),
