@@ -98,9 +98,9 @@ def test_replicates_are_missing_where_the_data_are():
 
 
 def test_p_values_are_two_sided_and_never_zero():
-    replicated = {"above": np.arange(99.0), "equal": np.ones(99), "middle": np.arange(99.0)}
-    check = PredictiveCheck({"above": 200.0, "equal": 1.0, "middle": 49.0}, replicated, "prior")
-    assert check.p_values == pytest.approx({"above": 0.02, "equal": 1.0, "middle": 1.0})
+    replicated = {"above": np.arange(99.0), "below": np.arange(99.0), "equal": np.ones(99), "middle": np.arange(99.0)}
+    check = PredictiveCheck({"above": 200.0, "below": -1.0, "equal": 1.0, "middle": 49.0}, replicated, "prior")
+    assert check.p_values == pytest.approx({"above": 0.02, "below": 0.02, "equal": 1.0, "middle": 1.0})
 
 
 def test_marginal_pit_is_uniform_for_the_model_and_matches_the_closed_form():

@@ -141,12 +141,13 @@ def posterior_draws(
     draws = Draws(program, x, context, num_proposals, chunk_size, seed=seed, progress=progress)
     check_local(draws)
     values, proposals, chosen = [], [], []
-    for _, batch in draws.each("posterior_draws"):
-        proposed = propose(draws, draws.call(batch))
-        methods = _escalate(proposed) if method == "auto" else np.full(len(proposed.ess), method, dtype="<U5")
-        values.append(_pick(proposed, methods, num_samples))
-        proposals.append(proposed)
-        chosen.append(methods)
+    with draws.each("posterior_draws") as batches:
+        for _, batch in batches:
+            proposed = propose(draws, draws.call(batch))
+            methods = _escalate(proposed) if method == "auto" else np.full(len(proposed.ess), method, dtype="<U5")
+            values.append(_pick(proposed, methods, num_samples))
+            proposals.append(proposed)
+            chosen.append(methods)
     joined = {name: torch.cat([part[name] for part in values], 1) for name in values[0]}
     methods = np.concatenate(chosen)
     rhat = (

@@ -95,10 +95,11 @@ def marginal_pit(program: Any, x: Any, num_samples: int = 199, context: Context 
     """
     draws = _few_rows(program, x, context, num_samples, seed)
     parts = []
-    for _, batch in draws.each("marginal_pit"):
-        replicates = prior_replicates(draws.call(batch), num_samples)
-        weights = torch.full((num_samples, *batch.x.shape), 1 / (num_samples + 1), dtype=torch.float64)
-        parts.append(array(_weighted_pit(batch.x.cpu(), replicates.cpu(), weights)))
+    with draws.each("marginal_pit") as batches:
+        for _, batch in batches:
+            replicates = prior_replicates(draws.call(batch), num_samples)
+            weights = torch.full((num_samples, *batch.x.shape), 1 / (num_samples + 1), dtype=torch.float64)
+            parts.append(array(_weighted_pit(batch.x.cpu(), replicates.cpu(), weights)))
     return PIT.of(np.concatenate(parts))
 
 
@@ -202,7 +203,8 @@ def leave_one_feature_out(
     (20, 5)
     """
     draws = _few_rows(program, x, context, num_samples, seed)
-    parts = [_left_out(draws, draws.call(batch), batch.x, corrected) for _, batch in draws.each("features")]
+    with draws.each("features") as batches:
+        parts = [_left_out(draws, draws.call(batch), batch.x, corrected) for _, batch in batches]
     elpd, k, pit = (np.concatenate([array(part[i]) for part in parts]) for i in range(3))
     return FeatureLOO(elpd, k, PIT.of(pit), corrected, num_samples)
 

@@ -151,7 +151,8 @@ def reference_posterior(
     sampler = Sampler() if sampler is None else sampler
     draws = Draws(program, x, context, sampler.num_chains, chunk_size, seed=seed, progress=progress)
     check_local(draws)
-    parts = [_METHODS[method](draws, batch, sampler) for _, batch in draws.each(method)]
+    with draws.each(method) as batches:
+        parts = [_METHODS[method](draws, batch, sampler) for _, batch in batches]
     return ReferencePosterior({name: torch.cat([part[name] for part in parts], 2) for name in parts[0]}, method)
 
 

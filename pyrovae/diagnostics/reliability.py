@@ -133,10 +133,11 @@ def reliability(
     draws = Draws(program, x, context, num_samples, chunk_size, seed=seed, progress=progress)
     check_local(draws)
     parts = []
-    for _, batch in draws.each("reliability"):
-        terms = list(draws.chunks(draws.call(batch)))
-        log_weights = torch.cat([t.log_weights for t in terms]).cpu()
-        parts.append([*_of_weights(log_weights), array(torch.cat([t.kl for t in terms]).mean(0))])
+    with draws.each("reliability") as batches:
+        for _, batch in batches:
+            terms = list(draws.chunks(draws.call(batch)))
+            log_weights = torch.cat([t.log_weights for t in terms]).cpu()
+            parts.append([*_of_weights(log_weights), array(torch.cat([t.kl for t in terms]).mean(0))])
     elbo, log_marginal, mcse, ess, k, kl = (np.concatenate(columns) for columns in zip(*parts, strict=True))
     return Reliability(elbo, log_marginal, mcse, kl, k, ess, num_samples, _is_refined(draws))
 
@@ -234,7 +235,8 @@ def typicality(
         own = draws.data.context
         simulated = simulate(draws.pair.model, num_simulations, first.args[0], own)
         repeated = None if own is None else {n: v[torch.arange(num_simulations) % len(v)] for n, v in own.items()}
-    here = [_statistics(draws.call(b), num_samples) for _, b in draws.each("typicality")]
+    with draws.each("typicality") as batches:
+        here = [_statistics(draws.call(b), num_samples) for _, b in batches]
     there_draws, there_call = whole(draws.pair, simulated.x, repeated, stream(seed, 1))
     with there_draws.evaluating(stream(seed, 2)):
         there = _statistics(there_call, num_samples)
