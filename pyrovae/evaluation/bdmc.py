@@ -84,10 +84,11 @@ def bdmc(
         x, latents = simulate(pair, num_simulations, context)
     draws = Draws(program, x, context, chains, chunk_size, seed=None if seed is None else seed + 1, progress=progress)
     bounds = []
-    for _, batch in draws.each("bdmc"):
-        space = LatentSpace(draws.call(batch))
-        rows = {name: _rows(latents[name], batch.index, name, space) for name in space.names}
-        bounds.append(_bounds(space, estimator, chains, space.flatten(rows), batch.index))
+    with draws.each("bdmc") as batches:
+        for _, batch in batches:
+            space = LatentSpace(draws.call(batch))
+            rows = {name: _rows(latents[name], batch.index, name, space) for name in space.names}
+            bounds.append(_bounds(space, estimator, chains, space.flatten(rows), batch.index))
     return Sandwich(*(torch.cat(values).cpu() for values in zip(*bounds, strict=True)))
 
 

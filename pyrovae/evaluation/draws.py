@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -115,8 +115,16 @@ class Draws:
                 torch.manual_seed(seed)
             yield
 
-    def each(self, label: str = "") -> Iterator[tuple[int, Batch]]:
-        """The batches of rows with their numbers, each under a seed of its own, in eval mode."""
+    @contextmanager
+    def each(self, label: str = "") -> Iterator[Iterator[tuple[int, Batch]]]:
+        """The batches of rows with their numbers, each under a seed of its own, in eval mode; all restored on an error.
+
+        A context manager, since a generator that is left in its middle keeps what it has set until it is collected.
+        """
+        with closing(self._each(label)) as found:
+            yield found
+
+    def _each(self, label: str) -> Generator[tuple[int, Batch], None, None]:
         for number, batch in enumerate(bar(self.batches, label, self.progress)):
             with self.evaluating(_mixed(self.seed, number)):
                 yield number, batch
@@ -134,8 +142,13 @@ class Draws:
         at_once = max(1, self.chunk_size // self.rows_at_once)
         return [min(at_once, total - done) for done in range(0, total, at_once)]
 
-    def shared_chunks(self) -> Iterator[tuple[slice, Batch, Terms]]:
-        """The terms of all samples and rows, where all rows share each draw of the global latents."""
+    @contextmanager
+    def shared_chunks(self) -> Iterator[Iterator[tuple[slice, Batch, Terms]]]:
+        """The terms of all samples and rows, where all rows share each draw of the global latents; as :meth:`each`."""
+        with closing(self._shared_chunks()) as found:
+            yield found
+
+    def _shared_chunks(self) -> Generator[tuple[slice, Batch, Terms], None, None]:
         done = 0
         for number, size in enumerate(self.sizes()):
             drawn: Trace | None = None

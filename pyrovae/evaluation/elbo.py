@@ -64,10 +64,11 @@ def bound(
     """
     draws = Draws(program, x, context, num_samples, chunk_size, vectorize, seed, progress)
     parts = []
-    for _, batch in draws.each("elbo"):
-        call = draws.call(batch)
-        chunks = [_terms(draws, call, size, exact_kl, number == 0) for number, size in enumerate(draws.sizes())]
-        parts.append(_summary(*(torch.cat(values) for values in zip(*chunks, strict=True))))
+    with draws.each("elbo") as batches:
+        for _, batch in batches:
+            call = draws.call(batch)
+            chunks = [_terms(draws, call, size, exact_kl, number == 0) for number, size in enumerate(draws.sizes())]
+            parts.append(_summary(*(torch.cat(values) for values in zip(*chunks, strict=True))))
     return Bound(*(torch.cat(values).cpu() for values in zip(*parts, strict=True)))
 
 

@@ -61,10 +61,11 @@ def impute(
     """
     draws = Draws(program, x, context, num_proposals, chunk_size, seed=seed, progress=progress)
     parts = []
-    for _, batch in draws.each("impute"):
-        if not isinstance(batch.x, Tensor):
-            raise ValueError(f"impute takes programs with one data site, got data of type {type(batch.x).__name__}")
-        parts.append(_impute(draws, draws.call(batch), batch.x, num_samples))
+    with draws.each("impute") as batches:
+        for _, batch in batches:
+            if not isinstance(batch.x, Tensor):
+                raise ValueError(f"impute takes programs with one data site, got data of type {type(batch.x).__name__}")
+            parts.append(_impute(draws, draws.call(batch), batch.x, num_samples))
     filled, k, ess = zip(*parts, strict=True)
     return Imputation(torch.cat(filled, 1), torch.cat(k), torch.cat(ess))
 

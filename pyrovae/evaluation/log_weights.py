@@ -61,12 +61,14 @@ def log_weights(
     draws = Draws(program, x, context, num_samples, chunk_size, vectorize, seed, progress)
     weights = torch.empty(num_samples, len(draws), dtype=torch.float64)
     if draws.global_sites:
-        for samples, batch, terms in draws.shared_chunks():
-            weights[samples, batch.index] = terms.log_weights.cpu()
+        with draws.shared_chunks() as chunks:
+            for samples, batch, terms in chunks:
+                weights[samples, batch.index] = terms.log_weights.cpu()
         return weights
-    for _, batch in draws.each("log_weights"):
-        call = draws.call(batch)
-        weights[:, batch.index] = torch.cat([terms.log_weights.cpu() for terms in draws.chunks(call)])
+    with draws.each("log_weights") as batches:
+        for _, batch in batches:
+            call = draws.call(batch)
+            weights[:, batch.index] = torch.cat([terms.log_weights.cpu() for terms in draws.chunks(call)])
     return weights
 
 
@@ -97,8 +99,9 @@ def joint_log_weights(
     draws = Draws(program, x, context, num_samples, chunk_size, seed=seed)
     weights = torch.zeros(num_samples, dtype=torch.float64)
     outside = torch.zeros_like(weights)
-    for samples, _, terms in draws.shared_chunks():
-        weights[samples] += terms.log_weights.sum(1).cpu()
-        if terms.outside is not None:
-            outside[samples] = terms.outside.cpu()
+    with draws.shared_chunks() as chunks:
+        for samples, _, terms in chunks:
+            weights[samples] += terms.log_weights.sum(1).cpu()
+            if terms.outside is not None:
+                outside[samples] = terms.outside.cpu()
     return weights + outside

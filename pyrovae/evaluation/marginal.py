@@ -112,9 +112,10 @@ def evidence(draws: Draws, estimator: Estimator, resume: str | Path | None = Non
         resume: a file in which finished batches of rows are kept.
     """
     kept = Progress(resume, fingerprint(draws, estimator)) if resume is not None else Progress()
-    for number, batch in draws.each(estimator.name):
-        if number not in kept:
-            kept[number] = _estimates(draws, estimator, batch)
+    with draws.each(estimator.name) as batches:
+        for number, batch in batches:
+            if number not in kept:
+                kept[number] = _estimates(draws, estimator, batch)
     parts = kept.parts()
     columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     return _dataset(columns, estimator, draws)

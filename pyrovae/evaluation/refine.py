@@ -162,9 +162,10 @@ def refine(
         raise ValueError(f"family must be 'normal' or 'full', got {family!r}")
     draws = Draws(program, x, context, num_particles, chunk_size, seed=seed, progress=progress)
     guides = []
-    for _, batch in draws.each("refine"):
-        space = LatentSpace(draws.call(batch))
-        guides.append((space, fit_gaussian(space, family == "full", num_steps, num_particles, learning_rate)))
+    with draws.each("refine") as batches:
+        for _, batch in batches:
+            space = LatentSpace(draws.call(batch))
+            guides.append((space, fit_gaussian(space, family == "full", num_steps, num_particles, learning_rate)))
     return RefinedGuide(
         guides[0][0], Gaussian(*(torch.cat(values) for values in zip(*(g for _, g in guides), strict=True)))
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,7 +19,7 @@ from pyrovae.evidence_io.observed import Source, observed, sources, without_gaps
 from pyrovae.evidence_io.running import Runner, latents_of
 from pyrovae.evidence_io.sites import Named, data_sites, deterministic_sites, draws_of, variable
 from pyrovae.io_arviz import GROUPS
-from pyrovae.traces import Terms, log_terms
+from pyrovae.traces import Terms, concatenate, log_terms
 
 Arrays = dict[str, dict[str, Named]]
 WITH_TERMS = frozenset({"sample_stats", "amortized_diagnostics", "log_likelihood"})
@@ -31,12 +31,12 @@ class Writer:
     """Makes the arrays of the groups asked for, batch by batch.
 
     Args:
-        runner: runs the program.
+        runners: run the program: one for all draws, or one for each.
         groups: their names.
         sources: where each data site's numbers come from, found on the first batch.
     """
 
-    runner: Runner
+    runners: Sequence[Runner]
     groups: frozenset[str]
     sources: Mapping[str, Source] = field(default_factory=dict)
 
@@ -47,35 +47,41 @@ class Writer:
             call: the program's arguments on these rows.
             rows: the same rows as they were given, in the type that they had.
         """
-        traces = self.runner.posterior(call)
-        model_trace, _ = traces
-        self.sources = self.sources or sources(model_trace, call.args)
-        made: Arrays = {}
-        if self.groups & {"posterior", "posterior_predictive"}:
-            made |= self.posterior(self.runner.completed(traces, call), model_trace, call)
-        if self.groups & WITH_TERMS:
-            made |= from_terms(log_terms(*traces))
-        made |= self.prior(model_trace, call)
-        made |= given_data(self.sources, model_trace, rows)
+        parts, terms = [], []
+        for runner in self.runners:
+            traces = runner.posterior(call)
+            self.sources = self.sources or sources(traces[0], call.args)
+            parts.append(self._drawn(runner, traces, call))
+            if self.groups & WITH_TERMS:
+                terms.append(log_terms(*traces))
+        made = joined(parts) | given_data(self.sources, traces[0], rows)
+        if terms:
+            made |= from_terms(terms[0] if len(terms) == 1 else concatenate(terms))
         return self.chosen(made)
 
     def chosen(self, made: Arrays) -> Arrays:
         """The groups asked for, without empty ones."""
         return {group: arrays for group, arrays in made.items() if group in self.groups and arrays}
 
-    def posterior(self, drawn: Trace, model_trace: Trace, call: Call) -> Arrays:
+    def _drawn(self, runner: Runner, traces: tuple[Trace, Trace], call: Call) -> Arrays:
+        made = self.prior(runner, traces[0], call)
+        if self.groups & {"posterior", "posterior_predictive"}:
+            made |= self.posterior(runner, runner.completed(traces, call), traces[0], call)
+        return made
+
+    def posterior(self, runner: Runner, drawn: Trace, model_trace: Trace, call: Call) -> Arrays:
         """The latents of a trace, and data drawn at them."""
         names, made = data_sites(model_trace), {"posterior": _latents(drawn)}
         if "posterior_predictive" in self.groups:
-            simulated = self.runner.simulate(latents_of(drawn), self._template(call, model_trace))
+            simulated = runner.simulate(latents_of(drawn), self._template(call, model_trace))
             made["posterior_predictive"] = drawn_data(simulated, names)
         return made
 
-    def prior(self, model_trace: Trace, call: Call) -> Arrays:
+    def prior(self, runner: Runner, model_trace: Trace, call: Call) -> Arrays:
         """Latents and data drawn from the model, if they are asked for."""
         if not self.groups & {"prior", "prior_predictive"}:
             return {}
-        names, drawn = data_sites(model_trace), self.runner.prior(self._template(call, model_trace))
+        names, drawn = data_sites(model_trace), runner.prior(self._template(call, model_trace))
         return {"prior": _latents(drawn, besides=names), "prior_predictive": drawn_data(drawn, names)}
 
     def _template(self, call: Call, model_trace: Trace) -> Call:
@@ -135,6 +141,21 @@ def _per_row(values: Mapping[str, Tensor]) -> dict[str, Named]:
 
 def _array(value: Tensor) -> np.ndarray:
     return value.detach().cpu().numpy()
+
+
+def joined(parts: Sequence[Arrays]) -> Arrays:
+    """Arrays of some draws each, put together along the draws; what has no draws is the same in each part."""
+    if len(parts) == 1:
+        return parts[0]
+    return {
+        group: {
+            name: named._replace(array=np.concatenate([part[group][name].array for part in parts]))
+            for name, named in arrays.items()
+        }
+        if group in SAMPLED
+        else arrays
+        for group, arrays in parts[0].items()
+    }
 
 
 def gather(blocks: Iterable[tuple[slice, Arrays]], size: int) -> Arrays:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyrovae.data import Data, batches
 from pyrovae.evaluation.draws import CHUNK_SIZE, Call, Draws
-from pyrovae.evidence_io.blocks import SAMPLED, Arrays, Writer, bytes_of, from_terms, given_data, in_chains
+from pyrovae.evidence_io.blocks import Arrays, Writer, bytes_of, from_terms, given_data, in_chains, joined
 from pyrovae.evidence_io.labels import Labels
 from pyrovae.evidence_io.observed import sources
 from pyrovae.evidence_io.requests import Request
@@ -48,11 +48,11 @@ def from_chains(mcmc: MCMC, data: Any, context: Mapping[str, Any] | None, reques
     flat = {name: value.flatten(0, 1) for name, value in samples.items()}
     labels = Labels(data, draws.data, request.coords, request.dims)
     with draws.evaluating(draws.seed):
-        pieces = _Pieces(draws, flat, request.groups - {"amortized_diagnostics"})
-        first = pieces.block(slice(0, 2))
+        pieces = _Pieces(draws, flat, request)
+        first = pieces.block(slice(0, 1))
         labels.learn(first, pieces.writer.sources)
         check_bytes(bytes_of(first, num_chains * num_draws, len(draws)), request.max_bytes)
-        whole = _joined([pieces.block(rows) for rows in pieces.slices()])
+        whole = joined([pieces.block(rows) for rows in pieces.slices()])
     if "sample_stats" in whole:
         whole["sample_stats"]["diverging"] = Named(_diverging(mcmc, num_chains, num_draws), ())
     attrs = request.attributes(draws.data)
@@ -63,33 +63,36 @@ def from_chains(mcmc: MCMC, data: Any, context: Mapping[str, Any] | None, reques
 class _Pieces:
     """The groups of some draws at a time, all rows at once."""
 
-    def __init__(self, draws: Draws, flat: Mapping[str, Tensor], groups: frozenset[str]) -> None:
+    def __init__(self, draws: Draws, flat: Mapping[str, Tensor], request: Request) -> None:
         place = draws.batches.place
         everything = batches(draws.data, len(draws), shuffle=False, device=place.device, dtype=place.dtype)
         self.call: Call = draws.call(next(iter(everything)))
         self.rows: Data = draws.data.dense()
-        self.flat, self.groups = flat, groups
+        self.flat, self.groups, self.vectorize = flat, request.groups - {"amortized_diagnostics"}, request.vectorize
         trace = poutine.trace(self.call.pair.model).get_trace(*self.call.args, **self.call.kwargs)
         self.event_dims = {name: len(trace.nodes[name]["fn"].event_shape) for name in flat}
 
     def slices(self) -> Iterator[slice]:
         """Which draws are handled together."""
-        total, size = len(next(iter(self.flat.values()))), max(1, CHUNK_SIZE // len(self.rows))
+        total = len(next(iter(self.flat.values())))
+        size = max(1, CHUNK_SIZE // len(self.rows)) if self.vectorize else 1
         return (slice(start, min(start + size, total)) for start in range(0, total, size))
 
     def block(self, draws: slice) -> Arrays:
         """The arrays of some draws."""
         latents = {name: self._spread(name, value[draws]) for name, value in self.flat.items()}
-        writer = self.writer = Writer(Runner(len(next(iter(latents.values())))), self.groups)
-        trace = writer.runner.given(latents, self.call)
-        writer.sources = sources(trace, self.call.args)
-        made = writer.posterior(trace, trace, self.call)
+        runner = Runner(draws.stop - draws.start if self.vectorize else None)
+        trace = runner.given(latents, self.call)
+        writer = self.writer = Writer([runner], self.groups, sources(trace, self.call.args))
+        made = writer.posterior(runner, trace, trace, self.call)
         made |= from_terms(log_terms(trace, trace))
         made["sample_stats"] = {"lp": made["sample_stats"]["lp"]}
-        made |= writer.prior(trace, self.call) | given_data(writer.sources, trace, self.rows)
+        made |= writer.prior(runner, trace, self.call) | given_data(writer.sources, trace, self.rows)
         return writer.chosen(made)
 
     def _spread(self, name: str, value: Tensor) -> Tensor:
+        if not self.vectorize:
+            return value[0]
         batch = value.ndim - 1 - self.event_dims[name]
         return value.reshape(len(value), *[1] * (self.call.nesting - batch), *value.shape[1:])
 
@@ -104,18 +107,6 @@ def _samples(mcmc: MCMC) -> dict[str, Tensor]:
     if mcmc.kernel.model is None:
         raise ValueError("this MCMC ran on a potential function: give its kernel the model, NUTS(model)")
     return samples
-
-
-def _joined(pieces: list[Arrays]) -> Arrays:
-    """Pieces put together along the draws; what has no draws is the same in each."""
-    whole: Arrays = {}
-    for group, arrays in pieces[0].items():
-        parts = {name: [piece[group][name].array for piece in pieces] for name in arrays}
-        whole[group] = {
-            name: Named(np.concatenate(parts[name]) if group in SAMPLED else array, dims)
-            for name, (array, dims) in arrays.items()
-        }
-    return whole
 
 
 def _diverging(mcmc: MCMC, num_chains: int, num_draws: int) -> np.ndarray:

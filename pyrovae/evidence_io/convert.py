@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from pyro.infer import MCMC
 
-from pyrovae.data import Data, batches
+from pyrovae.data import Data, as_data, batches
 from pyrovae.diagnostics import SBC
 from pyrovae.evaluation.draws import Call, Draws
 from pyrovae.evidence_io.blocks import Arrays, Writer, bytes_of, gather, in_chains
@@ -62,6 +63,7 @@ def from_pyro_svi(
     seed: int | None = None,
     new_context: Mapping[str, Any] | None = None,
     sbc: SBC | None = None,
+    vectorize: bool = True,
     progress: bool = True,
 ) -> Container:
     r"""Draws from an amortized guide, and what ArviZ needs beside them, as ``InferenceData`` or ``DataTree``.
@@ -96,6 +98,7 @@ def from_pyro_svi(
         new_context: one row a prediction for each name; the model is called without data, at the guide's draws of
             global latents. Adds ``predictions`` and ``predictions_constant_data``.
         sbc: a result of :func:`pyrovae.sbc`, whose ranks become ``prior_sbc``.
+        vectorize: False runs the program once for each draw, for programs that cannot broadcast.
         progress: show a bar, if there is a terminal.
 
     Raises:
@@ -116,10 +119,11 @@ def from_pyro_svi(
     {'chain': 1, 'draw': 10, 'data': 3, 'latent_dim': 2}
     """
     wanted = _wanted(groups, log_likelihood)
-    request = Request(wanted, coords or {}, dims or {}, max_bytes, store, seed, new_context, sbc)
+    request = Request(wanted, coords or {}, dims or {}, max_bytes, store, seed, new_context, sbc, vectorize)
     if isinstance(program, MCMC):
         return from_chains(program, data, context, request)
-    draws = Draws(program, data, context, num_samples, seed=seed, progress=progress)
+    rows = as_data(data, context).drawn(seed or 0)
+    draws = Draws(program, rows, num_samples=num_samples, vectorize=vectorize, seed=seed, progress=progress)
     size = min(len(draws), batch_size or max(1, _DRAWS_AT_ONCE // num_samples))
     place = draws.batches.place
     draws.batches = batches(draws.data, size, shuffle=False, device=place.device, dtype=place.dtype)
@@ -132,13 +136,13 @@ class _Export:
     def __init__(self, draws: Draws, data: Any, request: Request) -> None:
         self.draws, self.request = draws, request
         self.labels = Labels(data, draws.data, request.coords, request.dims)
-        self.writer = Writer(Runner(draws.num_samples), request.groups)
+        self.writer = Writer(_runners(draws.num_samples, request.vectorize), request.groups)
         self.new_rows = None if request.new_context is None else NewRows(draws, request.new_context)
         self.extras = {} if request.sbc is None else ranks(request.sbc)
-        trial = Writer(Runner(2), request.groups)
+        trial = Writer(_runners(2, request.vectorize), request.groups)
         with draws.evaluating(draws.seed):
             first = trial.block(*self._first())
-            predicted = {} if self.new_rows is None else next(self.new_rows.blocks(trial.runner, trial.sources))[1]
+            predicted = {} if self.new_rows is None else next(self.new_rows.blocks(trial.runners, trial.sources))[1]
         num_new = 0 if self.new_rows is None else len(self.new_rows)
         self.sites = list(trial.sources)
         self.labels.learn(first | predicted | self.extras, trial.sources, num_new)
@@ -153,16 +157,18 @@ class _Export:
             return
         with self.draws.evaluating(self.draws.seed):
             if self.draws.global_sites:
-                self.writer.runner.posterior(self._first()[0])
-            self.extras |= gather(self.new_rows.blocks(self.writer.runner, self.sites), len(self.new_rows))
+                for runner in self.writer.runners:
+                    runner.posterior(self._first()[0])
+            self.extras |= gather(self.new_rows.blocks(self.writer.runners, self.sites), len(self.new_rows))
 
-    def blocks(self) -> Iterator[tuple[slice, Arrays]]:
+    def blocks(self) -> Generator[tuple[slice, Arrays], None, None]:
         """The rows of each batch, and its arrays."""
         done = 0
-        for _, batch in self.draws.each("from_pyro_svi"):
-            rows = slice(done, done + len(batch.index))
-            yield rows, self.writer.block(self.draws.call(batch), self.draws.data[rows].dense())
-            done = rows.stop
+        with self.draws.each("from_pyro_svi") as batches:
+            for _, batch in batches:
+                rows = slice(done, done + len(batch.index))
+                yield rows, self.writer.block(self.draws.call(batch), self.draws.data[rows].dense())
+                done = rows.stop
 
     def run(self) -> Container:
         """Every block, put together in memory or written behind the one before."""
@@ -170,16 +176,21 @@ class _Export:
         if self.request.store is None:
             check_bytes(self.sizes, self.request.max_bytes)
         self._predict()
-        if self.request.store is None:
-            return to_arviz(self._labelled(gather(self.blocks(), len(self.draws)), attrs), attrs)
-        with zarr_stream(self.request.store, attrs=attrs) as stream:
-            for rows, block in self.blocks():
-                stream.append(self._labelled(block, attrs, rows))
+        with closing(self.blocks()) as blocks:
+            if self.request.store is None:
+                return to_arviz(self._labelled(gather(blocks, len(self.draws)), attrs), attrs)
+            with zarr_stream(self.request.store, attrs=attrs) as stream:
+                for rows, block in blocks:
+                    stream.append(self._labelled(block, attrs, rows))
         return from_zarr(self.request.store)
 
     def _labelled(self, arrays: Arrays, attrs: Mapping[str, Any], rows: slice = slice(None)) -> dict[str, xr.Dataset]:
         whole = in_chains(arrays | self.extras)
         return to_datasets(whole, coords=self.labels.coords(rows), dims=self.labels.dims(), attrs=attrs)
+
+
+def _runners(num_samples: int, vectorize: bool) -> list[Runner]:
+    return [Runner(num_samples)] if vectorize else [Runner(None) for _ in range(num_samples)]
 
 
 def _wanted(groups: Sequence[str], log_likelihood: bool) -> frozenset[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from pyrovae.data import as_data, batches
 from pyrovae.diagnostics import SBC
 from pyrovae.evaluation.draws import Draws
 from pyrovae.evaluation.simulate import callable_without_data
-from pyrovae.evidence_io.blocks import Arrays, context_of, drawn_data
+from pyrovae.evidence_io.blocks import Arrays, context_of, drawn_data, joined
 from pyrovae.evidence_io.running import Runner
 from pyrovae.evidence_io.sites import Named, variable
 
@@ -41,19 +41,20 @@ class NewRows:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def blocks(self, runner: Runner, sites: Iterable[str]) -> Iterator[tuple[slice, Arrays]]:
-        """Batch by batch: data drawn at the runner's global draws, and the context.
+    def blocks(self, runners: Sequence[Runner], sites: Iterable[str]) -> Iterator[tuple[slice, Arrays]]:
+        """Batch by batch: data drawn at the runners' global draws, and the context.
 
         Args:
-            runner: which has drawn the global latents, if there are any.
+            runners: which have drawn the global latents, if there are any.
             sites: the data sites.
         """
         done = 0
         for batch in self.batches:
             rows = slice(done, done + len(batch.index))
             call = self.draws.call(batch, guide=self.draws.pair.model)  # no guide is run
-            drawn = drawn_data(runner.simulate(runner.global_draws, call), sites)
-            yield rows, {"predictions": drawn, "predictions_constant_data": context_of(self.rows[rows])}
+            traces = (runner.simulate(runner.global_draws, call) for runner in runners)
+            drawn = joined([{"predictions": drawn_data(trace, sites)} for trace in traces])
+            yield rows, drawn | {"predictions_constant_data": context_of(self.rows[rows])}
             done = rows.stop
 
 

@@ -25,6 +25,7 @@ class Request:
         seed: of all draws; None takes torch's random state.
         new_context: of rows that are predicted, or None.
         sbc: the ranks that go into ``prior_sbc``, or None.
+        vectorize: False runs the program once for each draw.
     """
 
     groups: frozenset[str]
@@ -35,6 +36,7 @@ class Request:
     seed: int | None
     new_context: Mapping[str, Any] | None = None
     sbc: SBC | None = None
+    vectorize: bool = True
 
     def attributes(self, rows: Data) -> dict[str, str | int]:
         """What the result says about where it came from."""

@@ -26,13 +26,13 @@ class Runner:
     A latent outside the data plate is drawn with the first batch, and stays for the rest.
 
     Args:
-        num_samples: draws a row.
+        num_samples: draws a row; None draws once, without an axis for the draws.
 
     Attributes:
         global_draws: the guide's draws of latents outside the data plate, by site.
     """
 
-    def __init__(self, num_samples: int) -> None:
+    def __init__(self, num_samples: int | None) -> None:
         self.num_samples = num_samples
         self.global_draws: dict[str, Tensor] = {}
         self._prior_global: dict[str, Tensor] = {}
@@ -54,7 +54,7 @@ class Runner:
         if not any("_enumerate_dim" in site["infer"] for site in sites_of(model_trace)):
             return model_trace
         model = poutine.replay(self._many(call.pair.model, call), trace=guide_trace)
-        drawn = infer_discrete(model, first_available_dim=-2 - call.nesting, temperature=1)
+        drawn = infer_discrete(model, first_available_dim=self._first_free(call), temperature=1)
         return poutine.trace(drawn).get_trace(*call.args, **call.kwargs)
 
     def given(self, latents: Mapping[str, Tensor], call: Call) -> Trace:
@@ -71,7 +71,7 @@ class Runner:
         lacking = [name for name in rest if trace.nodes[name]["infer"].get("enumerate") != "parallel"]
         if lacking:
             raise ValueError(f"there are no draws of the latent sites {lacking}: keep them all (no save_params)")
-        drawn = infer_discrete(model, first_available_dim=-2 - call.nesting, temperature=1)
+        drawn = infer_discrete(model, first_available_dim=self._first_free(call), temperature=1)
         return poutine.trace(drawn).get_trace(*call.args, **call.kwargs)
 
     def prior(self, call: Call) -> Trace:
@@ -94,7 +94,12 @@ class Runner:
         with Substitute(latents):
             return poutine.trace(self._many(model, call)).get_trace(*args, **kwargs)
 
+    def _first_free(self, call: Call) -> int:
+        return -1 - call.nesting - (self.num_samples is not None)
+
     def _many(self, model: Callable, call: Call) -> Callable:
+        if self.num_samples is None:
+            return model
         return pyro.plate(PARTICLES, self.num_samples, dim=-1 - call.nesting)(model)
 
 

@@ -22,7 +22,7 @@ class Named(NamedTuple):
 
 
 def draws_of(site: Site, value: Tensor | None = None) -> Named:
-    """A site's value from a run under the plate of particles: draws, rows, other plates, then the event.
+    """A site's value as an array: draws (one without the plate of particles), rows, other plates, then the event.
 
     A value that lacks the axis of a plate (an observation, a constant) is repeated along it.
 
@@ -41,7 +41,9 @@ def draws_of(site: Site, value: Tensor | None = None) -> Named:
     used = [axis for axis in order if names[axis] is not None or sizes[axis] > 1]
     unused = [axis for axis in order if axis not in used]
     full = value.expand(*sizes, *value.shape[value.ndim - event :])
-    full = full.permute(*used, *unused, *range(batch, batch + event)).flatten(len(used) - 1, batch - 1)
+    full = full.permute(*used, *unused, *range(batch, batch + event))
+    only_draw = () if PARTICLES in names else (1,)
+    full = full.reshape(*only_draw, *(sizes[axis] for axis in used), *value.shape[value.ndim - event :])
     dims = (*(names[axis] for axis in used if names[axis] != PARTICLES), *[None] * event)
     return Named(full.detach().cpu().numpy(), dims)
 
