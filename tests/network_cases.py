@@ -102,6 +102,7 @@ CASES = {
         {"label": ()},
         ("label",),
     ),
+    "Chain with FiLM first": Case(lambda: Chain(FiLM(MLP(6, (8,), 5), {"size": 3}), MLP(5, (), 3)), {"size": (3,)}),
     "ConvEncoder": Case(lambda: ConvEncoder((2, 9, 5), (4, 6), 5, normalization=nn.BatchNorm2d)),
     "ConvEncoder residual": Case(
         lambda: ConvEncoder((2, 9, 5), (4, 6), 5, residual_blocks=1, normalization=partial(nn.GroupNorm, 2))
