@@ -124,8 +124,8 @@ def _words_of(vae: nn.Module) -> dict[str, Any] | None:
     return None
 
 
-def _outline(vae: nn.Module) -> tuple[str, dict[str, tuple[torch.Size, torch.dtype]]]:
-    return repr(vae), {name: (value.shape, value.dtype) for name, value in vae.state_dict().items()}
+def _outline(vae: nn.Module) -> tuple[Any, str, dict[str, tuple[torch.Size, torch.dtype]]]:
+    return vae.name, repr(vae), {name: (value.shape, value.dtype) for name, value in vae.state_dict().items()}
 
 
 def _dtype_of(vae: nn.Module) -> str:
