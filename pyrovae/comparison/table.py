@@ -172,7 +172,7 @@ def _bias(frame: pd.DataFrame) -> list[str]:
         reach = abs(frame.loc[above, "bias"]) + abs(frame.loc[below, "bias"]) + error
         if reach > NEGLIGIBLE and distance < reach:
             notes.append(
-                f"the order of {above!r} and {below!r} lies inside the estimators' error ({distance:.2f} < {reach:.2f} nats)"
+                f"the order of {above!r} and {below!r} lies inside the estimators' error ({distance:.3g} < {reach:.3g} nats)"
             )
     return notes
 
