@@ -18,6 +18,7 @@ from pyrovae.distributions.gaussian import CholeskyNormal
 from pyrovae.evidence_io import from_pyro_svi
 from pyrovae.io_arviz import datasets_of, from_netcdf, from_zarr, to_netcdf
 from pyrovae.missing import observed
+from pyrovae.traces import paired_traces
 
 SETTINGS = {"seed": 0, "progress": False}
 DEFAULT = {
@@ -363,6 +364,75 @@ def test_ranks_of_a_calibration(exact):
     assert found["posterior"]["z"].dims == ("chain", "draw", "data", "latent_dim")
 
 
+class Rigid(nn.Module):
+    """A linear likelihood that takes latents of shape (rows, 3) and nothing else."""
+
+    def __init__(self, exact):
+        super().__init__()
+        self.exact = exact
+
+    def model(self, x=None, size=None):
+        with pyro.plate("data", size if x is None else len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(3, dtype=torch.float64), 1.0).to_event(1))
+            if z.ndim != 2:
+                raise RuntimeError("one axis of rows")
+            loc = z @ self.exact.weight.T + self.exact.mean
+            pyro.sample("x", dist.Normal(loc, math.sqrt(self.exact.noise)).to_event(1), obs=x)
+
+    def guide(self, x, size=None):
+        self.exact.guide(x)
+
+
+def test_programs_that_cannot_broadcast(exact):
+    x = exact.simulate(4)
+    with pytest.raises(RuntimeError, match="one axis of rows"):
+        groups_of(Rigid(exact), x, num_samples=5)
+    found = groups_of(Rigid(exact), x, num_samples=40, batch_size=3, vectorize=False)
+    fast = groups_of(exact, x, num_samples=40, batch_size=3)
+    for group, data in fast.items():
+        assert {name: (v.dims, v.shape) for name, v in data.items()} == {
+            n: (v.dims, v.shape) for n, v in found[group].items()
+        }
+    np.testing.assert_allclose(found["amortized_diagnostics"]["elbo"], exact.log_evidence(x), atol=1e-9)
+    draws = values(found["posterior"], "z")
+    assert_moments(draws, exact.posterior(x).mean.detach(), exact.posterior(x).variance.detach())
+
+
+def test_global_draws_one_by_one():
+    settings = {"num_samples": 30, "batch_size": 2, "vectorize": False}
+    found = groups_of((hierarchical, hierarchical_guide), two_parts(), **settings)
+    for group in ("posterior", "prior"):
+        shared = found[group]["mean"].isel(mean_dim_0=0, drop=True)
+        assert float(np.abs(found[group]["z"] - shared).max()) < 0.01
+        assert found[group]["w.inner"].dims == ("chain", "draw", "data", "pixels")
+        assert float(found[group]["rate"].std("draw").min()) > 0.1
+
+
+def test_what_a_transform_drew_is_what_was_observed():
+    data = pvae.data.Data(
+        torch.full((6, 4), 0.5), transform=lambda x, generator: torch.bernoulli(x, generator=generator)
+    )
+    vae = pvae.VAE(
+        pvae.standard_normal(1),
+        pvae.Factorized(dist.Bernoulli, pvae.MLP(1, (8,)), event_shape=4),
+        pvae.Factorized(dist.Normal, pvae.MLP(4, (8,)), event_shape=1),
+    )
+    found, again = (groups_of(vae, data, num_samples=10, batch_size=4) for _ in range(2))
+    x = torch.as_tensor(found["observed_data"]["x"].values)
+    assert set(x.unique().tolist()) == {0.0, 1.0}
+    assert found["observed_data"].equals(again["observed_data"])
+    log_q = vae.posterior(x).log_prob(values(found["posterior"], "z"))
+    torch.testing.assert_close(values(found["sample_stats"], "log_q"), log_q.detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_the_other_line_of_arviz(monkeypatch, tmp_path):
+    monkeypatch.setattr("pyrovae.io_arviz.containers._major_version", lambda: 1)
+    for store in (None, tmp_path / "p.zarr"):
+        tree = from_pyro_svi(counts_vae(), counts(4), num_samples=10, store=store, **SETTINGS)
+        assert isinstance(tree, xr.DataTree)
+        assert set(tree.children) == DEFAULT
+
+
 # ---------------------------------------------------------------------------------------------- missing entries
 
 
@@ -516,16 +586,10 @@ def test_sizes_are_known_before_the_work(monkeypatch):
     needed = sum(data.nbytes for group in whole.values() for data in group.data_vars.values())
     assert set(groups_of(counts_vae(), counts(50), num_samples=100, max_bytes=needed)) == DEFAULT
     runs = []
-    monkeypatch.setattr("pyrovae.evidence_io.running.paired_traces", lambda *a: runs.append(a[3]) or ran(*a))
+    monkeypatch.setattr("pyrovae.evidence_io.running.paired_traces", lambda *a: runs.append(a[3]) or paired_traces(*a))
     with pytest.raises(ValueError, match=r"posterior_predictive .* GiB.*above max_bytes"):
         groups_of(counts_vae(), counts(50), num_samples=100, max_bytes=needed - 1)
     assert runs == [2]
-
-
-def ran(*args):
-    from pyrovae.traces import paired_traces
-
-    return paired_traces(*args)
 
 
 def test_a_stream_holds_what_memory_would(tmp_path):
@@ -597,7 +661,7 @@ def chains():
     for parameter in program.parameters():
         parameter.requires_grad_(False)
     with pyro.util.optional(pyro.validation_enabled(False), True), pytest.warns(UserWarning, match="available_cpu"):
-        mcmc = MCMC(NUTS(program.model), num_samples=150, warmup_steps=100, num_chains=2, disable_progbar=True)
+        mcmc = MCMC(NUTS(program.model), num_samples=100, warmup_steps=60, num_chains=2, disable_progbar=True)
     torch.manual_seed(0)
     mcmc.run(program.simulate(3))
     return program, mcmc
@@ -613,7 +677,7 @@ def test_chains_of_mcmc(chains):
     joint = dist.Normal(draws @ program.weight.T + program.mean, math.sqrt(program.noise)).log_prob(x).sum(-1)
     joint = joint + dist.Normal(0.0, 1.0).log_prob(draws).sum(-1)
     np.testing.assert_allclose(found["sample_stats"]["lp"], joint, atol=1e-9)
-    assert found["sample_stats"]["diverging"].shape == (2, 150)
+    assert found["sample_stats"]["diverging"].shape == (2, 100)
     assert found["sample_stats"]["diverging"].dtype == bool
     np.testing.assert_array_equal(found["observed_data"]["x"], x)
     exact = program.posterior(x)
@@ -640,6 +704,10 @@ def test_chains_of_global_latents_in_pieces(monkeypatch):
     found = groups_of(mcmc)
     slope = mcmc.get_samples(group_by_chain=True)["slope"]
     np.testing.assert_array_equal(found["posterior"]["slope"], slope)
+    one_by_one = groups_of(mcmc, vectorize=False)
+    for group in ("posterior", "sample_stats"):
+        xr.testing.assert_allclose(one_by_one[group], found[group])
+    assert one_by_one["prior_predictive"]["x"].shape == (1, 20, 6)
     np.testing.assert_allclose(found["sample_stats"]["lp"], dist.Normal(slope[..., None], 1.0).log_prob(x), rtol=1e-5)
     assert found["posterior_predictive"]["x"].shape == (1, 20, 6)
 

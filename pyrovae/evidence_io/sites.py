@@ -40,10 +40,10 @@ def draws_of(site: Site, value: Tensor | None = None) -> Named:
     order = sorted(range(batch), key=lambda axis: (names[axis] != PARTICLES, names[axis] != "data", axis))
     used = [axis for axis in order if names[axis] is not None or sizes[axis] > 1]
     unused = [axis for axis in order if axis not in used]
-    full = value.expand(*sizes, *value.shape[value.ndim - event :])
-    full = full.permute(*used, *unused, *range(batch, batch + event))
+    full = value.expand((*sizes, *value.shape[value.ndim - event :]))
+    full = full.permute((*used, *unused, *range(batch, batch + event)))
     only_draw = () if PARTICLES in names else (1,)
-    full = full.reshape(*only_draw, *(sizes[axis] for axis in used), *value.shape[value.ndim - event :])
+    full = full.reshape((*only_draw, *(sizes[axis] for axis in used), *value.shape[value.ndim - event :]))
     dims = (*(names[axis] for axis in used if names[axis] != PARTICLES), *[None] * event)
     return Named(full.detach().cpu().numpy(), dims)
 
