@@ -235,6 +235,29 @@ def test_each_data_site_gets_its_own_part_of_the_data(hierarchical_groups):
         np.testing.assert_array_equal(hierarchical_groups["observed_data"][name], x[name])
 
 
+def crossed(x):
+    with pyro.plate("data", len(x[0])):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("second", dist.Normal(z, 1.0), obs=x[1])
+        pyro.sample("shifted", dist.Normal(z, 1.0), obs=x[0] - 1.0)
+        pyro.sample("first", dist.Normal(z[..., None], 1.0).to_event(1), obs=x[2].reshape(-1, 1))
+
+
+def test_sites_are_matched_by_what_they_observed():
+    def model(*x):
+        crossed(x)
+
+    def guide(*x):
+        with pyro.plate("data", len(x[0])):
+            pyro.sample("z", dist.Normal(torch.zeros(len(x[0])), 1.0))
+
+    x = tuple(torch.arange(3.0) + 10 * i for i in range(3))
+    found = groups_of((model, guide), x, num_samples=5)["observed_data"]
+    np.testing.assert_array_equal(found["second"], x[1])
+    np.testing.assert_array_equal(found["shifted"], x[0] - 1.0)
+    np.testing.assert_array_equal(found["first"], x[2][:, None])
+
+
 def test_the_global_weight_is_counted_once(hierarchical_groups):
     posterior, stats = hierarchical_groups["posterior"], hierarchical_groups["sample_stats"]
     mean, rate = values(posterior, "mean"), values(posterior, "rate")
@@ -582,13 +605,14 @@ def test_the_conditional_likelihood_comes_with_a_warning(exact, exact_groups):
 
 
 def test_sizes_are_known_before_the_work(monkeypatch):
-    whole = groups_of(counts_vae(), counts(50), num_samples=100)
+    settings = {"num_samples": 100, "batch_size": 20}
+    whole = groups_of(counts_vae(), counts(50), **settings)
     needed = sum(data.nbytes for group in whole.values() for data in group.data_vars.values())
-    assert set(groups_of(counts_vae(), counts(50), num_samples=100, max_bytes=needed)) == DEFAULT
+    assert set(groups_of(counts_vae(), counts(50), **settings, max_bytes=needed)) == DEFAULT
     runs = []
     monkeypatch.setattr("pyrovae.evidence_io.running.paired_traces", lambda *a: runs.append(a[3]) or paired_traces(*a))
     with pytest.raises(ValueError, match=r"posterior_predictive .* GiB.*above max_bytes"):
-        groups_of(counts_vae(), counts(50), num_samples=100, max_bytes=needed - 1)
+        groups_of(counts_vae(), counts(50), **settings, max_bytes=needed - 1)
     assert runs == [2]
 
 
