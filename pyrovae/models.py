@@ -34,6 +34,9 @@ class VAE(nn.Module):
         posterior: module with ``forward(x, context=None)`` returning the guide's distribution of ``z``.
         name: the prefix of the parameters' names in Pyro; two VAEs inside one bigger model need two names.
 
+    Through Pyro's own machinery the context goes by position, ``svi.step(x, context)``: its handlers have a keyword
+    ``context`` of their own. Everywhere in pyrovae it is a keyword.
+
     A conditional that reads the context lists the names in an attribute ``context_names``; the name ``"mask"`` is
     provided by the program (True where ``x`` is observed).
 

@@ -288,6 +288,15 @@ def test_context_reaches_the_part_that_names_it():
     assert vae.sample(6, context={"size": size}).shape == (6, 5)
 
 
+def test_context_goes_through_plain_svi_by_position():
+    torch.manual_seed(0)
+    vae, x = conditional_vae(), counts(6)
+    before = snapshot(vae)
+    svi = svi_of(pvae.beta(vae.model, 0.5), pvae.beta(vae.guide, 0.5))
+    svi.step(x, {"size": torch.ones(6)})
+    assert min(moved(before, vae)) > 0
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [

@@ -494,6 +494,74 @@ def test_bad_data_is_refused_and_nothing_moves(rows, error, message):
     assert max(moved(before, vae)) == 0
 
 
+@pytest.mark.parametrize("beta", [1.0, 0.5])
+@pytest.mark.parametrize("particles", [1, 2])
+def test_context_trains_and_matters(beta, particles):
+    """Counts scaled by a known size: the rate per unit of size is found, whatever the objective's handlers."""
+    generator = torch.Generator().manual_seed(0)
+    size = torch.linspace(1, 20, 400)
+    x = torch.poisson(3.0 * size[:, None].expand(400, 5), generator=generator)
+    torch.manual_seed(0)
+    vae = pvae.VAE(
+        pvae.standard_normal(1),
+        SizedPoisson(),
+        pvae.Factorized(dist.Normal, pvae.MLP(5, (4,)), event_shape=1, preprocess=torch.log1p),
+    )
+    objective = Trace_ELBO(num_particles=particles, vectorize_particles=True)
+    history = pvae.fit(
+        vae,
+        x,
+        context={"size": size},
+        epochs=60,
+        learning_rate=0.05,
+        beta=beta,
+        objective=objective,
+        seed=0,
+        validation=0.2,
+    )
+    assert history["validation_elbo"][-1] > history["validation_elbo"][0]
+    rate = vae.decode(torch.zeros(1, 1), context={"size": torch.ones(1)})
+    torch.testing.assert_close(rate, torch.full((1, 5), 3.0), rtol=0.1, atol=0)
+
+
+class SizedPoisson(torch.nn.Module):
+    context_names = ("size",)
+
+    def __init__(self):
+        super().__init__()
+        self.net = torch.nn.Linear(1, 5)
+
+    def forward(self, z, context=None):
+        return dist.Poisson(self.net(z).exp() * context["size"][..., None]).to_event(1)
+
+
+def test_a_program_whose_first_parameter_is_a_number_trains():
+    likelihood = pvae.Factorized(
+        dist.Normal, pvae.MLP(1, ()), event_shape=5, scale=torch.nn.Parameter(torch.tensor(1.0))
+    )
+    vae = pvae.VAE(pvae.standard_normal(1), likelihood, pvae.Factorized(dist.Normal, pvae.MLP(5, ()), event_shape=1))
+    assert next(vae.parameters()).ndim == 0
+    assert len(pvae.fit(vae, counts(), epochs=2, seed=0)) == 2
+
+
+def test_a_loader_gives_context_by_name():
+    size = torch.linspace(1, 2, 32)
+    loader = DataLoader(TensorDataset(counts(32), size), batch_size=8)
+    vae = pvae.VAE(pvae.standard_normal(2), counts_vae().likelihood, SizedPosterior())
+    assert len(pvae.fit(vae, loader, context=["size"], epochs=2, seed=0)) == 2
+
+
+class SizedPosterior(torch.nn.Module):
+    context_names = ("size",)
+
+    def __init__(self):
+        super().__init__()
+        self.net = torch.nn.Linear(6, 2)
+
+    def forward(self, x, context=None):
+        return dist.Normal(self.net(torch.cat([x, context["size"][:, None]], -1)), 1.0).to_event(1)
+
+
 def test_one_row_trains():
     assert len(pvae.fit(counts_vae(), counts(1), epochs=2, seed=0)) == 2
 

@@ -36,7 +36,7 @@ from pyrovae.training.setup import (
     rehearse_on,
     training_mode,
 )
-from pyrovae.training.sources import source_of
+from pyrovae.training.sources import carried, source_of
 from pyrovae.training.step import Step
 from pyrovae.training.validation import Evaluation
 from pyrovae.training.weights import Weights
@@ -162,7 +162,7 @@ def fit(
         evaluation = Evaluation(pair, rows, validation, like, 0 if seed is None else seed)
         evaluation.check()
         tensors = _tensors(betas, len(source))
-        scaled = pair if beta_is_one else _scaled(pair, tensors)
+        scaled = carried(pair) if beta_is_one else _scaled(carried(pair), tensors)
         step = Step(
             scaled.model,
             scaled.guide,

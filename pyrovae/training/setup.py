@@ -21,7 +21,7 @@ from pyrovae.data import Data, as_data, split
 from pyrovae.traces import Pair
 from pyrovae.training.loop import Number
 from pyrovae.training.rehearsal import Rehearsal, check_objective, rehearse
-from pyrovae.training.sources import Source
+from pyrovae.training.sources import Source, carried
 
 Transform = Callable[[Tensor, "torch.Generator | None"], Tensor]
 
@@ -109,7 +109,8 @@ def rehearse_on(pair: Pair, source: Source, objective: ELBO, beta_is_one: bool) 
         batch = next(iter(source.along(source.order(), 0)))
     source.generator.set_state(before)
     args, kwargs, _ = source.arguments(batch)
-    rehearsal = rehearse(pair.model, pair.guide, args, kwargs, pair.module)
+    able = carried(pair)
+    rehearsal = rehearse(able.model, able.guide, args, kwargs, pair.module)
     check_objective(objective, rehearsal, beta_is_one=beta_is_one, subsampled=len(source) > 1)
     return rehearsal
 
@@ -126,7 +127,9 @@ def like_of(module: nn.Module | None, device: str | torch.device | None) -> Tens
     """A tensor of the program's dtype and device."""
     tensors = [] if module is None else [*module.parameters(), *module.buffers()]
     floating = [tensor for tensor in tensors if tensor.is_floating_point()]
-    return torch.empty(0, device=device) if not floating else floating[0].detach()[..., :0]
+    if not floating:
+        return torch.empty(0, device=device)
+    return torch.empty(0, dtype=floating[0].dtype, device=floating[0].device)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -12,6 +12,33 @@ from torch.utils.data import DataLoader, Dataset
 
 from pyrovae.data import Batch, Batches, Data, LoaderBatches, as_data, batches, loader_batches
 from pyrovae.traces import Pair, call_arguments
+
+
+class Carried:
+    """A model or guide that takes its context under another name, and hands it on.
+
+    Pyro's handlers have an argument named ``context`` themselves, so none may be passed through them by that keyword.
+    """
+
+    def __init__(self, function: Callable) -> None:
+        self.function = function
+
+    def __call__(self, *args: Any, row_context: Mapping[str, Tensor] | None = None, **kwargs: Any) -> Any:
+        """Run the function on a batch."""
+        return self.function(*args, **({} if row_context is None else {"context": row_context}), **kwargs)
+
+
+def carried(pair: Pair) -> Pair:
+    """The pair as Pyro's handlers can call it on a batch with a context."""
+    return Pair(Carried(pair.model), Carried(pair.guide), pair.module)
+
+
+def arguments_of(pair: Pair, batch: Batch, size: int) -> tuple[tuple, dict[str, Any]]:
+    """Positional and keyword arguments of a carried pair for one batch."""
+    kwargs = call_arguments(pair, batch.context, size)
+    if "context" in kwargs:
+        kwargs["row_context"] = kwargs.pop("context")
+    return (batch.x if isinstance(batch.x, tuple) else (batch.x,)), kwargs
 
 
 class Source(ABC):
@@ -44,8 +71,7 @@ class Source(ABC):
     def arguments(self, batch: Batch) -> tuple[tuple, dict[str, Any], int]:
         """Positional and keyword arguments of model and guide, and the rows that the loss stands for."""
         size = self.num_rows if self.sized else len(batch.index)
-        args = batch.x if isinstance(batch.x, tuple) else (batch.x,)
-        return args, call_arguments(self.pair, batch.context, size), size
+        return *arguments_of(self.pair, batch, size), size
 
 
 class Memory(Source):
@@ -116,6 +142,6 @@ def source_of(
             data, size, True, generator, drop_last, device=like.device, dtype=like.dtype, context_names=names
         )
         return Loader(pair, found, generator), None
-    rows = as_data(data, context)
+    rows = as_data(data)  # its context is already with it
     loader = batches(rows, batch_size, True, generator, drop_last, device=like.device, dtype=like.dtype)
     return Memory(pair, loader, generator), rows

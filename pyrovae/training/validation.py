@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from pyrovae.data import Data, batches
-from pyrovae.traces import Pair, call_arguments, eval_mode, log_terms, paired_traces
+from pyrovae.traces import Pair, eval_mode, log_terms, paired_traces
+from pyrovae.training.sources import arguments_of, carried
 
 TRAINING_ROWS = 1000
 """Training rows on which the terms are computed; drawn once, so that the curve is not of different rows each epoch."""
@@ -59,14 +60,12 @@ class Evaluation:
         with torch.random.fork_rng(), torch.no_grad(), pyro.validation_enabled(False), eval_mode(self.pair.module):
             torch.manual_seed(self.seed)
             for batch in batches(data, self.batch_size, False, device=self.like.device, dtype=self.like.dtype):
-                args = batch.x if isinstance(batch.x, tuple) else (batch.x,)
-                kwargs = call_arguments(self.pair, batch.context, len(data))
-                sums += self._batch(args, kwargs)
+                sums += self._batch(*arguments_of(self.pair, batch, len(data)))
         reconstruction, kl = (sums / len(data)).tolist()
         return reconstruction - kl, kl, reconstruction
 
     def _batch(self, args: tuple, kwargs: Mapping[str, Any]) -> Tensor:
-        terms = log_terms(*paired_traces(self.pair, args, kwargs, nesting=self.nesting))
+        terms = log_terms(*paired_traces(carried(self.pair), args, kwargs, nesting=self.nesting))
         return torch.stack([terms.reconstruction.sum(), terms.kl.sum()]).double().cpu()
 
 
