@@ -19,6 +19,8 @@ if TYPE_CHECKING:
         compare,
         factor_analysis,
         probabilistic_pca,
+        pseudo_bma_weights,
+        stacking_weights,
         to_compare_frame,
         to_elpd_data,
     )
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
         PIT,
         SBC,
         FeatureLOO,
+        Gap,
         ImputationCalibration,
         LatentStructure,
         PosteriorComparison,
@@ -143,7 +146,7 @@ if TYPE_CHECKING:
     from pyrovae.objectives import CapacityELBO, FreeBitsELBO, ImportanceWeightedELBO, StickingTheLanding
     from pyrovae.parameters import register
     from pyrovae.presets import build_vae
-    from pyrovae.runs import load, save
+    from pyrovae.runs import Run, load, save
     from pyrovae.training import History, TorchOptimizer, fit
 
 _ROOMS = {
@@ -153,15 +156,17 @@ _ROOMS = {
         "compare",
         "factor_analysis",
         "probabilistic_pca",
+        "pseudo_bma_weights",
+        "stacking_weights",
         "to_compare_frame",
         "to_elpd_data",
     ),
     "diagnostics": (
-        "PIT",
-        "SBC",
         "FeatureLOO",
+        "Gap",
         "ImputationCalibration",
         "LatentStructure",
+        "PIT",
         "PosteriorComparison",
         "PosteriorDraws",
         "PredictiveCheck",
@@ -169,6 +174,7 @@ _ROOMS = {
         "ReferencePosterior",
         "Reliability",
         "Report",
+        "SBC",
         "Sampler",
         "Surgery",
         "Typicality",
@@ -283,6 +289,7 @@ _ROOMS = {
     "parameters": ("register",),
     "presets": ("build_vae",),
     "runs": (
+        "Run",
         "load",
         "save",
     ),
@@ -330,6 +337,7 @@ __all__ = [
     "FreeBitsELBO",
     "FromContext",
     "FullNormal",
+    "Gap",
     "GaussianMixture",
     "History",
     "Importance",
@@ -363,6 +371,7 @@ __all__ = [
     "RelaxedOneHot",
     "Reliability",
     "Report",
+    "Run",
     "Sampler",
     "Sandwich",
     "SimplexDirichlet",
@@ -415,6 +424,7 @@ __all__ = [
     "posterior_draws",
     "predictive_check",
     "probabilistic_pca",
+    "pseudo_bma_weights",
     "psis",
     "rate_distortion",
     "reconstruction",
@@ -425,6 +435,7 @@ __all__ = [
     "save",
     "sbc",
     "schedules",
+    "stacking_weights",
     "standard_normal",
     "to_compare_frame",
     "to_elpd_data",

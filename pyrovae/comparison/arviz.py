@@ -21,6 +21,10 @@ def to_elpd_data(comparison: Comparison) -> dict[str, Any]:
 
     Args:
         comparison: from :func:`pyrovae.compare`.
+
+    >>> import numpy as np, pyrovae as pvae
+    >>> sorted(to_elpd_data(pvae.compare({"a": np.zeros(5), "b": np.zeros(5) - 1.0})))
+    ['a', 'b']
     """
     return {name: _elpd_data(comparison.pointwise[name]) for name in comparison.frame.index}
 
@@ -33,6 +37,11 @@ def to_compare_frame(comparison: Comparison) -> pd.DataFrame:
 
     Args:
         comparison: from :func:`pyrovae.compare`.
+
+    >>> import numpy as np, pyrovae as pvae
+    >>> table = pvae.compare({"a": np.zeros(5), "b": np.zeros(5) - 1.0})
+    >>> list(to_compare_frame(table).index)
+    ['a', 'b']
     """
     frame = comparison.frame[["rank", "elpd", "elpd_diff", "weight", "se", "dse"]].copy()
     frame.insert(2, "p", np.nan)

@@ -50,6 +50,10 @@ def factor_analysis(train: Any, x: Any, num_components: int = 10) -> Pointwise:
         ValueError: missing entries.
 
     Reference: Rubin & Thayer 1982, doi:10.1007/BF02293851.
+
+    >>> import torch
+    >>> factor_analysis(torch.randn(50, 4), torch.randn(3, 4), num_components=2).log_p.shape
+    (3,)
     """
     from sklearn.decomposition import FactorAnalysis
 

@@ -74,6 +74,16 @@ def bdmc(
         ValueError: the model cannot be called without data.
 
     Reference: Grosse, Ghahramani & Adams 2015, arXiv:1511.02543.
+
+    >>> import torch, pyrovae as pvae, pyro.distributions as dist
+    >>> vae = pvae.VAE(
+    ...     pvae.standard_normal(1),
+    ...     pvae.Factorized(dist.Poisson, pvae.MLP(1, ()), 3),
+    ...     pvae.Factorized(dist.Normal, pvae.MLP(3, ()), 1),
+    ... )
+    >>> sandwich = pvae.bdmc(vae, 4, seed=0)
+    >>> sandwich.lower.shape
+    torch.Size([4])
     """
     estimator = AIS() if estimator is None else estimator
     chains = estimator.num_samples if num_chains is None else num_chains

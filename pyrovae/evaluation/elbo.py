@@ -61,6 +61,16 @@ def bound(
 
     Raises:
         NotImplementedError: ``exact_kl``, and a site has no closed form.
+
+    >>> import torch, pyrovae as pvae, pyro.distributions as dist
+    >>> vae = pvae.VAE(
+    ...     pvae.standard_normal(1),
+    ...     pvae.Factorized(dist.Poisson, pvae.MLP(1, ()), 3),
+    ...     pvae.Factorized(dist.Normal, pvae.MLP(3, ()), 1),
+    ... )
+    >>> found = pvae.bound(vae, torch.ones(4, 3), num_samples=5, seed=0)
+    >>> torch.equal(found.elbo, found.reconstruction - found.kl), found.elbo.shape
+    (True, torch.Size([4]))
     """
     draws = Draws(program, x, context, num_samples, chunk_size, vectorize, seed, progress)
     parts = []
@@ -95,6 +105,15 @@ def elbo(
 
     Returns:
         Nats, of shape ``(data,)``, float64.
+
+    >>> import torch, pyrovae as pvae, pyro.distributions as dist
+    >>> vae = pvae.VAE(
+    ...     pvae.standard_normal(1),
+    ...     pvae.Factorized(dist.Poisson, pvae.MLP(1, ()), 3),
+    ...     pvae.Factorized(dist.Normal, pvae.MLP(3, ()), 1),
+    ... )
+    >>> pvae.elbo(vae, torch.ones(4, 3), num_samples=5).shape
+    torch.Size([4])
     """
     return bound(program, x, context, num_samples, exact_kl=exact_kl, chunk_size=chunk_size, seed=seed).elbo
 
@@ -122,6 +141,15 @@ def kl(
 
     Returns:
         Nats, of shape ``(data,)``, float64.
+
+    >>> import torch, pyrovae as pvae, pyro.distributions as dist
+    >>> vae = pvae.VAE(
+    ...     pvae.standard_normal(1),
+    ...     pvae.Factorized(dist.Poisson, pvae.MLP(1, ()), 3),
+    ...     pvae.Factorized(dist.Normal, pvae.MLP(3, ()), 1),
+    ... )
+    >>> pvae.kl(vae, torch.ones(4, 3), num_samples=5).shape
+    torch.Size([4])
     """
     return bound(program, x, context, num_samples, exact_kl=exact_kl, chunk_size=chunk_size, seed=seed).kl
 
@@ -149,6 +177,15 @@ def reconstruction(
 
     Returns:
         Nats, of shape ``(data,)``, float64.
+
+    >>> import torch, pyrovae as pvae, pyro.distributions as dist
+    >>> vae = pvae.VAE(
+    ...     pvae.standard_normal(1),
+    ...     pvae.Factorized(dist.Poisson, pvae.MLP(1, ()), 3),
+    ...     pvae.Factorized(dist.Normal, pvae.MLP(3, ()), 1),
+    ... )
+    >>> pvae.reconstruction(vae, torch.ones(4, 3), num_samples=5).shape
+    torch.Size([4])
     """
     return bound(program, x, context, num_samples, exact_kl=exact_kl, chunk_size=chunk_size, seed=seed).reconstruction
 

@@ -57,6 +57,16 @@ def inference_gaps(
         Monte-Carlo standard error ``..._error``, and ``pareto_k`` of the estimate.
 
     Reference: Cremer, Li & Duvenaud 2018, arXiv:1801.03558.
+
+    >>> import torch, pyrovae as pvae, pyro.distributions as dist
+    >>> vae = pvae.VAE(
+    ...     pvae.standard_normal(1),
+    ...     pvae.Factorized(dist.Normal, pvae.MLP(1, ()), 3, scale=1.0),
+    ...     pvae.Factorized(dist.Normal, pvae.MLP(3, ()), 1),
+    ... )
+    >>> gaps = pvae.inference_gaps(vae, torch.ones(4, 3), num_steps=200, seed=0)
+    >>> gaps.sizes["data"]
+    4
     """
     estimator = as_estimator(method)
     estimator = replace(estimator, num_steps=num_steps) if isinstance(estimator, Refined) else estimator

@@ -157,6 +157,16 @@ def refine(
         ValueError: another family; latents outside the data plate or without an unconstrained form.
 
     Reference: Cremer, Li & Duvenaud 2018, arXiv:1801.03558; the gradient is Roeder, Wu & Duvenaud 2017, arXiv:1703.09194.
+
+    >>> import torch, pyrovae as pvae, pyro.distributions as dist
+    >>> vae = pvae.VAE(
+    ...     pvae.standard_normal(1),
+    ...     pvae.Factorized(dist.Poisson, pvae.MLP(1, ()), 3),
+    ...     pvae.Factorized(dist.Normal, pvae.MLP(3, ()), 1),
+    ... )
+    >>> guide = pvae.refine(vae, torch.ones(4, 3), num_steps=2, seed=0)
+    >>> pvae.log_weights(guide, torch.ones(4, 3), num_samples=5).shape
+    torch.Size([5, 4])
     """
     if family not in ("normal", "full"):
         raise ValueError(f"family must be 'normal' or 'full', got {family!r}")
