@@ -91,10 +91,20 @@ def test_every_network_trains(network, normalization, activation):
 
 
 @pytest.mark.parametrize(
-    "more", [{"gated": True}, {"dropout": 0.3}, {"decoder_hidden": (5, 6)}, {"hidden": ()}, {"name": "other"}]
+    "more",
+    [
+        {"gated": True},
+        {"residual": True, "hidden": (8, 8), "activation": "relu"},
+        {"dropout": 0.3},
+        {"decoder_hidden": (5, 6)},
+        {"hidden": ()},
+        {"name": "other"},
+    ],
 )
 def test_the_other_words_have_their_effect(more):
-    plain, other = (build_vae(6, **words_of("normal", **m)) for m in ({}, more))
+    """The first of the words is tested; the others go with it."""
+    without_first = dict(list(more.items())[1:])
+    plain, other = (build_vae(6, **words_of("normal", **words)) for words in (without_first, more))
     assert repr(plain) != repr(other) or plain.name != other.name
     assert_trains(other, torch.randn(5, 6))
     assert_same_again(other)
@@ -120,6 +130,15 @@ def test_every_likelihood_starts_from_data(likelihood):
     vae = build_vae(IMAGE, **words_of(likelihood, prior="vamp", start=x))
     assert_trains(vae, x)
     assert_same_again(vae)
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "preprocess", "value", "expected"),
+    [("binomial", None, 16.0, 1.0), ("poisson", None, 7.0, 2.0794415), ("binomial", "log1p", 7.0, 2.0794415)],
+)
+def test_the_encoder_s_input_is_preprocessed(likelihood, preprocess, value, expected):
+    vae = build_vae(6, **words_of(likelihood, preprocess=preprocess))
+    assert torch.allclose(vae.posterior.preprocess(torch.full((2, 6), value)), torch.tensor(expected))
 
 
 def test_the_defaults_are_said_twice_and_are_the_same():
@@ -268,7 +287,7 @@ def test_the_limits_are_far_above_what_people_build():
         ([float("nan"), 3, 1], (), {"likelihood": "negative_binomial"}),
         ([0, 16], ("digits", "counts"), {"likelihood": "binomial", "levels": 17}),
         ([0, 1], ("mnist", "dynamic"), {"likelihood": "bernoulli"}),
-        ([0, 1], ("mnist", "static(seed=3)"), {"likelihood": "bernoulli"}),
+        ([0, 0.5], ("mnist", "static(seed=3)"), {"likelihood": "bernoulli"}),
         ([0, 0.5], ("freyfaces", "grey"), {"likelihood": "continuous_bernoulli"}),
         ([0, 5], ("freyfaces", "uint8"), {"likelihood": "discretized_logistic", "levels": 256}),
         ([0, 16], ("mine.npy", "counts"), {"likelihood": "negative_binomial"}),

@@ -165,6 +165,21 @@ def test_shared_modules_are_saved_once_and_stay_shared(tmp_path):
     assert back.prior.posterior is back.posterior
 
 
+def test_other_readers_of_the_file_find_the_usual_names_and_shapes(tmp_path):
+    vae = vae_of(network="convolutional", hidden=(4, 8)).to(memory_format=torch.channels_last)
+    save(vae, tmp_path)
+    read = safetensors.torch.load_file(tmp_path / "model.safetensors")
+    assert {name: value.shape for name, value in read.items()} == {n: v.shape for n, v in vae.state_dict().items()}
+    assert all(torch.equal(read[name], value) for name, value in vae.state_dict().items())
+
+
+def test_a_leftover_of_a_killed_save_is_removed(tmp_path):
+    leftover = tmp_path / f".model.safetensors.{os.getpid()}-0123abcd.pyrovae-tmp"
+    leftover.write_text("half")
+    save(vae_of(), tmp_path)
+    assert not leftover.exists()
+
+
 def test_saving_draws_nothing_and_leaves_the_store_empty(tmp_path):
     vae = vae_of(prior="mixture")
     state = torch.get_rng_state()
@@ -330,6 +345,7 @@ FORGED = [
         "far more numbers than the weights beside them hold",
     ),
     ({"words": {**WORDS, "hidden": [65536] * 60}}, DamagedError, "far more numbers than the weights"),
+    ({"words": {**WORDS, "hidden": [4000] * 64}}, DamagedError, "far more numbers than the weights"),  # each layer fits
     ({"words": {**WORDS, "event_shape": [2**22], "hidden": [65536]}}, DamagedError, "far more numbers"),
     ({"words": {**WORDS, "latent_dim": 4096, "posterior": "full_normal"}}, DamagedError, "far more numbers"),
     (

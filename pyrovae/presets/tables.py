@@ -141,4 +141,4 @@ def _pseudo_inputs(words: Words, start: Tensor | None, lower: float, upper: floa
         return torch.rand(shape) * width + lower if math.isfinite(width) else torch.rand(shape)
     filled = torch.where(start.isnan(), start.nanmean(0).nan_to_num(), start)
     chosen = torch.randint(len(filled), shape[:1]) if len(filled) < shape[0] else torch.randperm(len(filled))
-    return filled[chosen[: shape[0]]].clamp(lower, upper)
+    return filled[chosen[: shape[0]]]
