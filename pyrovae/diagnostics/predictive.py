@@ -131,8 +131,8 @@ def predictive_check(
     check_local(draws)
     data = array(torch.cat([_only_site(batch.x) for batch in draws.batches]))
     sets = list(_replicates(draws, _KINDS[kind], num_samples, data))
-    observed = {name: float(statistic(data)) for name, statistic in statistics.items()}
-    replicated = {name: np.array([float(statistic(s)) for s in sets]) for name, statistic in statistics.items()}
+    observed = {name: float(statistic(data)) for name, statistic in statistics.items()}  # type: ignore[arg-type]
+    replicated = {name: np.array([float(statistic(s)) for s in sets]) for name, statistic in statistics.items()}  # type: ignore[arg-type]
     return PredictiveCheck(observed, replicated, kind)
 
 

@@ -192,7 +192,7 @@ def _against_all(call: Call, drawn: Drawn, index: Tensor) -> tuple[Cross, dict[s
     entries = {n: _rows_by_entry(trace.nodes[n]) for n in drawn.entry_log_prior}
     total = sum(_row_log_prob(trace.nodes[n]) for n in drawn.values)
     shape = (samples, len(index))
-    joint = _summed(total.double(), own, shape)
+    joint = _summed(total.double(), own, shape)  # type: ignore[union-attr]
     return joint, {n: _summed(value.double(), own, shape) for n, value in entries.items()}
 
 
@@ -210,7 +210,7 @@ def _guide_at(call: Call, drawn: Drawn, index: Tensor) -> Trace:
 
 def _rows_by_entry(site: Site) -> Tensor:
     entries = entry_log_prob(site)
-    return rows_second(entries.expand(site["value"].shape), site)
+    return rows_second(entries.expand(site["value"].shape), site)  # type: ignore[union-attr]
 
 
 def _row_log_prob(site: Site) -> Tensor:

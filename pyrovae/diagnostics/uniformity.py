@@ -78,7 +78,7 @@ def _binned_statistic(ranks: NDArray[np.int64], num_draws: int, num_bins: int) -
     bins = np.arange(num_draws + 1) * num_bins // (num_draws + 1)
     expected = np.bincount(bins, minlength=num_bins) * (len(ranks) / (num_draws + 1))
     counts = np.stack([(bins[ranks] == b).sum(0) for b in range(num_bins)])
-    return ((counts - _column(expected, counts)) ** 2 / _column(expected, counts)).sum(0)
+    return ((counts - _column(expected, counts)) ** 2 / _column(expected, counts)).sum(0)  # type: ignore[arg-type]
 
 
 def _column(values: Array, like: NDArray) -> Array:

@@ -24,7 +24,7 @@ DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in (torch.float64, 
 def digest(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal digits."""
     with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 def sealed(config: Mapping[str, Any]) -> dict[str, Any]:

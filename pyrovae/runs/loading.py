@@ -38,8 +38,9 @@ def load(folder: str | os.PathLike[str], into: Module | None = None) -> VAE | Mo
 
     Example:
         >>> import tempfile
+        >>> import pyrovae as pvae
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     linear = load(save(nn.Linear(2, 1), folder), into=nn.Linear(2, 1))
+        ...     linear = pvae.load(pvae.save(nn.Linear(2, 1), folder), into=nn.Linear(2, 1))
         >>> linear
         Linear(in_features=2, out_features=1, bias=True)
     """

@@ -28,9 +28,10 @@ class Run:
         figures: The paths of the figures.
 
     Example:
-        >>> import tempfile
+        >>> import tempfile, torch
+        >>> import pyrovae as pvae
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     run = Run.read(save(nn.Linear(2, 1), folder, seed=7))
+        ...     run = Run.read(pvae.save(torch.nn.Linear(2, 1), folder, seed=7))
         >>> run.config["seed"], run.words is None
         (7, True)
     """

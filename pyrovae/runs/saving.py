@@ -62,10 +62,11 @@ def save(
         OSError: The folder cannot be written; nothing is half written.
 
     Example:
-        >>> import tempfile, pyrovae.presets
-        >>> vae = pyrovae.presets.build_vae(5, likelihood="poisson", latent_dim=2)
+        >>> import tempfile
+        >>> import pyrovae as pvae
+        >>> vae = pvae.build_vae(5, likelihood="poisson", latent_dim=2)
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     load(save(vae, folder)).encode(torch.ones(3, 5)).shape
+        ...     pvae.load(pvae.save(vae, folder)).encode(torch.ones(3, 5)).shape
         torch.Size([3, 2])
     """
     folder = Path(folder)
