@@ -265,6 +265,10 @@ def test_strange_words_are_refused(change, error, message):
     assert len(str(caught.value)) < 500
 
 
+def test_the_decoder_mirrors_the_encoder():
+    assert check_words({"event_shape": 8, "likelihood": "normal", "hidden": [9, 5]}).decoder_hidden == (5, 9)
+
+
 @pytest.mark.parametrize("word", ["event_shape", "likelihood"])
 def test_a_missing_word_is_named(word):
     with pytest.raises(TypeError, match=f"the word '{word}' is missing"):
