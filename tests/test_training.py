@@ -449,6 +449,7 @@ def test_weight_decay_and_clipping_act():
         ({"beta": -1.0}, ValueError, "beta must be finite and at least 0"),
         ({"beta": "1"}, TypeError, "beta must be a number"),
         ({"beta": {"y": 1.0, "z": -1.0}}, ValueError, "at least 0"),
+        ({"beta": {"y": 0.5}}, ValueError, "beta names 'y', which is no latent site per datum; there are: z"),
         ({"beta": lambda progress: -1.0}, ValueError, "the schedule"),
         ({"patience": 3}, ValueError, "need validation="),
         ({"keep_best": True}, ValueError, "need validation="),

@@ -22,7 +22,7 @@ from pyrovae.traces import Pair, as_pair
 from pyrovae.training.history import History
 from pyrovae.training.loop import Loop, Number, Plan, value_of
 from pyrovae.training.optimizer import Factory, TorchOptimizer
-from pyrovae.training.rehearsal import Rehearsal
+from pyrovae.training.rehearsal import Rehearsal, check_beta_sites
 from pyrovae.training.saving import Saver
 from pyrovae.training.setup import (
     bar_of,
@@ -159,6 +159,7 @@ def fit(
         objective = Trace_ELBO() if objective is None else objective
         beta_is_one = all(number == 1.0 for number in betas.values())
         rehearsal = rehearse_on(pair, source, objective, beta_is_one)
+        check_beta_sites(betas, rehearsal)
         evaluation = Evaluation(pair, rows, validation, like, 0 if seed is None else seed)
         evaluation.check()
         tensors = _tensors(betas, len(source))

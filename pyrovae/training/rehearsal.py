@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import pyro
@@ -54,6 +54,18 @@ def rehearse(
             "pyrovae.register(module) in the model or the guide, or unfreeze a part"
         )
     return Rehearsal(model_trace, guide_trace, parameters)
+
+
+def check_beta_sites(sites: Iterable[str | None], rehearsal: Rehearsal, plate: str = "data") -> None:
+    """Refuse a beta for a site that is no latent inside the plate: it would silently train at beta 1.
+
+    Raises:
+        ValueError: naming the site, and the sites there are.
+    """
+    known = [s["name"] for s in _samples(rehearsal.guide_trace) if _in_plate(s, plate) and not s["is_observed"]]
+    unknown = [site for site in sites if site is not None and site not in known]
+    if unknown:
+        raise ValueError(f"beta names {unknown[0]!r}, which is no latent site per datum; there are: {', '.join(known)}")
 
 
 def check_objective(objective: ELBO, rehearsal: Rehearsal, *, beta_is_one: bool, subsampled: bool) -> None:
