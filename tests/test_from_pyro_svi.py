@@ -701,12 +701,19 @@ def test_chains_of_mcmc(chains):
     joint = dist.Normal(draws @ program.weight.T + program.mean, math.sqrt(program.noise)).log_prob(x).sum(-1)
     joint = joint + dist.Normal(0.0, 1.0).log_prob(draws).sum(-1)
     np.testing.assert_allclose(found["sample_stats"]["lp"], joint, atol=1e-9)
-    assert found["sample_stats"]["diverging"].shape == (2, 100)
-    assert found["sample_stats"]["diverging"].dtype == bool
+    assert set(found["sample_stats"]) == {"lp", "diverging"}
     np.testing.assert_array_equal(found["observed_data"]["x"], x)
     exact = program.posterior(x)
     error = torch.as_tensor(found["posterior"]["z"].mean(["chain", "draw"]).values) - exact.mean
     assert (error.abs() < 0.4 * exact.stddev).all()
+
+
+def test_divergences_are_marked_where_they_were(chains, monkeypatch):
+    _, mcmc = chains
+    monkeypatch.setattr(mcmc, "diagnostics", lambda: {"divergences": {"chain 0": [3, 7], "chain 1": [99]}})
+    diverging = groups_of(mcmc, groups=["sample_stats"])["sample_stats"]["diverging"]
+    assert diverging.dims == ("chain", "draw")
+    assert np.argwhere(diverging.values).tolist() == [[0, 3], [0, 7], [1, 99]]
 
 
 def test_chains_predict_like_their_draws(chains):

@@ -98,7 +98,9 @@ def test_sites_are_scaled_by_name_and_data_and_globals_are_not():
         pyro.sample("w", dist.Normal(0.0, 1.0))
         two_sites()
 
-    scales = {n: s["scale"] for n, s in poutine.trace(beta(model, {"z2": 0.3})).get_trace().nodes.items() if "scale" in s}
+    scales = {
+        n: s["scale"] for n, s in poutine.trace(beta(model, {"z2": 0.3})).get_trace().nodes.items() if "scale" in s
+    }
     assert scales["z2"] == 0.3
     assert scales["z1"] == scales["x"] == scales["w"] == 1.0
     scales = {n: s["scale"] for n, s in poutine.trace(beta(model, 0.5)).get_trace().nodes.items() if "scale" in s}

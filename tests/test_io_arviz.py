@@ -567,6 +567,14 @@ def test_one_format_into_the_other(idata, tmp_path):
     assert_same(from_zarr(tmp_path / "p.zarr"), idata)
 
 
+@pytest.mark.parametrize(("write", "read", "name"), [(to_netcdf, from_netcdf, "p.nc"), (to_zarr, from_zarr, "p.zarr")])
+def test_values_are_written_as_they_are_not_as_they_were_once_stored(write, read, name, tmp_path):
+    dataset = xr.Dataset({"z": ("data", [0.25, 0.5])}, coords={"data": [0, 1]})
+    dataset["z"].encoding = {"dtype": "int16", "scale_factor": 1.0}
+    write({"posterior": dataset}, tmp_path / name)
+    np.testing.assert_array_equal(datasets_of(read(tmp_path / name))["posterior"]["z"], [0.25, 0.5])
+
+
 def unwritable():
     """Two groups, of which the second cannot be written."""
     broken = xr.Dataset({"w": ("data", np.array([object()]))})

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from plot_cases import CASES, axes_of, figure_of, pixels, share_that_differs
+from plot_cases import CASES, axes_of, figure_of, pixels
 
 from pyrovae import plots
 from pyrovae.plots.style import both_papers, new_figure
@@ -124,7 +124,8 @@ def test_given_axes_are_drawn_on(name):
     drawn = axes_of(CASES[name].draw(ax=left))
     assert all(axes.figure is figure for axes in drawn)
     assert not right.has_data()
-    assert share_that_differs(pixels(figure, 50, "white"), pixels(Figure(figsize=(10, 5)), 50, "white")) > 0.01
+    assert figure.axes[:2] == [left, right]  # a colour bar may come after them
+    assert left.has_data() or any(axes.has_data() for axes in left.child_axes)
 
 
 @case

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     Container = arviz.InferenceData | xr.DataTree
 
 
-def to_arviz(datasets: Mapping[str, xr.Dataset], attrs: Mapping[str, str | int | float] | None = None) -> Container:
+def to_arviz(datasets: Mapping[str, xr.Dataset], attrs: Mapping[Any, Any] | None = None) -> Container:
     """Datasets wrapped once, in the container of the installed ArviZ.
 
     Args:
@@ -66,7 +66,7 @@ def datasets_of(idata: Container | Mapping[str, xr.Dataset]) -> dict[str, xr.Dat
         raise TypeError(
             f"expected an InferenceData, a DataTree or a dict of datasets, but a {type(idata).__name__} came"
         )
-    return dict(idata.items())
+    return {name: idata[name] for name in idata}
 
 
 def split_chains(idata: Container | Mapping[str, xr.Dataset], num_chains: int) -> Container:

@@ -88,7 +88,7 @@ def to_datasets(
     for group, variables in groups.items():
         _known(group, variables)
         for name, value in variables.items():
-            for dim, index in _frame_labels(group, name, value, dims).items():
+            for dim, index in _frame_labels(group, str(name), value, dims).items():
                 labels.setdefault(dim, index)
     attributes = {**_standard_attributes(), **_attributes(attrs or {})}
     built = {}
@@ -229,7 +229,7 @@ def _dim_names(group: str, name: str, shape: Sequence[int], dims: Dims) -> list[
 
 
 def _label(group: str, dataset: xr.Dataset, labels: Mapping[str, np.ndarray]) -> xr.Dataset:
-    bare = {dim: size for dim, size in dataset.sizes.items() if dim not in dataset.coords}
+    bare = {str(dim): size for dim, size in dataset.sizes.items() if dim not in dataset.coords}
     return dataset.assign_coords({dim: _labels_of(group, dim, size, labels) for dim, size in bare.items()})
 
 

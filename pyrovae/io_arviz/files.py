@@ -210,8 +210,7 @@ class ZarrStream:
 
     def _create(self, group: str, dataset: xr.Dataset) -> None:
         encoding = {name: {"chunks": self._chunks(data)} for name, data in dataset.data_vars.items() if data.size}
-        options = {"zarr_format": _FORMAT, "consolidated": False, "encoding": encoding}
-        dataset.to_zarr(self._store, group=group, mode="a", **options)
+        dataset.to_zarr(self._store, group=group, mode="a", zarr_format=_FORMAT, consolidated=False, encoding=encoding)
 
     def _extend(self, group: str, dataset: xr.Dataset) -> None:
         if self._append_dim not in dataset.dims:

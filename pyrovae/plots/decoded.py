@@ -52,7 +52,7 @@ def plot_manifold(
     >>> plot_manifold(np.zeros((15, 15, 8, 8))).get_xlabel()
     'first latent dimension'
     """
-    if callable(images) and not isinstance(images, torch.Tensor):
+    if callable(images):
         grid = latent_grid() if grid is None else grid
         with torch.no_grad():
             images = images(torch.as_tensor(grid))
