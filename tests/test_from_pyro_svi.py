@@ -616,7 +616,9 @@ def test_sizes_are_known_before_the_work(monkeypatch):
     assert runs == [2]
 
 
-def test_a_stream_holds_what_memory_would(tmp_path):
+@pytest.mark.parametrize("write_bytes", [1, 10_000, 2**26])
+def test_a_stream_holds_what_memory_would(write_bytes, tmp_path, monkeypatch):
+    monkeypatch.setattr("pyrovae.evidence_io.convert.WRITE_BYTES", write_bytes)
     vae, x = counts_vae(), counts(10)
     x[3, 2] = float("nan")
     settings = {"num_samples": 15, "batch_size": 4, "coords": {"data": [f"row{i}" for i in range(10)]}}
@@ -626,6 +628,8 @@ def test_a_stream_holds_what_memory_would(tmp_path):
         xr.testing.assert_equal(streamed[group].load(), data)
     again = datasets_of(from_zarr(tmp_path / "p.zarr"))
     assert set(again) == DEFAULT
+    rows = again["posterior"]["z"].encoding["chunks"][2]
+    assert rows == {1: 4, 10_000: 8, 2**26: 10}[write_bytes]
     assert again["posterior"].attrs["seed"] == 0
 
 

@@ -131,7 +131,7 @@ def test_a_full_disk_stops_training_and_loses_nothing(whole, tmp_path, one_threa
 
 @pytest.mark.parametrize(
     "own_generator",
-    [False, pytest.param(True, marks=pytest.mark.xfail(strict=True, reason="a loader's own generator is not saved"))],
+    [False, True],
 )
 def test_a_loader_of_one_s_own_resumes_from_the_start_of_an_epoch(tmp_path, one_thread, own_generator):
     def run(folder, epochs_until_stop=None, **options):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -179,6 +179,29 @@ def gather(blocks: Iterable[tuple[slice, Arrays]], size: int) -> Arrays:
                     kept[name] = Named(np.empty(shape, array.dtype), dims)
                 kept[name].array[(slice(None),) * axis + (rows,)] = array
     return whole
+
+
+def merged(blocks: Iterable[tuple[slice, Arrays]], size: int) -> Iterator[tuple[slice, Arrays]]:
+    """Blocks put together until each has at least so many rows; all but the last have equally many.
+
+    Args:
+        blocks: the rows of each block and its arrays, in order.
+        size: the number of rows wanted.
+    """
+    waiting: list[tuple[slice, Arrays]] = []
+    for rows, block in blocks:
+        waiting.append((rows, block))
+        if rows.stop - waiting[0][0].start >= size:
+            yield _merge(waiting)
+            waiting = []
+    if waiting:
+        yield _merge(waiting)
+
+
+def _merge(blocks: Sequence[tuple[slice, Arrays]]) -> tuple[slice, Arrays]:
+    start, stop = blocks[0][0].start, blocks[-1][0].stop
+    shifted = [(slice(rows.start - start, rows.stop - start), block) for rows, block in blocks]
+    return slice(start, stop), gather(shifted, stop - start)
 
 
 def _axis_of_rows(group: str, dims: tuple[str | None, ...]) -> int:

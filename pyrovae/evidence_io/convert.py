@@ -12,7 +12,7 @@ from pyro.infer import MCMC
 
 from pyrovae.data import Data, as_data, batches
 from pyrovae.diagnostics import SBC
-from pyrovae.evaluation.draws import Call, Draws
+from pyrovae.evaluation.draws import CHUNK_SIZE, Call, Draws
 from pyrovae.evidence_io.blocks import Arrays, Writer, bytes_of, gather, in_chains
 from pyrovae.evidence_io.chains import from_chains
 from pyrovae.evidence_io.extras import NewRows, ranks
@@ -38,7 +38,9 @@ DEFAULT_GROUPS = (
 )
 """The groups that :func:`from_pyro_svi` makes unless told otherwise."""
 
-_DRAWS_AT_ONCE = 2**14
+WRITE_BYTES = 2**26
+"""About how much is written to a store at once."""
+
 _LOG_LIKELIHOOD = (
     "log_likelihood holds log p(x_i | z_i), the density of a row given its own latent. az.loo and az.waic on it estimate "
     "1 / E[1 / p(x_i | z_i)], a harmonic mean whose Pareto k is above 0.7 for most rows: they are off by nats a row and "
@@ -85,7 +87,7 @@ def from_pyro_svi(
             DataFrame become coordinates. For MCMC by default what it ran on.
         context: one row a datum for each name.
         num_samples: draws a row.
-        batch_size: rows at a time; by default as many as make 16,384 draws. A guide that holds parameters for each row
+        batch_size: rows at a time; by default as many as make 4,096 draws. A guide that holds parameters for each row
             takes all rows at once.
         coords: dimension -> labels.
         dims: variable -> names of its event dimensions, ``{"z": ["latent_dim"]}``, or of all after the draws, as
@@ -124,7 +126,7 @@ def from_pyro_svi(
         return from_chains(program, data, context, request)
     rows = as_data(data, context).drawn(seed or 0)
     draws = Draws(program, rows, num_samples=num_samples, vectorize=vectorize, seed=seed, progress=progress)
-    size = min(len(draws), batch_size or max(1, _DRAWS_AT_ONCE // num_samples))
+    size = min(len(draws), batch_size or max(1, CHUNK_SIZE // num_samples))
     place = draws.batches.place
     draws.batches = batches(draws.data, size, shuffle=False, device=place.device, dtype=place.dtype)
     return _Export(draws, data, request).run()
@@ -180,9 +182,12 @@ class _Export:
             if self.request.store is None:
                 return to_arviz(self._labelled(gather(blocks, len(self.draws)), attrs), attrs)
             with zarr_stream(self.request.store, attrs=attrs) as stream:
-                for rows, block in blocks:
+                for rows, block in merged(blocks, self._rows_per_write()):
                     stream.append(self._labelled(block, attrs, rows))
         return from_zarr(self.request.store)
+
+    def _rows_per_write(self) -> int:
+        return WRITE_BYTES * len(self.draws) // max(1, sum(self.sizes.values()))
 
     def _labelled(self, arrays: Arrays, attrs: Mapping[str, Any], rows: slice = slice(None)) -> dict[str, xr.Dataset]:
         whole = in_chains(arrays | self.extras)

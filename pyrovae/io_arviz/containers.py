@@ -8,7 +8,7 @@ import tempfile
 import warnings
 from collections.abc import Mapping
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     import arviz
@@ -66,7 +66,7 @@ def datasets_of(idata: Container | Mapping[str, xr.Dataset]) -> dict[str, xr.Dat
         raise TypeError(
             f"expected an InferenceData, a DataTree or a dict of datasets, but a {type(idata).__name__} came"
         )
-    return {name: idata[name] for name in idata}
+    return {name: cast("xr.Dataset", idata[name]) for name in idata}
 
 
 def split_chains(idata: Container | Mapping[str, xr.Dataset], num_chains: int) -> Container:

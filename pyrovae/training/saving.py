@@ -56,7 +56,7 @@ class Saver:
         loop.history.rows = tree["history"]
         loop.step.in_a_row = loop.state.in_a_row
         loop.bar.update(loop.state.step)
-        set_rng_state(tree["rng"], {"data": loop.source.generator})
+        set_rng_state(tree["rng"], loop.source.generators)
         return True
 
     def _tree(self, loop: Loop) -> dict[str, Any]:
@@ -67,7 +67,7 @@ class Saver:
             "optimizer": loop.step.optimizer.get_state(),
             "state": asdict(loop.state),
             "history": loop.history.rows,
-            "rng": rng_state({"data": loop.source.generator}),
+            "rng": rng_state(loop.source.generators),
         }
 
     def _compare(self, saved: Mapping[str, Any], path: str) -> None:

@@ -56,6 +56,11 @@ class Source(ABC):
         self.pair, self.num_rows, self.generator = pair, num_rows, generator
         self.sized = "size" in call_arguments(pair, size=num_rows)
 
+    @property
+    def generators(self) -> dict[str, torch.Generator]:
+        """The generators that batches draw from, by name: what a checkpoint keeps."""
+        return {"data": self.generator}
+
     @abstractmethod
     def __len__(self) -> int:
         """Batches in an epoch."""
@@ -111,6 +116,14 @@ class Loader(Source):
 
     def __len__(self) -> int:
         return len(self.loader)
+
+    @property
+    def generators(self) -> dict[str, torch.Generator]:
+        """Also the generators of the loader and of its sampler, where they have their own."""
+        loader = self.loader.loader
+        owners = {"loader": loader, "sampler": getattr(loader, "sampler", None)}
+        own = {name: getattr(owner, "generator", None) for name, owner in owners.items()}
+        return super().generators | {name: found for name, found in own.items() if found is not None}
 
     def order(self) -> Tensor | None:
         """None: the loader draws its own order."""
