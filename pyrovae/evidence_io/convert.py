@@ -13,7 +13,7 @@ from pyro.infer import MCMC
 from pyrovae.data import Data, as_data, batches
 from pyrovae.diagnostics import SBC
 from pyrovae.evaluation.draws import CHUNK_SIZE, Call, Draws
-from pyrovae.evidence_io.blocks import Arrays, Writer, bytes_of, gather, in_chains
+from pyrovae.evidence_io.blocks import Arrays, Writer, bytes_of, gather, in_chains, merged
 from pyrovae.evidence_io.chains import from_chains
 from pyrovae.evidence_io.extras import NewRows, ranks
 from pyrovae.evidence_io.labels import Labels
