@@ -195,6 +195,16 @@ def test_nuts_on_a_few_rows_with_frozen_networks_finds_the_exact_posterior():
     torch.testing.assert_close(draws.var(0), torch.full((2, 1), 0.5), atol=0.2, rtol=0)
 
 
+def test_nuts_runs_on_a_convolutional_vae_with_batch_norm():
+    torch.manual_seed(0)
+    vae = convolutional_vae().eval().requires_grad_(False)
+    mcmc = MCMC(NUTS(vae.model), num_samples=10, warmup_steps=10, disable_progbar=True)
+    mcmc.run(binary_images(3))
+    draws = mcmc.get_samples()["z"]
+    assert draws.shape == (10, 3, 3)
+    assert draws.isfinite().all()
+
+
 @pytest.mark.parametrize("make", [counts_vae, convolutional_vae], ids=["counts", "convolutional"])
 @pytest.mark.parametrize("loss", [Trace_ELBO, TraceMeanField_ELBO])
 def test_vectorized_particles_train_and_agree_with_the_loop(make, loss):
