@@ -50,7 +50,7 @@ def plot_rate_distortion(
     distortions = finite("distortion", to_shape("distortion", distortion, ("models",)))
     betas = None if beta is None else to_shape("beta", beta, ("models",))
     same_length(rate=rates, distortion=distortions, beta=betas)
-    ax = one_panel(ax, 5.0, 3.8)
+    ax = one_panel(ax, 6.0, 3.8)
     order = np.argsort(rates if betas is None else betas, kind="stable")
     series = len([drawn for drawn in ax.lines if drawn.get_gid() != _EVIDENCE_LINES])
     style: dict[str, Any] = {"color": color(series), "marker": marker(series), "linewidth": 1.4}
@@ -62,7 +62,7 @@ def plot_rate_distortion(
     ax.set(xlabel="rate: KL (nats)", ylabel="distortion: − reconstruction (nats)")
     _equal_elbo(ax)
     if ax.get_legend_handles_labels()[1]:
-        legend(ax)
+        legend(ax, outside=True)
     return ax
 
 
