@@ -6,12 +6,14 @@ Each line runs in a process of its own, so that the memory is its own: the peak 
 """
 
 import argparse
-import multiprocessing
 import pathlib
 import resource
+import subprocess
+import sys
 import tempfile
 import time
 
+WAYS = ("memory", "memory, then netCDF", "zarr stream")
 LATENT_GROUPS = ("posterior", "sample_stats", "observed_data", "amortized_diagnostics")
 
 
@@ -30,7 +32,7 @@ def program(latents, features):
     return vae, lambda rows: torch.bernoulli(torch.full((rows, features), 0.2))
 
 
-def measure(pipe, way, options):
+def measure(way, options):
     import torch
 
     import pyrovae as pvae
@@ -54,7 +56,7 @@ def measure(pipe, way, options):
         seconds = time.perf_counter() - start
         files = [place] if place.is_file() else list(place.rglob("*"))
         size = sum(path.stat().st_size for path in files if path.is_file())
-    pipe.send((seconds, (peak() - before) / 1024, size / 2**20))
+    print(f"{way:22}{seconds:10.1f}{(peak() - before) / 1024:10.0f}{size / 2**20:10.0f}", flush=True)
 
 
 def peak():
@@ -65,20 +67,17 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in {"rows": 10_000, "draws": 200, "latents": 50, "features": 784, "threads": 1}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--way", choices=WAYS, help="only this one, in this process")
     options = parser.parse_args()
+    if options.way:
+        measure(options.way, options)
+        return
     held = 4 * options.rows * options.draws * (options.latents + 3) / 2**20
     print(f"{options.rows} rows x {options.draws} draws x {options.latents} latents, {options.features} features")
     print(f"posterior and sample_stats alone: {held:.0f} MiB\n")
-    print(f"{'':22}{'seconds':>10}{'peak MiB':>10}{'file MiB':>10}")
-    context = multiprocessing.get_context("spawn")
-    for way in ("memory", "memory, then netCDF", "zarr stream"):
-        receive, send = context.Pipe()
-        process = context.Process(target=measure, args=(send, way, options))
-        process.start()
-        send.close()
-        seconds, memory, size = receive.recv()
-        process.join()
-        print(f"{way:22}{seconds:10.1f}{memory:10.0f}{size:10.0f}")
+    print(f"{'':22}{'seconds':>10}{'peak MiB':>10}{'file MiB':>10}", flush=True)
+    for way in WAYS:
+        subprocess.run([sys.executable, *sys.argv, "--way", way], check=True)
 
 
 if __name__ == "__main__":
