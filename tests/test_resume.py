@@ -167,3 +167,19 @@ def test_an_optimizer_whose_state_cannot_be_saved_is_refused_before_training(tmp
         )
     assert all(torch.equal(value, before[name]) for name, value in vae.state_dict().items())
     assert not (tmp_path / "run").exists()
+
+
+def test_a_checkpoint_of_something_else_is_refused_and_nothing_moves(tmp_path):
+    CheckpointStore(tmp_path).save({"weights": {}, "note": "not a training"}, step=3)
+    vae = killed.program()
+    before = {name: value.clone() for name, value in vae.state_dict().items()}
+    with pytest.raises(ValueError, match="is no checkpoint of a training, it lacks best, history"):
+        killed.train(tmp_path, vae=vae, resume=True)
+    assert all(torch.equal(value, before[name]) for name, value in vae.state_dict().items())
+
+
+def test_a_checkpoint_in_another_dtype_is_refused(tmp_path, one_thread):
+    settings = {"epochs": 1, "seed": 0, "checkpoint": tmp_path, "checkpoint_steps": 1, "progress": False}
+    pvae.fit(killed.program().double(), killed.digits().x[:64].round(), **settings)
+    with pytest.raises(ValueError, match=r"dtype|another program"):
+        pvae.fit(killed.program(), killed.digits().x[:64].round(), resume=True, **settings)

@@ -426,6 +426,17 @@ def test_the_optimizer_serves_plain_svi():
         svi.step(counts())
 
 
+def test_data_without_one_observed_entry_are_refused():
+    vae = counts_vae()
+    before = snapshot(vae)
+    with pytest.raises(ValueError, match=r"NaN \(missing\) in every entry of 64 rows"):
+        pvae.fit(vae, torch.full((64, 5), math.nan), epochs=1)
+    assert max(moved(before, vae)) == 0
+    one = torch.full((64, 5), math.nan)
+    one[63, 4] = 1.0
+    assert len(pvae.fit(vae, one, epochs=1, seed=0)) == 1
+
+
 def test_weight_decay_and_clipping_act():
     torch.manual_seed(0)
     vae = counts_vae()

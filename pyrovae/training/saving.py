@@ -46,6 +46,7 @@ class Saver:
         if found is None:
             return False
         tree, path = found
+        _require_parts(tree, str(path))
         self._compare(tree["settings"], str(path))
         loop.weights.load(tree["weights"])
         load_optimizer_state(loop.step.optimizer.torch_optimizer, tree["optimizer"]["optimizer"], str(path))
@@ -78,3 +79,12 @@ class Saver:
                 f"{path} was saved with {name}={saved.get(name)!r}, this run has {self.settings[name]!r}: resume with the same "
                 "settings, or start afresh in another folder"
             )
+
+
+def _require_parts(tree: Mapping[str, Any], path: str) -> None:
+    missing = sorted({"settings", "weights", "best", "optimizer", "state", "history", "rng"} - tree.keys())
+    if missing:
+        raise ValueError(
+            f"{path} is no checkpoint of a training, it lacks {', '.join(missing)}: name the folder that fit(checkpoint=) "
+            "wrote, or start afresh in another folder"
+        )

@@ -15,6 +15,7 @@ import torch
 from pyro.infer.elbo import ELBO
 from pyro.optim import PyroOptim
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, Dataset
 
 from pyrovae.data import Data, as_data, split
@@ -95,11 +96,24 @@ def divide(
     if context is not None and not isinstance(context, Mapping):
         raise TypeError(f"context must be a mapping from names to arrays, got {type(context).__name__}")
     rows = as_data(data, context, variant)
+    _require_observed(rows)
     rows = rows if transform is None else replace(rows, transform=transform)
     seed = rows.seed or 0 if seed is None else seed
     if isinstance(validation, float):
         return split(rows, validation, seed)
     return rows, None if validation is None else as_data(validation).drawn(seed)
+
+
+def _require_observed(rows: Data) -> None:
+    """Refuse data in which every entry is missing: rows without any are valid, a data set of them is a mistake."""
+    for first in range(0, len(rows), 4096):
+        leaves = tree_leaves(rows[first : first + 4096].dense().x)
+        if not all(bool(leaf.isnan().all()) for leaf in leaves):
+            return
+    raise ValueError(
+        f"expected data with observed entries, got NaN (missing) in every entry of {len(rows)} rows; look at how they were "
+        "read: a column of text, or a wrong separator, becomes NaN"
+    )
 
 
 def rehearse_on(pair: Pair, source: Source, objective: ELBO, beta_is_one: bool) -> Rehearsal:

@@ -32,14 +32,19 @@ class Weights:
         """Write copies back.
 
         Raises:
-            ValueError: names or shapes differ from those of the program.
+            ValueError: names, shapes or dtypes differ from those of the program.
         """
         live = self.tensors()
-        if live.keys() != tensors.keys() or any(live[n].shape != tensors[n].shape for n in live):
-            different = sorted(live.keys() ^ tensors.keys()) or [n for n in live if live[n].shape != tensors[n].shape]
+        different = sorted(live.keys() ^ tensors.keys()) or [n for n in live if not _alike(live[n], tensors[n])]
+        if different:
             raise ValueError(
-                f"these weights are of another program: {different[:3]} differ; build the program they were saved from"
+                f"these weights are of another program: {different[:3]} differ; build the program they were saved from, "
+                "in its dtype"
             )
         with torch.no_grad():
             for name, tensor in live.items():
                 tensor.copy_(tensors[name])
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and one.dtype == other.dtype

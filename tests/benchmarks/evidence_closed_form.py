@@ -65,7 +65,7 @@ def table(name, program, x, estimators):
     print(f"{'ELBO':28}{100:8}{bound.mean():9.4f}{bound.std() / len(x) ** 0.5:8.4f}")
 
 
-def same_density(rows=200):
+def same_density(rows=1000):
     generator = torch.Generator().manual_seed(0)
     basis = torch.linalg.qr(torch.randn(20, 5, generator=generator, dtype=torch.float64)).Q
     weight = basis * torch.tensor([12.0, 6.0, 3.0, 1.0, 0.5], dtype=torch.float64)
