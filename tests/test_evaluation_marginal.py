@@ -139,6 +139,25 @@ def test_a_refined_guide_is_a_program_and_a_pyro_guide():
     assert abs(losses.mean() - expected) < 5 * losses.std() / math.sqrt(30) + 0.2
 
 
+def test_a_refined_guide_as_a_program_takes_the_context_of_its_rows():
+    def model(x, context=None):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(context["mean"], 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x, context=None):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x, 1.0))
+
+    x, context = torch.randn(30), {"mean": torch.randn(30)}
+    refined = refine((model, guide), x, context, num_steps=400, chunk_size=50, seed=0)
+    exact = dist.Normal(context["mean"], 2**0.5).log_prob(x)
+    values = log_weights(refined, x, context, num_samples=20, chunk_size=80, seed=1)
+    torch.testing.assert_close(values, exact.double().expand(20, -1), rtol=0, atol=0.1)
+    with pytest.raises(TypeError):
+        log_weights(refined, x, num_samples=5)
+
+
 @pytest.mark.filterwarnings("ignore:importance-sampling")
 def test_a_guide_with_auxiliary_sites_can_be_refined_and_not_annealed():
     program = GammaPoisson()

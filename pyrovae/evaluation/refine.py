@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial, update_wrapper
 from typing import Any
 
 import pyro
@@ -26,13 +27,16 @@ class RefinedGuide:
     Call it as any guide, on all of its rows, or on some of them after ``guide.select_rows(index)``. It is also a program:
     its ``model`` is the program's with discrete sites enumerated, its ``guide`` is itself.
 
-    Attributes:
+    Args:
+        space: the latents of some rows, for their layout.
         gaussian: location and scale of each row, on the unconstrained latents.
+        model: the program's; by default that of the space.
     """
 
-    def __init__(self, space: LatentSpace, gaussian: Gaussian) -> None:
+    def __init__(self, space: LatentSpace, gaussian: Gaussian, model: Callable | None = None) -> None:
         self.space, self.gaussian = space, gaussian
-        self.model = enumerating(space.call.pair.model)
+        self.program_model = space.call.pair.model if model is None else model
+        self.model = _enumerated(self.program_model)
 
     @property
     def guide(self) -> RefinedGuide:
@@ -70,7 +74,8 @@ class RefinedGuide:
 
     def select_rows(self, index: Tensor) -> RefinedGuide:
         """The guide of some of the rows, in the order of ``index``."""
-        return RefinedGuide(self.space, Gaussian(*(value[index.to(value.device)] for value in self.gaussian)))
+        gaussian = Gaussian(*(value[index.to(value.device)] for value in self.gaussian))
+        return RefinedGuide(self.space, gaussian, self.program_model)
 
     def __len__(self) -> int:
         return len(self.gaussian.loc)
@@ -78,6 +83,15 @@ class RefinedGuide:
     def __repr__(self) -> str:
         family = "normal" if self.gaussian.tril.ndim == 2 else "full"
         return f"RefinedGuide(rows={len(self)}, size={self.space.size}, family={family!r})"
+
+
+def _enumerated(model: Callable) -> Callable:
+    """The model with discrete sites enumerated; Pyro's handler is put around the call, since it refuses a context."""
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        return enumerating(partial(model, **kwargs))(*args)
+
+    return update_wrapper(run, model, updated=())
 
 
 def _at(value: Tensor, data_dim: int) -> Tensor:
@@ -176,9 +190,8 @@ def refine(
         for _, batch in batches:
             space = LatentSpace(draws.call(batch))
             guides.append((space, fit_gaussian(space, family == "full", num_steps, num_particles, learning_rate)))
-    return RefinedGuide(
-        guides[0][0], Gaussian(*(torch.cat(values) for values in zip(*(g for _, g in guides), strict=True)))
-    )
+    gaussian = Gaussian(*(torch.cat(values) for values in zip(*(g for _, g in guides), strict=True)))
+    return RefinedGuide(guides[0][0], gaussian, draws.pair.model)
 
 
 def fit_gaussian(
