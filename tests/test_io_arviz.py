@@ -14,7 +14,9 @@ from pyrovae import io_arviz
 from pyrovae.io_arviz import (
     as_coordinate,
     check_bytes,
+    compare_frame,
     datasets_of,
+    elpd_data,
     estimate_bytes,
     from_netcdf,
     from_zarr,
@@ -522,6 +524,63 @@ def test_guide_and_chains_share_a_forest(az, rows):
         axes = axes_of(az.plot_forest({"guide": rows, "nuts": reference}, var_names=["z"]))
     assert any(ax.has_data() for ax in axes)
     plt.close("all")
+
+
+# ------------------------------------------------------------------------------------------ comparison
+
+
+def pointwise(seed, shift):
+    return np.random.default_rng(seed).normal(size=50) - 3.0 - shift
+
+
+def table_of(models):
+    """The table that `pyrovae.compare` prints, by numpy."""
+    import pandas as pd
+
+    sums = {name: values.sum() for name, values in models.items()}
+    best = max(sums, key=sums.get)
+    rows = {
+        name: {
+            "elpd": sums[name],
+            "elpd_diff": sums[name] - sums[best],
+            "weight": 1 / len(models),
+            "se": np.sqrt(len(values) * values.var()),
+            "dse": np.sqrt(len(values) * (values - models[best]).var()),
+            "pct_bad_k": 0.0,
+        }
+        for name, values in sorted(models.items(), key=lambda item: -sums[item[0]])
+    }
+    frame = pd.DataFrame(rows).T
+    frame.insert(0, "rank", range(len(frame)))
+    return frame
+
+
+def test_held_out_densities_are_compared_by_arviz(az):
+    models = {"a": pointwise(0, 0.0), "b": pointwise(1, 0.5), "c": pointwise(2, 1.0)}
+    exact = {} if old(az) else {"round_to": "none"}
+    theirs = az.compare({name: elpd_data(values, 100) for name, values in models.items()}, **exact)
+    ours = table_of(models)
+    assert list(theirs.index) == list(ours.index) == ["a", "b", "c"]
+    column, sign = ("elpd_loo", -1) if old(az) else ("elpd", 1)
+    np.testing.assert_allclose(theirs[column].astype(float), ours["elpd"], atol=1e-6)
+    np.testing.assert_allclose(theirs["elpd_diff"].astype(float), sign * ours["elpd_diff"], atol=1e-6)
+    np.testing.assert_allclose(theirs["dse"].astype(float), ours["dse"], atol=1e-6)
+
+
+def test_arviz_draws_a_table_of_comparison(az):
+    import matplotlib.pyplot as plt
+
+    frame = compare_frame(table_of({"a": pointwise(0, 0.0), "b": pointwise(1, 0.5)}))
+    assert (frame["elpd_diff"] >= 0).all() if old(az) else (frame["elpd_diff"] <= 0).all()
+    assert any(ax.has_data() for ax in axes_of(az.plot_compare(frame)))
+    plt.close("all")
+
+
+def test_what_is_no_comparison_is_refused():
+    with pytest.raises(ValueError, match=r"one log density for each row.*\(2, 3\)"):
+        elpd_data(np.zeros((2, 3)))
+    with pytest.raises(ValueError, match="missing: pct_bad_k"):
+        compare_frame(table_of({"a": pointwise(0, 0.0)}).drop(columns="pct_bad_k"))
 
 
 # ---------------------------------------------------------------------------------------------- files
