@@ -10,7 +10,7 @@ from oracles import PPCA, BetaBernoulli, EnumeratedMixture, GammaPoisson
 from torch import nn
 
 import pyrovae as pvae
-from pyrovae.evaluation import bound, elbo, joint_log_weights, kl, log_weights, reconstruction
+from pyrovae.evaluation import bound, elbo, joint_log_weights, kl, log_marginal, log_weights, reconstruction
 from pyrovae.handlers import beta
 
 EXACT = {"rtol": 0, "atol": 1e-9}
@@ -215,3 +215,28 @@ def test_other_kinds_of_rows():
 def test_sizes_are_checked(options):
     with pytest.raises(ValueError, match="at least 1"):
         log_weights(BetaBernoulli(), torch.ones(2, 2).double(), **options)
+
+
+def mixture_prior(x):
+    """Two normals as the prior of one latent, near enough for one mode of the posterior; x normal around it."""
+    means = torch.tensor([[-0.5], [0.7]], dtype=torch.float64)
+    components = dist.Normal(means, 1.0).to_event(1)
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.MixtureSameFamily(dist.Categorical(torch.tensor([0.3, 0.7]).double()), components))
+        pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+
+def one_normal(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(x * 0.5 + 0.3, 1.0).to_event(1))
+
+
+@pytest.mark.filterwarnings("ignore:importance-sampling")
+@pytest.mark.parametrize("method", ["refined", "ais"])
+def test_a_latent_under_a_mixture_can_be_refined_and_annealed(method):
+    x = torch.linspace(-2.0, 3.0, 6, dtype=torch.float64)[:, None]
+    found = log_marginal((mixture_prior, one_normal), x, method, num_samples=200, seed=0, progress=False)
+    scores = dist.Normal(torch.tensor([-0.5, 0.7]).double(), math.sqrt(2.0)).log_prob(x)
+    exact = (scores + torch.tensor([0.3, 0.7]).double().log()).logsumexp(-1)
+    estimate, error = (torch.as_tensor(found[name].values) for name in ("log_marginal", "mcse"))
+    assert ((estimate - exact).abs() < 5 * error + 0.01).all()

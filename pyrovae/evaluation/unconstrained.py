@@ -13,7 +13,7 @@ from pyro import poutine
 from pyro.poutine.enum_messenger import EnumMessenger
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
-from torch.distributions import biject_to
+from torch.distributions import biject_to, constraints
 from torch.distributions.transforms import Transform
 
 from pyrovae.evaluation.draws import Call
@@ -196,10 +196,13 @@ def _is_discrete(site: Site) -> bool:
 
 
 def _bijection(site: Site) -> Transform:
+    support = site["fn"].support
+    if isinstance(support, getattr(constraints, "MixtureSameFamilyConstraint", ())):  # torch maps its components' alone
+        support = support.base_constraint
     try:
-        return biject_to(site["fn"].support)
+        return biject_to(support)
     except NotImplementedError:
         raise ValueError(
-            f"latent {site['name']!r} has the support {site['fn'].support}, which has no unconstrained form (a sphere has "
+            f"latent {site['name']!r} has the support {support}, which has no unconstrained form (a sphere has "
             "none): use method='importance'"
         ) from None
