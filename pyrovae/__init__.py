@@ -146,6 +146,7 @@ if TYPE_CHECKING:
     from pyrovae.objectives import CapacityELBO, FreeBitsELBO, ImportanceWeightedELBO, StickingTheLanding
     from pyrovae.parameters import register
     from pyrovae.presets import build_vae
+    from pyrovae.report import write_report
     from pyrovae.runs import Run, load, save
     from pyrovae.training import History, TorchOptimizer, fit
 
@@ -288,6 +289,7 @@ _ROOMS = {
     ),
     "parameters": ("register",),
     "presets": ("build_vae",),
+    "report": ("write_report",),
     "runs": (
         "Run",
         "load",
@@ -440,6 +442,7 @@ __all__ = [
     "to_compare_frame",
     "to_elpd_data",
     "typicality",
+    "write_report",
 ]
 
 

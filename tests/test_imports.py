@@ -32,10 +32,11 @@ ROOMS = {
     "training": {"checkpoints", "data", "handlers", "objectives", "parameters", "schedules", "traces"},
     "evaluation": {"data", "handlers", "psis", "traces"},
     "diagnostics": {"data", "evaluation", "psis", "traces"},
-    "comparison": {"data", "evaluation", "plots", "psis"},
+    "comparison": {"data", "evaluation", "io_arviz", "plots", "psis"},
     "evidence_io": {"data", "diagnostics", "evaluation", "io_arviz", "psis", "traces"},
     "presets": {"distributions", "models", "networks"},
     "runs": {"checkpoints", "data", "presets"},
+    "report": {"checkpoints", "comparison", "data", "diagnostics", "evaluation", "models", "plots", "presets", "runs"},
     "cli": None,  # anything
 }
 

@@ -57,6 +57,7 @@ def train(
     out: Annotated[Path | None, typer.Option(help="Folder of the run; by default a new one under runs/.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in --out.")] = False,
     figures: Annotated[bool, typer.Option(help="Draw figures.")] = True,
+    report: Annotated[bool, typer.Option(help="Write report.html into the run's folder.")] = True,
     quiet: Quiet = False,
 ) -> None:
     """Train a VAE; with no argument on the embedded digits."""
@@ -93,6 +94,7 @@ def train(
                 out=out,
                 resume=resume,
                 figures=figures,
+                report=report,
                 quiet=quiet,
             )
         )
@@ -203,6 +205,26 @@ def compare(
         from pyrovae.cli import judgements
 
         judgements.compare(folders, method, samples, rows, out, seed, quiet)
+
+
+@app.command()
+def report(
+    folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folder of a run, or of several to compare.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The page; by default report.html in the run, or comparison.html for several.")
+    ] = None,
+    rows: Annotated[
+        int | None, typer.Option(help="Test rows for log p(x); by default as many as seconds allow.")
+    ] = None,
+    open_: Annotated[bool, typer.Option("--open", help="Show it in the browser.")] = False,
+    seed: Seed = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Write one page of HTML on a run, or on several compared: what it is, what came of it, how far to trust it."""
+    with endings():
+        from pyrovae.cli import judgements
+
+        judgements.report(folders, out, rows, open_, seed, quiet)
 
 
 @app.command()

@@ -16,6 +16,7 @@ from pyrovae.cli.console import console, number, table
 from pyrovae.data import Data
 from pyrovae.evaluation import log_marginal
 from pyrovae.models import VAE
+from pyrovae.report.subject import data_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -99,18 +100,6 @@ def info(folder: Path) -> None:
             out.print(table(name, ["", ""], [(key, value) for key, value in found.items()]))
     if run.config["command"]:
         out.print("command  " + " ".join(run.config["command"]))
-
-
-def data_of(run: runs.Run) -> Data:
-    """The data that a run was trained on, loaded anew and compared with what the run remembers."""
-    kept = run.config["data"]
-    if kept is None:
-        raise ValueError(f"{run.folder} does not say what data it was trained on: save it with data=")
-    settings: Mapping[str, Any] = run.config["settings"]
-    rows = data_room.load(settings.get("data", kept["name"]), kept["variant"], seed=kept["seed"])
-    if rows.train.fingerprint() != kept["fingerprint"]:
-        raise ValueError(f"the data {kept['name']!r} is no longer what {run.folder} was trained on: restore the file")
-    return rows
 
 
 def load_vae(folder: Path) -> VAE:

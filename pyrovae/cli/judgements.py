@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,12 +12,14 @@ import numpy as np
 
 from pyrovae import plots, runs
 from pyrovae.checkpoints import save_file_atomic
-from pyrovae.cli.commands import data_of, load_vae, save_axes
+from pyrovae.cli.commands import load_vae, save_axes
 from pyrovae.cli.console import console
 from pyrovae.comparison import compare as compare_models
 from pyrovae.diagnostics import diagnose as diagnose_program
 from pyrovae.evidence_io import from_pyro_svi
 from pyrovae.io_arviz import to_netcdf
+from pyrovae.report import write_report
+from pyrovae.report.subject import data_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,6 +50,15 @@ def compare(
     screen.print(str(result), soft_wrap=True)
     save_file_atomic(out.with_suffix(".csv"), result.frame.to_csv().encode())
     save_axes(out.with_suffix(".png"), result.plot(), quiet)
+
+
+def report(folders: Sequence[Path], out: Path | None, rows: int | None, show: bool, seed: int, quiet: bool) -> None:
+    """Write the page of a run, or of several compared, and show it in the browser if asked."""
+    path = write_report(list(folders), out, rows=rows, seed=seed)
+    screen = console(quiet)
+    screen.print(f"report  {path}", soft_wrap=True)
+    if show and not webbrowser.open(path.resolve().as_uri()):
+        screen.print("no browser was found: open the file by hand")
 
 
 def diagnose(folder: Path, rows: int | None, seed: int, quiet: bool) -> None:

@@ -17,17 +17,18 @@ from pyrovae import data as data_room
 from pyrovae import runs, schedules
 from pyrovae.cli.console import console, number, table
 from pyrovae.cli.defaults import OTHERWISE, RECIPES, Recipe
-from pyrovae.cli.figures import draw_figures
 from pyrovae.data import Data
-from pyrovae.evaluation import bound
 from pyrovae.models import VAE
 from pyrovae.presets import LIKELIHOODS, build_vae, suggest
+from pyrovae.report import write_report
+from pyrovae.report.figures import draw_figures
+from pyrovae.report.findings import TEST_DRAWS, bound_means
 from pyrovae.training import fit
 
 if TYPE_CHECKING:
     from pyrovae.training import History
 
-TEST_DRAWS = 10
+_UNKEPT = ("out", "resume", "quiet", "words", "report")
 PRECISIONS = ("highest", "high", "medium")
 """Of torch: medium is bfloat16 products summed in float32, where the processor has them."""
 
@@ -53,11 +54,12 @@ class Request:
     resume: bool = False
     matmul_precision: str = "medium"
     figures: bool = True
+    report: bool = True
     quiet: bool = False
 
 
 def train(request: Request) -> Path:
-    """Train, save, evaluate on the test rows and draw; returns the run's folder."""
+    """Train, save, evaluate on the test rows, draw and report; returns the run's folder."""
     out = console(request.quiet)
     rows = data_room.load(request.data, request.variant, seed=request.seed)
     folder = request.out or _free_folder(request.data, rows.variant)
@@ -71,9 +73,8 @@ def train(request: Request) -> Path:
     began = time.monotonic()
     history = _fit(vae, rows, request, recipe, folder)
     seconds = time.monotonic() - began
-    results = _results(vae, rows, request.seed)
-    figures = draw_figures(vae, rows.test, history, request.seed) if request.figures else {}
-    settings = {name: value for name, value in vars(request).items() if name not in ("out", "resume", "quiet", "words")}
+    results = {**_results(vae, rows, request.seed), **_ending(history, seconds)}
+    figures = _figures(vae, rows, history, request)
     runs.save(
         vae,
         folder,
@@ -82,7 +83,7 @@ def train(request: Request) -> Path:
         figures=figures,
         seed=request.seed,
         command=["pyrovae", *sys.argv[1:]],
-        settings=settings,
+        settings=_settings(request, recipe),
         results=results,
         overwrite=request.resume,
     )
@@ -90,7 +91,21 @@ def train(request: Request) -> Path:
     out.print(f"run      {folder}\nweights  {folder / 'model.safetensors'}")
     for name in figures:
         out.print(f"figure   {folder / 'figures' / name}.png")
+    if request.report:
+        out.print(f"report   {write_report(folder, vae=vae, data=rows, seed=request.seed)}")
     return folder
+
+
+def _figures(vae: VAE, rows: Data, history: History, request: Request) -> dict[str, Any]:
+    if not request.figures:
+        return {}
+    return draw_figures(vae, rows.test, history.to_dict(), history.best_epoch, request.seed)
+
+
+def _settings(request: Request, recipe: Recipe) -> dict[str, Any]:
+    """What was asked for, the rest as the recipe has it."""
+    asked = {name: value for name, value in vars(request).items() if name not in _UNKEPT and value is not None}
+    return {**{name: value for name, value in recipe._asdict().items() if name != "words"}, **asked}
 
 
 def _suggested(start: torch.Tensor, rows: Data, request: Request) -> dict[str, Any]:
@@ -103,8 +118,7 @@ def _suggested(start: torch.Tensor, rows: Data, request: Request) -> dict[str, A
 
 
 def _fit(vae: VAE, rows: Data, request: Request, recipe: Recipe, folder: Path) -> History:
-    asked = {name: value for name, value in vars(request).items() if value is not None}
-    settings = {**recipe._asdict(), **asked}
+    settings = _settings(request, recipe)
     epochs, peak = settings["epochs"], settings["learning_rate"]
     warm_up = request.beta_warm_up
     with _matmul_precision(request.matmul_precision):
@@ -158,18 +172,18 @@ def _free_folder(name: str, variant: str | None) -> Path:
 
 
 def _results(vae: VAE, rows: Data, seed: int) -> dict[str, Any]:
-    """Means over the test rows, in nats per datum at beta 1, and the ELBO's standard error over rows."""
-    test = bound(vae, rows.test, num_samples=TEST_DRAWS, seed=seed, progress=False)
-    elbo = float(test.elbo.mean())
-    return {
-        "test_rows": len(rows.test),
-        "elbo": elbo,
-        "elbo_error": float(test.elbo.std() / math.sqrt(len(test.elbo))),
-        "kl": float(test.kl.mean()),
-        "reconstruction": float(test.reconstruction.mean()),
-        "bits_per_dim": -elbo / (math.log(2) * rows.test.event_shape.numel()),
-        "variant": rows.variant,
-    }
+    """Means over the test rows with their standard errors and 5 % and 95 % quantiles, in nats per datum at beta 1."""
+    found = bound_means(vae, rows.test, seed)
+    values = {name: mean.value for name, mean in found.items()}
+    errors = {f"{name}_error": mean.error for name, mean in found.items()}
+    ranges = {f"{name}_range": [mean.low, mean.high] for name, mean in found.items()}
+    bits = -values["elbo"] / (math.log(2) * rows.test.event_shape.numel())
+    counts = {"test_rows": len(rows.test), "test_draws": TEST_DRAWS}
+    return {**counts, **values, **errors, **ranges, "bits_per_dim": bits, "variant": rows.variant}
+
+
+def _ending(history: History, seconds: float) -> dict[str, Any]:
+    return {"ended": history.ended, "best_epoch": history.best_epoch, "training_seconds": round(seconds, 3)}
 
 
 def _table(rows: Data, history: History, results: Mapping[str, Any], seconds: float) -> Any:

@@ -1,0 +1,417 @@
+"""The page of one run, section by section."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from pyrovae import __version__, plots
+from pyrovae.report.figures import Picture, history_picture, inline, vae_pictures
+from pyrovae.report.findings import Findings, Mean, attempt
+from pyrovae.report.html import Html, code, element, prose, table
+from pyrovae.report.snippet import fit_snippet, load_snippet
+from pyrovae.report.style import STYLE
+from pyrovae.report.subject import Subject
+from pyrovae.report.verdicts import Verdict, headline, judge
+
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+_ESTIMATED = {"log p(x)": "log p(x), importance sampling", "ELBO": "ELBO of the same rows", "gap": "log p(x) less ELBO"}
+_WORDS = {"standard_normal": "standard normal", "full_normal": "full-covariance normal"}
+
+
+def document(title: str, header: Html, sections: Iterable[Html]) -> str:
+    """A whole page that needs nothing but itself.
+
+    Args:
+        title: of the page.
+        header: what stands on top.
+        sections: what follows.
+    """
+    head = element(
+        "head",
+        element("meta", charset="utf-8"),
+        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        Html(f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'),
+        element("meta", name="color-scheme", content="light dark"),
+        element("title", title),
+        Html(f"<style>{STYLE}</style>"),
+    )
+    foot = element(
+        "footer", f"Written by pyrovae {__version__}. This page is one file and asks nothing of the network."
+    )
+    body = element("body", header, element("main", *sections), foot)
+    return f"<!doctype html>\n{element('html', head, body, lang='en')}\n"
+
+
+def run_page(subject: Subject, findings: Findings, seed: int) -> str:
+    """The page of one run.
+
+    Args:
+        subject: the run.
+        findings: its numbers.
+        seed: of the draws in the figures.
+    """
+    verdicts = judge(subject, findings)
+    skipped = dict(findings.skipped)
+    sections = {
+        "verdicts": ("What to make of it", verdict_list(subject, verdicts)),
+        "pictures": ("What it looks like", _pictures(subject, findings, seed, skipped)),
+        "evidence": ("Evidence", _evidence(subject, findings)),
+        "making": ("How it was made", [facts(subject)]),
+        "python": ("In Python", _python(subject)),
+    }
+    if skipped:
+        sections["skipped"] = ("What could not be done", [_skipped(skipped)])
+    header = element(
+        "header",
+        element("p", "pyrovae report", class_="eyebrow"),
+        element("h1", f"{subject.name}: {subject.data_name}"),
+        element("p", sentence(subject), class_="lead"),
+        notices(subject),
+        key_numbers(subject, findings, verdicts),
+        _navigation(sections),
+    )
+    made = [section(name, title, content) for name, (title, content) in sections.items()]
+    return document(f"{subject.name}: {subject.data_name} · pyrovae report", header, made)
+
+
+def section(name: str, title: str, content: Sequence[Html | None]) -> Html:
+    """A section with its heading.
+
+    Args:
+        name: its anchor.
+        title: its heading.
+        content: what it holds.
+    """
+    return element(
+        "section", element("h2", title, id=f"{name}-title"), *content, id=name, aria_labelledby=f"{name}-title"
+    )
+
+
+def _navigation(sections: Mapping[str, tuple[str, Any]]) -> Html:
+    items = [element("li", element("a", title, href=f"#{name}")) for name, (title, _) in sections.items()]
+    return element("nav", element("ul", items), aria_label="Sections")
+
+
+def sentence(subject: Subject) -> str:
+    """What was trained on what, in one sentence.
+
+    Args:
+        subject: the run.
+    """
+    words, kept = subject.run.words, subject.kept
+    rows = f" on {_count(kept.get('rows'), 'row')}" if kept else ""
+    epochs = subject.run.history.get("epoch", ())
+    length = f" for {_count(len(epochs), 'epoch')}" if epochs else ""
+    if words is None:
+        return f"A composition of one's own ({str(subject.run.config.get('class'))[:100]}), trained{rows}{length}."
+    prior, likelihood, posterior = (_plain(words[name]) for name in ("prior", "likelihood", "posterior"))
+    size = "" if subject.num_parameters is None else f" and {subject.num_parameters:,} parameters"
+    latent = _count(words["latent_dim"], "latent dimension")
+    return (
+        f"A VAE with a {prior} prior, a {likelihood} likelihood and a {posterior} posterior, {latent}{size}, "
+        f"trained{rows}{length}."
+    )
+
+
+def _plain(word: Any) -> str:
+    return _WORDS.get(str(word), str(word).replace("_", " "))
+
+
+def _count(number: Any, what: str) -> str:
+    known = isinstance(number, int) and not isinstance(number, bool)
+    return f"{number:,} {what}{'' if number == 1 else 's'}" if known else f"an unknown number of {what}s"
+
+
+def notices(subject: Subject) -> Html | None:
+    """What is missing, in words.
+
+    Args:
+        subject: the run.
+    """
+    said = [element("p", words) for words in subject.missing]
+    return element("div", said, class_="missing", role="note") if said else None
+
+
+def key_numbers(subject: Subject, findings: Findings, verdicts: list[Verdict]) -> Html:
+    """The few numbers for a busy reader.
+
+    Args:
+        subject: the run.
+        findings: its numbers.
+        verdicts: of them.
+    """
+    where = f"{subject.variant or 'variant unknown'}, "
+    entries = []
+    if "elbo" in findings.test:
+        elbo = findings.test["elbo"]
+        rows = f"{where}{elbo.rows:,} test rows"
+        entries.append(("Test ELBO", _measured(elbo), f"nats per datum; {rows}"))
+        bits = bits_per_dim(subject, elbo)
+        if bits is not None:
+            entries.append(("Bits per dimension", [f"{bits:.3f}"], f"from the test ELBO; {rows}"))
+    if "log p(x)" in findings.evidence:
+        found = findings.evidence["log p(x)"]
+        entries.append(("Held-out log p(x)", _measured(found), f"nats per datum; {where}{found.rows:,} test rows"))
+    if verdicts:
+        fine = sum(verdict.tone == "good" for verdict in verdicts)
+        entries.append(("Checks", [f"{fine} of {len(verdicts)} fine"], headline(verdicts)))
+    made = [
+        element("div", element("dt", name), element("dd", value, element("small", note)))
+        for name, value, note in entries
+    ]
+    return element("dl", made, class_="key") if made else Html("")
+
+
+def _measured(mean: Mean) -> list[Any]:
+    error = "" if math.isnan(mean.error) else f" ± {mean.error:.2f}"
+    return [signed(mean.value), " ", element("span", error.strip())] if error else [signed(mean.value)]
+
+
+def signed(value: float, form: str = ".2f") -> str:
+    """A number with a true minus sign; a dash where there is none.
+
+    Args:
+        value: the number.
+        form: how to write it.
+
+    >>> signed(-1.5), signed(float("nan"))
+    ('−1.50', '–')
+    """
+    return "–" if value is None or math.isnan(value) else format(value, form).replace("-", "−")
+
+
+def bits_per_dim(subject: Subject, elbo: Mean) -> float | None:
+    """Minus the ELBO in bits by the number of entries of a datum; None where that is not known.
+
+    Args:
+        subject: the run.
+        elbo: its test ELBO.
+    """
+    shape = subject.kept.get("event_shape")
+    if not isinstance(shape, list) or not all(isinstance(axis, int) and axis > 0 for axis in shape):
+        return None
+    return -elbo.value / (math.log(2) * math.prod(shape))
+
+
+def verdict_list(subject: Subject, verdicts: list[Verdict]) -> list[Html]:
+    """The verdicts as a list, each with what to do next.
+
+    Args:
+        subject: the run.
+        verdicts: what was found.
+    """
+    items = [_verdict(subject, verdict) for verdict in verdicts]
+    return [element("ul", items, class_="verdicts") if items else element("p", headline(verdicts))]
+
+
+def _verdict(subject: Subject, verdict: Verdict) -> Html:
+    advice = prose(verdict.advice.replace("RUN", str(subject.run.folder).replace("`", "")))
+    detail = (
+        element("details", element("summary", "In detail"), element("p", verdict.detail)) if verdict.detail else None
+    )
+    words = element(
+        "div", element("p", verdict.claim), element("p", "Next: ", advice, class_="advice") if advice else None, detail
+    )
+    tone = element("span", f"{verdict.about[0].upper()}{verdict.about[1:]}", class_="tone")
+    label = f"{verdict.tone}: {verdict.about}"
+    return element("li", tone, words, class_=verdict.tone, aria_label=label)
+
+
+def _pictures(subject: Subject, findings: Findings, seed: int, skipped: dict[str, str]) -> list[Html]:
+    pictures = pictures_of(subject, findings, seed, skipped)
+    drawn = [attempt(f"figure {name}", partial(inline, name, p), skipped) for name, p in pictures.items()]
+    if not any(drawn):
+        return [element("p", "There is nothing to draw: neither a history nor a VAE with data was found.")]
+    return [element("div", drawn, class_="pictures")]
+
+
+def pictures_of(subject: Subject, findings: Findings, seed: int, skipped: dict[str, str]) -> dict[str, Picture]:
+    """The figures of a run by name, as far as they can be drawn.
+
+    Args:
+        subject: the run.
+        findings: its numbers.
+        seed: of the draws.
+        skipped: where it is said why one cannot.
+    """
+    pictures: dict[str, Picture] = {}
+    best = subject.results.get("best_epoch")
+    if subject.run.history.get("epoch"):
+        pictures["history"] = history_picture(subject.run.history, best if isinstance(best, int) else None)
+    if subject.vae is not None and subject.data is not None:
+        vae, test = subject.vae, subject.data.test
+        pictures |= attempt("figures of the VAE", lambda: vae_pictures(vae, test, seed), skipped) or {}
+    if "reconstructions" in pictures:
+        pictures["reconstructions"] = _bare(pictures["reconstructions"])
+    return {**pictures, **_diagnostic_pictures(findings)}
+
+
+def _bare(picture: Picture) -> Picture:
+    """Without the names of its rows, which the caption says legibly."""
+
+    def draw() -> Any:
+        ax = picture.draw()
+        ax.set_yticks([])
+        return ax
+
+    return picture._replace(draw=draw)
+
+
+def _diagnostic_pictures(findings: Findings) -> dict[str, Picture]:
+    pictures = {}
+    if findings.structure is not None:
+        found = findings.structure
+        kl, variance = (
+            np.concatenate([np.ravel(part) for part in parts.values()]) for parts in (found.kl, found.mean_variance)
+        )
+        words = f"Mean KL of each latent dimension to its prior in nats, over {found.num_data:,} test rows."
+        pictures["kl"] = Picture(
+            "Use of the latents", lambda: plots.plot_kl_per_dimension(kl, variance), words, f"Bars. {words}"
+        )
+    if findings.reliability is not None:
+        reliable = findings.reliability
+        words = (
+            f"Pareto k-hat of {len(reliable.elbo)} test rows in order, from {reliable.num_samples:,} draws each: above the "
+            "lines importance sampling cannot be trusted."
+        )
+        pictures["khat"] = Picture(
+            "Reliability of log p(x)",
+            lambda: plots.plot_khat(reliable.pareto_k, reliable.num_samples),
+            words,
+            f"Dots. {words}",
+        )
+    return pictures
+
+
+def _evidence(subject: Subject, findings: Findings) -> list[Html]:
+    lines = evidence_lines(subject, findings)
+    if not lines:
+        return [element("p", "There is no evidence: the run keeps no results, and none could be computed.")]
+    columns = ["", "nats per datum", "± over rows", "5 % to 95 % of rows", "rows", "draws", "variant"]
+    said = [
+        element(
+            "p",
+            "All at beta 1. ± is the standard error of the mean over rows; the range says how much single rows differ. "
+            "Numbers on other variants of the data are of other things.",
+            class_="note",
+        ),
+        element("div", table(columns, lines, "Evidence in nats per datum"), class_="numbers"),
+    ]
+    found = findings.evidence.get("log p(x)")
+    if found is not None:
+        said.append(element("p", _monte_carlo(found), class_="note"))
+    return said
+
+
+def _monte_carlo(found: Mean) -> str:
+    return (
+        f"log p(x) is estimated by importance sampling with the guide on {found.rows:,} test rows chosen at random, "
+        f"{found.draws:,} draws each; the Monte-Carlo error of its mean is {found.mcse:.3f} nats by the delta method, and "
+        "too small where k-hat is large."
+    )
+
+
+def evidence_lines(subject: Subject, findings: Findings) -> list[list[str]]:
+    """The lines of the table of evidence.
+
+    Args:
+        subject: the run.
+        findings: its numbers.
+    """
+    names = {"elbo": "test ELBO", "kl": "test KL", "reconstruction": "test reconstruction"}
+    means = {names[name]: mean for name, mean in findings.test.items()}
+    if findings.train is not None:
+        means["training ELBO"] = findings.train
+    means |= {_ESTIMATED[name]: mean for name, mean in findings.evidence.items()}
+    lines = [[name, *_cells(mean), subject.variant or "–"] for name, mean in means.items()]
+    gap, error = findings.gap
+    if not math.isnan(gap):
+        lines.append(["training less test ELBO", signed(gap), signed(error), "–", "–", "–", subject.variant or "–"])
+    return lines
+
+
+def _cells(mean: Mean) -> list[str]:
+    spread = "–" if math.isnan(mean.low) else f"{signed(mean.low, '.1f')} to {signed(mean.high, '.1f')}"
+    return [signed(mean.value), signed(mean.error), spread, f"{mean.rows:,}", f"{mean.draws:,}"]
+
+
+def facts(subject: Subject) -> Html:
+    """What was trained on what and how: words, data, settings, versions and the command.
+
+    Args:
+        subject: the run.
+    """
+    config = subject.run.config
+    groups = {
+        "Data": _data_facts(subject),
+        "Model": _present(subject.run.words or {"class": config.get("class")}),
+        "Settings": _present({**subject.settings, "seed": config.get("seed")}),
+        "Versions": _present(config["versions"]),
+    }
+    tables = [
+        element("div", element("h3", name), table(["", ""], sorted_facts, name))
+        for name, sorted_facts in groups.items()
+        if sorted_facts
+    ]
+    command = config.get("command")
+    line = code(" ".join(map(str, command)), "Command") if isinstance(command, list) else None
+    return element("div", line, element("div", tables, class_="facts"))
+
+
+def _data_facts(subject: Subject) -> list[list[str]]:
+    kept, data = subject.kept, subject.data
+    known: dict[str, Any] = {name: kept.get(name) for name in ("name", "variant")}
+    known["training rows"] = kept.get("rows")
+    if data is not None:
+        known |= {"validation rows": _size(data, "validation"), "test rows": _size(data, "test")}
+    else:
+        known["test rows"] = subject.results.get("test_rows")
+    return _present({**known, **{name: kept.get(name) for name in ("event_shape", "seed", "fingerprint")}})
+
+
+def _size(data: Any, part: str) -> int | None:
+    try:
+        return len(getattr(data, part))
+    except (ValueError, AttributeError, LookupError):
+        return None
+
+
+def _present(values: Mapping[str, Any]) -> list[list[str]]:
+    return [[name.replace("_", " "), _said(value)] for name, value in values.items() if value is not None]
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return " × ".join(map(str, value))
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _python(subject: Subject) -> list[Html]:
+    load, fit = load_snippet(subject), fit_snippet(subject)
+    said: list[Html] = []
+    if load is not None:
+        said += [element("h3", "Load it"), code(load, "Python code that loads the run")]
+    if fit is not None:
+        said += [
+            element("h3", "Build it from its words and train it anew"),
+            code(fit, "Python code that trains it anew"),
+        ]
+    if not said:
+        return [
+            element(
+                "p",
+                "The run is a composition of one's own: build it as it was built, then pyrovae.load(folder, into=vae).",
+            )
+        ]
+    return said
+
+
+def _skipped(skipped: Mapping[str, str]) -> Html:
+    return element("ul", [element("li", element("b", name), f": {why}") for name, why in skipped.items()])

@@ -1,0 +1,106 @@
+"""The code that brings a run back in Python: loaded, or trained anew."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pyrovae.presets import check_words
+from pyrovae.report.subject import Subject
+
+_LOAD = """\
+import pyrovae as pvae
+
+run = pvae.Run.read({folder})
+vae = pvae.load({folder})
+{data}print(vae, run.config["results"])
+"""
+_HELD_OUT = """\
+data = pvae.data.load({name}, {variant}, seed={seed})
+test = pvae.bound(vae, data.test, num_samples=10, seed=0)
+print("test ELBO in nats per datum:", float(test.elbo.mean()))
+"""
+_FIT = """\
+import torch
+import pyrovae as pvae
+
+data = pvae.data.load({name}, {variant}, seed={seed})
+order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed({seed}))
+start = data.train[order[:5000]].drawn({seed}).dense().x.to(torch.get_default_dtype())
+vae = pvae.build_vae(
+{words}    start=start,
+    seed={seed},
+)
+history = pvae.fit(
+    vae,
+    data.train,
+{options}    validation=data.validation,
+    seed={seed},
+)
+print(history)
+"""
+_NUMBERS = ("batch_size", "weight_decay", "clip_norm", "beta", "patience")
+
+
+def load_snippet(subject: Subject) -> str | None:
+    """Code that loads the run, and its data where they have a name; None for a composition of one's own.
+
+    Args:
+        subject: the run.
+    """
+    if subject.run.words is None:
+        return None
+    held_out = _HELD_OUT.format(**_data(subject)) if subject.data is not None and _is_named(subject) else ""
+    return _LOAD.format(folder=repr(str(subject.run.folder)), data=held_out)
+
+
+def fit_snippet(subject: Subject) -> str | None:
+    """Code that builds the same VAE from its words and trains it anew; None where the run does not say enough.
+
+    Args:
+        subject: the run.
+    """
+    if subject.run.words is None or not _is_named(subject):
+        return None
+    words = vars(check_words(subject.run.words, have_start=True))
+    written = "".join(f"    {key}={_literal(value)},\n" for key, value in words.items())
+    options = "".join(f"    {key}={value},\n" for key, value in _options(subject).items())
+    return _FIT.format(words=written, options=options, **_data(subject))
+
+
+def _is_named(subject: Subject) -> bool:
+    return isinstance(_name(subject), str) and isinstance(subject.kept.get("seed"), int)
+
+
+def _name(subject: Subject) -> Any:
+    return subject.settings.get("data", subject.kept.get("name"))
+
+
+def _data(subject: Subject) -> dict[str, str]:
+    kept = subject.kept
+    return {"name": repr(_name(subject)), "variant": repr(kept.get("variant")), "seed": repr(int(kept["seed"]))}
+
+
+def _literal(value: Any) -> str:
+    return repr(tuple(value) if isinstance(value, list) else value)
+
+
+def _options(subject: Subject) -> dict[str, str]:
+    """What `fit` was given, as far as the run says it in numbers."""
+    settings: Mapping[str, Any] = subject.settings
+    epochs = len(subject.run.history.get("epoch", ())) or settings.get("epochs")
+    known = {"epochs": epochs, **{name: settings.get(name) for name in _NUMBERS}}
+    numbers = {name: repr(value) for name, value in known.items() if _is_number(value)}
+    peak, warm_up, planned = (settings.get(name) for name in ("learning_rate", "warm_up", "epochs"))
+    if _is_number(peak) and _is_number(warm_up) and _is_number(planned):
+        numbers["learning_rate"] = f"pvae.schedules.one_cycle({peak!r}, warm_up={warm_up!r}, epochs={planned!r})"
+    elif _is_number(peak):
+        numbers["learning_rate"] = repr(peak)
+    climb = settings.get("beta_warm_up")
+    if _is_number(climb) and climb and "beta" in numbers:
+        numbers["beta"] = f"pvae.schedules.linear(0.0, {numbers['beta']}, epochs={climb!r})"
+    return numbers
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,139 @@
+"""What a report is about: a run, with its VAE and its data where they can be had."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pyrovae import data as data_room
+from pyrovae.data import Data
+from pyrovae.models import VAE
+from pyrovae.runs import Run, load
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A run and what belongs to it.
+
+    Attributes:
+        run: what the folder says.
+        name: what the page calls it.
+        vae: the VAE; None where it is a composition that no file can rebuild.
+        data: the data with its splits; None where it cannot be found.
+        missing: why something is None, in words.
+    """
+
+    run: Run
+    name: str
+    vae: Any
+    data: Data | None
+    missing: tuple[str, ...]
+
+    @property
+    def kept(self) -> Mapping[str, Any]:
+        """What the run remembers of its data; empty where it remembers nothing."""
+        return self.run.config["data"] or {}
+
+    @property
+    def results(self) -> Mapping[str, Any]:
+        """The numbers that the run remembers."""
+        return _mapping(self.run.config.get("results"))
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """How it was trained, as far as the run remembers."""
+        return _mapping(self.run.config.get("settings"))
+
+    @property
+    def data_name(self) -> str:
+        """The data's name with its variant."""
+        name, variant = self.kept.get("name"), self.variant
+        return f"{Path(str(name)).name if name else 'unnamed data'}{f' ({variant})' if variant else ''}"
+
+    @property
+    def variant(self) -> str | None:
+        """The data's variant."""
+        return self.kept.get("variant")
+
+    @property
+    def num_parameters(self) -> int | None:
+        """How many numbers were trained."""
+        return None if self.vae is None else sum(parameter.numel() for parameter in self.vae.parameters())
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def data_of(run: Run) -> Data:
+    """The data that a run was trained on, loaded anew and compared with what the run remembers.
+
+    Args:
+        run: the run.
+
+    Raises:
+        ValueError: the run does not say, or the data are no longer the same.
+        FileNotFoundError: the data are nowhere.
+    """
+    kept = run.config["data"]
+    if kept is None:
+        raise ValueError(f"{run.folder} does not say what data it was trained on: save it with data=")
+    settings: Mapping[str, Any] = run.config["settings"]
+    rows = data_room.load(settings.get("data", kept["name"]), kept["variant"], seed=kept["seed"])
+    check_rows(run, rows)
+    return rows
+
+
+def check_rows(run: Run, rows: Data) -> None:
+    """Refuse rows that are not those of a run.
+
+    Args:
+        run: the run.
+        rows: data with its splits.
+
+    Raises:
+        ValueError: the training rows differ.
+    """
+    kept = run.config["data"]
+    if kept is not None and rows.train.fingerprint() != kept["fingerprint"]:
+        raise ValueError(f"the data {kept['name']!r} is no longer what {run.folder} was trained on: restore the file")
+
+
+def read_subject(folder: Path, name: str | None = None, vae: VAE | None = None, data: Data | None = None) -> Subject:
+    """A run with whatever of it can be had.
+
+    Args:
+        folder: the run's folder.
+        name: what to call it.
+        vae: its VAE, if that is at hand.
+        data: its data, if they are at hand.
+
+    Raises:
+        FileNotFoundError: there is no run.
+        DamagedError: a file of it was altered or is truncated.
+        ValueError: the data given are not those of the run.
+    """
+    run = Run.read(folder)
+    missing: list[str] = []
+    if vae is None and run.words is None:
+        missing.append(
+            "The run is a composition of one's own, which no file can rebuild: what needs the VAE is left out. Build it "
+            "as it was built, fill it by pyrovae.load(folder, into=vae), and write the report with vae=."
+        )
+    elif vae is None:
+        vae = load(folder)
+    if data is not None:
+        check_rows(run, data)
+    else:
+        data = _found(run, missing)
+    return Subject(run, name or folder.resolve().name, vae, data, tuple(missing))
+
+
+def _found(run: Run, missing: list[str]) -> Data | None:
+    try:
+        return data_of(run)
+    except (OSError, ValueError, TypeError, LookupError) as error:
+        missing.append(f"The data cannot be had, so what needs rows is left out: {error}")
+        return None

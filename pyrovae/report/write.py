@@ -1,0 +1,98 @@
+"""`write_report`: from a run's folder to a page."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pyrovae.checkpoints import save_file_atomic
+from pyrovae.data import Data
+from pyrovae.report.findings import find
+from pyrovae.report.page import run_page
+from pyrovae.report.subject import Subject, read_subject
+from pyrovae.report.versus import comparison_page
+
+REPORT, COMPARISON = "report.html", "comparison.html"
+
+
+def write_report(
+    runs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    path: str | os.PathLike[str] | None = None,
+    *,
+    vae: Any = None,
+    data: Data | None = None,
+    rows: int | None = None,
+    seed: int = 0,
+) -> Path:
+    r"""Write one page of HTML that says what a run is, what came of it and how far to trust it.
+
+    The page needs no network: figures are drawn inside it. Beside the numbers that the run keeps it shows estimates on a
+    bounded number of test rows,
+
+    .. math:: \log \hat p(x_i) = \log \tfrac1S \sum_s \frac{p(x_i, z_{si})}{q(z_{si} \mid x_i)}, \qquad S = 1000,
+
+    with k-hat, the use of the latents, calibration and the gap to the training rows, in nats per datum at beta 1. What
+    cannot be done, for want of the data or otherwise, is left out, and the page says why.
+
+    Args:
+        runs: the folder of a run, or folders of several runs on the same data, which are compared row by row.
+        path: the file to write; by default ``report.html`` in the run's folder, or ``comparison.html`` for several.
+        vae: the run's VAE, where it is at hand, or where no file can rebuild it. For one run.
+        data: the run's data with their splits, where they are at hand, or have no name to be found by.
+        rows: test rows for log p(x), chosen at random; by default 10 to 200, as the model's size allows.
+        seed: of all rows and draws.
+
+    Returns:
+        The path of the page. It is written whole or not at all.
+
+    Raises:
+        FileNotFoundError: A folder holds no run.
+        DamagedError: A file of a run was altered or is truncated.
+        ValueError: The runs are of different data, or one folder is given twice.
+        OSError: The page cannot be written.
+
+    >>> import tempfile
+    >>> import pyrovae as pvae
+    >>> digits = pvae.data.load("digits")
+    >>> vae = pvae.build_vae((1, 8, 8), likelihood="binomial", levels=17, latent_dim=2, hidden=(16,))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     run = pvae.save(vae, folder, data=digits.train)
+    ...     write_report(run, rows=10).name
+    'report.html'
+    """
+    if rows is not None and rows < 2:
+        raise ValueError(f"rows must be at least 2, got {rows}")
+    folders = [Path(runs)] if isinstance(runs, str | os.PathLike) else [Path(run) for run in runs]
+    if len(folders) == 1:
+        subject = read_subject(folders[0], vae=vae, data=data)
+        page = run_page(subject, find(subject, rows, seed), seed)
+        return save_file_atomic(path or folders[0] / REPORT, page.encode())
+    subjects = _subjects(folders, vae, data)
+    page = comparison_page(subjects, [find(subject, rows, seed) for subject in subjects], rows, seed)
+    return save_file_atomic(path or COMPARISON, page.encode())
+
+
+def _subjects(folders: Sequence[Path], vae: Any, data: Data | None) -> list[Subject]:
+    if vae is not None:
+        raise ValueError("vae= goes with one run, of which it is the VAE: leave it out")
+    if not folders or len({folder.resolve() for folder in folders}) < len(folders):
+        raise ValueError(f"give folders of different runs, got {', '.join(map(str, folders)) or 'none'}")
+    names = [folder.resolve().name for folder in folders]
+    names = names if len(set(names)) == len(names) else [str(folder) for folder in folders]
+    first = read_subject(folders[0], names[0], data=data)
+    others = [read_subject(f, n, data=_shared(f, first)) for f, n in zip(folders[1:], names[1:], strict=True)]
+    subjects = [first, *others]
+    if len({subject.kept.get("fingerprint") for subject in subjects}) > 1:
+        found = ", ".join(f"{subject.name}: {subject.data_name}" for subject in subjects)
+        raise ValueError(f"the runs were trained on different rows or variants, so nothing compares them ({found})")
+    return subjects
+
+
+def _shared(folder: Path, first: Subject) -> Data | None:
+    """The first run's data, where this run has the same."""
+    from pyrovae.runs import Run
+
+    kept = Run.read(folder).config["data"]
+    return first.data if kept and kept.get("fingerprint") == first.kept.get("fingerprint") else None
