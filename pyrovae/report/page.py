@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from pyrovae import __version__, plots
+from pyrovae.report.columns import column_table
 from pyrovae.report.figures import Picture, history_picture, inline, vae_pictures
 from pyrovae.report.findings import Findings, Mean, attempt
 from pyrovae.report.html import Html, code, element, prose, table
@@ -20,7 +21,12 @@ from pyrovae.report.verdicts import Verdict, headline, judge
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 _ESTIMATED = {"log p(x)": "log p(x), importance sampling", "ELBO": "ELBO of the same rows", "gap": "log p(x) less ELBO"}
-_WORDS = {"standard_normal": "standard normal", "full_normal": "full-covariance normal"}
+_WORDS = {
+    "standard_normal": "standard normal",
+    "vamp": "VampPrior",
+    "mixture": "Gaussian mixture",
+    "full_normal": "full-covariance normal",
+}
 
 
 def document(title: str, header: Html, sections: Iterable[Html]) -> str:
@@ -111,9 +117,10 @@ def sentence(subject: Subject) -> str:
         return f"A composition of one's own ({str(subject.run.config.get('class'))[:100]}), trained{rows}{length}."
     prior, likelihood, posterior = (_plain(words[name]) for name in ("prior", "likelihood", "posterior"))
     size = "" if subject.num_parameters is None else f" and {subject.num_parameters:,} parameters"
+    prior = prior if prior.endswith("Prior") else f"{prior} prior"
     latent = _count(words["latent_dim"], "latent dimension")
     return (
-        f"A VAE with a {prior} prior, a {likelihood} likelihood and a {posterior} posterior, {latent}{size}, "
+        f"A VAE with a {prior}, a {likelihood} likelihood and a {posterior} posterior, {latent}{size}, "
         f"trained{rows}{length}."
     )
 
@@ -225,9 +232,16 @@ def _verdict(subject: Subject, verdict: Verdict) -> Html:
 def _pictures(subject: Subject, findings: Findings, seed: int, skipped: dict[str, str]) -> list[Html]:
     pictures = pictures_of(subject, findings, seed, skipped)
     drawn = [attempt(f"figure {name}", partial(inline, name, p), skipped) for name, p in pictures.items()]
-    if not any(drawn):
+    columns = attempt("columns", lambda: _columns(subject, seed), skipped)
+    if columns is None and not any(drawn):
         return [element("p", "There is nothing to draw: neither a history nor a VAE with data was found.")]
-    return [element("div", drawn, class_="pictures")]
+    return [element("div", drawn, class_="pictures"), columns or Html("")]
+
+
+def _columns(subject: Subject, seed: int) -> Html | None:
+    if subject.vae is None or subject.data is None:
+        return None
+    return column_table(subject.vae, subject.data.test, seed)
 
 
 def pictures_of(subject: Subject, findings: Findings, seed: int, skipped: dict[str, str]) -> dict[str, Picture]:

@@ -64,8 +64,10 @@ summary{cursor:pointer;color:var(--link);font-size:.875rem}
 details p{white-space:pre-line}
 .verdicts details p{margin:.35rem 0;font-size:.875rem}
 :not(pre)>code{font-size:.9em;overflow-wrap:anywhere}
-.facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,24rem),1fr));gap:0 2.5rem}
-.facts>*{min-width:0}
+.facts{columns:24rem;column-gap:3rem}
+.facts>*{break-inside:avoid;padding-top:1.25rem}
+.facts h3{margin-top:0}
+.facts .scroll{margin-top:.25rem}
 .facts td{overflow-wrap:anywhere}
 footer{margin-top:3rem;padding-top:1.25rem;padding-bottom:2.5rem;border-top:1px solid var(--line)}
 :focus-visible{outline:2px solid var(--link);outline-offset:2px}

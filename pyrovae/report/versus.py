@@ -25,7 +25,7 @@ from pyrovae.report.page import (
     verdict_list,
 )
 from pyrovae.report.subject import Subject
-from pyrovae.report.verdicts import headline, judge
+from pyrovae.report.verdicts import judge
 
 if TYPE_CHECKING:
     from pyrovae.comparison import Comparison
@@ -187,7 +187,7 @@ def _summary(number: int, subject: Subject, found: Findings, seed: int) -> Html:
         element("p", sentence(subject)),
         key_numbers(subject, found, verdicts),
         element("div", drawn, class_="pictures"),
-        element("details", element("summary", headline(verdicts)), *verdict_list(subject, verdicts)),
+        element("details", element("summary", "The checks in words"), *verdict_list(subject, verdicts)),
         element("details", element("summary", "How it was made"), facts(subject)),
     ]
     return section(f"run{number}", subject.name, content)

@@ -1,0 +1,592 @@
+"""The report of a run: what it says, that it says it safely, and that a browser needs nothing else to show it."""
+
+import csv
+import html
+import itertools
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import webbrowser
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import pyrovae as pvae
+from pyrovae.checkpoints import DamagedError
+from pyrovae.cli import app
+from pyrovae.report.findings import Findings, Mean, find, remembered
+from pyrovae.report.html import element, text
+from pyrovae.report.subject import read_subject
+from pyrovae.report.verdicts import judge
+from pyrovae.runs.config import sealed
+
+CHROMIUM = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
+)
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+VOID = {"meta", "br", "hr", "img", "link", "input"}
+
+
+def invoke(*words):
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def train(folder, *words):
+    done = invoke("train", "--epochs", 3, "--hidden", 16, "--latent-dim", 3, "--no-figures", "--out", folder, *words)
+    assert done.exit_code == 0, done.output
+    return folder, done.output
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run that `pyrovae train` made, with its report."""
+    return train(tmp_path_factory.mktemp("runs") / "digits")
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("runs") / "mixture", "--prior", "mixture", "--no-report")[0]
+
+
+@pytest.fixture(scope="module")
+def versus(run, other, tmp_path_factory):
+    path = tmp_path_factory.mktemp("pages") / "comparison.html"
+    done = invoke("report", run[0], other, "--out", path, "--rows", 20)
+    assert done.exit_code == 0, done.output
+    return path
+
+
+@pytest.fixture
+def copy(run, tmp_path):
+    return shutil.copytree(run[0], tmp_path / "copy", ignore=shutil.ignore_patterns("checkpoints", "report.html"))
+
+
+def rewrite(folder, **changes):
+    """Change the config as someone who knows the checksum could."""
+    config = json.loads((folder / "config.json").read_text())
+    config = {key: value for key, value in {**config, **changes}.items() if key != "sha256"}
+    (folder / "config.json").write_text(json.dumps(sealed(config)))
+
+
+class Page(HTMLParser):
+    """The elements of a page: balanced, with their attributes, and the text between them."""
+
+    def __init__(self, source):
+        super().__init__()
+        self.elements, self.open, self.words = [], [], []
+        self.feed(source)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if not {"style", "svg"} & set(self.open):
+            self.words.append(data)
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def page_of(path):
+    return Page(Path(path).read_text(encoding="utf-8"))
+
+
+# What it says
+
+
+def test_training_writes_the_report_and_says_where(run):
+    folder, output = run
+    assert "report.html" in output
+    page = page_of(folder / "report.html")
+    config = json.loads((folder / "config.json").read_text())
+    results = config["results"]
+    for words in (
+        "digits (counts)",
+        "standard normal prior, a binomial likelihood and a normal posterior",
+        "3 latent dimensions",
+        f"{results['elbo']:.2f}".replace("-", "−"),
+        f"± {results['elbo_error']:.2f}",
+        f"{results['bits_per_dim']:.3f}",
+        "359 test rows",
+        "Held-out log p(x)",
+        "nats per datum",
+        "Monte-Carlo error of its mean",
+        "validation rows 180",
+        "learning rate 0.003",
+        "batch size 64",
+        config["versions"]["torch"],
+        " ".join(config["command"][:2]),
+        "k-hat is above",
+        "Simulation-based calibration",
+    ):
+        assert words in page.text, words
+
+
+def test_the_option_leaves_it_out(other):
+    assert not (other / "report.html").exists()
+
+
+def test_every_line_of_evidence_names_the_variant(run):
+    source = (run[0] / "report.html").read_text(encoding="utf-8")
+    evidence = re.search(r'<section id="evidence".*?</section>', source, re.DOTALL)[0]
+    rows = re.findall(r"<tr>(.*?)</tr>", evidence)[1:]
+    assert len(rows) >= 8
+    assert all(row.endswith("<td>counts</td>") for row in rows)
+
+
+def test_the_numbers_are_those_of_the_library(run):
+    subject = read_subject(run[0])
+    found = find(subject, rows=20)
+    rows = subject.data.test[torch.randperm(359, generator=torch.Generator().manual_seed(0))[:20].sort().values]
+    with pytest.warns(UserWarning, match="unreliable"):
+        expected = pvae.log_marginal(subject.vae, rows, num_samples=1000, seed=0, progress=False)
+    mean = found.evidence["log p(x)"]
+    assert mean.value == pytest.approx(float(expected["log_marginal"].mean()), abs=1.0)
+    assert mean.error == pytest.approx(float(expected["log_marginal"].std(ddof=1)) / 20**0.5, rel=0.1)
+    assert mean.mcse == pytest.approx(float(np.sqrt((expected["mcse"] ** 2).mean() / 20)), rel=0.5)
+    assert found.test["elbo"].value == subject.results["elbo"]
+    assert found.skipped == {}
+
+
+def test_the_same_run_gives_the_same_page(copy):
+    first = pvae.write_report(copy, rows=10).read_bytes()
+    assert pvae.write_report(copy, rows=10).read_bytes() == first
+
+
+def test_it_leaves_the_generators_alone(copy):
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    pvae.write_report(copy, rows=10)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_run_without_results_is_evaluated(tmp_path):
+    digits = pvae.data.load("digits")
+    vae = pvae.build_vae((1, 8, 8), likelihood="binomial", levels=17, latent_dim=2, hidden=(8,), seed=0)
+    page = page_of(pvae.write_report(pvae.save(vae, tmp_path / "run", data=digits.train), rows=10))
+    assert "Test ELBO" in page.text
+    assert "359 test rows" in page.text
+    assert "Training curves" not in page.text
+
+
+def test_vectors_get_a_table_of_columns(tmp_path):
+    generator = np.random.default_rng(0)
+    with (tmp_path / "<b>.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["height", "<i>width</i>", "c"])
+        writer.writerows(generator.normal(size=(60, 3)).tolist())
+    done = invoke(
+        "train", tmp_path / "<b>.csv", "--epochs", 1, "--hidden", 8, "--no-figures", "--out", tmp_path / "table"
+    )
+    assert done.exit_code == 0, done.output
+    page = page_of(tmp_path / "table" / "report.html")
+    assert "height" in page.text
+    assert "<i>width</i>" in page.text
+    assert page.all("i") == []
+
+
+# Verdicts
+
+
+def test_verdicts_put_what_presses_first(run):
+    subject = read_subject(run[0])
+    verdicts = judge(subject, find(subject, rows=20))
+    order = ["problem", "caution", "good"]
+    assert [order.index(v.tone) for v in verdicts] == sorted(order.index(v.tone) for v in verdicts)
+    assert all(v.advice for v in verdicts if v.tone != "good")
+
+
+@pytest.mark.parametrize(("train_value", "tone"), [(-90.0, "caution"), (-100.1, "good")])
+def test_overfitting_is_a_gap_beyond_two_errors(run, train_value, tone):
+    test = Mean(-100.0, 1.0, -120.0, -80.0, 300, 10)
+    findings = Findings(test={"elbo": test}, train=Mean(train_value, 1.0, -120.0, -80.0, 300, 10))
+    verdict = next(v for v in judge(read_subject(run[0]), findings) if v.about == "overfitting")
+    assert verdict.tone == tone
+
+
+def test_a_collapsed_posterior_is_a_problem(copy):
+    subject = read_subject(copy)
+    for parameter in subject.vae.posterior.parameters():
+        parameter.data.zero_()
+    verdicts = judge(subject, find(subject, rows=10))
+    assert verdicts[0].about == "collapse"
+    assert verdicts[0].tone == "problem"
+
+
+def test_results_that_are_no_numbers_are_not_believed():
+    assert remembered({"elbo": "<b>", "kl": None, "reconstruction": True, "test_rows": 3}) == {}
+
+
+# Code
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_code_on_the_page_runs(run, number, tmp_path):
+    source = (run[0] / "report.html").read_text(encoding="utf-8")
+    blocks = re.findall(r'<pre[^>]*aria-label="Python code[^>]*><code>(.*?)</code>', source, re.DOTALL)
+    assert len(blocks) == 2
+    script = tmp_path / "snippet.py"
+    script.write_text(html.unescape(blocks[number]))
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    assert ("test ELBO in nats per datum: -" if number == 0 else "History(3 epochs, finished") in done.stdout
+
+
+def test_the_code_trains_what_the_command_trained(run):
+    """The same words, data, seeds and settings; the command's products have fewer bits, so not to the last digit."""
+    folder, _ = run
+    source = (folder / "report.html").read_text(encoding="utf-8")
+    blocks = re.findall(r'<pre[^>]*aria-label="Python code[^>]*><code>(.*?)</code>', source, re.DOTALL)
+    names = {}
+    exec(html.unescape(blocks[1]), names)
+    kept = pvae.Run.read(folder).history
+    assert names["history"]["validation_elbo"] == pytest.approx(kept["validation_elbo"], rel=0.02)
+    names["vae"].load_state_dict(pvae.load(folder).state_dict())
+
+
+def test_code_of_a_hostile_config_is_only_literals(copy):
+    rewrite(copy, data={**json.loads((copy / "config.json").read_text())["data"], "name": '"); import os; ("'})
+    settings = json.loads((copy / "config.json").read_text())["settings"]
+    rewrite(copy, settings={**settings, "data": '"); import os; ("', "batch_size": "64); import os; ("})
+    source = pvae.write_report(copy, rows=10).read_text(encoding="utf-8")
+    for block in re.findall(r'<pre[^>]*aria-label="Python code[^>]*><code>(.*?)</code>', source, re.DOTALL):
+        assert "\nimport os" not in html.unescape(block)
+        assert "import os" not in re.sub(r"'[^']*'", "", html.unescape(block))
+
+
+# Safety
+
+
+def test_text_is_escaped_wherever_it_lands():
+    assert element("p", "<b>", title='"<') == '<p title="&quot;&lt;">&lt;b&gt;</p>'
+    assert text(element("p", "<")) == "<p>&lt;</p>"
+
+
+EVIL = '<script>alert(1)</script><img src="https://example.org/x.png" onerror=alert(1)>`'
+
+
+def test_a_hostile_config_stays_text(copy):
+    config = json.loads((copy / "config.json").read_text())
+    rewrite(
+        copy,
+        command=["pyrovae", EVIL],
+        settings={**config["settings"], EVIL: EVIL},
+        versions={EVIL: EVIL},
+        data={**config["data"], "name": EVIL, "variant": EVIL, "rows": EVIL, "event_shape": EVIL},
+        results={EVIL: EVIL, "elbo": EVIL, "best_epoch": EVIL},
+    )
+    page = page_of(pvae.write_report(copy, rows=10))
+    assert page.all("script") == []
+    assert page.all("img") == []
+    assert not any(name.startswith("on") for _, attributes in page.elements for name in attributes)
+    assert "<script>alert(1)</script>" in page.text
+
+
+def test_a_hostile_folder_name_stays_text(run, tmp_path):
+    folder = shutil.copytree(run[0], tmp_path / "a<img src=x>b", ignore=shutil.ignore_patterns("checkpoints"))
+    assert page_of(pvae.write_report(folder, rows=10)).all("img") == []
+
+
+@pytest.mark.parametrize("kind", ["one", "several"])
+def test_a_page_refers_to_nothing_outside_itself(run, versus, kind):
+    path = run[0] / "report.html" if kind == "one" else versus
+    source = path.read_text(encoding="utf-8")
+    page = Page(source)
+    assert "http" not in re.sub(r"data:image/png;base64,[A-Za-z0-9+/=\s]+", "", source).replace("http-equiv", "")
+    assert "@import" not in source
+    anchors = {attributes["id"] for _, attributes in page.elements if "id" in attributes}
+    for _, attributes in page.elements:
+        for name in ("src", "href", "xlink:href"):
+            if name in attributes:
+                target = attributes[name]
+                assert target.startswith("data:image/png;base64,") or target.removeprefix("#") in anchors
+    for target in re.findall(r"url\(([^)]*)\)", source):
+        assert target.removeprefix("#") in anchors
+    assert {tag for tag, _ in page.elements} & {"script", "link", "iframe", "object", "embed", "form"} == set()
+    policy = next(m["content"] for m in page.all("meta") if m.get("http-equiv") == "Content-Security-Policy")
+    assert "default-src 'none'" in policy
+
+
+@pytest.mark.parametrize("kind", ["one", "several"])
+def test_a_page_is_well_made(run, versus, kind):
+    page = page_of(run[0] / "report.html" if kind == "one" else versus)
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert len(page.all("title")) == len(page.all("h1")) == len(page.all("main")) == 1
+    assert page.all("html")[0]["lang"] == "en"
+    pictures = [svg for svg in page.all("svg") if svg.get("role") == "img"]
+    assert len(pictures) == len(page.all("svg")) == len(page.all("figure")) > 0
+    assert all(len(svg["aria-label"]) > 20 for svg in pictures)
+    headings = [int(tag[1]) for tag, _ in page.elements if re.fullmatch(r"h[1-6]", tag)]
+    assert all(after - before <= 1 for before, after in itertools.pairwise(headings))
+
+
+def test_the_default_page_is_small(run):
+    assert (run[0] / "report.html").stat().st_size < 1_000_000
+
+
+# Bad input
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    done = invoke("report", tmp_path)
+    assert done.exit_code == 2
+    assert "holds no run" in done.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_run_is_refused_and_the_old_page_stands(copy):
+    (copy / "report.html").write_text("old")
+    weights = copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    with pytest.raises(DamagedError, match="altered, truncated"):
+        pvae.write_report(copy)
+    assert (copy / "report.html").read_text() == "old"
+
+
+@pytest.mark.parametrize("out", ["blocked/report.html", "taken"])
+def test_an_unwritable_place_is_said(copy, tmp_path, out):
+    (tmp_path / "blocked").write_text("a file")
+    (tmp_path / "taken").mkdir()
+    done = invoke("report", copy, "--rows", 10, "--out", tmp_path / out)
+    assert done.exit_code in (1, 2)
+    assert "cannot write" in done.output
+    assert "Traceback" not in done.output
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["blocked", "copy", "taken"]
+
+
+def test_a_page_that_cannot_be_finished_leaves_the_old_one(copy, monkeypatch):
+    path = copy / "report.html"
+    path.write_text("old")
+
+    def fail(*_):
+        raise OSError(28, "no space")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="disk is full"):
+        pvae.write_report(copy, rows=10)
+    assert path.read_text() == "old"
+    assert [found.name for found in copy.iterdir() if "tmp" in found.name] == []
+
+
+@pytest.mark.parametrize("rows", [0, 1, -3])
+def test_too_few_rows_are_refused(copy, rows):
+    with pytest.raises(ValueError, match="rows must be at least 2"):
+        pvae.write_report(copy, rows=rows)
+
+
+def test_missing_data_leave_the_rest(tmp_path):
+    source = tmp_path / "numbers.csv"
+    np.savetxt(source, np.random.default_rng(0).normal(size=(60, 3)), delimiter=",", header="a,b,c", comments="")
+    folder = tmp_path / "run"
+    done = invoke("train", source, "--epochs", 2, "--hidden", 8, "--no-figures", "--no-report", "--out", folder)
+    assert done.exit_code == 0, done.output
+    source.unlink()
+    page = page_of(pvae.write_report(folder))
+    assert "The data cannot be had" in page.text
+    assert "Test ELBO" in page.text
+    assert "Training curves" in page.text
+    assert "Held-out log p(x)" not in page.text
+
+
+def test_changed_data_are_not_taken_for_the_runs_own(copy):
+    data = json.loads((copy / "config.json").read_text())["data"]
+    rewrite(copy, data={**data, "fingerprint": "0" * 32})
+    assert "no longer what" in page_of(pvae.write_report(copy)).text
+    with pytest.raises(ValueError, match="no longer what"):
+        pvae.write_report(copy, data=pvae.data.load("digits"))
+
+
+def test_a_composition_of_ones_own_is_reported_as_far_as_it_goes(tmp_path):
+    digits = pvae.data.load("digits")
+    vae = pvae.build_vae((1, 8, 8), likelihood="binomial", levels=17, latent_dim=2, hidden=(8,))
+    del vae.words
+    folder = pvae.save(vae, tmp_path / "run", data=digits.train)
+    assert "which no file can rebuild" in page_of(pvae.write_report(folder)).text
+    whole = page_of(pvae.write_report(folder, vae=vae, data=digits, rows=10))
+    assert "Held-out log p(x)" in whole.text
+    assert "which no file can rebuild" not in whole.text
+
+
+def test_a_part_that_fails_is_named_and_the_rest_stands(copy, monkeypatch):
+    from pyrovae.report import findings
+
+    def fail(*_, **__):
+        raise RuntimeError("<b>broken</b>")
+
+    monkeypatch.setattr(findings, "sbc", fail)
+    page = page_of(pvae.write_report(copy, rows=10))
+    assert "sbc : <b>broken</b>" in page.text
+    assert "Held-out log p(x)" in page.text
+
+
+# Several runs
+
+
+def test_runs_are_compared_row_by_row(run, other, versus):
+    page = page_of(versus)
+    subjects = [read_subject(folder) for folder in (run[0], other)]
+    rows = subjects[0].data.test[torch.randperm(359, generator=torch.Generator().manual_seed(0))[:20].sort().values]
+    with pytest.warns(UserWarning, match="refine"):
+        result = pvae.compare(
+            {subject.name: subject.vae for subject in subjects}, rows, num_samples=1000, seed=0, progress=False
+        ).per_datum()
+    for name in ("digits", "mixture"):
+        assert f"{result.loc[name, 'elpd']:.2f}".replace("-", "−") in page.text
+    assert f"{result['elpd_diff'].iloc[1]:.2f}".replace("-", "−") in page.text
+    assert f"{result['dse'].iloc[1]:.2f}" in page.text
+    for words in ("stacking weight", "paired over 20 test rows", "counts", "Before believing the order"):
+        assert words in page.text
+
+
+def test_runs_on_different_data_are_not_compared(run, tmp_path):
+    scaled, _ = train(tmp_path / "scaled", "--variant", "scaled", "--no-report")
+    done = invoke("report", run[0], scaled, "--out", tmp_path / "page.html")
+    assert done.exit_code == 2
+    assert "different rows or variants" in " ".join(done.output.split())
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_one_run_is_not_compared_with_itself(run):
+    with pytest.raises(ValueError, match="different runs"):
+        pvae.write_report([run[0], run[0]])
+    with pytest.raises(ValueError, match="different runs"):
+        pvae.write_report([])
+
+
+def test_runs_of_one_name_are_told_apart(run, tmp_path):
+    twin = shutil.copytree(run[0], tmp_path / "digits", ignore=shutil.ignore_patterns("checkpoints"))
+    page = page_of(pvae.write_report([run[0], twin], tmp_path / "page.html", rows=10))
+    assert str(twin) in page.text
+
+
+def test_runs_whose_data_are_gone_show_what_they_remember(run, other, tmp_path):
+    folders = [
+        shutil.copytree(f, tmp_path / f.name, ignore=shutil.ignore_patterns("checkpoints")) for f in (run[0], other)
+    ]
+    for folder in folders:
+        config = json.loads((folder / "config.json").read_text())
+        rewrite(folder, settings={**config["settings"], "data": "gone.csv"})
+    page = page_of(pvae.write_report(folders, tmp_path / "page.html"))
+    assert "Not done: it needs the data" in page.text
+    assert "What each run reached" in page.text
+
+
+def test_open_shows_the_page_in_the_browser(copy, monkeypatch):
+    shown = []
+    monkeypatch.setattr(webbrowser, "open", lambda address: not shown.append(address))
+    assert invoke("report", copy, "--rows", 10, "--open").exit_code == 0
+    assert shown == [(copy / "report.html").resolve().as_uri()]
+    monkeypatch.setattr(webbrowser, "open", lambda address: False)
+    assert "no browser was found" in invoke("report", copy, "--rows", 10, "--open").output
+
+
+# In a browser
+
+OWN_HOSTS = (".google.com", ".googleapis.com", ".gvt1.com", ".gstatic.com")
+"""Whom the browser itself asks, whatever the page."""
+PROBE = """<!doctype html><body><iframe id="f" src="{address}" style="border:0;width:{width}px;height:900px"></iframe>
+<pre id="found"></pre><script>
+document.getElementById("f").onload = () => {{
+  const page = document.getElementById("f").contentDocument;
+  for (const closed of page.querySelectorAll("details")) closed.open = true;
+  const wide = [...page.querySelectorAll("pre, .scroll")].filter(box => box.scrollWidth > box.clientWidth).length;
+  document.getElementById("found").textContent = JSON.stringify({{
+    width: page.documentElement.clientWidth, scroll: page.documentElement.scrollWidth, boxes: wide,
+    ink: page.defaultView.getComputedStyle(page.body).color, paper: page.defaultView.getComputedStyle(page.body).backgroundColor
+  }});
+}};
+</script>"""
+
+
+def browse(address, folder, *options):
+    words = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--no-first-run",
+        "--disable-background-networking",
+        f"--user-data-dir={folder / 'profile'}",
+    ]
+    command = [
+        CHROMIUM,
+        *words,
+        "--enable-logging=stderr",
+        "--allow-file-access-from-files",
+        *options,
+        "--dump-dom",
+        address,
+    ]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+
+
+def asked_by(path, folder):
+    """What the browser writes to its console for a page, and the addresses that the page asks for."""
+    folder.mkdir(exist_ok=True)
+    log = folder / "net.json"
+    done = browse(path.as_uri(), folder, f"--log-net-log={log}")
+    assert "<h1>" in done.stdout
+    found = set(re.findall(r'"url":"(https?://[^"]*)"', log.read_text()))
+    foreign = {url for url in found if not (urlsplit(url).hostname or "").endswith(OWN_HOSTS)}
+    return [line for line in done.stderr.splitlines() if "CONSOLE" in line], foreign
+
+
+@needs_browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("kind", ["one", "several"])
+def test_a_browser_shows_it_at_any_width(run, versus, tmp_path, kind, width, scheme):
+    path = run[0] / "report.html" if kind == "one" else versus
+    probe = tmp_path / "probe.html"
+    probe.write_text(PROBE.format(address=path.as_uri(), width=width))
+    preferred = f"--blink-settings=preferredColorScheme={0 if scheme == 'dark' else 1}"
+    done = browse(probe.as_uri(), tmp_path, preferred, "--window-size=1400,1000", "--virtual-time-budget=5000")
+    found = json.loads(html.unescape(re.search(r'<pre id="found">(.*?)</pre>', done.stdout)[1]))
+    assert found["scroll"] <= found["width"] <= width
+    assert found["boxes"] > 0 or width > 390
+    assert found["paper"] == ("rgb(20, 23, 27)" if scheme == "dark" else "rgb(255, 255, 255)")
+
+
+@needs_browser
+@pytest.mark.parametrize("kind", ["one", "several"])
+def test_a_browser_complains_of_nothing_and_asks_for_nothing(run, versus, tmp_path, kind):
+    path = run[0] / "report.html" if kind == "one" else versus
+    console, asked = asked_by(path, tmp_path)
+    assert console == []
+    assert asked == set()
+
+
+@needs_browser
+def test_the_browser_would_have_been_heard(run, tmp_path):
+    """The test above can fail: a foreign picture is refused by the page's policy, aloud, and asked for without one."""
+    source = (run[0] / "report.html").read_text(encoding="utf-8")
+    foreign = source.replace("</main>", '<img src="https://pictures.test/x.png"></main>')
+    path = tmp_path / "page.html"
+    path.write_text(foreign, encoding="utf-8")
+    console, asked = asked_by(path, tmp_path / "1")
+    assert "violates the following Content Security Policy" in console[0]
+    assert asked == set()
+    path.write_text(foreign.replace("http-equiv", "data-was"), encoding="utf-8")
+    assert asked_by(path, tmp_path / "2")[1] == {"https://pictures.test/x.png"}
