@@ -105,6 +105,24 @@ class Findings:
         }
 
     @property
+    def log_marginal(self) -> Mean | None:
+        r"""Log p(x) of all test rows: their ELBO, plus the mean gap of those rows whose evidence was estimated.
+
+        .. math:: \bar{\mathcal{L}}_N + \bar g_n, \qquad
+            \mathrm{se}^2 = \mathrm{se}(\bar{\mathcal{L}}_N)^2 + \mathrm{se}(\bar g_n)^2
+            + 2\, \mathrm{Cov}(\mathcal{L}_i, g_i) / N
+
+        The gap differs between rows by far less than log p(x) does, so that few rows will do.
+        """
+        few, found = self.evidence.get("log p(x)"), self.reliability
+        if few is None or found is None or "elbo" not in self.test or self.test["elbo"].rows <= few.rows:
+            return few
+        elbo, gap = self.test["elbo"], self.evidence["gap"]
+        shared = 2 * float(np.cov(found.elbo, found.log_marginal - found.elbo)[0, 1]) / elbo.rows
+        error = math.sqrt(max(elbo.error**2 + gap.error**2 + shared, gap.error**2))
+        return Mean(elbo.value + gap.value, error, math.nan, math.nan, elbo.rows, few.draws, few.mcse)
+
+    @property
     def gap(self) -> tuple[float, float]:
         """The training rows' mean ELBO less the test rows', and its standard error; NaN where there are none."""
         if self.train is None or "elbo" not in self.test:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -10,17 +9,19 @@ from typing import Any
 import numpy as np
 
 from pyrovae import __version__, plots
+from pyrovae.plots.style import one_panel
 from pyrovae.report.columns import column_table
 from pyrovae.report.figures import Picture, history_picture, inline, vae_pictures
-from pyrovae.report.findings import Findings, Mean, attempt
+from pyrovae.report.findings import Findings, attempt
 from pyrovae.report.html import Html, code, element, prose, table
+from pyrovae.report.numbers import evidence, key_numbers
 from pyrovae.report.snippet import fit_snippet, load_snippet
 from pyrovae.report.style import STYLE
 from pyrovae.report.subject import Subject
 from pyrovae.report.verdicts import Verdict, headline, judge
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-_ESTIMATED = {"log p(x)": "log p(x), importance sampling", "ELBO": "ELBO of the same rows", "gap": "log p(x) less ELBO"}
+_NAMES = frozenset({"bernoulli", "laplace", "poisson", "student", "dirichlet"})
 _WORDS = {
     "standard_normal": "standard normal",
     "vamp": "VampPrior",
@@ -66,7 +67,7 @@ def run_page(subject: Subject, findings: Findings, seed: int) -> str:
     sections = {
         "verdicts": ("What to make of it", verdict_list(subject, verdicts)),
         "pictures": ("What it looks like", _pictures(subject, findings, seed, skipped)),
-        "evidence": ("Evidence", _evidence(subject, findings)),
+        "evidence": ("Evidence", evidence(subject, findings)),
         "making": ("How it was made", [facts(subject)]),
         "python": ("In Python", _python(subject)),
     }
@@ -120,13 +121,19 @@ def sentence(subject: Subject) -> str:
     prior = prior if prior.endswith("Prior") else f"{prior} prior"
     latent = _count(words["latent_dim"], "latent dimension")
     return (
-        f"A VAE with a {prior}, a {likelihood} likelihood and a {posterior} posterior, {latent}{size}, "
+        f"A VAE with {_with_article(prior)}, {_with_article(f'{likelihood} likelihood')} and "
+        f"{_with_article(f'{posterior} posterior')}, {latent}{size}, "
         f"trained{rows}{length}."
     )
 
 
 def _plain(word: Any) -> str:
-    return _WORDS.get(str(word), str(word).replace("_", " "))
+    said = _WORDS.get(str(word), str(word).replace("_", " "))
+    return " ".join(part.capitalize() if part in _NAMES else part for part in said.split(" "))
+
+
+def _with_article(words: str) -> str:
+    return f"{'an' if words[:1] in 'aeiou' else 'a'} {words}"
 
 
 def _count(number: Any, what: str) -> str:
@@ -142,67 +149,6 @@ def notices(subject: Subject) -> Html | None:
     """
     said = [element("p", words) for words in subject.missing]
     return element("div", said, class_="missing", role="note") if said else None
-
-
-def key_numbers(subject: Subject, findings: Findings, verdicts: list[Verdict]) -> Html:
-    """The few numbers for a busy reader.
-
-    Args:
-        subject: the run.
-        findings: its numbers.
-        verdicts: of them.
-    """
-    where = f"{subject.variant or 'variant unknown'}, "
-    entries = []
-    if "elbo" in findings.test:
-        elbo = findings.test["elbo"]
-        rows = f"{where}{elbo.rows:,} test rows"
-        entries.append(("Test ELBO", _measured(elbo), f"nats per datum; {rows}"))
-        bits = bits_per_dim(subject, elbo)
-        if bits is not None:
-            entries.append(("Bits per dimension", [f"{bits:.3f}"], f"from the test ELBO; {rows}"))
-    if "log p(x)" in findings.evidence:
-        found = findings.evidence["log p(x)"]
-        entries.append(("Held-out log p(x)", _measured(found), f"nats per datum; {where}{found.rows:,} test rows"))
-    if verdicts:
-        fine = sum(verdict.tone == "good" for verdict in verdicts)
-        entries.append(("Checks", [f"{fine} of {len(verdicts)} fine"], headline(verdicts)))
-    made = [
-        element("div", element("dt", name), element("dd", value, element("small", note)))
-        for name, value, note in entries
-    ]
-    return element("dl", made, class_="key") if made else Html("")
-
-
-def _measured(mean: Mean) -> list[Any]:
-    error = "" if math.isnan(mean.error) else f" ± {mean.error:.2f}"
-    return [signed(mean.value), " ", element("span", error.strip())] if error else [signed(mean.value)]
-
-
-def signed(value: float, form: str = ".2f") -> str:
-    """A number with a true minus sign; a dash where there is none.
-
-    Args:
-        value: the number.
-        form: how to write it.
-
-    >>> signed(-1.5), signed(float("nan"))
-    ('−1.50', '–')
-    """
-    return "–" if value is None or math.isnan(value) else format(value, form).replace("-", "−")
-
-
-def bits_per_dim(subject: Subject, elbo: Mean) -> float | None:
-    """Minus the ELBO in bits by the number of entries of a datum; None where that is not known.
-
-    Args:
-        subject: the run.
-        elbo: its test ELBO.
-    """
-    shape = subject.kept.get("event_shape")
-    if not isinstance(shape, list) or not all(isinstance(axis, int) and axis > 0 for axis in shape):
-        return None
-    return -elbo.value / (math.log(2) * math.prod(shape))
 
 
 def verdict_list(subject: Subject, verdicts: list[Verdict]) -> list[Html]:
@@ -284,9 +230,7 @@ def _diagnostic_pictures(findings: Findings) -> dict[str, Picture]:
             np.concatenate([np.ravel(part) for part in parts.values()]) for parts in (found.kl, found.mean_variance)
         )
         words = f"Mean KL of each latent dimension to its prior in nats, over {found.num_data:,} test rows."
-        pictures["kl"] = Picture(
-            "Use of the latents", lambda: plots.plot_kl_per_dimension(kl, variance), words, f"Bars. {words}"
-        )
+        pictures["kl"] = Picture("Use of the latents", lambda: _kl_bars(kl, variance), words, f"Bars. {words}")
     if findings.reliability is not None:
         reliable = findings.reliability
         words = (
@@ -302,56 +246,13 @@ def _diagnostic_pictures(findings: Findings) -> dict[str, Picture]:
     return pictures
 
 
-def _evidence(subject: Subject, findings: Findings) -> list[Html]:
-    lines = evidence_lines(subject, findings)
-    if not lines:
-        return [element("p", "There is no evidence: the run keeps no results, and none could be computed.")]
-    columns = ["", "nats per datum", "± over rows", "5 % to 95 % of rows", "rows", "draws", "variant"]
-    said = [
-        element(
-            "p",
-            "All at beta 1. ± is the standard error of the mean over rows; the range says how much single rows differ. "
-            "Numbers on other variants of the data are of other things.",
-            class_="note",
-        ),
-        element("div", table(columns, lines, "Evidence in nats per datum"), class_="numbers"),
-    ]
-    found = findings.evidence.get("log p(x)")
-    if found is not None:
-        said.append(element("p", _monte_carlo(found), class_="note"))
-    return said
-
-
-def _monte_carlo(found: Mean) -> str:
-    return (
-        f"log p(x) is estimated by importance sampling with the guide on {found.rows:,} test rows chosen at random, "
-        f"{found.draws:,} draws each; the Monte-Carlo error of its mean is {found.mcse:.3f} nats by the delta method, and "
-        "too small where k-hat is large."
-    )
-
-
-def evidence_lines(subject: Subject, findings: Findings) -> list[list[str]]:
-    """The lines of the table of evidence.
-
-    Args:
-        subject: the run.
-        findings: its numbers.
-    """
-    names = {"elbo": "test ELBO", "kl": "test KL", "reconstruction": "test reconstruction"}
-    means = {names[name]: mean for name, mean in findings.test.items()}
-    if findings.train is not None:
-        means["training ELBO"] = findings.train
-    means |= {_ESTIMATED[name]: mean for name, mean in findings.evidence.items()}
-    lines = [[name, *_cells(mean), subject.variant or "–"] for name, mean in means.items()]
-    gap, error = findings.gap
-    if not math.isnan(gap):
-        lines.append(["training less test ELBO", signed(gap), signed(error), "–", "–", "–", subject.variant or "–"])
-    return lines
-
-
-def _cells(mean: Mean) -> list[str]:
-    spread = "–" if math.isnan(mean.low) else f"{signed(mean.low, '.1f')} to {signed(mean.high, '.1f')}"
-    return [signed(mean.value), signed(mean.error), spread, f"{mean.rows:,}", f"{mean.draws:,}"]
+def _kl_bars(kl: np.ndarray, variance: np.ndarray) -> Any:
+    """The bars in the width of a column, with as many names as fit below them."""
+    ax = plots.plot_kl_per_dimension(kl, variance, ax=one_panel(None, 5.0, 3.0))
+    step = -(-len(ax.get_xticks()) // 16)
+    names = [label.get_text() for label in ax.get_xticklabels()]
+    ax.set_xticks(ax.get_xticks()[::step], names[::step])
+    return ax
 
 
 def facts(subject: Subject) -> Html:

@@ -14,7 +14,7 @@ header{padding-top:2.5rem}
 h1{font-size:1.875rem;line-height:1.2;font-weight:650;letter-spacing:-.01em;margin:.25rem 0 .5rem}
 h2{font-size:1.25rem;line-height:1.3;font-weight:650;margin:0 0 .25rem}
 h3{font-size:1rem;font-weight:650;margin:1.75rem 0 .25rem}
-p{margin:.5rem 0;max-width:44rem}
+p{margin:.5rem 0;max-width:44rem;text-wrap:pretty}
 a{color:var(--link)}
 section{margin-top:3rem;padding-top:1.5rem;border-top:1px solid var(--line)}
 .eyebrow,.note,figcaption,footer,dt,dd small,.advice{color:var(--soft);font-size:.875rem}
@@ -30,7 +30,7 @@ background:var(--line);border:1px solid var(--line);border-radius:10px;overflow:
 .key dd span{font-size:1rem;font-weight:400;color:var(--soft);white-space:nowrap}
 .key dd small{display:block;font-weight:400;line-height:1.4;margin-top:.2rem}
 .verdicts{list-style:none;margin:1rem 0 0;padding:0;border-top:1px solid var(--line)}
-.verdicts li{display:grid;grid-template-columns:8.5rem 1fr;gap:.1rem 1.25rem;padding:.8rem 0;
+.verdicts li{display:grid;grid-template-columns:9rem 1fr;gap:.1rem 1.25rem;padding:.8rem 0;
 border-bottom:1px solid var(--line)}
 .verdicts li:last-child{border-bottom:0}
 .verdicts p{margin:0}
@@ -38,7 +38,9 @@ border-bottom:1px solid var(--line)}
 .tone{font-size:.875rem;font-weight:600;padding-top:.08rem}
 .tone::before{content:"";display:inline-block;width:.6em;height:.6em;margin-right:.5em;border-radius:50%;
 background:currentColor}
+.open .tone{color:var(--soft)}
 .problem .tone{color:var(--problem)}.caution .tone{color:var(--caution)}.good .tone{color:var(--good)}
+.open .tone::before{background:none;border:2px solid currentColor}
 .caution .tone::before{border-radius:1px;transform:rotate(45deg) scale(.9)}
 .problem .tone::before{border-radius:1px}
 .pictures{columns:26rem;column-gap:3rem;margin-top:1.25rem}

@@ -12,8 +12,8 @@ import numpy as np
 from pyrovae.report.findings import Findings
 from pyrovae.report.subject import Subject
 
-PROBLEM, CAUTION, GOOD = "problem", "caution", "good"
-_ORDER = (PROBLEM, CAUTION, GOOD)
+PROBLEM, CAUTION, OPEN, GOOD = "problem", "caution", "open", "good"
+_ORDER = (PROBLEM, CAUTION, OPEN, GOOD)
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Verdict:
     """One finding.
 
     Attributes:
-        tone: ``problem``, ``caution`` or ``good``.
+        tone: ``problem``, ``caution``, ``open`` (it cannot be told) or ``good``.
         about: what it is about.
         claim: what was found, in a sentence.
         advice: what to do next; empty where there is nothing to do.
@@ -58,11 +58,13 @@ def headline(verdicts: list[Verdict]) -> str:
     """
     if not verdicts:
         return "Nothing could be checked."
-    open_ones = [verdict.about for verdict in verdicts if verdict.tone != GOOD]
-    if not open_ones:
-        return f"All {len(verdicts)} checks are fine."
-    verb = "asks" if len(open_ones) == 1 else "ask"
-    return f"{len(open_ones)} of {len(verdicts)} checks {verb} for attention: {', '.join(open_ones)}."
+    pressing = [verdict.about for verdict in verdicts if verdict.tone in (PROBLEM, CAUTION)]
+    undecided = [verdict.about for verdict in verdicts if verdict.tone == OPEN]
+    left = f" Open: {', '.join(undecided)}." if undecided else ""
+    if not pressing:
+        return f"{'None' if undecided else f'All {len(verdicts)} checks are fine; none'} asks for attention.{left}"
+    verb = "asks" if len(pressing) == 1 else "ask"
+    return f"{len(pressing)} of {len(verdicts)} checks {verb} for attention: {', '.join(pressing)}.{left}"
 
 
 def _training(subject: Subject) -> Iterator[Verdict]:
@@ -84,7 +86,7 @@ def _training(subject: Subject) -> Iterator[Verdict]:
         claim = f"The validation ELBO still rose by {rise:.2f} nats over the last tenth of {epochs} epochs."
         yield Verdict(CAUTION, "training length", claim, "Train longer (`--epochs`).")
     else:
-        claim = f"The validation ELBO had settled: {rise:+.2f} nats over the last tenth of {epochs} epochs."
+        claim = f"The validation ELBO had settled: {_signed(rise)} nats over the last tenth of {epochs} epochs."
         yield Verdict(GOOD, "training length", claim)
 
 
@@ -98,8 +100,8 @@ def _late_rise(history: Any) -> float:
 
 
 def _worth(history: Any) -> float:
-    """Nats of the validation ELBO that are worth more epochs: half a percent of it, and never below a tenth."""
-    return max(0.1, 0.005 * abs(_known(history["validation_elbo"])[-1]))
+    """Nats of the validation ELBO that are worth more epochs: a five-hundredth of it, and never below a tenth."""
+    return max(0.1, 0.002 * abs(_known(history["validation_elbo"])[-1]))
 
 
 def _latents(findings: Findings) -> Iterator[Verdict]:
@@ -129,7 +131,8 @@ def _prior(findings: Findings) -> Iterator[Verdict]:
     if structure is None or structure.verdict == "collapsed":
         return
     surgery = structure.surgery
-    between = f"between {max(surgery.marginal_kl_lower, 0):.2f} and {surgery.marginal_kl:.2f} nats"
+    low, high = sorted(max(value, 0.0) for value in (surgery.marginal_kl_lower, surgery.marginal_kl))
+    between = f"between {low:.2f} and {high:.2f} nats"
     learned = "Try a learned prior (`--prior vamp`, `mixture` or `spline_flow`) and compare the evidence."
     if structure.verdict == "prior hole":
         claim = f"Taken together, the latents miss the prior by {between}, so that some prior draws decode badly."
@@ -139,7 +142,7 @@ def _prior(findings: Findings) -> Iterator[Verdict]:
             f"Whether the latents fill the prior is open: with {structure.num_data} rows their distance is only known "
             f"to lie {between}."
         )
-        yield Verdict(CAUTION, "prior", claim, learned)
+        yield Verdict(OPEN, "prior", claim, learned)
     else:
         yield Verdict(GOOD, "prior", "Taken together, the latents follow the prior.")
 
@@ -156,21 +159,21 @@ def _weights(findings: Findings) -> Iterator[Verdict]:
     if share > 0.05:
         yield Verdict(
             CAUTION,
-            "k-hat",
+            "evidence",
             f"{claim} There importance sampling with this guide mostly errs on the low side: read log p(x) as a lower estimate.",
             "Refine the guide row by row: `pyrovae evaluate RUN --method refined --rows 200`, or train with "
             "`--posterior full_normal`.",
             found.summary(),
         )
     else:
-        yield Verdict(GOOD, "k-hat", f"{claim} The estimate of log p(x) can be trusted.", detail=found.summary())
+        yield Verdict(GOOD, "evidence", f"{claim} The estimate of log p(x) can be trusted.", detail=found.summary())
 
 
 def _overfitting(findings: Findings) -> Iterator[Verdict]:
     gap, error = findings.gap
     if math.isnan(gap):
         return
-    numbers = f"{gap:+.2f} ± {error:.2f} nats per datum (ELBO, train less test)"
+    numbers = f"{_signed(gap)} ± {error:.2f} nats per datum (ELBO, train less test)"
     if gap > 2 * error:
         claim = f"Training rows are explained better than test rows: {numbers}."
         advice = "Stop early (`--patience`), add dropout or weight decay, or use a smaller network or more data."
@@ -194,7 +197,11 @@ def _calibration(findings: Findings) -> Iterator[Verdict]:
 
 
 def _p(value: float) -> str:
-    return "p < 0.001" if value < 1e-3 else f"p = {value:.2g}"
+    return "p\u00a0<\u00a00.001" if value < 1e-3 else f"p\u00a0=\u00a0{value:.2g}"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+,.2f}".replace("-", "−")
 
 
 def _rows(findings: Findings) -> Iterator[Verdict]:

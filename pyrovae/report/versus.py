@@ -12,16 +12,14 @@ from pyrovae.report.budget import affordable_rows, some_rows
 from pyrovae.report.figures import Picture, inline
 from pyrovae.report.findings import EVIDENCE_DRAWS, Findings, attempt
 from pyrovae.report.html import Html, element, table
+from pyrovae.report.numbers import bits_per_dim, key_numbers, signed
 from pyrovae.report.page import (
-    bits_per_dim,
     document,
     facts,
-    key_numbers,
     notices,
     pictures_of,
     section,
     sentence,
-    signed,
     verdict_list,
 )
 from pyrovae.report.subject import Subject
@@ -108,11 +106,11 @@ def _paired(subject: Subject, result: Comparison | None, skipped: dict[str, str]
     frame = result.per_datum()
     heads = ["", "log p(x)", "± over rows", "difference", "± paired", "stacking weight", "ELBO", "gap", "mcse"]
     lines = [
-        [name, *(signed(row[c], ".3f" if c == "mcse" else ".2f") for c in _COLUMNS)] for name, row in frame.iterrows()
+        [name, *(signed(row[c], ",.3f" if c == "mcse" else ",.2f") for c in _COLUMNS)] for name, row in frame.iterrows()
     ]
     drawn = attempt("figure", lambda: inline("elpd", _elpd(result)), skipped)
     how = (
-        f"Nats per datum, {subject.variant or 'variant unknown'}: importance sampling with each guide on the same "
+        f"Nats per datum, {subject.variant or subject.data_name}: importance sampling with each guide on the same "
         f"{frame['num_data'].iloc[0]:,} test rows chosen at random, {EVIDENCE_DRAWS:,} draws each. The difference to the "
         "best is paired row by row, and its error is the one to judge by."
     )
