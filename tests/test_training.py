@@ -437,6 +437,31 @@ def test_data_without_one_observed_entry_are_refused():
     assert len(pvae.fit(vae, one, epochs=1, seed=0)) == 1
 
 
+def real_vae(scale=None):
+    given = {} if scale is None else {"scale": scale}
+    return pvae.VAE(
+        pvae.standard_normal(2),
+        pvae.Factorized(dist.Normal, pvae.MLP(2, (8,)), event_shape=5, **given),
+        pvae.Factorized(dist.Normal, pvae.MLP(5, (8,)), event_shape=2),
+    )
+
+
+def with_atoms(share):
+    x = torch.randn(100, 5, generator=torch.Generator().manual_seed(0))
+    x[: round(100 * share), 3] = 0.25
+    return x
+
+
+def test_a_density_on_repeated_values_is_warned_of():
+    with pytest.warns(UserWarning, match=r"1 of 5 columns of 'x'.*\(column 3: 40%\), and Normal is a density"):
+        pvae.fit(real_vae(), with_atoms(0.4), epochs=1, batch_size=100, seed=0)
+    missing = with_atoms(0.0)
+    missing[:60] = math.nan
+    for vae, x in ((real_vae(), with_atoms(0.1)), (real_vae(1.0), with_atoms(0.4)), (real_vae(), missing)):
+        pvae.fit(vae, x, epochs=1, batch_size=100, seed=0)  # warnings are errors here
+    pvae.fit(counts_vae(), torch.zeros(64, 5), epochs=1, seed=0)
+
+
 def test_weight_decay_and_clipping_act():
     torch.manual_seed(0)
     vae = counts_vae()

@@ -29,9 +29,9 @@ WEIGHTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 def compare(
     models: Mapping[str, Any],
     x: Any = None,
-    context: Mapping[str, Any] | None = None,
     method: str | Estimator = "importance",
     num_samples: int | None = None,
+    context: Mapping[str, Any] | None = None,
     *,
     train: Any = None,
     weights: str = "stacking",
@@ -53,9 +53,9 @@ def compare(
             an array of log densities in nats, one a row, from elsewhere; a :class:`Pointwise`; a baseline
             (``probabilistic_pca``, ``factor_analysis``, or any function ``(train, x)`` that returns log densities).
         x: the held-out rows; not needed for results alone.
-        context: for each name, a tensor of as many rows.
         method: how programs are evaluated, as in :func:`pyrovae.evaluation.log_marginal`.
         num_samples: samples per row.
+        context: for each name, a tensor of as many rows.
         train: the training rows: for baselines, and to refuse rows that are among them.
         weights: ``"stacking"`` or ``"pseudo-bma"``.
         in_sample: accept training rows.

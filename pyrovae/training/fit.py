@@ -19,6 +19,7 @@ from pyrovae.data import Data
 from pyrovae.handlers import beta as beta_handler
 from pyrovae.schedules import Progress
 from pyrovae.traces import Pair, as_pair
+from pyrovae.training.atoms import warn_of_atoms
 from pyrovae.training.history import History
 from pyrovae.training.loop import Loop, Number, Plan, value_of
 from pyrovae.training.optimizer import Factory, TorchOptimizer
@@ -160,6 +161,7 @@ def fit(
         beta_is_one = all(number == 1.0 for number in betas.values())
         rehearsal = rehearse_on(pair, source, objective, beta_is_one)
         check_beta_sites(betas, rehearsal)
+        warn_of_atoms(rehearsal.model_trace)
         evaluation = Evaluation(pair, rows, validation, like, 0 if seed is None else seed)
         evaluation.check()
         tensors = _tensors(betas, len(source))
