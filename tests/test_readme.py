@@ -9,6 +9,7 @@ README = pathlib.Path(__file__).parents[1] / "README.md"
 
 
 @pytest.mark.filterwarnings("ignore:FigureCanvasAgg is non-interactive")
+@pytest.mark.filterwarnings("ignore:Pareto k too large")  # as it should be after 20 epochs
 def test_the_python_blocks_run():
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
     assert len(blocks) >= 3
