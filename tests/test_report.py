@@ -452,6 +452,20 @@ def test_a_composition_of_ones_own_is_reported_as_far_as_it_goes(tmp_path):
     assert "which no file can rebuild" not in whole.text
 
 
+def test_a_posterior_without_a_mean_in_closed_form_is_drawn_from(tmp_path):
+    folder = tmp_path / "run"
+    done = invoke(
+        "train", "--posterior", "affine_flow", "--epochs", 1, "--hidden", 8, "--latent-dim", 2, "--out", folder
+    )
+    assert done.exit_code == 0, done.output
+    page = page_of(folder / "report.html")
+    assert "What could not be done" not in page.text
+    assert {"latent", "reconstructions", "khat"} <= {figure["id"] for figure in page.all("figure")}
+    done = invoke("encode", folder)
+    assert done.exit_code == 2
+    assert "num_samples" in done.output
+
+
 def test_a_part_that_fails_is_named_and_the_rest_stands(copy, monkeypatch):
     from pyrovae.report import findings
 
@@ -485,8 +499,8 @@ def test_runs_are_compared_row_by_row(run, other, versus):
 
 
 def test_runs_on_different_data_are_not_compared(run, tmp_path):
-    scaled, _ = train(tmp_path / "scaled", "--variant", "scaled", "--no-report")
-    done = invoke("report", run[0], scaled, "--out", tmp_path / "page.html")
+    split_anew, _ = train(tmp_path / "other", "--seed", 1, "--no-report")
+    done = invoke("report", run[0], split_anew, "--out", tmp_path / "page.html")
     assert done.exit_code == 2
     assert "different rows or variants" in " ".join(done.output.split())
     assert not (tmp_path / "page.html").exists()

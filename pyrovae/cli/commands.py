@@ -16,6 +16,7 @@ from pyrovae.cli.console import console, number, table
 from pyrovae.data import Data
 from pyrovae.evaluation import log_marginal
 from pyrovae.models import VAE
+from pyrovae.report.codes import reconstructed
 from pyrovae.report.subject import data_of
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def reconstruct(folder: Path, rows: int, out: Path | None, quiet: bool) -> None:
     """Reconstruct a run's first test rows into an ``.npz`` file, and a figure beside it where the data are images."""
     run, vae = runs.Run.read(folder), load_vae(folder)
     x = data_of(run).test[:rows].dense().x
-    again = vae.reconstruct(x)
+    again = reconstructed(vae, x)
     path = out or folder / "reconstructions.npz"
     _write_arrays(path, {"x": x.numpy(), "reconstruction": again.numpy()})
     _say(quiet, "reconstructions", path)

@@ -31,7 +31,7 @@ def endings() -> Iterator[None]:
     except KeyboardInterrupt:
         _say("interrupted")
         raise typer.Exit(INTERRUPTED) from None
-    except (ValueError, TypeError, LookupError, FileNotFoundError, NotADirectoryError) as error:
+    except (ValueError, TypeError, LookupError, FileNotFoundError, NotADirectoryError, NotImplementedError) as error:
         _say(str(error))
         raise typer.Exit(BAD_INPUT) from None
     except (OSError, FloatingPointError, MemoryError, ImportError) as error:

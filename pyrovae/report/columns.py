@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from pyrovae.data import Data
+from pyrovae.report.codes import reconstructed
 from pyrovae.report.html import Html, element, table
 
 ROWS, COLUMNS = 1000, 20
@@ -27,7 +28,7 @@ def column_table(vae: Any, data: Data, seed: int) -> Html | None:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         drawn = vae.sample(ROWS)
-    rows, again, draws = (np.asarray(values.double().cpu()) for values in (x, vae.reconstruct(x), drawn))
+    rows, again, draws = (np.asarray(values.double().cpu()) for values in (x, reconstructed(vae, x), drawn))
     names = data.columns or tuple(f"x[{number}]" for number in range(rows.shape[1]))
     shown = range(min(COLUMNS, rows.shape[1]))
     lines = [

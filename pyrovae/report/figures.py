@@ -13,6 +13,7 @@ import torch
 from pyrovae import plots
 from pyrovae.data import Data
 from pyrovae.models import VAE
+from pyrovae.report.codes import encoded, reconstructed
 from pyrovae.report.html import Html, element
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def _image_pictures(vae: VAE, data: Data, seed: int) -> dict[str, Picture]:
     pictures = {
         "reconstructions": Picture(
             "Reconstructions",
-            lambda: plots.plot_reconstructions(rows.x, vae.reconstruct(rows.x), vmin=0, vmax=top),
+            lambda: plots.plot_reconstructions(rows.x, reconstructed(vae, rows.x), vmin=0, vmax=top),
             f"The first {len(rows)} test rows above what the VAE makes of their posterior means.",
             f"Two rows of {len(rows)} images: test rows, and their reconstructions below them.",
         ),
@@ -145,7 +146,7 @@ def _latent_pictures(vae: VAE, data: Data) -> dict[str, Picture]:
     return {
         "latent": Picture(
             "Latent space",
-            lambda: plots.plot_latent(vae.encode(rows.x), rows.labels, title="label"),
+            lambda: plots.plot_latent(encoded(vae, rows.x), rows.labels, title="label"),
             words,
             f"Scatter plot. {words}",
         )
@@ -153,7 +154,7 @@ def _latent_pictures(vae: VAE, data: Data) -> dict[str, Picture]:
 
 
 def _latent_dim(vae: VAE, data: Data) -> int:
-    return vae.encode(data[:1].dense().x).reshape(1, -1).shape[1]
+    return encoded(vae, data[:1].dense().x).reshape(1, -1).shape[1]
 
 
 def _is_image(data: Data) -> bool:
