@@ -2,7 +2,7 @@
 
 from pyrovae.comparison.arviz import to_compare_frame, to_elpd_data
 from pyrovae.comparison.baselines import factor_analysis, probabilistic_pca
-from pyrovae.comparison.compare import compare
+from pyrovae.comparison.held_out import compare
 from pyrovae.comparison.pointwise import Pointwise
 from pyrovae.comparison.table import Comparison
 from pyrovae.comparison.weights import pseudo_bma_weights, stacking_weights

@@ -196,8 +196,9 @@ def _is_discrete(site: Site) -> bool:
 
 
 def _bijection(site: Site) -> Transform:
-    support = site["fn"].support
-    if isinstance(support, getattr(constraints, "MixtureSameFamilyConstraint", ())):  # torch maps its components' alone
+    support: Any = site["fn"].support
+    mixed: Any = getattr(constraints, "MixtureSameFamilyConstraint", ())
+    if isinstance(support, mixed):  # torch maps its components' alone
         support = support.base_constraint
     try:
         return biject_to(support)
