@@ -34,6 +34,7 @@ def main():
     against_closed_form(20, 5, Sampler())
     against_closed_form(20, 5, Sampler(num_samples=1000))
     against_closed_form(400, 5, Sampler())
+    against_closed_form(400, 5, Sampler(num_samples=2000))
     against_closed_form(20, 10, Sampler())
     against_closed_form(3, 5, Sampler(num_chains=4, num_warmup=300, num_samples=500), "nuts")
 
