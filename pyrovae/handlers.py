@@ -20,9 +20,25 @@ class BetaMessenger(ScaleMessenger):
         Messenger.__init__(self)  # Pyro's own constructor refuses 0, where a warm-up starts
         self.scale: Mapping[Any, float | Tensor] = beta if isinstance(beta, Mapping) else {None: beta}
         self.plate = plate
+        self._seen: set[str] = set()
+
+    def __enter__(self) -> BetaMessenger:
+        self._seen = set()
+        return super().__enter__()
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        super().__exit__(kind, error, traceback)
+        unknown = [name for name in self.scale if name is not None and name not in self._seen]
+        if kind is None and unknown:
+            raise ValueError(
+                f"beta names {unknown[0]!r}, which the program has not sampled; there are: {', '.join(sorted(self._seen))}"
+            )
 
     def _process_message(self, msg: dict[str, Any]) -> None:
-        if msg["type"] != "sample" or msg["is_observed"] or site_is_subsample(msg):
+        if msg["type"] != "sample" or site_is_subsample(msg):
+            return
+        self._seen.add(msg["name"])
+        if msg["is_observed"]:
             return
         if not any(frame.name == self.plate for frame in msg["cond_indep_stack"]):
             return
@@ -48,7 +64,8 @@ def beta(program: Callable, beta: Beta, plate: str = "data") -> Callable:
         A callable with the arguments of ``program``.
 
     Raises:
-        ValueError: beta is a negative or non-finite number.
+        ValueError: beta is a negative or non-finite number, or names a site that the program does not sample (said when it
+            runs).
         TypeError: beta is neither a number, a tensor nor a mapping of them.
 
     Reference: Higgins et al. 2017, beta-VAE (openreview.net/forum?id=Sy2fzU9gl).

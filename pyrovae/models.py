@@ -10,6 +10,7 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
 from pyrovae.missing import fill_zeros, observed
@@ -91,10 +92,11 @@ class VAE(nn.Module):
         x = self._cast(x)
         context = self._context(context, ("prior", "likelihood"))
         with _data_plate(x, context, size):
-            z = pyro.sample("z", self.prior(context=_read(self.prior, context)))
-            likelihood = self.likelihood(z, context=_read(self.likelihood, context))
+            z = pyro.sample("z", _of_pyro(self.prior(context=_read(self.prior, context)), "prior"))
+            likelihood = _of_pyro(self.likelihood(z, context=_read(self.likelihood, context)), "likelihood")
             if x is None:
                 return pyro.sample("x", likelihood)
+            _check_axes(x, likelihood.event_shape)
             distribution, filled = observed(likelihood, x)
             return pyro.sample("x", distribution, obs=filled)
 
@@ -290,3 +292,22 @@ def _check_conditional(role: str, part: nn.Module) -> None:
     except TypeError as error:
         wanted = ", ".join(["self", *arguments, "context=None"])
         raise TypeError(f"{type(part).__name__} cannot be a {role}: write def forward({wanted}) ({error})") from None
+
+
+def _check_axes(x: Tensor, event_shape: torch.Size) -> None:
+    """Refuse more or fewer axes than one of rows: they would be broadcast against the latents' rows."""
+    if x.ndim != 1 + len(event_shape):
+        raise ValueError(
+            f"x must have shape (rows, {', '.join(map(str, event_shape))}) for this likelihood, one axis of rows before those "
+            f"of a datum, got {tuple(x.shape)}: reshape the data, or change the likelihood's event_shape"
+        )
+
+
+def _of_pyro(distribution: Any, role: str) -> Any:
+    """Refuse what ``pyro.sample`` cannot take, naming the part that returned it."""
+    if not isinstance(distribution, TorchDistributionMixin):
+        raise TypeError(
+            f"the {role}'s forward must return a distribution of pyro.distributions, got {type(distribution).__module__}."
+            f"{type(distribution).__name__}: write import pyro.distributions as dist, and dist.Normal(...).to_event(1)"
+        )
+    return distribution

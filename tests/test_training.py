@@ -359,13 +359,21 @@ def test_a_step_that_is_not_finite_touches_neither_weights_nor_buffers(validatio
     before = {name: tensor.clone() for name, tensor in vae.state_dict().items()}
     x = torch.bernoulli(torch.full((16, 1, 8, 8), 0.5))
     poison(vae.posterior.net, (2, 3))
-    with pyro.validation_enabled(validation_on):
-        history = pvae.fit(vae, x, steps=2, batch_size=16, seed=0)
-    assert history["skipped"] == [1, 1]
-    assert history["loss"] == [None, None]
+    with pyro.validation_enabled(validation_on), pytest.raises(FloatingPointError, match=r"No step was taken: 2 steps"):
+        pvae.fit(vae, x, steps=2, batch_size=16, seed=0)
     for name, tensor in vae.state_dict().items():
         assert torch.equal(tensor, before[name]), name
     assert pvae.fit(vae, x, steps=1, batch_size=16, seed=0)["skipped"] == [0]
+
+
+def test_training_that_ends_on_skipped_steps_says_so():
+    torch.manual_seed(0)
+    vae = convolutional_vae()
+    x = torch.bernoulli(torch.full((16, 1, 8, 8), 0.5))
+    poison(vae.posterior.net, (3,))
+    with pytest.warns(UserWarning, match="training ended on skipped steps: 1 steps in a row"):
+        history = pvae.fit(vae, x, steps=2, batch_size=16, seed=0)
+    assert history["skipped"] == [0, 1]
 
 
 @pytest.mark.parametrize("validation_on", [True, False])

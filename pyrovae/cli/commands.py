@@ -41,7 +41,8 @@ def evaluate(folder: Path, method: str, samples: int | None, rows: int | None, s
 
 def _evidence(run: runs.Run, test: Data, result: xr.Dataset, method: str) -> Any:
     values = result["log_marginal"].values
-    bits = -values.mean() / (math.log(2) * test.event_shape.numel())
+    is_mass = result.attrs.get("measure") == "mass"  # the bits of a density depend on the data's unit
+    bits = -values.mean() / (math.log(2) * test.event_shape.numel()) if is_mass else None
     cells = [
         f"{values.mean():.2f} ± {values.std(ddof=1) / math.sqrt(len(values)):.2f}",
         number(float(result["mcse"].mean()), ".3f"),
@@ -83,6 +84,11 @@ def encode(folder: Path, source: str | None, out: Path | None, samples: int | No
     """Encode the rows of a data set into an ``.npz`` or ``.parquet`` file: posterior means, or draws."""
     run, vae = runs.Run.read(folder), load_vae(folder)
     rows = data_of(run).test if source is None else data_room.load(source, validation=0, test=0)
+    expected = (run.config["data"] or {}).get("event_shape", list(rows.event_shape))
+    if list(rows.event_shape) != list(expected):
+        raise ValueError(
+            f"the run was trained on data of shape {tuple(expected)}, {source} has {tuple(rows.event_shape)}"
+        )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         z = vae.encode(rows.dense().x, num_samples=samples).numpy()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from pyrovae import runs, schedules
 from pyrovae.cli.console import console, number, table
 from pyrovae.cli.defaults import OTHERWISE, RECIPES, Recipe
 from pyrovae.data import Data
+from pyrovae.evaluation.draws import Draws
 from pyrovae.models import VAE
 from pyrovae.presets import LIKELIHOODS, build_vae, suggest
 from pyrovae.report import write_report
@@ -62,14 +64,17 @@ def train(request: Request) -> Path:
     """Train, save, evaluate on the test rows, draw and report; returns the run's folder."""
     out = console(request.quiet)
     rows = data_room.load(request.data, request.variant, seed=request.seed)
+    if request.resume and request.out is None:
+        raise ValueError("--resume needs --out, the folder of the run that was stopped")
     folder = request.out or _free_folder(request.data, rows.variant)
     if (folder / "config.json").exists() and not request.resume:
         raise ValueError(f"{folder} holds a run already: choose another --out, or --resume it")
+    _require_writable(folder)
     recipe = RECIPES.get(request.data, OTHERWISE)
     start = _first_rows(rows.train, request.seed)
     words = {**recipe.words, **_suggested(start, rows, request), **(request.words or {})}
     vae = build_vae(rows.train.event_shape, **words, start=start, seed=request.seed)
-    out.print(f"[bold]{rows.name}[/] ({rows.variant}): {len(rows.train)} rows to train on, {_words(vae)}")
+    out.print(f"[bold]{_named(rows)}[/]: {len(rows.train)} rows to train on, {_words(vae)}")
     began = time.monotonic()
     history = _fit(vae, rows, request, recipe, folder)
     seconds = time.monotonic() - began
@@ -154,6 +159,16 @@ def _matmul_precision(precision: str) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
+def _require_writable(folder: Path) -> None:
+    """Find out before training, not after it, that a folder cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(f"cannot write into {folder} ({error.strerror}): choose another --out") from error
+
+
 def _first_rows(train: Data, seed: int) -> torch.Tensor:
     """Some training rows as training sees them, from which the decoder starts."""
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
@@ -177,7 +192,9 @@ def _results(vae: VAE, rows: Data, seed: int) -> dict[str, Any]:
     values = {name: mean.value for name, mean in found.items()}
     errors = {f"{name}_error": mean.error for name, mean in found.items()}
     ranges = {f"{name}_range": [mean.low, mean.high] for name, mean in found.items()}
-    bits = -values["elbo"] / (math.log(2) * rows.test.event_shape.numel())
+    is_mass = Draws(vae, rows.test, num_samples=1, seed=seed, progress=False).measure == "mass"
+    # of a density the bits depend on the data's unit
+    bits = -values["elbo"] / (math.log(2) * rows.test.event_shape.numel()) if is_mass else None
     counts = {"test_rows": len(rows.test), "test_draws": TEST_DRAWS}
     return {**counts, **values, **errors, **ranges, "bits_per_dim": bits, "variant": rows.variant}
 
@@ -197,8 +214,7 @@ def _table(rows: Data, history: History, results: Mapping[str, Any], seconds: fl
     columns = ["ELBO", "KL", "reconstruction", "bits/dim", "seconds"]
     ended = "" if history.ended == "finished" else f" ({history.ended})"
     title = (
-        f"{rows.name} ({rows.variant}), {results['test_rows']} test rows after {len(history)} epochs{ended}: "
-        "nats per datum at beta 1"
+        f"{_named(rows)}, {results['test_rows']} test rows after {len(history)} epochs{ended}: nats per datum at beta 1"
     )
     return table(title, columns, [cells])
 
@@ -210,3 +226,7 @@ def _words(vae: VAE) -> str:
         f"prior {words['prior']}, likelihood {words['likelihood']}, posterior {words['posterior']}, "
         f"{words['latent_dim']} latent dimensions, {parameters:,} parameters"
     )
+
+
+def _named(rows: Data) -> str:
+    return str(rows.name) if rows.variant is None else f"{rows.name} ({rows.variant})"

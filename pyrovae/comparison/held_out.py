@@ -78,6 +78,10 @@ def compare(
     >>> compare({"a": log_p, "b": log_p - 1.0}).frame["elpd_diff"].tolist()
     [0.0, -3.0]
     """
+    if not isinstance(models, Mapping):
+        raise TypeError(
+            f"expected models by name, got {type(models).__name__}; write compare({{'one': vae, 'two': other}}, x)"
+        )
     if not models:
         raise ValueError("expected at least one model")
     if weights not in WEIGHTS:

@@ -240,7 +240,7 @@ def _pattern(ranks: NDArray[np.int64], num_draws: int) -> str:
     position = (ranks + 0.5) / (num_draws + 1)
     spread = 1 / 12 - 1 / (12 * (num_draws + 1) ** 2)
     shift = abs(position.mean() - 0.5) / np.sqrt(spread / len(ranks))
-    width = (((position - 0.5) ** 2).mean() - spread) / np.sqrt(1 / 180 / len(ranks))
+    width = (position.var() - spread) / np.sqrt(1 / 180 / len(ranks))
     if max(shift, abs(width)) < 3:
         return "uneven"
     if shift > abs(width):

@@ -76,14 +76,17 @@ class Reliability:
 
 _ADVICE = {
     REFINE: (
-        "{rows}: importance-sampling estimates with this guide are unreliable there (k-hat above {k:.2f}); refine the guide "
-        "(pyrovae.evaluation.refine, or log_marginal(method='refined'))."
+        "{rows}: importance-sampling estimates with this guide are unreliable there (k-hat above 0.7); refine the guide "
+        "(pyrovae.refine, or log_marginal(method='refined'))."
     ),
     RICHER: (
-        "{rows}: still unreliable after refinement (k-hat above {k:.2f}); use a richer guide (full covariance, flow, mixture), "
+        "{rows}: still unreliable after refinement (k-hat above 0.7); use a richer guide (full covariance, flow, mixture), "
         "or chains (posterior_draws(method='hmc'))."
     ),
-    MORE: "{rows}: more samples will do (the Monte-Carlo error of log p(x) is above 0.1 nats, or k-hat just below 0.7).",
+    MORE: (
+        "{rows}: more samples will do (the Monte-Carlo error of log p(x) is above 0.1 nats, or k-hat is between {k:.2f} "
+        "and 0.7)."
+    ),
     FINE: "{rows}: reliable; draws reweighted by importance can stand for the posterior.",
 }
 

@@ -190,7 +190,7 @@ def diagnose(
     """
     reliable = reliability(program, x, num_samples, context, seed=seed, progress=progress)
     data = _some(program, x, context, max_rows, seed)
-    template = next(iter(Draws(program, data, progress=False).batches)).x
+    template = next(iter(Draws(program, data, seed=seed, progress=False).batches)).x
     tasks: dict[str, Callable[[], Any]] = {
         "structure": lambda: latent_structure(program, data, seed=seed),
         "sbc": lambda: sbc(program, num_simulations, x=template, context=data.context, seed=seed),
@@ -215,7 +215,7 @@ def _attempt(name: str, task: Callable[[], Any], skipped: dict[str, str]) -> Any
 
 def _some(program: Any, x: Any, context: Context | None, max_rows: int, seed: int) -> Any:
     """Rows of the data chosen at random, with their context."""
-    data = Draws(program, x, context, progress=False).data
+    data = Draws(program, x, context, seed=seed, progress=False).data
     if len(data) <= max_rows:
         return data
     generator = torch.Generator().manual_seed(seed)

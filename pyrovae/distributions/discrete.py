@@ -8,7 +8,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyrovae.distributions.raw import Context, Raw, as_shape
+from pyrovae.distributions.raw import Context, Raw, as_count, as_shape
 from pyrovae.networks import Network
 
 
@@ -151,8 +151,7 @@ class Categories(nn.Module):
         preprocess: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
-        if num_categories < 2:
-            raise ValueError(f"num_categories must be at least 2, got {num_categories}")
+        as_count(num_categories, "num_categories", 2)
         self.event_shape, self.num_categories = as_shape(event_shape, "Categories"), num_categories
         self.raw = Raw(net, (num_categories, *self.event_shape), preprocess=preprocess)
         self.context_names = self.raw.context_names

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import pyro.distributions as dist
 import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 from torch.distributions import constraints
 
@@ -100,6 +101,11 @@ class Factorized(nn.Module):
         **given: float | Tensor | nn.Parameter | FromContext,
     ) -> None:
         super().__init__()
+        if not (isinstance(family, type) and issubclass(family, TorchDistributionMixin)):
+            raise TypeError(
+                f"family must be a distribution class of pyro.distributions, such as dist.Normal, got {family!r}; its "
+                "parameters are read from the network, or given by name (scale=1.0)"
+            )
         if event_shape is None:
             raise ValueError(
                 f"{family.__name__} needs event_shape=, the shape of one datum, e.g. event_shape=(1, 28, 28)"
@@ -159,7 +165,8 @@ class Factorized(nn.Module):
 
         .. math:: r_0 = \arg\max_r \sum_i \log p(x_i;\ \mathrm{link}(r)),
 
-        by ``steps`` Adam steps of 0.1 from zero, so that no entry moves further than about ``steps / 10``.
+        by ``steps`` Adam steps of 0.1 from zero. Locations, scales and rates start at the data's moments and, where their
+        unit is the data's, move in steps of 0.1 standard deviations; no entry moves further than about ``steps / 10``.
 
         Args:
             x: data of shape ``(rows, *event_shape)``; NaN is missing.
@@ -173,18 +180,34 @@ class Factorized(nn.Module):
                 "only a conditional with a network and no parameter from the context can be initialized from data"
             )
         x = x.to(self.offset)
+        start, unit = self._moments(x)
         raw = torch.zeros_like(self.offset, requires_grad=True)
         optimizer = torch.optim.Adam([raw], lr=0.1)
         fixed = {name: self._parameter(name, None).detach() for name in self._sources}
         for _ in range(steps):
-            parts = zip(self.read, raw.unbind(0), strict=True)
+            parts = zip(self.read, (start + unit * raw).unbind(0), strict=True)
             family = self.family(**fixed, **{name: self.links[name].forward(part) for name, part in parts})
             constant, filled = observed(family.expand(self.event_shape).to_event(len(self.event_shape)), x)
             loss = -constant.log_prob(filled).sum() / max(len(x), 1)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-        self.offset.copy_(raw.detach())
+        self.offset.copy_((start + unit * raw).detach())
+
+    def _moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """For each raw number where to start, and the size of its steps: zero and one where no moment says."""
+        start, unit = torch.zeros_like(self.offset), torch.ones_like(self.offset)
+        support: Any = self.family.support
+        mean, sd = _mean_and_sd(x.log() if support is constraints.positive else x)
+        of_location = support in (constraints.real, constraints.positive) and "loc" in self.family.arg_constraints
+        starts = {"loc": mean, "scale": sd} if of_location else {}
+        if support is constraints.nonnegative_integer and "rate" in self.read:
+            starts = {"rate": mean.clamp_min(0.01)}
+        for i, name in enumerate(self.read):
+            if name in starts:
+                start[i] = self.links[name].inverse(starts[name])
+                unit[i] = 1.0 if name == "rate" else sd.clamp(0.01, 1.0) if name == "scale" else sd
+        return start, unit
 
     def extra_repr(self) -> str:
         """The family, the datum's shape and where the parameters come from."""
@@ -315,3 +338,12 @@ def _is_given(name: str, given: Mapping[str, Any]) -> bool:
 
 def _is_double(value: float | Tensor) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def _mean_and_sd(x: Tensor) -> tuple[Tensor, Tensor]:
+    """By entry, missing ones left out; a constant entry gets a hundredth of the spread of all."""
+    known = ~x.isnan()
+    count = known.sum(0).clamp_min(1)
+    mean = torch.where(known, x, 0).sum(0) / count
+    sd = (torch.where(known, x - mean, 0).square().sum(0) / count).sqrt()
+    return mean, sd.clamp_min(0.01 * float(sd.mean()) or 0.01)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints, register_kl
 
 from pyrovae.distributions.links import link
-from pyrovae.distributions.raw import Context, Raw, as_vector
+from pyrovae.distributions.raw import Context, Raw, as_count, as_vector
 from pyrovae.networks import Network
 
 _positive = link(constraints.positive).forward
@@ -126,14 +126,15 @@ class LowRankNormal(dist.LowRankMultivariateNormal):
 class FullNormal(nn.Module):
     r"""A conditional normal with a full covariance.
 
-    .. math:: q(z \mid x) = \mathcal{N}\bigl(z;\ L S^{-1} m, L L^\top\bigr), \qquad
-        L_{ii} = s_i,\quad L_{ij} = s_i\, c(r_{ij} / \sqrt d),\ j < i,\quad c(r) = r / (1 + |r| / 10)
+    .. math:: q(z \mid x) = \mathcal{N}\bigl(z;\ U m,\ S U U^\top S\bigr), \qquad
+        U_{ii} = 1,\quad U_{ij} = \frac{r_{ij} / \sqrt d}{\sqrt{1 + \lVert r_i \rVert^2 / (100\, d)}},\ j < i
 
-    where m, the positive diagonal S and r are the network's output. The factor acts on the mean as it does on the noise,
-    as in a linear inverse autoregressive flow (Kingma et al. 2016, arXiv 1606.04934), and its rows keep their length
-    however many entries there are: with a mean of its own and unscaled r the same family trains to a lower bound than a
-    mean-field normal does. The factor stays well conditioned for every network output (a correlation of two entries is
-    below 0.995). With no network it is a learned prior, standard normal at first.
+    where m, the positive diagonal S and r are the network's output. The unit triangle acts on the mean as well as on the
+    noise, as in a linear inverse autoregressive flow (Kingma et al. 2016, arXiv 1606.04934), and r is scaled by the
+    dimension: with a mean of its own and unscaled r the same family trains to a lower bound than a mean-field normal does.
+    A row of U keeps a length below 10, so a correlation of two entries stays below 0.995. Standardize a network's input
+    (``preprocess=``): on values far from those that it was trained on U may be so ill-conditioned that the density is inexact
+    in single precision. With no network it is a learned prior, standard normal at first.
 
     Args:
         net: a network; an open one is closed with ``d (d + 3) / 2`` numbers. None for a learned distribution.
@@ -171,11 +172,10 @@ class FullNormal(nn.Module):
     def forward(self, value: Tensor | None = None, context: Context | None = None) -> CholeskyNormal:
         """The distribution given ``value`` of shape ``(*batch, *in_shape)``."""
         loc, scale, ratio = self.raw(value, context).split(self._sizes, -1)
-        ratio, scale = _soft_clip(ratio / math.sqrt(self.size)), _positive(scale)
-        ratios = torch.cat([torch.zeros_like(loc[..., :1]), ratio], -1)[..., self._index]
-        unit = ratios + torch.eye(self.size, dtype=loc.dtype, device=loc.device)
-        mean = scale * (unit @ (loc / scale).unsqueeze(-1)).squeeze(-1)
-        return CholeskyNormal(mean, scale.unsqueeze(-1) * unit)
+        rows = torch.cat([torch.zeros_like(loc[..., :1]), ratio / math.sqrt(self.size)], -1)[..., self._index]
+        unit = _bounded(rows) + torch.eye(self.size, dtype=loc.dtype, device=loc.device)
+        mean = (unit @ loc.unsqueeze(-1)).squeeze(-1)
+        return CholeskyNormal(mean, _positive(scale).unsqueeze(-1) * unit)
 
 
 class LowRank(nn.Module):
@@ -209,7 +209,7 @@ class LowRank(nn.Module):
     ) -> None:
         super().__init__()
         self.size = as_vector(event_shape, "LowRank")
-        if rank < 1:
+        if as_count(rank, "rank", 0) < 1:
             raise ValueError(
                 f"rank must be at least 1, got {rank}; without correlations write Factorized(dist.Normal, ...)"
             )
@@ -261,6 +261,11 @@ class _Observed(TorchDistribution):
 
 def _soft_clip(x: Tensor) -> Tensor:
     return x / (1 + x.abs() / _RATIO_BOUND)
+
+
+def _bounded(rows: Tensor) -> Tensor:
+    """Rows whose length stays below the bound; short ones are left as they are."""
+    return rows * (1 + rows.square().sum(-1, keepdim=True) / _RATIO_BOUND**2).rsqrt()
 
 
 def _by_factor(operation: Callable[[Tensor, Tensor], Tensor], factor: Tensor, vectors: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch.distributions import constraints
 
 from pyrovae.distributions.discretized import DiscretizedLogistic
 from pyrovae.distributions.links import link
-from pyrovae.distributions.raw import Context, Raw, as_shape
+from pyrovae.distributions.raw import Context, Raw, as_count, as_shape
 from pyrovae.networks import Network
 
 _positive = link(constraints.positive).forward
@@ -202,7 +202,7 @@ class LogisticMixture(nn.Module):
         coupled: bool = True,
     ) -> None:
         super().__init__()
-        if num_components < 1 or levels < 2:
+        if as_count(num_components, "num_components", 0) < 1 or levels < 2:
             raise ValueError(f"needs num_components >= 1 and levels >= 2, got {num_components} and {levels}")
         self.event_shape = as_shape(event_shape, "LogisticMixture")
         self.num_components, self.levels, self.coupled = num_components, levels, coupled

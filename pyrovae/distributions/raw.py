@@ -38,6 +38,20 @@ def as_vector(event_shape: int | Sequence[int] | None, owner: str, least: int = 
     return shape[0]
 
 
+def as_count(value: int, name: str, least: int = 1) -> int:
+    """An integer of at least ``least``.
+
+    Raises:
+        TypeError: something else, such as the network, stands in its place.
+        ValueError: it is too small.
+    """
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} comes first and is an integer, got {type(value).__name__}: the network follows it")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+    return value
+
+
 class Raw(nn.Module):
     """The unconstrained numbers behind a joint distribution: a network's output, or one learned tensor.
 

@@ -52,8 +52,12 @@ class TableSchema:
             kinds: kinds for some columns by name: ``Real``, ``Positive``, ``Count`` or ``Category``.
 
         Raises:
-            ValueError: a kind is given for a column that the frame lacks, or a column is constant or does not fit its kind.
+            ValueError: a kind is given for a column that the frame lacks, two columns share a name, or a column is constant or
+                does not fit its kind.
         """
+        if not frame.columns.is_unique:
+            twice = frame.columns[frame.columns.duplicated()][0]
+            raise ValueError(f"the frame has two columns named {twice!r}: give each its own name")
         kinds = {} if kinds is None else kinds
         unknown = [name for name in kinds if name not in frame.columns]
         if unknown:

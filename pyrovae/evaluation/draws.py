@@ -91,7 +91,7 @@ class Draws:
         self.batches = batches(self.data, rows, shuffle=False, **place)
         self.rows_at_once = rows
         with self.evaluating():
-            first = self.call(next(iter(batches(self.data[:1], 1, shuffle=False, **place))), nesting=0)
+            first = self.call(next(iter(batches(self.data[:2], 2, shuffle=False, **place))), nesting=0)
             self.nesting = plate_nesting(first.pair, first.args, first.kwargs)
             self.global_sites, self.relaxed_sites, self.measure = _describe(first)
 

@@ -64,13 +64,15 @@ def signed(value: float, form: str = ",.2f") -> str:
 
 
 def bits_per_dim(subject: Subject, elbo: Mean) -> float | None:
-    """Minus the ELBO in bits by the number of entries of a datum; None where that is not known.
+    """Minus the ELBO in bits by the number of entries of a datum; None where that is not known, or for a density.
 
     Args:
         subject: the run.
         elbo: its test ELBO.
     """
     shape = subject.kept.get("event_shape")
+    if subject.run.config["results"].get("bits_per_dim", 0.0) is None:
+        return None
     if not isinstance(shape, list) or not all(isinstance(axis, int) and axis > 0 for axis in shape):
         return None
     return -elbo.value / (math.log(2) * math.prod(shape))

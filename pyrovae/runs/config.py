@@ -66,10 +66,22 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def _check_config(config: Mapping[str, Any], path: Path) -> None:
-    kinds = {"words": (dict, type(None)), "data": (dict, type(None)), "dtype": str, "files": dict, "versions": dict}
+    maybe = (dict, type(None))
+    kinds = {
+        "words": maybe,
+        "data": maybe,
+        "dtype": str,
+        "files": dict,
+        "versions": dict,
+        "settings": dict,
+        "results": dict,
+    }
     for key, kind in kinds.items():
         if key not in config or not isinstance(config[key], kind):  # type: ignore[arg-type]
             raise DamagedError(f"{path} has no valid {key!r}")
+    command = config.get("command") or []
+    if not isinstance(command, list) or not all(isinstance(part, str) for part in command):
+        raise DamagedError(f"{path} has no valid 'command'")
     for name, checksum in config["files"].items():
         if name not in (MODEL, HISTORY) and not FIGURE.fullmatch(name):
             raise DamagedError(f"{path} lists a file {name[:100]!r}, which no run has")

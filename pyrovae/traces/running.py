@@ -8,8 +8,11 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
+from pyro.distributions import constraints
 from pyro.poutine.enum_messenger import EnumMessenger
 from pyro.poutine.trace_struct import Trace
+from pyro.poutine.util import site_is_subsample
+from pyro.util import check_site_shape
 
 from pyrovae.traces.programs import Pair, as_pair
 
@@ -21,9 +24,53 @@ def plate_nesting(pair: Pair, args: tuple, kwargs: Mapping[str, Any]) -> int:
     """The number of nested plates of a pair, found by running it once; the random state is left as it was."""
     with torch.random.fork_rng(), poutine.block(), torch.no_grad():
         guide_trace, model_trace = _run(pair, args, kwargs)
+        return check_sites(guide_trace, model_trace)
+
+
+def check_sites(guide_trace: Trace, model_trace: Trace) -> int:
+    """The number of nested plates of two traces, whose sites are checked on the way.
+
+    Raises:
+        ValueError: a site's log density has another shape than its plates (``.to_event`` is missing an axis: it would be
+            broadcast, silently), or a latent lives on a simplex or a sphere in the model or in the guide alone.
+    """
     sites = [site for trace in (guide_trace, model_trace) for site in trace.nodes.values() if site["type"] == "sample"]
     dims = [frame.dim for site in sites for frame in site["cond_indep_stack"] if frame.vectorized]
-    return -min(dims, default=0)
+    nesting = -min(dims, default=0)
+    with torch.no_grad(), pyro.validation_enabled(False):
+        for trace in (guide_trace, model_trace):
+            trace.compute_log_prob(lambda name, site: not site_is_subsample(site))
+    for site in sites:
+        if not site_is_subsample(site):
+            check_site_shape(site, nesting)
+    for name, site in guide_trace.nodes.items():
+        if site["type"] == "sample" and name in model_trace.nodes:
+            _check_spaces(name, site["fn"], model_trace.nodes[name]["fn"])
+    return nesting
+
+
+def _check_spaces(name: str, posterior: Any, prior: Any) -> None:
+    one, other = _space(posterior), _space(prior)
+    if one != other and {one, other} & set(_THIN):
+        raise ValueError(
+            f"latent {name!r} lives on the {one} in the guide and on the {other} in the model, so their densities are of "
+            f"different spaces: give prior and posterior the same ({_THIN[one if one in _THIN else other]})"
+        )
+
+
+_THIN = {
+    "simplex": "SimplexNormal, SimplexDirichlet or RelaxedOneHot for both",
+    "sphere": "UniformDirection with Spherical",
+}
+
+
+def _space(distribution: Any) -> str:
+    support = getattr(distribution, "support", None)
+    while (base := getattr(support, "base_constraint", None)) is not None:
+        support = base
+    if support is constraints.simplex:
+        return "simplex"
+    return "sphere" if support is constraints.sphere else "whole space"
 
 
 def _run(pair: Pair, args: tuple, kwargs: Mapping[str, Any]) -> tuple[Trace, Trace]:

@@ -98,6 +98,7 @@ class Loop:
         self.checkpoint = checkpoint
         self.state = State()
         self.best: dict[str, Tensor] | None = None
+        self._last: tuple[tuple, dict[str, Any]] = ((), {})
 
     def run(self) -> History:
         """Train to the end of the plan, or until something stops it."""
@@ -106,6 +107,7 @@ class Loop:
         with StopRequest() as stop:
             for outcome in self._steps():
                 self._record(outcome)
+                self._check_last(outcome)
                 self.state.seconds = time.monotonic() - started
                 if self._epoch_is_over() and self._close_epoch():
                     break
@@ -129,9 +131,19 @@ class Loop:
             for batch in self.source.along(self._order(), first=state.batch):
                 self._advance_schedules()
                 args, kwargs, size = self.source.arguments(batch)
+                self._last = args, kwargs
                 yield self.step(args, kwargs, size)
                 if state.step >= self.plan.total_steps or state.batch == 0 or self._stopped_early():
                     break
+
+    def _check_last(self, outcome: Outcome) -> None:
+        """Say so where training ends on skipped steps; an error where none was ever taken."""
+        if not outcome.skipped or self.state.step < self.plan.total_steps:
+            return
+        message = self.step.explain_skipped(*self._last)
+        if self.step.in_a_row >= self.plan.total_steps:
+            raise FloatingPointError(f"No step was taken: {message}")
+        warnings.warn(f"training ended on skipped steps: {message}", UserWarning, stacklevel=4)
 
     def _order(self) -> Tensor | None:
         """The order of this epoch's rows; of an epoch that was resumed in its middle, the order that it had."""

@@ -17,6 +17,7 @@ from torch import nn
 from torch.distributions import kl_divergence
 
 from pyrovae.parameters import announced
+from pyrovae.traces import check_sites
 from pyrovae.training.step import BufferGuard, check_data
 
 
@@ -34,7 +35,7 @@ def rehearse(
     """Run guide and model once, leaving random state and buffers as they were.
 
     Raises:
-        ValueError: there is no plate over data, or no parameter to train.
+        ValueError: there is no plate over data, no parameter to train, or a site whose log density has a wrong shape.
     """
     buffers = BufferGuard(module)
     check_data(model, args, kwargs)
@@ -43,6 +44,7 @@ def rehearse(
         guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
         model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
     buffers.restore()
+    check_sites(guide_trace, model_trace)
     if not any(_in_plate(site, plate) for site in _samples(model_trace)):
         raise ValueError(
             f"the model has no site inside a plate named {plate!r}: write with pyro.plate({plate!r}, size, dim=-1)"

@@ -162,6 +162,10 @@ def training_mode(module: nn.Module | None, device: str | torch.device | None) -
         yield
         return
     if device is not None:
+        if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+            raise ValueError(
+                f"device {str(device)!r} was asked for, and torch sees no GPU: leave device out, or write 'cpu'"
+            )
         module.to(device)
     modes = [(part, part.training) for part in module.modules()]
     _set_training(module)

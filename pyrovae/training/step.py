@@ -123,14 +123,19 @@ class Step:
         self.buffers.restore()
         self.in_a_row += 1
         if self.in_a_row > self.max_skipped:
-            message = explain(self.svi.model, self.svi.guide, args, kwargs, self.names)
-            self.buffers.restore()
+            message = self.explain_skipped(args, kwargs)
             self.optimizer.drop_gradients()
-            raise FloatingPointError(
-                f"{self.in_a_row} steps in a row had a loss or a gradient that is not finite (last loss: {loss}); the weights "
-                f"are those before them. {message} Try a smaller learning rate, clip_norm=1.0, scaled data, or float64."
-            )
+            raise FloatingPointError(f"{message} (Last loss: {loss}.)")
         self.optimizer.drop_gradients()
+
+    def explain_skipped(self, args: tuple, kwargs: dict[str, Any]) -> str:
+        """How many steps in a row were skipped, what in the program is not finite on this batch, and what to try."""
+        found = explain(self.svi.model, self.svi.guide, args, kwargs, self.names)
+        self.buffers.restore()
+        return (
+            f"{self.in_a_row} steps in a row had a loss or a gradient that is not finite; the weights are those before them. "
+            f"{found} Try a smaller learning rate, clip_norm=1.0, scaled data, or float64."
+        )
 
 
 def is_about_parameters(error: ValueError) -> bool:
