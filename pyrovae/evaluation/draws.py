@@ -92,7 +92,11 @@ class Draws:
         self.rows_at_once = rows
         with self.evaluating():
             first = self.call(next(iter(batches(self.data[:2], 2, shuffle=False, **place))), nesting=0)
-            self.nesting = plate_nesting(first.pair, first.args, first.kwargs)
+            try:
+                self.nesting = plate_nesting(first.pair, first.args, first.kwargs)
+            except (ValueError, RuntimeError):  # parameters for each row, as in an autoguide, fit whole batches only
+                first = self.call(next(iter(self.batches)), nesting=0)
+                self.nesting = plate_nesting(first.pair, first.args, first.kwargs)
             self.global_sites, self.relaxed_sites, self.measure = _describe(first)
 
     def __len__(self) -> int:
