@@ -45,6 +45,7 @@ def execute(path: pathlib.Path) -> tuple[nbformat.NotebookNode, float]:
             kernel_name="python3",
             resources={"metadata": {"path": str(folder)}},
             record_timing=False,
+            coalesce_streams=True,
         )
         began = time.monotonic()
         client.execute(env={**environment, "IPYTHONDIR": str(pathlib.Path(place, "ipython"))})

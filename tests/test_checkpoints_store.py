@@ -400,6 +400,14 @@ def test_an_optimizer_state_of_another_model_is_refused_since_torch_would_read_b
 # Signals
 
 
+@pytest.fixture(autouse=True)
+def python_s_own_handler():
+    """A shell that starts the tests in the background has Ctrl-C ignored; here it interrupts."""
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, former)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_first_signal_is_a_request_and_the_handlers_come_back(number):
     former = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}

@@ -98,6 +98,7 @@ def test_the_data_command_lists_what_there_is():
         (["train", "--epochs", 0], 2, "epochs must be a positive integer"),
         (["train", "--hidden", "a,b"], 2, "--hidden takes numbers"),
         (["train", "--learning-rate", -1], 2, ""),
+        (["train", "--resume"], 2, "--resume needs --out"),
         (["info", "no/such/run"], 2, "holds no run"),
         (["evaluate", "no/such/run"], 2, "holds no run"),
         (["train", "--no-such-option"], 2, "No such option"),

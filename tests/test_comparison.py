@@ -266,6 +266,11 @@ def test_training_rows_are_refused_unless_asked_for():
     assert len(compare({"a": ppca}, train, in_sample=True, num_samples=30).frame) == 1
 
 
+def test_models_without_names_are_refused():
+    with pytest.raises(TypeError, match=r"expected models by name, got list; write compare\(\{'one': vae"):
+        compare([PPCA.random(), PPCA.random()], PPCA.random().simulate(5))
+
+
 @pytest.mark.parametrize(
     ("models", "options", "message"),
     [

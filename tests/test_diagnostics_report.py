@@ -90,6 +90,21 @@ def test_a_memorized_training_set_shows_a_gap():
     assert "stop earlier" in result.gap.summary()
 
 
+def test_one_seed_gives_one_report_and_leaves_the_global_generators_alone():
+    torch.manual_seed(0)
+    vae, x = counts_vae(), counts(60)
+    tables = []
+    for global_seed in (1, 2):
+        torch.manual_seed(global_seed)
+        legacy = np.random.mtrand._rand  # the state behind np.random.normal and the like
+        legacy.seed(global_seed)
+        before, numpys = torch.get_rng_state(), legacy.get_state()[1].copy()
+        tables.append([line.value for line in diagnose(vae, x, **FEW).table()])
+        assert torch.equal(torch.get_rng_state(), before)
+        assert (legacy.get_state()[1] == numpys).all()
+    assert tables[0] == tables[1]
+
+
 def test_a_vae_with_missing_entries_is_diagnosed():
     vae = counts_vae()
     x = counts(60)

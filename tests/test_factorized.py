@@ -215,6 +215,12 @@ def test_the_order_of_parameters_is_documented_and_kept():
             "interior",
         ),
         (lambda: pvae.standard_normal(0), ValueError, "positive integer"),
+        (
+            lambda: pvae.Factorized(torch.distributions.Normal, pvae.MLP(2, ()), event_shape=3),
+            TypeError,
+            "a distribution class of pyro.distributions",
+        ),
+        (lambda: pvae.Factorized(pvae.MLP(2, ()), event_shape=3), TypeError, "a distribution class of pyro"),
     ],
 )
 def test_bad_arguments_are_refused(make, error, message):
@@ -236,6 +242,39 @@ def test_initialization_starts_at_the_datas_mean(case):
     likelihood.initialize(data)
     after = likelihood(torch.zeros(2, dtype=torch.float64)).log_prob(data[50:]).mean()
     assert after > before - 0.05
+
+
+@pytest.mark.parametrize(
+    ("family", "of"),
+    [(dist.Normal, torch.Tensor.double), (dist.Laplace, torch.Tensor.double), (dist.LogNormal, torch.exp)],
+)
+def test_initialization_finds_columns_of_any_unit(family, of):
+    """Metres, grams and a column far from zero: within the steps taken no raw number could walk there from zero."""
+    generator = torch.Generator().manual_seed(0)
+    unit, centre = torch.tensor([0.07, 15.0, 1.0]), torch.tensor([1.7, 70.0, 5000.0])
+    if family is dist.LogNormal:
+        unit, centre = torch.tensor([0.1, 1.0, 2.0]), torch.tensor([-20.0, 0.0, 30.0])
+    z = torch.randn(4000, 3, generator=generator, dtype=torch.float64)
+    x = of(centre + unit * z)
+    likelihood = pvae.Factorized(family, pvae.MLP(2, (4,)), event_shape=3).double()
+    with torch.no_grad():
+        for parameter in likelihood.parameters():
+            parameter.zero_()
+    likelihood.initialize(x)
+    started = likelihood(torch.zeros(2, dtype=torch.float64)).base_dist
+    assert ((started.loc - centre).abs() < 0.1 * unit).all()
+    width = started.scale / (unit * (0.5**0.5 if family is dist.Laplace else 1.0))
+    assert ((width > 0.8) & (width < 1.25)).all()
+
+
+def test_initialization_of_counts_of_any_size():
+    likelihood = pvae.Factorized(dist.Poisson, pvae.MLP(2, (4,)), event_shape=3)
+    with torch.no_grad():
+        for parameter in likelihood.parameters():
+            parameter.zero_()
+    x = torch.poisson(torch.tensor([0.2, 9.0, 40000.0]).expand(4000, 3), generator=torch.Generator().manual_seed(0))
+    likelihood.initialize(x)
+    torch.testing.assert_close(likelihood(torch.zeros(2)).mean.detach(), x.mean(0), atol=0, rtol=0.05)
 
 
 def test_initialization_of_a_bernoulli_is_the_mean():

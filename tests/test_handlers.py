@@ -133,6 +133,13 @@ def test_guide_side_enumeration_keeps_its_meaning(weight):
     torch.testing.assert_close(torch.autograd.grad(loss, logits)[0], torch.autograd.grad(expected, logits)[0])
 
 
+def test_a_name_that_the_program_does_not_sample_is_refused_when_it_runs(x):
+    program = Linear()
+    beta(program.model, {"z": 0.5})(x)
+    with pytest.raises(ValueError, match=r"beta names 'zz', which the program has not sampled; there are: .*z"):
+        beta(program.model, {"zz": 0.5})(x)
+
+
 @pytest.mark.parametrize(
     ("bad", "error", "message"),
     [

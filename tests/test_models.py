@@ -335,6 +335,8 @@ def test_bad_context_is_refused(call, error, message):
     ("call", "error", "message"),
     [
         (lambda v: v.model(torch.zeros(3, 4)), ValueError, r"x must have shape \(rows, 5\).*got \(3, 4\)"),
+        (lambda v: v.model(torch.zeros(3, 1, 5)), ValueError, r"one axis of rows before.*got \(3, 1, 5\)"),
+        (lambda v: v.model(torch.zeros(5)), ValueError, r"one axis of rows before.*got \(5,\)"),
         (lambda v: v.guide(torch.zeros(3, 4)), ValueError, r"expected an input of shape \(\*batch, 5\), got \(3, 4\)"),
         (lambda v: v.model(torch.zeros(0, 5)), ValueError, "no rows"),
         (lambda v: v.guide(torch.zeros(0, 5)), ValueError, "no rows"),
@@ -385,6 +387,23 @@ def test_bad_parts_are_refused(parts, error, message):
     good = counts_vae()
     with pytest.raises(error, match=message):
         pvae.VAE(**{"prior": good.prior, "likelihood": good.likelihood, "posterior": good.posterior, **parts})
+
+
+class Plain(nn.Module):
+    """A part that returns a distribution of torch, which ``pyro.sample`` cannot take."""
+
+    def forward(self, z=None, context=None):
+        return torch.distributions.Normal(torch.zeros(2), 1.0)
+
+
+@pytest.mark.parametrize("role", ["prior", "likelihood"])
+def test_a_distribution_of_torch_is_refused_by_the_part_s_name(role):
+    good = counts_vae()
+    parts = {"prior": good.prior, "likelihood": good.likelihood, "posterior": good.posterior, role: Plain()}
+    with pytest.raises(
+        TypeError, match=f"the {role}'s forward must return a distribution of pyro.distributions, got torch"
+    ):
+        pvae.VAE(**parts).model(counts(4))
 
 
 class SharesPosterior(nn.Module):

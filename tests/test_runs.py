@@ -368,6 +368,11 @@ FORGED = [
     ({"files": {"figures/../x.png": "0"}}, DamagedError, "which no run has"),
     ({"files": {"model.safetensors": 0}}, DamagedError, "lists no checksum"),
     ({"files": ["model.safetensors"]}, DamagedError, "no valid 'files'"),
+    ({"settings": 3}, DamagedError, "no valid 'settings'"),
+    ({"results": [1.0]}, DamagedError, "no valid 'results'"),
+    ({"versions": "1"}, DamagedError, "no valid 'versions'"),
+    ({"command": "pyrovae train"}, DamagedError, "no valid 'command'"),
+    ({"command": ["pyrovae", 3]}, DamagedError, "no valid 'command'"),
 ]
 
 

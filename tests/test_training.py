@@ -518,6 +518,43 @@ def test_bad_settings_are_refused_and_nothing_moves(settings, error, message):
     assert max(moved(before, vae)) == 0
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_refused():
+    with pytest.raises(ValueError, match=r"device 'cuda' was asked for, and torch sees no GPU"):
+        pvae.fit(counts_vae(), counts(), device="cuda")
+
+
+def without_to_event():
+    good = counts_vae()
+
+    def model(x, size=None):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", good.prior())
+            pyro.sample("x", dist.Poisson(good.likelihood(z).mean), obs=x)
+
+    return model, good.guide
+
+
+def on_a_simplex():
+    good = counts_vae()
+    return pvae.VAE(pvae.SimplexDirichlet(event_shape=2), good.likelihood, good.posterior)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (without_to_event, r"(?s)invalid log_prob shape.*to_event"),
+        (on_a_simplex, "on the whole space in the guide and on the simplex"),
+    ],
+)
+def test_densities_of_different_shapes_or_spaces_are_refused(make, message):
+    program, x = make(), counts(5)  # as many rows as columns: Pyro's plates see nothing wrong
+    with pytest.raises(ValueError, match=message):
+        pvae.fit(program, x, steps=1)
+    with pytest.raises(ValueError, match=message):
+        pvae.elbo(program, x, num_samples=2)
+
+
 @pytest.mark.parametrize(
     ("rows", "error", "message"),
     [

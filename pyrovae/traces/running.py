@@ -37,15 +37,17 @@ def check_sites(guide_trace: Trace, model_trace: Trace) -> int:
     sites = [site for trace in (guide_trace, model_trace) for site in trace.nodes.values() if site["type"] == "sample"]
     dims = [frame.dim for site in sites for frame in site["cond_indep_stack"] if frame.vectorized]
     nesting = -min(dims, default=0)
+    for name, site in guide_trace.nodes.items():
+        if site["type"] == "sample" and name in model_trace.nodes:
+            _check_spaces(name, site["fn"], model_trace.nodes[name]["fn"])
     with torch.no_grad(), pyro.validation_enabled(False):
         for trace in (guide_trace, model_trace):
             trace.compute_log_prob(lambda name, site: not site_is_subsample(site))
     for site in sites:
         if not site_is_subsample(site):
-            check_site_shape(site, nesting)
-    for name, site in guide_trace.nodes.items():
-        if site["type"] == "sample" and name in model_trace.nodes:
-            _check_spaces(name, site["fn"], model_trace.nodes[name]["fn"])
+            check_site_shape(
+                site, max(nesting, site["log_prob"].ndim)
+            )  # nothing is enumerated: no axis is left of the plates
     return nesting
 
 
