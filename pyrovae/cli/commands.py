@@ -30,7 +30,7 @@ def evaluate(folder: Path, method: str, samples: int | None, rows: int | None, s
     test = data_of(run).test
     test = test if rows is None else test[:rows]
     kept = folder / f".evaluate-{method}.npz"
-    result = log_marginal(vae, test, method, samples, seed=seed, progress=not quiet, resume=kept)
+    result = log_marginal(vae, test, method, samples, seed=seed, progress=False if quiet else None, resume=kept)
     path = folder / f"evidence-{method}.csv"
     save_file_atomic(path, result.to_dataframe().to_csv().encode())
     kept.unlink(missing_ok=True)

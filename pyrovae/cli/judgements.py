@@ -44,7 +44,9 @@ def compare(
     models = {folder.name: load_vae(folder) for folder in folders}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the table's notes say the same
-        result = compare_models(models, test, method=method, num_samples=samples, seed=seed, progress=not quiet)
+        result = compare_models(
+            models, test, method=method, num_samples=samples, seed=seed, progress=False if quiet else None
+        )
     screen = console(quiet)
     screen.print(f"{test.name} ({test.variant}), {len(test)} test rows", style="bold")
     screen.print(str(result), soft_wrap=True)
@@ -66,11 +68,11 @@ def diagnose(folder: Path, rows: int | None, seed: int, quiet: bool) -> None:
     run, vae = runs.Run.read(folder), load_vae(folder)
     data = data_of(run)
     test = data.test if rows is None else data.test[:rows]
-    report = diagnose_program(vae, test, data.train.drawn(seed), seed=seed, progress=not quiet)
+    report = diagnose_program(vae, test, data.train.drawn(seed), seed=seed, progress=False if quiet else None)
     screen = console(quiet)
     screen.print(str(report), soft_wrap=True)
     save_file_atomic(folder / "report.txt", f"{report}\n".encode())
-    idata = from_pyro_svi(vae, test[:ARVIZ_ROWS], seed=seed, progress=not quiet)
+    idata = from_pyro_svi(vae, test[:ARVIZ_ROWS], seed=seed, progress=False if quiet else None)
     screen.print(f"posterior  {to_netcdf(idata, folder / 'posterior.nc')}")
     for name, axes in _figures(report).items():
         save_axes(folder / "figures" / f"{name}.png", axes, quiet)

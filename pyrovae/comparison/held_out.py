@@ -38,7 +38,7 @@ def compare(
     in_sample: bool = False,
     chunk_size: int = CHUNK_SIZE,
     seed: int | None = None,
-    progress: bool = True,
+    progress: bool | None = None,
 ) -> Comparison:
     r"""Compare models by their log evidence on rows that none of them was trained on.
 
@@ -61,7 +61,7 @@ def compare(
         in_sample: accept training rows.
         chunk_size: the most draws evaluated at once.
         seed: makes the draws reproducible; all programs use the same.
-        progress: show bars, if there is a terminal.
+        progress: True shows bars, False none; by default there are some on a terminal.
 
     Warns:
         UserWarning: estimates of a model are unreliable or still rise with the number of samples, or an order lies inside
@@ -111,7 +111,7 @@ class _Evaluation:
         num_samples: int | None,
         chunk_size: int,
         seed: int | None,
-        progress: bool,
+        progress: bool | None,
     ) -> None:
         self.data, self.train, self.estimator = data, train, estimator
         self.num_samples = estimator.num_samples if num_samples is None else num_samples

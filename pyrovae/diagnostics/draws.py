@@ -97,7 +97,7 @@ def posterior_draws(
     sampler: Sampler | None = None,
     chunk_size: int = CHUNK_SIZE,
     seed: int = 0,
-    progress: bool = False,
+    progress: bool | None = None,
 ) -> PosteriorDraws:
     r"""Draws from p(z | x) of each row: the guide's, corrected as far as each row needs it.
 
@@ -116,7 +116,7 @@ def posterior_draws(
         sampler: of the chains.
         chunk_size: draws (pairs of a sample and a row) evaluated at once.
         seed: of all draws.
-        progress: show a bar.
+        progress: True shows a bar, False none; by default there is one on a terminal.
 
     Raises:
         ValueError: another method, global latents, fewer proposals than samples.

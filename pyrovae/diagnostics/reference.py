@@ -111,7 +111,7 @@ def reference_posterior(
     *,
     chunk_size: int = CHUNK_SIZE,
     seed: int = 0,
-    progress: bool = False,
+    progress: bool | None = None,
 ) -> ReferencePosterior:
     r"""Draws from p(z | x) of each row by MCMC: the gold standard that a guide is held against.
 
@@ -128,7 +128,7 @@ def reference_posterior(
         sampler: number and length of chains.
         chunk_size: pairs of a chain and a row that move at once.
         seed: of all draws.
-        progress: show a bar.
+        progress: True shows a bar, False none; by default there is one on a terminal.
 
     Raises:
         ValueError: another method, global latents, or latents without an unconstrained form.

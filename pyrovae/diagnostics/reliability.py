@@ -99,7 +99,7 @@ def reliability(
     *,
     chunk_size: int = CHUNK_SIZE,
     seed: int = 0,
-    progress: bool = False,
+    progress: bool | None = None,
 ) -> Reliability:
     r"""Whether importance-sampling estimates with this guide can be trusted, row by row, and what to do where not.
 
@@ -115,7 +115,7 @@ def reliability(
         context: a tensor of N rows for each name.
         chunk_size: draws (pairs of a sample and a row) evaluated at once.
         seed: of the draws.
-        progress: show a bar.
+        progress: True shows a bar, False none; by default there is one on a terminal.
 
     Raises:
         ValueError: global latents.

@@ -157,7 +157,7 @@ def diagnose(
     num_simulations: int = 1000,
     max_rows: int = 1000,
     seed: int = 0,
-    progress: bool = False,
+    progress: bool | None = None,
 ) -> Report:
     r"""Runs the diagnostics that fit a program and says in words what they found and what to do.
 
@@ -176,7 +176,7 @@ def diagnose(
         num_simulations: rows simulated for calibration and typicality.
         max_rows: rows of ``x``, chosen at random, on which structure and predictive checks are done.
         seed: of all draws.
-        progress: show bars.
+        progress: True shows bars, False none; by default there are some on a terminal.
 
     Raises:
         ValueError: global latents.

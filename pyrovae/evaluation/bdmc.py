@@ -51,7 +51,7 @@ def bdmc(
     num_chains: int | None = None,
     chunk_size: int = CHUNK_SIZE,
     seed: int | None = None,
-    progress: bool = True,
+    progress: bool | None = None,
 ) -> Sandwich:
     r"""Bound the error of annealed importance sampling, on data simulated from the model.
 
@@ -68,7 +68,7 @@ def bdmc(
         num_chains: chains in each direction; by default the estimator's.
         chunk_size: the most chains run at once.
         seed: makes the draws reproducible.
-        progress: show a bar, if there is a terminal.
+        progress: True shows a bar, False none; by default there is one on a terminal.
 
     Raises:
         ValueError: the model cannot be called without data.

@@ -64,7 +64,7 @@ class Draws:
         chunk_size: the most draws (pairs of a sample and a datum) evaluated at once.
         vectorize: False runs the program once for each draw.
         seed: every batch of rows gets a seed of its own, derived from this one; None derives one from torch's state.
-        progress: show a bar, if there is a terminal.
+        progress: True shows a bar, False none; by default there is one on a terminal.
         per_row: draws per datum that are needed at once, by which the rows are cut into batches; by default all.
     """
 
@@ -77,7 +77,7 @@ class Draws:
         chunk_size: int = CHUNK_SIZE,
         vectorize: bool = True,
         seed: int | None = None,
-        progress: bool = True,
+        progress: bool | None = None,
         per_row: int | None = None,
     ) -> None:
         if num_samples < 1 or chunk_size < 1:
@@ -183,11 +183,11 @@ def checked(wanted: bool) -> Iterator[None]:
         yield
 
 
-def bar(iterable: Iterable, label: str, progress: bool) -> Iterable:
-    """A progress bar, silent when it is not wanted or there is no terminal."""
+def bar(iterable: Iterable, label: str, progress: bool | None) -> Iterable:
+    """A progress bar; with None only on a terminal."""
     from tqdm import tqdm
 
-    return tqdm(iterable, desc=label, disable=None if progress else True, leave=False)
+    return tqdm(iterable, desc=label, disable=None if progress is None else not progress, leave=False)
 
 
 def _mixed(seed: int, number: int) -> int:

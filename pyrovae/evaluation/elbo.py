@@ -41,7 +41,7 @@ def bound(
     chunk_size: int = CHUNK_SIZE,
     vectorize: bool = True,
     seed: int | None = None,
-    progress: bool = True,
+    progress: bool | None = None,
 ) -> Bound:
     r"""The ELBO of each datum with its parts and their errors, all from the same draws.
 
@@ -57,7 +57,7 @@ def bound(
         chunk_size: the most draws evaluated at once.
         vectorize: False runs the program once for each draw.
         seed: makes the draws reproducible.
-        progress: show a bar, if there is a terminal.
+        progress: True shows a bar, False none; by default there is one on a terminal.
 
     Raises:
         NotImplementedError: ``exact_kl``, and a site has no closed form.

@@ -30,7 +30,7 @@ def inference_gaps(
     num_steps: int = 500,
     chunk_size: int = CHUNK_SIZE,
     seed: int | None = None,
-    progress: bool = True,
+    progress: bool | None = None,
 ) -> xr.Dataset:
     r"""Split log p(x) - ELBO of each datum into the family's part and amortization's.
 
@@ -50,7 +50,7 @@ def inference_gaps(
         num_steps: steps of optimization for each datum.
         chunk_size: the most draws evaluated at once.
         seed: makes the draws reproducible.
-        progress: show bars, if there is a terminal.
+        progress: True shows bars, False none; by default there are some on a terminal.
 
     Returns:
         A Dataset over ``data``: ``log_marginal, elbo, refined_elbo, approximation, amortization`` in nats, each with its

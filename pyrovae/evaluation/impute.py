@@ -35,7 +35,7 @@ def impute(
     num_proposals: int = 1000,
     chunk_size: int = CHUNK_SIZE,
     seed: int | None = None,
-    progress: bool = True,
+    progress: bool | None = None,
 ) -> Imputation:
     r"""Draw the missing entries of each datum, by self-normalized importance sampling of its latents.
 
@@ -52,7 +52,7 @@ def impute(
         num_proposals: draws of the guide from which the latents are chosen.
         chunk_size: the most draws evaluated at once.
         seed: makes the draws reproducible.
-        progress: show a bar, if there is a terminal.
+        progress: True shows a bar, False none; by default there is one on a terminal.
 
     Raises:
         ValueError: several data sites.

@@ -20,7 +20,7 @@ def log_weights(
     chunk_size: int = CHUNK_SIZE,
     vectorize: bool = True,
     seed: int | None = None,
-    progress: bool = True,
+    progress: bool | None = None,
 ) -> Tensor:
     r"""The log importance weights of fresh draws from the guide, per sample and datum.
 
@@ -37,7 +37,7 @@ def log_weights(
         chunk_size: the most draws (pairs of a sample and a datum) evaluated at once; memory grows with it.
         vectorize: False runs the program once for each draw, for programs that cannot broadcast.
         seed: makes the draws reproducible; None uses torch's random state.
-        progress: show a bar, if there is a terminal.
+        progress: True shows a bar, False none; by default there is one on a terminal.
 
     Returns:
         Nats, of shape ``(samples, data)``, float64, on the CPU.

@@ -43,7 +43,7 @@ def log_marginal(
     chunk_size: int = CHUNK_SIZE,
     vectorize: bool = True,
     seed: int | None = None,
-    progress: bool = True,
+    progress: bool | None = None,
     resume: str | Path | None = None,
 ) -> xr.Dataset:
     r"""Estimate the log evidence of each datum, with its error and reliability.
@@ -64,7 +64,7 @@ def log_marginal(
         chunk_size: the most draws (pairs of a sample and a datum) evaluated at once; memory grows with it.
         vectorize: False runs the program once for each draw (importance only).
         seed: makes the draws reproducible.
-        progress: show a bar, if there is a terminal.
+        progress: True shows a bar, False none; by default there is one on a terminal.
         resume: a file in which finished batches of rows are kept, so that the same call goes on where it was stopped;
             the draws are the same as without a stop. Needs a seed.
 

@@ -145,7 +145,7 @@ def refine(
     learning_rate: float = 0.05,
     chunk_size: int = CHUNK_SIZE,
     seed: int | None = None,
-    progress: bool = True,
+    progress: bool | None = None,
 ) -> RefinedGuide:
     r"""Optimize a guide for each datum by itself, started at the program's own: a semi-amortized posterior.
 
@@ -165,7 +165,7 @@ def refine(
             in the last.
         chunk_size: the most draws evaluated at once.
         seed: makes the draws reproducible.
-        progress: show a bar, if there is a terminal.
+        progress: True shows a bar, False none; by default there is one on a terminal.
 
     Raises:
         ValueError: another family; latents outside the data plate or without an unconstrained form.

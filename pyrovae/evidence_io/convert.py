@@ -66,7 +66,7 @@ def from_pyro_svi(
     new_context: Mapping[str, Any] | None = None,
     sbc: SBC | None = None,
     vectorize: bool = True,
-    progress: bool = True,
+    progress: bool | None = None,
 ) -> Container:
     r"""Draws from an amortized guide, and what ArviZ needs beside them, as ``InferenceData`` or ``DataTree``.
 
@@ -101,7 +101,7 @@ def from_pyro_svi(
             global latents. Adds ``predictions`` and ``predictions_constant_data``.
         sbc: a result of :func:`pyrovae.sbc`, whose ranks become ``prior_sbc``.
         vectorize: False runs the program once for each draw, for programs that cannot broadcast.
-        progress: show a bar, if there is a terminal.
+        progress: True shows a bar, False none; by default there is one on a terminal.
 
     Raises:
         TypeError: the program is none, or the data is not numbers.

@@ -104,7 +104,7 @@ def fit(
         callbacks: called with the history after each epoch; a true answer stops training.
         seed: the source of all randomness here; the global generator is then left as it was. By default the global one.
         device: where to train; a module is moved there.
-        progress: show a bar; by default on a terminal.
+        progress: True shows a bar, False none; by default there is one on a terminal.
         max_skipped: steps in a row whose loss or gradient may be non-finite (they are skipped) before an error is raised.
         checkpoint: a folder for checkpoints; it must hold none yet unless ``resume``.
         resume: go on from the newest checkpoint in it, if there is one.
