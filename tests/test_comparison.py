@@ -310,6 +310,10 @@ def test_it_is_drawn(tmp_path):
     log_p = densities(models=2)
     axes = compare({"a": [log_p[:, 0], log_p[:, 0] - 1], "b": log_p[:, 1]}).plot()
     assert [label.get_text() for label in axes.get_yticklabels()] == ["b", "a"]
+    ppca = PPCA.random()
+    x = ppca.simulate(30)
+    axes = compare({"program": ppca, "array": ppca.log_evidence(x) - 5}, x, num_samples=10).plot()
+    assert "ELBO" in axes.get_legend_handles_labels()[1]  # though the array has none
     matplotlib.pyplot.close("all")
 
 

@@ -106,7 +106,7 @@ CASES = {
         ValueError,
         r"expected context\['c'\] without missing entries, got NaN in row 3; only x may be missing",
     ),
-    "infinite context": (lambda: as_data(X, {"c": X / 0}), ValueError, r"expected context\['c'\] to be finite"),
+    "infinite context": (lambda: as_data(X, {"c": X / 0}), ValueError, r"expected context\['c'\] to be finite, got"),
     "an array in Data": (
         lambda: Data(np.ones(3)),
         TypeError,

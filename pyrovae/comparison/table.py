@@ -88,7 +88,7 @@ class Comparison:
             frame["se"].to_numpy(),
             elpd_diff=frame["elpd_diff"].to_numpy(),
             dse=frame["dse"].to_numpy(),
-            elbo=elbo if np.isfinite(elbo).all() else None,
+            elbo=elbo if np.isfinite(elbo).any() else None,
             refits=seeds if max(map(len, seeds)) > 1 else None,
             ax=ax,
         )

@@ -89,9 +89,14 @@ def _check_finite(stored: Tensor, path: str, is_sparse: bool) -> None:
     infinite = stored.isinf()
     if bool(infinite.any()):
         where = "" if is_sparse else f", the first in row {_first(infinite)}"
+        expected, remedy = (
+            "finite or NaN (missing)",
+            "write NaN where a value is missing, or clip or transform the data",
+        )
+        if path.startswith("context"):  # where nothing may be missing
+            expected, remedy = "finite", "clip or transform it"
         raise ValueError(
-            f"expected {path} to be finite or NaN (missing), got {int(infinite.sum())} infinite entries{where}; write "
-            "NaN where a value is missing, or clip or transform the data"
+            f"expected {path} to be {expected}, got {int(infinite.sum())} infinite entries{where}; {remedy}"
         )
 
 

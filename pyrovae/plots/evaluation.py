@@ -121,7 +121,7 @@ def plot_comparison(
         se: the standard error of each elpd over rows, ``(models,)``.
         elpd_diff: each elpd less the best one's, not above 0, ``(models,)``; by default computed from ``elpd``.
         dse: the standard error of the paired difference, ``(models,)``; NaN or 0 for the best.
-        elbo: in nats, ``(models,)``: how far below its own evidence each model's bound lies.
+        elbo: in nats, ``(models,)``: how far below its own evidence each model's bound lies; NaN where there is none.
         refits: for each model the elpds of refits with other seeds, any number of each.
         ax: where to draw.
 
