@@ -18,7 +18,7 @@ import nbformat
 from nbclient import NotebookClient
 
 NOTEBOOKS = pathlib.Path(__file__).parents[1] / "notebooks"
-CELL_TIMEOUT = 300
+CELL_TIMEOUT = 1200
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
