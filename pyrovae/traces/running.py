@@ -8,7 +8,7 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
-from pyro.distributions import constraints
+from pyro.distributions import Delta, constraints
 from pyro.poutine.enum_messenger import EnumMessenger
 from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import site_is_subsample
@@ -38,7 +38,7 @@ def check_sites(guide_trace: Trace, model_trace: Trace) -> int:
     dims = [frame.dim for site in sites for frame in site["cond_indep_stack"] if frame.vectorized]
     nesting = -min(dims, default=0)
     for name, site in guide_trace.nodes.items():
-        if site["type"] == "sample" and name in model_trace.nodes:
+        if site["type"] == "sample" and name in model_trace.nodes and not _is_delta(site["fn"]):
             _check_spaces(name, site["fn"], model_trace.nodes[name]["fn"])
     with torch.no_grad(), pyro.validation_enabled(False):
         for trace in (guide_trace, model_trace):
@@ -49,6 +49,13 @@ def check_sites(guide_trace: Trace, model_trace: Trace) -> int:
                 site, max(nesting, site["log_prob"].ndim)
             )  # nothing is enumerated: no axis is left of the plates
     return nesting
+
+
+def _is_delta(distribution: Any) -> bool:
+    """Whether it is a point, as where an autoguide maps its auxiliary draw: its support says nothing of its space."""
+    while (base := getattr(distribution, "base_dist", None)) is not None:
+        distribution = base
+    return isinstance(distribution, Delta)
 
 
 def _check_spaces(name: str, posterior: Any, prior: Any) -> None:

@@ -30,8 +30,8 @@ from pyrovae.training.setup import (
     betas_by_site,
     check_arguments,
     divide,
-    like_of,
     ordered,
+    place_of,
     quiet_about_nan,
     randomness,
     rehearse_on,
@@ -88,7 +88,7 @@ def fit(
         variant: what kind of numbers bare arrays are, printed beside every result.
         epochs: passes through the data; or give ``steps``. The default is 50 epochs.
         steps: optimizer steps in all, instead of ``epochs``.
-        batch_size: rows in a batch.
+        batch_size: rows in a batch; rows that fill one batch keep their order.
         drop_last: leave an incomplete last batch out.
         transform: ``transform(x, generator)`` on each training batch, e.g. a fresh binarization; the default is the data's own.
         objective: an ELBO of Pyro or pyrovae; ``Trace_ELBO()`` by default.
@@ -98,7 +98,8 @@ def fit(
         scheduler: takes the torch optimizer and returns a ``torch.optim.lr_scheduler``, stepped each step.
         weight_decay: decoupled weight decay of the default optimizer.
         clip_norm: clip the norm of the per-row gradient to this.
-        validation: data, or the fraction of the training rows to hold out; its ELBO at beta 1 is computed each epoch.
+        validation: data, or the fraction of the training rows to hold out; its ELBO at beta 1 is computed each epoch. Its
+            context comes with it: ``as_data(x, context)``.
         patience: stop after this many epochs without a better validation ELBO, and keep the best weights.
         keep_best: end with the weights of the best validation ELBO; by default where ``patience`` is given.
         callbacks: called with the history after each epoch; a true answer stops training.
@@ -141,13 +142,14 @@ def fit(
         optimizer,
         resume,
         checkpoint,
+        callbacks,
     )
     pair, betas = as_pair(program), betas_by_site(beta)
     with randomness(seed), training_mode(pair.module, device), quiet_about_nan():
         generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
         data, validation = divide(data, context, variant, transform, validation, seed)
-        like = like_of(pair.module, device)
-        source, rows = source_of(pair, data, context, batch_size, drop_last, like, generator)
+        place = place_of(pair.module, device)
+        source, rows = source_of(pair, data, context, batch_size, drop_last, place, generator)
         plan = Plan(
             total_steps=steps if steps is not None else (50 if epochs is None else epochs) * len(source),
             steps_per_epoch=len(source),
@@ -162,7 +164,7 @@ def fit(
         rehearsal = rehearse_on(pair, source, objective, beta_is_one)
         check_beta_sites(betas, rehearsal)
         warn_of_atoms(rehearsal.model_trace)
-        evaluation = Evaluation(pair, rows, validation, like, 0 if seed is None else seed)
+        evaluation = Evaluation(pair, rows, validation, place, 0 if seed is None else seed, whole=len(source) == 1)
         evaluation.check()
         tensors = _tensors(betas, len(source))
         scaled = carried(pair) if beta_is_one else _scaled(carried(pair), tensors)

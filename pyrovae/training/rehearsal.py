@@ -11,13 +11,14 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.infer import JitTrace_ELBO, RenyiELBO, TraceEnum_ELBO, TraceMeanField_ELBO
+from pyro.infer.autoguide import AutoGuide
 from pyro.infer.elbo import ELBO
 from pyro.poutine.trace_struct import Trace
 from torch import nn
 from torch.distributions import kl_divergence
 
 from pyrovae.parameters import announced
-from pyrovae.traces import check_sites
+from pyrovae.traces import Pair, check_sites
 from pyrovae.training.step import BufferGuard, check_data
 
 
@@ -56,6 +57,45 @@ def rehearse(
             "pyrovae.register(module) in the model or the guide, or unfreeze a part"
         )
     return Rehearsal(model_trace, guide_trace, parameters)
+
+
+def check_rows(rehearsal: Rehearsal, rows: int, plate: str = "data") -> int | None:
+    """The rows to which the program's own plate scales a batch, or None where it does not.
+
+    Raises:
+        ValueError: the plate holds other rows than the batch's: the program draws a batch of its own.
+    """
+    frames = [f for s in _samples(rehearsal.model_trace) for f in s["cond_indep_stack"] if f.name == plate]
+    for frame in frames:
+        if frame.size != rows:
+            raise ValueError(
+                f"the plate {plate!r} holds {frame.size} rows of a batch of {rows}: do not subsample in the program; fit draws "
+                "the batches (batch_size=), and gives a model that takes it the size of the whole data: "
+                f"pyro.plate({plate!r}, size, subsample=x)"
+            )
+    full = max((frame.full_size or frame.size for frame in frames), default=rows)
+    return full if full != rows else None
+
+
+def check_batches(pair: Pair, rehearsal: Rehearsal, rows: int, *, scaled: bool, plate: str = "data") -> None:
+    """Refuse programs for which a batch cannot stand for the whole data.
+
+    Raises:
+        ValueError: a latent outside the plate would see one batch alone, or an autoguide holds parameters for each row.
+    """
+    latents = [s for s in _samples(rehearsal.model_trace) if not s["is_observed"]]
+    outside = [s["name"] for s in latents if not _in_plate(s, plate)]
+    if outside and not scaled:
+        raise ValueError(
+            f"the latent {outside[0]!r} lies outside the plate {plate!r}, and the model takes no size: it would learn from "
+            f"{rows} rows at a time as if they were all. Write def model(x, size=None) with pyro.plate({plate!r}, size or "
+            "len(x), subsample=x), and the guide likewise, or give a batch_size of all rows"
+        )
+    if isinstance(poutine.unwrap(pair.guide), AutoGuide) and len(outside) < len(latents):
+        raise ValueError(
+            f"{type(poutine.unwrap(pair.guide)).__name__} holds parameters for each row of a batch, and the next batch has "
+            "other rows: give a batch_size of all rows, or an amortized guide"
+        )
 
 
 def check_beta_sites(sites: Iterable[str | None], rehearsal: Rehearsal, plate: str = "data") -> None:

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from pyrovae.data import Data, as_data, split
 from pyrovae.traces import Pair
 from pyrovae.training.loop import Number
-from pyrovae.training.rehearsal import Rehearsal, check_objective, rehearse
+from pyrovae.training.rehearsal import Rehearsal, check_batches, check_objective, check_rows, rehearse
 from pyrovae.training.sources import Source, carried
 
 Transform = Callable[[Tensor, "torch.Generator | None"], Tensor]
@@ -39,6 +39,7 @@ def check_arguments(
     optimizer: Any,
     resume: bool,
     checkpoint: Any,
+    callbacks: Any,
 ) -> None:
     """Refuse arguments of ``fit`` that are out of range or contradict each other."""
     if epochs is not None and steps is not None:
@@ -50,6 +51,8 @@ def check_arguments(
         raise ValueError(f"max_skipped must be an integer of at least 0, got {max_skipped!r}")
     if isinstance(learning_rate, (int, float)) and not 0 < learning_rate < math.inf:
         raise ValueError(f"learning_rate must be positive and finite, got {learning_rate}")
+    if not (learning_rate is None or callable(learning_rate) or isinstance(learning_rate, (int, float))):
+        raise TypeError(f"learning_rate must be a number or a schedule, got {learning_rate!r}")
     if learning_rate is not None and callable(learning_rate) and scheduler is not None:
         raise ValueError("both learning_rate (a schedule) and scheduler set the learning rate: give one of them")
     if isinstance(optimizer, PyroOptim) or (optimizer is not None and not callable(optimizer)):
@@ -61,6 +64,9 @@ def check_arguments(
         raise ValueError(
             "patience and keep_best need validation=, data or the fraction of the training rows to hold out"
         )
+    uncallable = [callback for callback in callbacks if not callable(callback)]
+    if uncallable:
+        raise TypeError(f"callbacks must be functions of the history, got {uncallable[0]!r}")
     if resume and checkpoint is None:
         raise ValueError("resume=True needs checkpoint=, the folder that holds the checkpoints")
 
@@ -73,6 +79,8 @@ def betas_by_site(beta: Number | Mapping[str, Number]) -> dict[str | None, Numbe
         ValueError: a negative or non-finite number.
     """
     betas: dict[Any, Number] = dict(beta) if isinstance(beta, Mapping) else {None: beta}
+    if not betas:
+        raise ValueError("beta names no site, got an empty mapping: write beta=1.0 or {'z': 0.5}")
     for value in betas.values():
         if callable(value):
             continue
@@ -101,7 +109,16 @@ def divide(
     seed = rows.seed or 0 if seed is None else seed
     if isinstance(validation, float):
         return split(rows, validation, seed)
-    return rows, None if validation is None else as_data(validation).drawn(seed)
+    if validation is None:
+        return rows, None
+    held_out = as_data(validation).drawn(seed)
+    lacking = [name for name in rows.context or () if name not in (held_out.context or ())]
+    if lacking:
+        raise ValueError(
+            f"validation= lacks the context {lacking[0]!r} that the training rows have: write "
+            f"validation=pyrovae.data.as_data(x, {{{lacking[0]!r}: values}})"
+        )
+    return rows, held_out
 
 
 def _require_observed(rows: Data) -> None:
@@ -125,6 +142,9 @@ def rehearse_on(pair: Pair, source: Source, objective: ELBO, beta_is_one: bool) 
     args, kwargs, _ = source.arguments(batch)
     able = carried(pair)
     rehearsal = rehearse(able.model, able.guide, args, kwargs, pair.module)
+    source.full_size = check_rows(rehearsal, len(batch.index))
+    if len(source) > 1:
+        check_batches(pair, rehearsal, len(batch.index), scaled=source.sized or source.full_size is not None)
     check_objective(objective, rehearsal, beta_is_one=beta_is_one, subsampled=len(source) > 1)
     return rehearsal
 
@@ -137,13 +157,13 @@ def ordered(module: nn.Module | None, announced: Mapping[str, nn.Parameter]) -> 
     return first + [parameter for key, parameter in wanted.items() if key not in seen]
 
 
-def like_of(module: nn.Module | None, device: str | torch.device | None) -> Tensor:
-    """A tensor of the program's dtype and device."""
+def place_of(module: nn.Module | None, device: str | torch.device | None) -> dict[str, Any]:
+    """The device and dtype of a program's module; without one the data keep their dtype."""
     tensors = [] if module is None else [*module.parameters(), *module.buffers()]
     floating = [tensor for tensor in tensors if tensor.is_floating_point()]
     if not floating:
-        return torch.empty(0, device=device)
-    return torch.empty(0, dtype=floating[0].dtype, device=floating[0].device)
+        return {"device": device}
+    return {"device": floating[0].device, "dtype": floating[0].dtype}
 
 
 @contextmanager

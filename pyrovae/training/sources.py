@@ -55,6 +55,8 @@ class Source(ABC):
     def __init__(self, pair: Pair, num_rows: int, generator: torch.Generator) -> None:
         self.pair, self.num_rows, self.generator = pair, num_rows, generator
         self.sized = "size" in call_arguments(pair, size=num_rows)
+        self.full_size: int | None = None
+        """Rows that a program without ``size`` scales each batch to by itself, with a plate that subsamples."""
 
     @property
     def generators(self) -> dict[str, torch.Generator]:
@@ -75,7 +77,7 @@ class Source(ABC):
 
     def arguments(self, batch: Batch) -> tuple[tuple, dict[str, Any], int]:
         """Positional and keyword arguments of model and guide, and the rows that the loss stands for."""
-        size = self.num_rows if self.sized else len(batch.index)
+        size = self.num_rows if self.sized else self.full_size or len(batch.index)
         return *arguments_of(self.pair, batch, size), size
 
 
@@ -144,17 +146,19 @@ def source_of(
     context: Any,
     batch_size: int,
     drop_last: bool,
-    like: Tensor,
+    place: Mapping[str, Any],
     generator: torch.Generator,
 ) -> tuple[Source, Data | None]:
-    """The batches of whatever ``fit`` is given, and the data itself where it lies in memory."""
+    """The batches of whatever ``fit`` is given, and the data itself where it lies in memory.
+
+    Rows that fill one batch keep their order: a guide may hold parameters for each row.
+    """
     if isinstance(data, (DataLoader, Dataset)):
         names = () if context is None else tuple(context)
         size = batch_size if isinstance(data, Dataset) else None
-        found = loader_batches(
-            data, size, True, generator, drop_last, device=like.device, dtype=like.dtype, context_names=names
-        )
+        found = loader_batches(data, size, True, generator, drop_last, context_names=names, **place)
         return Loader(pair, found, generator), None
     rows = as_data(data)  # its context is already with it
-    loader = batches(rows, batch_size, True, generator, drop_last, device=like.device, dtype=like.dtype)
+    is_whole = isinstance(batch_size, int) and batch_size >= len(rows)
+    loader = batches(rows, batch_size, not is_whole, generator, drop_last, **place)
     return Memory(pair, loader, generator), rows

@@ -152,6 +152,8 @@ def check_data(model: Callable, args: tuple, kwargs: dict[str, Any]) -> None:
     with torch.no_grad(), torch.random.fork_rng(), poutine.block():
         try:
             model(*args, **kwargs)
+        except NotImplementedError:  # an improper prior cannot be sampled
+            return
         except ValueError as error:
             if not is_about_parameters(error):
                 raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from pyrovae.data import Data, batches
 from pyrovae.traces import Pair, eval_mode, log_terms, paired_traces
 from pyrovae.training.sources import arguments_of, carried
 
+BATCH_SIZE = 1024
 TRAINING_ROWS = 1000
 """Training rows on which the terms are computed; drawn once, so that the curve is not of different rows each epoch."""
 
@@ -24,16 +26,24 @@ class Evaluation:
         pair: the program.
         rows: the training rows, or None for a loader.
         validation: the validation rows, or None.
-        like: a tensor of the program's dtype and device.
+        place: the program's device and dtype.
         seed: the seed of the draws.
-        batch_size: rows at once.
+        whole: training takes all rows at once, and so does this: a guide may hold parameters for each row.
     """
 
     def __init__(
-        self, pair: Pair, rows: Data | None, validation: Data | None, like: Tensor, seed: int, batch_size: int = 1024
+        self,
+        pair: Pair,
+        rows: Data | None,
+        validation: Data | None,
+        place: Mapping[str, Any],
+        seed: int,
+        whole: bool = False,
     ) -> None:
-        self.pair, self.like, self.seed, self.batch_size = pair, like, seed, batch_size
-        self.parts: dict[str, Data | None] = {"": _some(rows, seed), "validation_": validation}
+        self.pair, self.place, self.seed = pair, place, seed
+        self.batch_size = BATCH_SIZE if rows is None or not whole else max(BATCH_SIZE, len(rows))
+        training = rows.drawn(seed) if rows is not None and whole else _some(rows, seed)
+        self.parts: dict[str, Data | None] = {"": training, "validation_": validation}
         self.nesting: int | None = None
 
     def __call__(self) -> dict[str, float | None]:
@@ -46,20 +56,26 @@ class Evaluation:
         return columns
 
     def check(self) -> None:
-        """Run on two validation rows, so that data that does not fit is refused before training.
+        """Run on a few rows before training; the columns of a program without an ELBO in nats per datum stay empty.
 
         Raises:
-            ValueError: the program refuses the rows.
+            ValueError: the program refuses the validation rows.
         """
-        validation = self.parts["validation_"]
+        training, validation = self.parts[""], self.parts["validation_"]
         if validation is not None:
             self._terms(validation[:2])
+        elif training is not None:
+            try:
+                self._terms(training[: self.batch_size])
+            except (ValueError, NotImplementedError) as error:
+                warnings.warn(f"the history's ELBO columns stay empty: {error}", UserWarning, stacklevel=3)
+                self.parts[""] = None
 
     def _terms(self, data: Data) -> tuple[float, float, float]:
         sums = torch.zeros(2, dtype=torch.float64)
         with torch.random.fork_rng(), torch.no_grad(), pyro.validation_enabled(False), eval_mode(self.pair.module):
             torch.manual_seed(self.seed)
-            for batch in batches(data, self.batch_size, False, device=self.like.device, dtype=self.like.dtype):
+            for batch in batches(data, self.batch_size, False, **self.place):
                 sums += self._batch(*arguments_of(self.pair, batch, len(data)))
         reconstruction, kl = (sums / len(data)).tolist()
         return reconstruction - kl, kl, reconstruction
