@@ -1,6 +1,7 @@
 """Comparison by held-out evidence: numbers against numpy, weights against EM, refusals, and what the notes say."""
 
 import math
+import re
 
 import numpy as np
 import pyro
@@ -23,7 +24,8 @@ from pyrovae.comparison import (
 from pyrovae.comparison.pointwise import averaged
 from pyrovae.comparison.table import SHOWN
 from pyrovae.data import as_data
-from pyrovae.evaluation import Refined, log_marginal
+from pyrovae.evaluation import AIS, Importance, Refined, log_marginal
+from pyrovae.plots.style import ORANGE
 
 
 @pytest.fixture(autouse=True)
@@ -166,6 +168,44 @@ def test_an_unreliable_guide_is_warned_of():
     assert "still rise with the number of samples" in said
     assert not result.frame["k_converged"].iloc[0]
     assert result.frame["pct_bad_k"].iloc[0] > 50
+    assert "above 0.50, the limit for 100 samples" in said
+    assert said.count("refine (method='refined' or 'ais')") == 2
+
+
+@pytest.mark.parametrize(
+    ("estimator", "remedy"),
+    [
+        (Importance(), "refine (method='refined' or 'ais')"),
+        (Refined(), "take more steps (num_steps of Refined) or samples, or anneal (method='ais')"),
+        (AIS(), "take more temperatures (num_temperatures of AIS) or chains"),
+        (None, "refine (method='refined' or 'ais')"),
+    ],
+)
+def test_notes_advise_what_has_not_been_done(estimator, remedy):
+    point = Pointwise(
+        np.zeros(10),
+        pareto_k=np.full(10, 0.6),
+        half=np.full(10, -1.0),
+        estimator=None if estimator is None else repr(estimator),
+        num_samples=200,
+    )
+    with pytest.warns(UserWarning, match="Pareto|rise"):
+        result = compare({"a": point})
+    assert [note.endswith(f"'a': {remedy}") for note in result.notes[:1]] == [True]
+    assert result.notes[1].endswith(f"still rise with the number of samples: {remedy}")
+
+
+@pytest.mark.parametrize(("num_samples", "bad"), [(200, 100.0), (None, 0.0), (10_000, 0.0)])
+def test_a_bad_pareto_shape_is_bad_for_its_number_of_samples(num_samples, bad):
+    point = Pointwise(np.zeros(4), pareto_k=np.full(4, 0.6), num_samples=num_samples)
+    assert point.bad_k == bad
+    assert (point.pareto_k > 0.7).mean() == 0  # whoever wants another limit
+
+
+def test_every_column_of_the_table_is_explained():
+    frame = compare({"a": np.zeros(3)}).frame
+    for name in frame.columns:
+        assert re.search(rf"^\s*\* .*``{name}``.*:", Comparison.__doc__, re.MULTILINE), name
 
 
 def test_refits_are_averaged_and_their_spread_is_shown():
@@ -314,7 +354,17 @@ def test_it_is_drawn(tmp_path):
     x = ppca.simulate(30)
     axes = compare({"program": ppca, "array": ppca.log_evidence(x) - 5}, x, num_samples=10).plot()
     assert "ELBO" in axes.get_legend_handles_labels()[1]  # though the array has none
+    log_p = log_p[:, 0]
+    axes = compare({"once": log_p, "thrice": [log_p - 1, log_p - 2, log_p - 3]}).plot()
+    refits = [line.get_xydata() for line in axes.lines if line.get_color() == ORANGE]
+    assert [points[:, 1].tolist() for points in refits] == [[1 - 0.22] * 3]  # none for the model without refits
     matplotlib.pyplot.close("all")
+
+
+@pytest.mark.parametrize("convert", [to_elpd_data, to_compare_frame])
+def test_what_is_no_comparison_is_refused_with_words(convert):
+    with pytest.raises(TypeError, match=r"expected what pyrovae.compare returned, got Pointwise; write compare"):
+        convert(Pointwise(np.zeros(3)))
 
 
 @pytest.mark.filterwarnings("ignore")

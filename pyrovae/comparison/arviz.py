@@ -20,11 +20,14 @@ def to_elpd_data(comparison: Comparison) -> dict[str, Any]:
     Args:
         comparison: from :func:`pyrovae.compare`.
 
+    Raises:
+        TypeError: something else was given.
+
     >>> import numpy as np, pyrovae as pvae
     >>> sorted(to_elpd_data(pvae.compare({"a": np.zeros(5), "b": np.zeros(5) - 1.0})))
     ['a', 'b']
     """
-    points = comparison.pointwise
+    points = _checked(comparison).pointwise
     return {name: elpd_data(points[name].log_p, points[name].num_samples) for name in comparison.frame.index}
 
 
@@ -34,9 +37,21 @@ def to_compare_frame(comparison: Comparison) -> pd.DataFrame:
     Args:
         comparison: from :func:`pyrovae.compare`.
 
+    Raises:
+        TypeError: something else was given.
+
     >>> import numpy as np, pyrovae as pvae
     >>> table = pvae.compare({"a": np.zeros(5), "b": np.zeros(5) - 1.0})
     >>> list(to_compare_frame(table).index)
     ['a', 'b']
     """
-    return compare_frame(comparison.frame)
+    return compare_frame(_checked(comparison).frame)
+
+
+def _checked(comparison: Any) -> Comparison:
+    if not isinstance(comparison, Comparison):
+        raise TypeError(
+            f"expected what pyrovae.compare returned, got {type(comparison).__name__}; write "
+            "compare({'one': first, 'two': second}, x) and give its result whole"
+        )
+    return comparison

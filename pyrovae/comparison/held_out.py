@@ -63,9 +63,14 @@ def compare(
         seed: makes the draws reproducible; all programs use the same.
         progress: True shows bars, False none; by default there are some on a terminal.
 
+    Returns:
+        A :class:`Comparison`: the table ``frame`` (its columns are explained there), each model's results row by row, and
+        what to know before believing the order, in words.
+
     Warns:
-        UserWarning: estimates of a model are unreliable or still rise with the number of samples, or an order lies inside
-            the estimators' error; the same is said in the table's notes.
+        UserWarning: Pareto shapes of more than 5 % of a model's rows are above ``psis.good_k(num_samples)``, estimates
+            still rise with the number of samples, or an order lies inside the estimators' error; the same is said in the
+            table's notes.
 
     Raises:
         ValueError: other rows, variants, base measures (density and mass), estimators or numbers of samples; training

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import xarray as xr
 
 UNKNOWN = ("unknown", "None", "")
+MANY = 10**6
+"""Samples assumed where their number is not known: Pareto shapes are then held against 0.7."""
 
 
 @dataclass(frozen=True)
@@ -81,10 +83,10 @@ class Pointwise:
 
     @property
     def bad_k(self) -> float:
-        """The share of rows, in per cent, whose Pareto shape is above the threshold; NaN where it is not known."""
+        """The share of rows, in per cent, whose Pareto shape is above :func:`pyrovae.psis.good_k`; NaN where it is not known."""
         if self.pareto_k is None or not np.isfinite(self.pareto_k).any():
             return float("nan")
-        return 100.0 * float((self.pareto_k > good_k(self.num_samples or 10**6)).mean())
+        return 100.0 * float((self.pareto_k > good_k(self.num_samples or MANY)).mean())
 
     @classmethod
     def of_dataset(cls, dataset: xr.Dataset) -> Pointwise:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pyrovae.comparison.pointwise import Pointwise
+from pyrovae.comparison.pointwise import MANY, Pointwise
+from pyrovae.psis import good_k
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,10 +25,31 @@ DECIMALS = {"weight": 3, "pct_bad_k": 1}
 class Comparison:
     """Models by held-out log evidence, the best first; sums over rows, in nats.
 
+    Printing shows the columns below, without those that are the same for all models, and the notes. ``per_datum()``
+    divides all that is in nats by the number of rows.
+
+    Columns of ``frame``, which is indexed by model:
+
+    * ``rank``: 0 for the best model, by ``elpd``.
+    * ``elpd``: the sum over rows of log p(x), in nats; over refits the average.
+    * ``se``: the standard error of ``elpd`` over rows, in nats; rows differ, so it is large whatever the model.
+    * ``elpd_diff``: ``elpd`` less the best model's, in nats, at most 0.
+    * ``dse``: the standard error of ``elpd_diff`` over rows, paired row by row, in nats: the one to judge by.
+    * ``weight``: of the model in the mixture of all of them, from 0 to 1 (stacking, or pseudo-BMA+).
+    * ``elbo``: the sum of the rows' bounds under the program's own guide, in nats; NaN without a guide.
+    * ``gap``: ``elpd`` less ``elbo``, in nats: what the guide loses.
+    * ``mcse``: the Monte-Carlo standard error of ``elpd``, in nats; too small where ``pct_bad_k`` is not.
+    * ``bias``: how far ``elpd`` rose when the samples were doubled, in nats: about the bias that is left.
+    * ``pct_bad_k``: rows, in per cent, whose Pareto k-hat is above the limit for so many samples,
+      min(1 - 1 / log10(num_samples), 0.7) as in ArviZ; their estimates are too low. NaN where no k-hat is known. For
+      another limit, count ``pointwise[name].pareto_k``.
+    * ``k_converged``: whether ``bias`` is at most 0.05 nats a row.
+    * ``num_refits``: how many refits were averaged; 1 without any.
+    * ``refit_sd``: the standard deviation of ``elpd`` between refits, in nats; NaN without any.
+    * ``estimator``, ``num_samples``, ``num_data``: how, from how many samples (or chains) a row, and on how many rows.
+
     Attributes:
-        frame: a DataFrame indexed by model: ``rank, elpd, se, elpd_diff, dse, weight, elbo, gap, mcse, bias, pct_bad_k,
-            k_converged, num_refits, refit_sd, estimator, num_samples, num_data``. ``elpd_diff`` is at most 0; ``bias`` is
-            how far the estimate rose when its samples were doubled; ``refit_sd`` the spread between refits.
+        frame: the table, a DataFrame.
         pointwise: each model's results row by row.
         refits: each model's elpd for each of its refits.
         warnings: where estimates cannot be trusted; the first of the notes.
@@ -157,7 +179,28 @@ def _reliability(frame: pd.DataFrame) -> list[str]:
     bad = frame.index[frame["pct_bad_k"] > 5]
     if not len(bad):
         return []
-    return [f"Pareto k too large on more than 5 % of the rows of {_quoted(bad)}: refine (method='refined' or 'ais')"]
+    first = frame.loc[bad[0]]
+    return [
+        f"Pareto k too large (above {_limit(first['num_samples'])}) on more than 5 % of the rows of {_quoted(bad)}: "
+        f"{_remedy(first['estimator'])}"
+    ]
+
+
+def _limit(num_samples: int) -> str:
+    """The largest Pareto shape that is no cause for a warning, in words."""
+    known = f", the limit for {num_samples:,} samples" if num_samples else ""
+    return f"{good_k(num_samples or MANY):.2f}{known}"
+
+
+def _remedy(estimator: str) -> str:
+    """What is left to do after an estimator, known by the beginning of its repr."""
+    return _REMEDIES.get(estimator.partition("(")[0], "refine (method='refined' or 'ais')")
+
+
+_REMEDIES = {
+    "Refined": "take more steps (num_steps of Refined) or samples, or anneal (method='ais')",
+    "AIS": "take more temperatures (num_temperatures of AIS) or chains",
+}
 
 
 def _bias(frame: pd.DataFrame) -> list[str]:
@@ -165,7 +208,8 @@ def _bias(frame: pd.DataFrame) -> list[str]:
     notes = []
     rising = frame.index[~frame["k_converged"].astype(bool)]
     if len(rising):
-        notes.append(f"estimates of {_quoted(rising)} still rise with the number of samples: take more, or refine")
+        remedy = _remedy(frame.loc[rising[0], "estimator"])
+        notes.append(f"estimates of {_quoted(rising)} still rise with the number of samples: {remedy}")
     for above, below in zip(frame.index[:-1], frame.index[1:], strict=True):
         distance = frame.loc[above, "elpd"] - frame.loc[below, "elpd"]
         error = 2 * np.hypot(frame.loc[above, "mcse"], frame.loc[below, "mcse"])

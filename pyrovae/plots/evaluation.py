@@ -122,7 +122,7 @@ def plot_comparison(
         elpd_diff: each elpd less the best one's, not above 0, ``(models,)``; by default computed from ``elpd``.
         dse: the standard error of the paired difference, ``(models,)``; NaN or 0 for the best.
         elbo: in nats, ``(models,)``: how far below its own evidence each model's bound lies; NaN where there is none.
-        refits: for each model the elpds of refits with other seeds, any number of each.
+        refits: for each model the elpds of refits with other seeds, any number of each; fewer than two are not drawn.
         ax: where to draw.
 
     Raises:
@@ -171,11 +171,14 @@ def _errors(ax: Axes, x: np.ndarray, y: np.ndarray, error: np.ndarray | None, ti
 
 
 def _refits(ax: Axes, at: np.ndarray, refits: Sequence[Values]) -> None:
+    label: str | None = "refits"
     for index, (height, values) in enumerate(zip(at, refits, strict=True)):
         seeds = finite("refits", to_shape(f"refits[{index}]", values, ("seeds",)))
-        label = "refits" if index == 0 else None
+        if len(seeds) < 2:
+            continue
         ticks: dict[str, Any] = {"color": ORANGE, "markersize": 9, "markeredgewidth": 1.6, "label": label}
         ax.errorbar(seeds, np.full(len(seeds), height - 0.22), fmt="|", **ticks)
+        label = None
 
 
 def plot_convergence(
