@@ -100,7 +100,7 @@ CASES = {
     ),
     "kl_per_dimension": Case(
         plots.plot_kl_per_dimension, (np.array([0.02, 2.0, 1.0, 0.3, 0.05]), np.array([0.02, 1, 0.9, 0.4, 0.0])), {},
-        ("mean KL (nats)", "latent dimension"), ("0.1 nats", "active", "collapsed"),
+        ("mean KL (nats)", "latent dimension"), ("0.1 nats", "above 0.1 nats", "below"),
     ),
     "rate_distortion": Case(
         plots.plot_rate_distortion, (np.array([40.0, 25, 10, 2]), np.array([65.0, 75, 100, 150]), np.array([0.1, 1, 4, 16])),
@@ -125,7 +125,7 @@ CASES = {
     ),
     "khat": Case(
         plots.plot_khat, (np.append(normal(199, loc=0.6, scale=0.15), np.inf), 1000), {}, ("Pareto k-hat", "(%)"),
-        ("k-hat of a datum", "1 infinite", "0.7: unreliable above", "0.67: good k for so few draws"),
+        ("k-hat of a datum", "1 infinite", "0.67: unreliable above"),
     ),
     "khat_two": Case(
         plots.plot_khat, ({"encoder": normal(200, loc=0.8, scale=0.1), "refined": normal(100, loc=0.4, scale=0.1)},), {},

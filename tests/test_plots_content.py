@@ -258,6 +258,7 @@ def test_active_dimensions_are_counted_both_ways():
     assert ax.get_title(loc="left") == "2 of 3 dimensions above 0.1 nats,\n1 by variance of the mean > 0.01"
     assert [text.get_text() for text in ax.get_xticklabels()] == ["1", "2", "0"]
     assert [bar.get_height() for bar in ax.patches] == pytest.approx([1.5, 0.3, 0.05])
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["0.1 nats", "above 0.1 nats", "below"]
 
 
 # Evidence ----------------------------------------------------------------------------------------------------------------
@@ -291,13 +292,29 @@ def test_models_are_ranked_best_on_top():
     assert drawn.containers[1].lines[0].get_xdata().tolist() == [-1.7]
 
 
+def test_refits_are_drawn_where_there_are_several():
+    ax = plots.plot_comparison(["a", "b", "c"], [-1.0, -2.0, -3.0], [1.0] * 3, refits=[[-1.0], [-1.5, -2.5], [-3.0]])
+    drawn = [
+        container.lines[0].get_xdata().tolist() for container in ax.containers if container.get_label() == "refits"
+    ]
+    assert drawn == [[-1.5, -2.5]]
+
+
 def test_khat_counts_what_lies_above():
     values = np.array([0.1, 0.68, 0.75, np.inf])
-    assert plots.plot_khat(values, 1000).get_title(loc="left") == "50% of 4 data above 0.7, 75% above good k 0.67"
+    assert (
+        plots.plot_khat(values, 1000).get_title(loc="left") == "75% of 4 data above 0.67, the limit for 1,000 samples"
+    )
     assert plots.plot_khat(values, 5000).get_title(loc="left") == "50% of 4 data above 0.7"
     both = plots.plot_khat({"before": values, "after": values / 10})
     assert both.get_title(loc="left") == "before: 50% above 0.7\nafter: 25% above 0.7"
     assert plots.plot_khat([np.inf, np.inf]).get_title(loc="left") == "100% of 2 data above 0.7"
+
+
+def test_coverage_says_what_was_counted():
+    ax = plots.plot_coverage([0.5, 0.9], [0.4, 0.8], 500, of="hidden entries")
+    assert ax.get_ylabel() == "coverage (share of hidden entries)"
+    assert "95% of 500 hidden entries" in [text.get_text() for text in ax.get_legend().get_texts()]
 
 
 def test_log_weights_are_centred_at_the_evidence():

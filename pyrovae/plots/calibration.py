@@ -134,6 +134,7 @@ def plot_coverage(
     coverage: Values | Mapping[str, Values],
     num_simulations: int | None = None,
     *,
+    of: str = "simulations",
     ax: Axes | None = None,
 ) -> Axes:
     r"""How often credible regions of each level hold the truth; below the diagonal the posterior is too sure of itself.
@@ -145,6 +146,7 @@ def plot_coverage(
         coverage: the share of simulations whose truth lay inside, ``(levels,)`` or ``(levels, *quantities)``, or such
             arrays by name.
         num_simulations: behind each share; draws the band of 95 % pointwise binomial intervals around the diagonal.
+        of: what was counted, in the plural: ``"hidden entries"`` for :func:`pyrovae.imputation_calibration`.
         ax: where to draw.
 
     Raises:
@@ -167,13 +169,13 @@ def plot_coverage(
     ax = one_panel(ax, 4.6, 4.2)
     order = np.argsort(nominal)
     if num_simulations is not None:
-        _binomial_band(ax, num_simulations)
+        _binomial_band(ax, num_simulations, of)
     ax.plot([0, 1], [0, 1], color=ink(ax), linewidth=0.8, label="calibrated")
     many: dict[str, Any] = {"color": BLUE, "alpha": 0.4, "linewidth": 0.8}
     for index, (name, values) in enumerate(columns.items()):
         few: dict[str, Any] = {"color": color(index), "linestyle": line(index), "marker": marker(index), "label": name}
         ax.plot(nominal[order], values[order], **(few if len(columns) <= 6 else many), markersize=3.5)
-    ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="credible level (probability)", ylabel="coverage (share of simulations)")
+    ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="credible level (probability)", ylabel=f"coverage (share of {of})")
     ax.set_aspect("equal")
     ax.annotate("too sure", (0.97, 0.04), ha="right", fontsize="small", fontstyle="italic", color=ink(ax))
     if len(columns) > 6:
@@ -188,15 +190,13 @@ def _probabilities(name: str, values: np.ndarray) -> np.ndarray:
     return values
 
 
-def _binomial_band(ax: Axes, num_simulations: int) -> None:
+def _binomial_band(ax: Axes, num_simulations: int, of: str) -> None:
     from scipy.stats import binom
 
     at_least(1, num_simulations=num_simulations)
     level = np.linspace(0, 1, 101)
     low, high = (binom.ppf(tail, num_simulations, level) / num_simulations for tail in (0.025, 0.975))
-    ax.fill_between(
-        level, low, high, color=ink(ax), alpha=0.22, linewidth=0, label=f"95% of {num_simulations:,} simulations"
-    )
+    ax.fill_between(level, low, high, color=ink(ax), alpha=0.22, linewidth=0, label=f"95% of {num_simulations:,} {of}")
 
 
 def _one_number(observed: Values) -> float:

@@ -107,7 +107,7 @@ def plot_kl_per_dimension(
     names: Sequence[str] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    r"""How many nats each latent dimension carries, the most used first, and how many dimensions are active.
+    r"""How many nats each latent dimension carries, the most used first, and how many carry more than a threshold.
 
     .. math:: \frac{1}{N} \sum_i \mathrm{KL}\bigl(q(z_d \mid x_i)\,\|\,p(z_d)\bigr)
 
@@ -115,7 +115,7 @@ def plot_kl_per_dimension(
         kl: in nats: ``(latent_dim,)``, or ``(data, latent_dim)`` to be averaged.
         mean_variance: the variance over data of each dimension's posterior mean, ``(latent_dim,)``: the count of active
             units by that older rule is printed too, since the two often differ.
-        threshold: in nats; a dimension below it counts as collapsed.
+        threshold: in nats; a dimension above it is counted, and in another colour.
         variance_threshold: for ``mean_variance``.
         names: of the dimensions; by default their index.
         ax: where to draw.
@@ -134,17 +134,17 @@ def plot_kl_per_dimension(
     variances = None if mean_variance is None else to_shape("mean_variance", mean_variance, ("latent_dim",))
     same_length(kl=rates, names=labels, mean_variance=variances)
     order = np.argsort(-rates, kind="stable")
-    active = rates[order] > threshold
+    above = rates[order] > threshold
     ax = one_panel(ax, float(np.clip(0.22 * len(rates), 4.5, 10)), 3.0)
     ax.axhline(threshold, color=ink(ax), linewidth=1, linestyle="--", label=f"{threshold:g} nats")
-    _bars(ax, rates[order], active)
+    _bars(ax, rates[order], above, threshold)
     shown = np.arange(0, len(rates), -(-len(rates) // 32))
     ax.set_xticks(
         shown, [labels[order[i]] for i in shown], fontsize="small", rotation=90 if max(map(len, labels)) > 3 else 0
     )
     ax.set(xlabel="latent dimension, ordered by KL", ylabel="mean KL (nats)")
     ax.grid(visible=False, axis="x")
-    finding(ax, _active_words(active, threshold, variances, variance_threshold))
+    finding(ax, _active_words(above, threshold, variances, variance_threshold))
     return ax
 
 
@@ -155,15 +155,15 @@ def _mean_over_data(kl: Values) -> np.ndarray:
     return array if array.ndim == 1 else array.mean(0)
 
 
-def _bars(ax: Axes, rates: np.ndarray, active: np.ndarray) -> None:
+def _bars(ax: Axes, rates: np.ndarray, above: np.ndarray, threshold: float) -> None:
     at = np.arange(len(rates))
-    ax.bar(at[active], rates[active], color=BLUE, label="active" if active.any() else None)
-    ax.bar(at[~active], rates[~active], color=VERMILLION, hatch="//", label=None if active.all() else "collapsed")
+    ax.bar(at[above], rates[above], color=BLUE, label=f"above {threshold:g} nats" if above.any() else None)
+    ax.bar(at[~above], rates[~above], color=VERMILLION, hatch="//", label=None if above.all() else "below")
     legend(ax)
 
 
-def _active_words(active: np.ndarray, threshold: float, variances: np.ndarray | None, variance_threshold: float) -> str:
-    words = f"{active.sum()} of {len(active)} dimensions above {threshold:g} nats"
+def _active_words(above: np.ndarray, threshold: float, variances: np.ndarray | None, variance_threshold: float) -> str:
+    words = f"{above.sum()} of {len(above)} dimensions above {threshold:g} nats"
     if variances is None:
         return words
     return f"{words},\n{(variances > variance_threshold).sum()} by variance of the mean > {variance_threshold:g}"

@@ -21,14 +21,14 @@ _LIMIT = 0.7
 def plot_khat(
     pareto_k: Values | Mapping[str, Values], num_samples: int | None = None, *, ax: Axes | None = None
 ) -> Axes:
-    r"""Each datum's Pareto k-hat, in ascending order, with the lines above which importance sampling cannot be trusted.
+    r"""Each datum's Pareto k-hat, in ascending order, with the line above which importance sampling cannot be trusted.
 
     .. math:: k_\text{good} = \min\bigl(1 - 1 / \log_{10} S,\ 0.7\bigr)
 
     Args:
         pareto_k: one a datum, ``(data,)``, or several such arrays by name, e.g. before and after refining. Infinite
             values are counted and drawn as a triangle at the upper edge.
-        num_samples: S, the draws behind each k-hat; with fewer than 2,155 the line of good k lies below 0.7.
+        num_samples: S, the draws behind each k-hat; with fewer than 2,155 the limit lies below 0.7, where it is by default.
         ax: where to draw.
 
     Raises:
@@ -39,19 +39,20 @@ def plot_khat(
         arXiv:1507.02646.
 
     >>> plot_khat([0.1, 0.9], num_samples=1000).get_title(loc="left")
-    '50% of 2 data above 0.7, 50% above good k 0.67'
+    '50% of 2 data above 0.67, the limit for 1,000 samples'
     """
     named = pareto_k if isinstance(pareto_k, Mapping) else {"": pareto_k}
     arrays = {str(name): _khats(str(name), values) for name, values in named.items()}
     if not arrays:
         raise ValueError("pareto_k is an empty mapping: there is nothing to draw")
-    good = _good_k(num_samples)
+    limit = _good_k(num_samples)
+    said = f"{limit:.2g}{f', the limit for {num_samples:,} samples' if limit < _LIMIT else ''}"
     ax = one_panel(ax)
     top = _top(np.concatenate(list(arrays.values())))
-    words = {name: _shares(values, good, named=bool(name)) for name, values in arrays.items()}
+    words = {name: _share(values, limit, said, named=bool(name)) for name, values in arrays.items()}
     for index, (name, values) in enumerate(arrays.items()):
         _draw_khats(ax, values, top, color(index), marker(index), name or "k-hat of a datum")
-    _limits(ax, good)
+    ax.axhline(limit, color=ink(ax), linewidth=1.2, linestyle="--", label=f"{limit:.2g}: unreliable above")
     ax.set(xlabel="data in the order of k-hat (%)", ylabel="Pareto k-hat (no unit)", ylim=(None, top), xlim=(-2, 102))
     finding(ax, "\n".join(f"{name}: {text}" if name else text for name, text in words.items()))
     legend(ax)
@@ -78,9 +79,8 @@ def _top(values: np.ndarray) -> float:
     return max(1.0, 1.08 * float(known.max())) if known.size else 1.0
 
 
-def _shares(values: np.ndarray, good: float, *, named: bool) -> str:
-    words = f"{np.mean(values > _LIMIT):.0%}{'' if named else f' of {len(values):,} data'} above {_LIMIT}"
-    return words if good >= _LIMIT else f"{words}, {np.mean(values > good):.0%} above good k {good:.2g}"
+def _share(values: np.ndarray, limit: float, said: str, *, named: bool) -> str:
+    return f"{np.mean(values > limit):.0%}{'' if named else f' of {len(values):,} data'} above {said}"
 
 
 def _draw_khats(ax: Axes, values: np.ndarray, top: float, tint: str, mark: str, label: str) -> None:
@@ -99,12 +99,6 @@ def _draw_khats(ax: Axes, values: np.ndarray, top: float, tint: str, mark: str, 
             label=f"{(~known).sum()} infinite",
             **look,
         )
-
-
-def _limits(ax: Axes, good: float) -> None:
-    ax.axhline(_LIMIT, color=ink(ax), linewidth=1.2, linestyle="--", label=f"{_LIMIT}: unreliable above")
-    if good < _LIMIT:
-        ax.axhline(good, color=ink(ax), linewidth=1.2, linestyle=":", label=f"{good:.2g}: good k for so few draws")
 
 
 def plot_log_weights(log_weights: Values, *, num_data: int = 5, ax: Axes | None = None) -> Axes:
