@@ -11,8 +11,10 @@ from oracles import PPCA, BetaBernoulli, EnumeratedMixture, GammaPoisson
 from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO
 from pyro.infer.autoguide import AutoDelta, AutoMultivariateNormal, AutoNormal
+from pyro.ops.indexing import Vindex
 from torch import nn
 
+import pyrovae as pvae
 from pyrovae.handlers import beta
 from pyrovae.traces import (
     as_pair,
@@ -213,6 +215,186 @@ def test_discrete_sites_inside_a_plate_are_summed_before_the_plate_is_multiplied
     expected = (pixels + outer.log()).logsumexp(-1) + dist.Normal(0.0, 1.0).log_prob(z)
     expected = expected - dist.Normal(x.mean(0), 1.0).log_prob(z)
     torch.testing.assert_close(log_terms(model_trace, guide_trace).log_weights, expected, **EXACT)
+
+
+class Chain:
+    """A hidden Markov chain of discrete states, enumerated by the model or by the guide; c shifts every row if it is there.
+
+    z_t depends on the ``history`` states before it (states before the first are 0), y_t ~ N(2 z_t + c, 1).
+    """
+
+    def __init__(self, steps, states=2, history=1, where="model", continuous=False, lengths=None):
+        generator = torch.Generator().manual_seed(steps + 10 * states + 100 * history)
+        weights = torch.rand(*[states] * (history + 1), generator=generator, dtype=torch.float64) ** 2 + 0.05
+        self.transition = weights / weights.sum(-1, keepdim=True)
+        self.y = 3 * torch.rand(4, steps, generator=generator, dtype=torch.float64)
+        self.steps, self.states, self.history, self.where = steps, states, history, where
+        self.continuous, self.lengths = continuous, lengths
+
+    def model(self, y):
+        with pyro.plate("data", len(y)):
+            shift = pyro.sample("c", dist.Normal(y.new_zeros(()), 1.0)) if self.continuous else 0.0
+            for t, z in self._states({"enumerate": "parallel"} if self.where == "model" else {}):
+                with poutine.mask(mask=self._seen(t)):
+                    pyro.sample(f"y{t}", dist.Normal(2.0 * z + shift, 1.0), obs=y[:, t])
+
+    def guide(self, y):
+        with pyro.plate("data", len(y)):
+            if self.continuous:
+                pyro.sample("c", dist.Normal(y.mean(-1) / 2, 0.8))
+            if self.where == "guide":
+                list(self._states({"enumerate": "parallel"}))
+
+    def _states(self, infer):
+        past = [torch.tensor(0)] * self.history
+        for t in pyro.markov(range(self.steps), history=self.history):
+            with poutine.mask(mask=self._seen(t)):
+                z = pyro.sample(f"z{t}", dist.Categorical(Vindex(self.transition)[tuple(past)]), infer=infer)
+            past = [*past[1:], z]
+            yield t, z
+
+    def _seen(self, t):
+        return torch.ones(4, dtype=torch.bool) if self.lengths is None else t < self.lengths
+
+    def log_evidence(self, y, shift=0.0):
+        """The forward algorithm on ``history`` states at once; shift of shape (..., data)."""
+        shift = torch.as_tensor(shift, dtype=torch.float64)
+        means = 2.0 * torch.arange(self.states, dtype=torch.float64)
+        alpha = torch.full([self.states] * self.history, -math.inf, dtype=torch.float64)
+        alpha[(0,) * self.history] = 0.0
+        alpha = alpha.expand(*shift.shape, *[1] * (not shift.ndim), *alpha.shape)
+        first = -self.history - 1
+        for t in range(self.steps):
+            emission = dist.Normal(means + shift[..., None], 1.0).log_prob(y[:, t, None])
+            emission = emission * self._seen(t)[:, None]
+            emission = emission.reshape(*emission.shape[:-1], *[1] * self.history, self.states)
+            alpha = (alpha[..., None] + self.transition.log() + emission).logsumexp(first)
+        return alpha.flatten(-self.history).logsumexp(-1)
+
+
+@pytest.mark.parametrize("where", ["model", "guide"])
+@pytest.mark.parametrize("history", [1, 2])
+@pytest.mark.parametrize("states", [2, 3])
+@pytest.mark.parametrize("steps", [2, 3, 5, 12])
+def test_markov_chains_are_summed_by_site_though_their_axes_are_reused(steps, states, history, where):
+    chain = Chain(steps, states, history, where)
+    expected = chain.log_evidence(chain.y)
+    program = (chain.model, chain.guide)
+    for log_weights in (
+        particle_terms(program, (chain.y,), num_particles=2).log_weights,
+        particle_terms(program, (chain.y,), num_particles=2, vectorize=False).log_weights,
+        pvae.log_weights(program, chain.y, num_samples=2),
+    ):
+        torch.testing.assert_close(log_weights, expected.expand(2, 4), **EXACT)
+    torch.testing.assert_close(pvae.elbo(program, chain.y, num_samples=1), expected, **EXACT)
+    marginal = pvae.log_marginal(program, chain.y, num_samples=20, progress=False)
+    torch.testing.assert_close(torch.as_tensor(marginal["log_marginal"].values), expected, **EXACT)
+
+
+@pytest.mark.parametrize("where", ["model", "guide"])
+@pytest.mark.parametrize("history", [1, 2])
+def test_markov_chains_beside_a_continuous_latent_are_summed_for_each_draw(history, where):
+    chain = Chain(5, 3, history, where, continuous=True)
+    model_trace, guide_trace = paired_traces((chain.model, chain.guide), (chain.y,), num_particles=6)
+    c = guide_trace.nodes["c"]["value"].reshape(6, 4)
+    log_q = dist.Normal(chain.y.mean(-1) / 2, 0.8).log_prob(c)
+    expected = chain.log_evidence(chain.y, c) + dist.Normal(0.0, 1.0).log_prob(c) - log_q
+    terms = log_terms(model_trace, guide_trace)
+    torch.testing.assert_close(terms.log_weights, expected, **EXACT)
+    posterior = terms.reconstruction + terms.log_prior - terms.log_guide
+    torch.testing.assert_close(posterior, expected, **EXACT)
+
+
+def test_the_reconstruction_of_a_chain_is_its_expectation_under_the_exact_posterior():
+    chain = Chain(4, 3)
+    terms = particle_terms((chain.model, chain.guide), (chain.y,), num_particles=1)
+    means = 2.0 * torch.arange(3, dtype=torch.float64)
+    paths = torch.cartesian_prod(*[torch.arange(3)] * 4)
+    prior = chain.transition[0, paths[:, 0]].log()
+    prior = prior + chain.transition[paths[:, :-1], paths[:, 1:]].log().sum(-1)
+    likelihood = dist.Normal(means[paths], 1.0).log_prob(chain.y[:, None]).sum(-1)
+    expected = ((prior + likelihood).softmax(-1) * likelihood).sum(-1)
+    torch.testing.assert_close(terms.reconstruction[0], expected, **EXACT)
+
+
+def test_long_chains_never_build_their_joint():
+    """3^60 states in total: along the chain, no factor has more than two of its sites."""
+    chain = Chain(60, 3)
+    log_weights = particle_terms((chain.model, chain.guide), (chain.y,), num_particles=10).log_weights
+    torch.testing.assert_close(log_weights, chain.log_evidence(chain.y).expand(10, 4), **EXACT)
+
+
+@pytest.mark.parametrize("where", ["model", "guide"])
+def test_masked_discrete_sites_sum_to_one(where):
+    """Sequences of unequal lengths: a masked state is not there, and its values are not counted."""
+    chain = Chain(5, 3, where=where, lengths=torch.tensor([5, 2, 1, 3]))
+    log_weights = particle_terms((chain.model, chain.guide), (chain.y,), num_particles=2).log_weights
+    torch.testing.assert_close(log_weights, chain.log_evidence(chain.y).expand(2, 4), **EXACT)
+
+
+def test_discrete_sites_with_one_value_are_summed():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            k = pyro.sample("k", dist.Categorical(x.new_ones(1)), infer={"enumerate": "parallel"})
+            pyro.sample("x", dist.Normal(1.0 * k, 1.0), obs=x)
+
+    x = torch.randn(3)
+    log_weights = particle_terms((model, lambda x: None), (x,), num_particles=2).log_weights
+    torch.testing.assert_close(log_weights, dist.Normal(0.0, 1.0).log_prob(x).expand(2, 3))
+
+
+def _forgetful_guide(y):
+    """Its states forget each other at once, so they share an axis; the model's remember."""
+    with pyro.plate("data", len(y)):
+        for t in pyro.markov(range(2), history=0):
+            pyro.sample(f"z{t}", dist.Categorical(y.new_ones(2)), infer={"enumerate": "parallel"})
+
+
+def _beyond_the_chain(y):
+    z = 0
+    with pyro.plate("data", len(y)):
+        for t in pyro.markov(range(2)):
+            z = pyro.sample(f"z{t}", dist.Categorical(Chain(2).transition[z]), infer={"enumerate": "parallel"})
+        pyro.sample("y", dist.Normal(1.0 * z, 1.0), obs=y[:, 0])
+
+
+def _crossed(y):
+    rows, columns = pyro.plate("rows", 2, dim=-2), pyro.plate("columns", 3, dim=-3)
+    half = dist.Bernoulli(y.new_tensor(0.5))
+    with pyro.plate("data", len(y), dim=-1):
+        with rows:
+            a = pyro.sample("a", half, infer={"enumerate": "parallel"})
+        with columns:
+            b = pyro.sample("b", half, infer={"enumerate": "parallel"})
+        with rows, columns:
+            pyro.sample("y", dist.Normal(a + b, 1.0), obs=y[:, 0])
+
+
+def _mixture_guide(y):
+    with pyro.plate("data", len(y)):
+        k = pyro.sample("k", dist.Categorical(y.new_ones(2)), infer={"enumerate": "parallel"})
+        pyro.sample("c", dist.Normal(1.0 * k, 1.0))
+
+
+def _sampled_states(y):
+    with pyro.plate("data", len(y)):
+        half = dist.Categorical(y.new_ones(5))
+        pyro.sample("k", half, infer={"enumerate": "parallel", "num_samples": 3})
+
+
+@pytest.mark.parametrize(
+    ("model", "guide", "message"),
+    [
+        (_sampled_states, lambda y: None, "'k' is enumerated over num_samples"),
+        (Chain(2, continuous=True).model, _mixture_guide, "the guide enumerates 'k', which the model does not"),
+        (Chain(2, where="guide").model, _forgetful_guide, "'z0' and 'z1' share an axis.*same history"),
+        (_beyond_the_chain, lambda y: None, "site 'y' depends on discrete sites.*pyro.markov"),
+        (_crossed, lambda y: None, "'a' and 'b'.*plates that cross"),
+    ],
+)
+def test_discrete_sites_that_cannot_be_told_apart_or_ordered_are_refused(model, guide, message):
+    with pytest.raises(ValueError, match=message):
+        particle_terms((model, guide), (Chain(2).y,), num_particles=2)
 
 
 def test_autoguides_with_auxiliary_sites_agree_with_a_plain_guide():

@@ -82,7 +82,23 @@ def check_latents(model_trace: Trace, guide_trace: Trace, plate: str = "data") -
             f"guide {sorted(guide - model)}. Sample them in both, observe them, mark the guide's extra sites "
             "infer={'is_auxiliary': True}, or mark a discrete site infer={'enumerate': 'parallel'} to sum it out"
         )
+    _check_enumerated(sites_of(model_trace), sites_of(guide_trace))
     _check_points(sites_of(guide_trace), plate)
+
+
+def _check_enumerated(model: list[Site], guide: list[Site]) -> None:
+    names = {site["name"] for site in model}
+    for site in (site for site in (*model, *guide) if "_enumerate_dim" in site["infer"]):
+        if site["name"] not in names:
+            raise ValueError(
+                f"the guide enumerates {site['name']!r}, which the model does not sample, so its sum is no evidence: sample "
+                "it in the model too, or give the guide a mixture (MixtureSameFamily) instead"
+            )
+        if site["infer"].get("num_samples"):
+            raise ValueError(
+                f"site {site['name']!r} is enumerated over num_samples draws, not over all of its values: leave num_samples "
+                "out of its infer"
+            )
 
 
 def _check_points(sites: list[Site], plate: str) -> None:

@@ -87,6 +87,7 @@ def _terms(model: list[Site], guide: list[Site], plate: str, dtype: torch.dtype 
     local = {role: [s for s in sites if frame_of(s, plate)] for role, sites in roles.items()}
     rest = {role: [s for s in sites if not frame_of(s, plate)] for role, sites in roles.items()}
     enumerated = [s for s in (*latent, *guide) if "_enumerate_dim" in s["infer"]]
+    _check_local(enumerated, plate)
     parts = _summed_out(local, enumerated, axes, dtype) if enumerated else _plain(local, axes, dtype)
     zeros = torch.zeros_like(next(value for values in parts.values() for value in values.values()))
     totals = {role: sum(values.values(), zeros) for role, values in parts.items()}
@@ -126,24 +127,60 @@ def _summed_out(
     local: Mapping[str, list[Site]], enumerated: list[Site], axes: Axes, dtype: torch.dtype | None
 ) -> dict[str, dict[str, Tensor]]:
     """A site that the guide enumerates is summed exactly too: its own guide density cancels out of the weight."""
-    names = {s["name"] for s in enumerated}
-    kept = tuple(dim for dim in (axes.particles, axes.data) if dim is not None)
-    dims = {s["infer"]["_enumerate_dim"]: plate_dims(s) - set(kept) for s in enumerated}
+    names = _names(enumerated)
+    kept = frozenset(dim for dim in (axes.particles, axes.data) if dim is not None)
+    width = max(-dim for sites in local.values() for s in sites for dim in plate_dims(s))
+    plates = {s["name"]: plate_dims(s) - kept for s in enumerated}
     chosen = [
-        (role, s) for role, sites in local.items() for s in sites if role != "log_guide" or s["name"] not in names
+        (role, s) for role, sites in local.items() for s in sites if role != "log_guide" or s["name"] not in plates
     ]
-    signed = [
-        Factor(expanded_log_prob(s, dtype) * (-1 if role == "log_guide" else 1), plate_dims(s) - set(kept))
-        for role, s in chosen
-    ]
-    total = axes.keep(eliminate(signed, dims), axes.particles, axes.data)
+    signed = []
+    for role, s in chosen:
+        log_prob, sites = _by_site(_normalized(s) if s["name"] in plates else s, names, width, dtype)
+        signed.append(Factor(-log_prob if role == "log_guide" else log_prob, sites, plate_dims(s) - kept))
+    total = axes.keep(eliminate(signed, plates), axes.particles, axes.data)
     parts: dict[str, dict[str, Tensor]] = {role: {} for role in local}
-    for (role, s), value in zip(chosen, responsibilities(signed, dims, kept), strict=True):
+    for (role, s), value in zip(chosen, responsibilities(signed, plates, tuple(kept)), strict=True):
         value = axes.keep(value, axes.particles, axes.data)
         parts[role][s["name"]] = -value if role == "log_guide" else value
     known = sum((-v if role == "log_guide" else v) for role, values in parts.items() for v in values.values())
-    parts["log_guide"][" and ".join(sorted(names))] = known - total
+    parts["log_guide"][" and ".join(sorted(plates))] = known - total
     return parts
+
+
+def _names(enumerated: list[Site]) -> dict[int, str]:
+    """The enumerated site that each of Pyro's ids stands for; the sites of a chain take turns at the same dims."""
+    names: dict[int, str] = {}
+    for site in enumerated:
+        id_ = site["infer"]["_dim_to_id"][site["infer"]["_enumerate_dim"]]
+        if names.setdefault(id_, site["name"]) != site["name"]:
+            raise ValueError(
+                f"discrete sites {names[id_]!r} and {site['name']!r} share an axis in the guide, which forgets one before "
+                "the other, and depend on each other in the model: give pyro.markov the same history in both"
+            )
+    return names
+
+
+def _normalized(site: Site) -> Site:
+    """A masked discrete site is not there: its probabilities, which still sum to one, leave no trace in the sum."""
+    return {**site, "mask": None}
+
+
+def _by_site(
+    site: Site, names: Mapping[int, str], width: int, dtype: torch.dtype | None
+) -> tuple[Tensor, tuple[str, ...]]:
+    """The log density with one axis for each enumerated site it depends on, then ``width`` axes; and these sites."""
+    log_prob = expanded_log_prob(site, dtype)
+    ids = site["infer"].get("_dim_to_id", {})
+    dims = [dim for dim in range(-log_prob.ndim, -width) if log_prob.shape[dim] > 1]
+    if any(ids.get(dim) not in names for dim in dims):
+        raise ValueError(
+            f"site {site['name']!r} depends on discrete sites that are out of its reach: use a state of pyro.markov only "
+            "inside its loop, and no further back than its history; model and guide need the same loops"
+        )
+    sizes = [log_prob.shape[dim] for dim in dims]
+    right = [1] * (width - log_prob.ndim) + list(log_prob.shape[-width:])
+    return log_prob.reshape(sizes + right), tuple(names[ids[dim]] for dim in dims)
 
 
 def _outside(rest: Mapping[str, list[Site]], axes: Axes, dtype: torch.dtype | None) -> Tensor | None:
@@ -152,11 +189,14 @@ def _outside(rest: Mapping[str, list[Site]], axes: Axes, dtype: torch.dtype | No
         for role, sites in rest.items()
         for s in sites
     ]
-    if any("_enumerate_dim" in s["infer"] for sites in rest.values() for s in sites):
+    return sum(terms[1:], terms[0]) if terms else None
+
+
+def _check_local(enumerated: list[Site], plate: str) -> None:
+    if not all(frame_of(site, plate) for site in enumerated):
         raise ValueError(
             "an enumerated site lies outside the data plate: the rows are not independent given the other latents"
         )
-    return sum(terms[1:], terms[0]) if terms else None
 
 
 def particle_terms(
