@@ -58,6 +58,19 @@ def test_each_row_gets_the_advice_that_fits(k, mcse, num_samples, refined, advic
     assert "bad model" not in result.summary()
 
 
+@pytest.mark.parametrize(
+    ("num_samples", "words"),
+    [
+        (200, "above 0.1 nats, or k-hat is above 0.57, the limit for 200 samples, but not above 0.7)."),
+        (5000, "0.1 nats)."),
+    ],
+)
+def test_words_name_the_limit_for_so_many_samples(num_samples, words):
+    zero = np.zeros(1)
+    result = Reliability(zero, zero, np.ones(1), zero, np.array([0.1]), zero, num_samples)
+    assert result.summary().endswith(words)
+
+
 def test_refinement_moves_the_advice():
     program = correlated(shifted(1.5))
     x = program.simulate(8)

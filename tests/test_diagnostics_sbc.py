@@ -10,7 +10,7 @@ from oracles import PPCA, BetaBernoulli, EnumeratedMixture
 from pyro.infer import SVI, Trace_ELBO
 from scipy import stats
 
-from pyrovae.diagnostics import sbc
+from pyrovae.diagnostics import SBC, sbc
 from pyrovae.diagnostics.uniformity import (
     central_coverage,
     density_coverage,
@@ -114,6 +114,28 @@ def test_each_defect_is_caught(defect, words):
     result = sbc(correlated(defect), 5000, 99)
     assert result.p_value < FALSE_ALARM
     assert words in result.summary()
+
+
+@pytest.mark.parametrize(
+    ("offset", "scale", "words"),
+    [
+        (0.3, 0.6, "off to one side, and the guide is too narrow"),
+        (0.3, 1.6, "off to one side, and the guide is too wide"),
+        (1.0, 1.0, "mean is off to one side; train"),
+        (0.0, 0.6, "the guide is too narrow"),
+        (0.0, 1.6, "the guide is too wide"),
+    ],
+)
+@pytest.mark.parametrize("num_draws", [19, 99])
+def test_words_name_every_defect_and_no_other(offset, scale, words, num_draws):
+    """A mere shift changes the width of the ranks as well, and is not called wide for it."""
+    rng = np.random.default_rng(0)
+    truth, draws = rng.normal(size=3000), offset + scale * rng.normal(size=(num_draws, 3000))
+    ranks = (draws < truth).sum(0)
+    result = SBC({"z": ranks}, rng.integers(0, num_draws + 1, 3000), ranks, {"z": np.ones(())}, num_draws)
+    first = result.summary().splitlines()[0]
+    assert words in first
+    assert ("narrow" in first, "wide" in first, "side" in first) == (scale < 1, scale > 1, offset > 0)
 
 
 def test_only_the_log_joint_sees_lost_correlations():

@@ -71,7 +71,9 @@ def test_saturation_is_flagged_above_the_cap(latent):
     assert information > math.log(400) + 3
     assert result.saturated
     assert result.mutual_information <= result.log_n + 1e-9
-    assert "saturated" in result.summary()
+    said = result.summary()
+    assert f"400 rows are too few, since at {result.own_share:.0%} of the draws (above 7%)" in said
+    assert f"cannot exceed log 400 = {math.log(400):.2f} nats" in said
 
 
 @pytest.mark.parametrize("noise", [0.05, 0.2, 1.0, 5.0, 30.0])
@@ -152,6 +154,7 @@ def test_collapse_is_told_from_a_hole():
     moved = correlated(scaled(1.0, 1.0))
     hole = latent_structure(moved, moved.simulate(500))
     assert hole.verdict == "prior hole"
+    assert "may decode badly" in hole.summary()
     _, marginal = closed_forms(moved)
     assert abs(hole.surgery.marginal_kl - marginal) < 0.25
     assert latent_structure(correlated(mean_field), moved.simulate(500)).verdict == "in use"

@@ -134,6 +134,10 @@ def sbc(
         batch_size: rows at a time.
         seed: of the simulations and the draws.
 
+    Returns:
+        An :class:`SBC`: the ranks by latent site and of log p(x, z), their p-values, the KL beside them, and in words
+        (``summary()``) what is wrong with the guide.
+
     Raises:
         ValueError: fewer than two simulations or draws; the model cannot be simulated.
 
@@ -223,9 +227,15 @@ def _findings(result: SBC, level: float) -> list[str]:
 
 
 _WORDS = {
-    "uniform": "Every rank is uniform as far as these simulations tell: the guide's draws can stand for the posterior.",
     "shifted": "the guide's mean is off to one side; train longer, or refine per datum.",
     "narrow": "the guide is too narrow (truths fall in its tails); refine per datum, or use a richer guide.",
+    "shifted narrow": (
+        "the guide's mean is off to one side, and the guide is too narrow (truths fall in its tails); refine per datum, or "
+        "use a richer guide."
+    ),
+    "shifted wide": (
+        "the guide's mean is off to one side, and the guide is too wide; train longer, or refine per datum."
+    ),
     "wide": "the guide is too wide (truths fall near its middle); train longer, or refine per datum.",
     "uneven": "the guide has another shape than the posterior; use a richer guide, such as a flow or a mixture.",
     "joint": (
@@ -236,13 +246,31 @@ _WORDS = {
 }
 
 
+LIMIT = 3.0
+"""Standard errors from which on a defect of the ranks is named."""
+
+
 def _pattern(ranks: NDArray[np.int64], num_draws: int) -> str:
-    position = (ranks + 0.5) / (num_draws + 1)
-    spread = 1 / 12 - 1 / (12 * (num_draws + 1) ** 2)
-    shift = abs(position.mean() - 0.5) / np.sqrt(spread / len(ranks))
-    width = (position.var() - spread) / np.sqrt(1 / 180 / len(ranks))
-    if max(shift, abs(width)) < 3:
-        return "uneven"
-    if shift > abs(width):
-        return "shifted"
-    return "narrow" if width > 0 else "wide"
+    """What is wrong with ranks, read off their normal scores: mean off zero, and width beside a mere shift's."""
+    from scipy.stats import norm
+
+    grid = norm.ppf((np.arange(num_draws + 1) + 0.5) / (num_draws + 1))
+    scores, count = grid[ranks], len(ranks)
+    shift = abs(scores.mean()) / np.sqrt(max(scores.var(), 1e-12) / count)
+    variance, error = _shifted_variance(grid, float(scores.mean()))
+    width = (scores.var() - variance) / (error / np.sqrt(count))
+    named = {"shifted": shift > LIMIT, "narrow": width > LIMIT, "wide": width < -LIMIT}
+    return " ".join(name for name, found in named.items() if found) or "uneven"
+
+
+def _shifted_variance(grid: Array, mean: float) -> tuple[float, float]:
+    """The variance of scores whose guide is off to one side and else right, so that their mean is this; its error."""
+    from scipy.stats import norm
+
+    edges = norm.ppf(np.linspace(0.0, 1.0, len(grid) + 1))
+    offsets = np.linspace(-8.0, 8.0, 801)
+    shares = np.diff(norm.cdf(edges - offsets[:, None]))
+    share = shares[np.abs(shares @ grid - mean).argmin()]
+    centered = grid - share @ grid
+    variance = share @ centered**2
+    return float(variance), float(np.sqrt(max(share @ centered**4 - variance**2, 1e-6)))

@@ -19,6 +19,8 @@ from pyrovae.traces import log_terms
 
 Array = NDArray[np.float64]
 FINE, MORE, REFINE, RICHER = "fine", "more samples", "refine", "richer guide"
+MANY = 10**6
+"""Samples at which the limit of k-hat is as high as it gets: 0.7."""
 TOLERANCE = 0.1
 """Nats of Monte-Carlo error of log p(x) above which more samples are asked for."""
 
@@ -54,9 +56,12 @@ class Reliability:
 
     @property
     def advice(self) -> NDArray[np.str_]:
-        """For each row ``"fine"``, ``"more samples"``, ``"refine"``, or, where that has been done, ``"richer guide"``."""
+        """For each row ``"fine"``, ``"more samples"``, ``"refine"``, or, where that has been done, ``"richer guide"``.
+
+        A k-hat above :attr:`good_k` is too large; up to 0.7 more samples raise that limit, beyond it they do not.
+        """
         bad = ~(self.pareto_k <= self.good_k)
-        few = ~bad & (self.mcse > TOLERANCE) | bad & (self.pareto_k <= 0.7)
+        few = ~bad & (self.mcse > TOLERANCE) | bad & (self.pareto_k <= good_k(MANY))
         return np.select([few, bad], [MORE, RICHER if self.refined else REFINE], FINE)
 
     def count(self, advice: str) -> int:
@@ -66,8 +71,14 @@ class Reliability:
     def summary(self) -> str:
         """The advice in words, most pressing first."""
         total = len(self.advice)
-        lines = [_ADVICE[a].format(rows=share(n, total), k=self.good_k) for a in _ADVICE if (n := self.count(a))]
-        return "\n".join(lines)
+        counts = {advice: share(n, total) for advice in _ADVICE if (n := self.count(advice))}
+        return "\n".join(_ADVICE[a].format(rows=rows, between=self._between()) for a, rows in counts.items())
+
+    def _between(self) -> str:
+        """The shapes that are too large for so many samples, and not for more."""
+        if self.good_k >= good_k(MANY):
+            return ""
+        return f", or k-hat is above {self.good_k:.2f}, the limit for {self.num_samples:,} samples, but not above 0.7"
 
     def __repr__(self) -> str:
         k = f"median k-hat {np.median(self.pareto_k):.2f}"
@@ -76,17 +87,15 @@ class Reliability:
 
 _ADVICE = {
     REFINE: (
-        "{rows}: importance-sampling estimates with this guide are unreliable there (k-hat above 0.7); refine the guide "
+        "{rows}: importance-sampling estimates with this guide are unreliable there (k-hat above 0.7, the limit for any "
+        "number of samples); refine the guide "
         "(pyrovae.refine, or log_marginal(method='refined'))."
     ),
     RICHER: (
-        "{rows}: still unreliable after refinement (k-hat above 0.7); use a richer guide (full covariance, flow, mixture), "
-        "or chains (posterior_draws(method='hmc'))."
+        "{rows}: still unreliable after refinement (k-hat above 0.7, the limit for any number of samples); use a richer guide "
+        "(full covariance, flow, mixture), or chains (posterior_draws(method='hmc'))."
     ),
-    MORE: (
-        "{rows}: more samples will do (the Monte-Carlo error of log p(x) is above 0.1 nats, or k-hat is between {k:.2f} "
-        "and 0.7)."
-    ),
+    MORE: ("{rows}: more samples will do (the Monte-Carlo error of log p(x) is above 0.1 nats{between})."),
     FINE: "{rows}: reliable; draws reweighted by importance can stand for the posterior.",
 }
 

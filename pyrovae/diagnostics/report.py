@@ -178,6 +178,10 @@ def diagnose(
         seed: of all draws.
         progress: True shows bars, False none; by default there are some on a terminal.
 
+    Returns:
+        A :class:`Report`: its ``table()`` in numbers, its ``summary()`` in words, and each part as a result of its own
+        (``reliability``, ``structure``, ``sbc``, ``typicality``, ``predictive``, ``gap``), None where it was left out.
+
     Raises:
         ValueError: global latents.
 

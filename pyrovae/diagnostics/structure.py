@@ -95,8 +95,8 @@ _VERDICTS = {
     ),
     "prior hole": (
         "prior hole: the latents are in use, but taken together they miss the prior by {s.marginal_kl_lower:.2f} to "
-        "{s.marginal_kl:.2f} nats, so that draws from the prior decode badly. A learned prior (mixture, VampPrior, flow) "
-        "can win up to that much."
+        "{s.marginal_kl:.2f} nats, so that some draws from the prior may decode badly: look at them. A learned prior "
+        "(mixture, VampPrior, flow) can win up to that much."
     ),
     "in use": "in use: the latents carry information, and taken together they follow the prior.",
     "undecided": (

@@ -33,7 +33,8 @@ from pyrovae.traces import PARTICLES, latent_names, log_terms, site_log_prob
 Array = NDArray[np.float64]
 ENTRIES_AT_ONCE = 2**23
 SATURATED_SHARE = 0.07
-"""Share of draws at which their own row holds most of the aggregate: above it the estimate is over 0.15 nats short."""
+"""Share of draws at which their own row holds most of the aggregate; above it the estimate of the mutual information was
+over 0.15 nats short on exact examples."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,12 @@ class Surgery:
 
     @property
     def saturated(self) -> bool:
-        """Whether the rows are too few: the mutual information is then only known to be at least the estimate."""
+        """Whether the rows are too few: the mutual information is then only known to be at least the estimate.
+
+        The estimate cannot exceed ``log_n``, and falls short before it comes near. A draw shows that where its own row's
+        posterior makes up more than half of the aggregate there, so that hardly another row is left to tell it from; the
+        rows count as too few where this is so at more than 7 % of the draws (``own_share > 0.07``).
+        """
         return self.own_share > SATURATED_SHARE
 
     def summary(self) -> str:
@@ -90,8 +96,10 @@ class Surgery:
         if not self.saturated:
             return line
         return (
-            f"{line}\nsaturated: with {math.exp(self.log_n):.0f} rows the mutual information cannot exceed "
-            f"{self.log_n:.2f} nats; it is at least {self.mutual_information:.2f}, and the marginal KL lies between "
+            f"{line}\nsaturated: {math.exp(self.log_n):.0f} rows are too few, since at {self.own_share:.0%} of the draws "
+            f"(above {SATURATED_SHARE:.0%}) the row's own posterior makes up most of the aggregate. The estimate of the mutual "
+            f"information, which cannot exceed log {math.exp(self.log_n):.0f} = {self.log_n:.2f} nats, falls short before it "
+            f"gets there: the mutual information is at least {self.mutual_information:.2f}, and the marginal KL lies between "
             f"{self.marginal_kl_lower:.2f} and {self.marginal_kl:.2f}. Give more rows."
         )
 
