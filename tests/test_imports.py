@@ -4,6 +4,7 @@ import ast
 import importlib
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -122,6 +123,15 @@ for name in pyrovae.__all__:
 print(json.dumps(json.dumps(state(), default=str) == before))
 """
     assert run_fresh(code) is True
+
+
+def test_the_map_of_names_names_what_there_is():
+    lines = [line.split(":", 1)[-1] for line in pyrovae.__doc__.splitlines() if re.match(r"[A-Z][^.]*:  |    ", line)]
+    words = re.findall(r"[A-Za-z_]+(?=[,;)\s]|$|\.)", re.sub(r"\([^)]*\)", "", " ".join(lines)))
+    prose = {"their", "zero", "inflated", "forms", "load"}
+    unknown = {word for word in words if word not in prose and word not in pyrovae.__all__}
+    assert len(words) > 60
+    assert unknown == set()
 
 
 def test_the_public_names_are_these():
