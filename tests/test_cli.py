@@ -6,11 +6,13 @@ import os
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from pyrovae import runs
 from pyrovae.cli import app
+from pyrovae.runs.config import sealed
 
 
 def invoke(*words):
@@ -79,6 +81,51 @@ def test_a_run_resumes_to_more_epochs(tmp_path):
     assert invoke(*words, "--epochs", 2, "--resume").exit_code == 0
     assert len(pd.read_csv(tmp_path / "run" / "history.csv")) == 2
     assert runs.load(tmp_path / "run").encode
+
+
+SMALL = ["train", "--epochs", 1, "--hidden", 8, "--latent-dim", 2, "--no-figures", "--no-report", "--quiet"]
+
+
+def test_runs_of_two_seeds_are_compared(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, options in {"a": [], "b": ["--seed", 1], "c": ["--split-seed", 1]}.items():
+        assert invoke(*SMALL, *options, "--out", name).exit_code == 0
+    kept = [json.loads((tmp_path / name / "config.json").read_text()) for name in "abc"]
+    assert [(config["seed"], config["settings"]["split_seed"]) for config in kept] == [(0, 0), (1, 0), (0, 1)]
+    weights = [runs.load(tmp_path / name).state_dict() for name in "ab"]
+    assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    done = invoke("compare", "a", "b", "--samples", 10, "--rows", 10)
+    assert done.exit_code == 0, done.output
+    done = invoke("compare", "a", "c")
+    assert done.exit_code == 2
+    assert "they differ in split seed (a: 0, c: 1). Train them on the same data" in " ".join(done.output.split())
+
+
+def test_a_run_without_the_word_split_seed_is_read(tmp_path):
+    """Of a config written before it: the data remember the seed of their split."""
+    assert invoke(*SMALL, "--split-seed", 3, "--out", tmp_path).exit_code == 0
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["settings"]["split_seed"], config["sha256"]
+    (tmp_path / "config.json").write_text(json.dumps(sealed(config)))
+    assert invoke("evaluate", tmp_path, "--samples", 5, "--rows", 5, "--quiet").exit_code == 0
+    assert invoke("info", tmp_path).exit_code == 0
+
+
+def test_resuming_wants_the_data_that_were_begun_on(tmp_path):
+    words = [*SMALL, "--out", tmp_path / "run"]
+    assert invoke(*words, "--split-seed", 1).exit_code == 0
+    done = invoke(*words, "--epochs", 2, "--resume")
+    assert done.exit_code == 2
+    said = " ".join(done.output.split())
+    assert (
+        "was begun on digits (counts) with --split-seed 1, and this request is for digits (counts) with --split-seed 0"
+        in said
+    )
+    assert invoke(*words, "--epochs", 2, "--split-seed", 1, "--resume").exit_code == 0
+    pd.DataFrame(np.ones((50, 3)) * np.arange(50)[:, None]).to_csv(tmp_path / "rows.csv", index=False)
+    done = invoke("train", tmp_path / "rows.csv", "--out", tmp_path / "run", "--resume")
+    assert done.exit_code == 2
+    assert "write pyrovae train digits --variant counts --split-seed 1 --out" in " ".join(done.output.split())
 
 
 def test_the_data_command_lists_what_there_is():

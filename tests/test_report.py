@@ -26,6 +26,7 @@ from pyrovae.cli import app
 from pyrovae.diagnostics import Reliability
 from pyrovae.report.findings import Findings, Mean, find, remembered
 from pyrovae.report.html import element, text
+from pyrovae.report.snippet import fit_snippet
 from pyrovae.report.subject import read_subject
 from pyrovae.report.verdicts import judge
 from pyrovae.runs.config import sealed
@@ -288,6 +289,15 @@ def test_the_code_trains_what_the_command_trained(run):
     names["vae"].load_state_dict(pvae.load(folder).state_dict())
 
 
+def test_the_code_knows_both_seeds(copy):
+    config = json.loads((copy / "config.json").read_text())
+    rewrite(copy, seed=5, data={**config["data"], "seed": 7})
+    code = fit_snippet(read_subject(copy))
+    assert "pvae.data.load('digits', 'counts', seed=7)" in code
+    assert code.count("seed=5") == 2
+    assert "manual_seed(5)" in code
+
+
 def test_code_of_a_hostile_config_is_only_literals(copy):
     rewrite(copy, data={**json.loads((copy / "config.json").read_text())["data"], "name": '"); import os; ("'})
     settings = json.loads((copy / "config.json").read_text())["settings"]
@@ -499,10 +509,12 @@ def test_runs_are_compared_row_by_row(run, other, versus):
 
 
 def test_runs_on_different_data_are_not_compared(run, tmp_path):
-    split_anew, _ = train(tmp_path / "other", "--seed", 1, "--no-report")
+    split_anew, _ = train(tmp_path / "other", "--split-seed", 1, "--no-report")
     done = invoke("report", run[0], split_anew, "--out", tmp_path / "page.html")
     assert done.exit_code == 2
-    assert "different rows or variants" in " ".join(done.output.split())
+    said = " ".join(done.output.split())
+    assert "different rows or variants" in said
+    assert f"they differ in split seed ({run[0].name}: 0, other: 1). Train them" in said
     assert not (tmp_path / "page.html").exists()
 
 

@@ -49,7 +49,14 @@ def train(
     patience: Annotated[
         int | None, typer.Option(help="Stop after so many epochs without a better validation ELBO.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of split, weights, order and noise.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of first weights, order and noise.")] = 0,
+    split_seed: Annotated[
+        int,
+        typer.Option(
+            help="Seed of the split into training, validation and test rows, and of data drawn once; runs that differ "
+            "in --seed alone can be compared."
+        ),
+    ] = 0,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...")] = None,
     matmul_precision: Annotated[
         str, typer.Option(help="Of training's matrix products: highest, high, or medium (bfloat16, faster).")
@@ -89,6 +96,7 @@ def train(
                 beta_warm_up=beta_warm_up,
                 patience=patience,
                 seed=seed,
+                split_seed=split_seed,
                 device=device,
                 matmul_precision=matmul_precision,
                 out=out,

@@ -19,7 +19,7 @@ from pyrovae.diagnostics import diagnose as diagnose_program
 from pyrovae.evidence_io import from_pyro_svi
 from pyrovae.io_arviz import to_netcdf
 from pyrovae.report import write_report
-from pyrovae.report.subject import data_of
+from pyrovae.report.subject import data_of, require_same_rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,9 +36,7 @@ def compare(
     found = {folder.name: runs.Run.read(folder) for folder in folders}
     if len(found) < 2 or len(found) < len(folders):
         raise ValueError(f"give at least two runs in folders of different names, got {', '.join(map(str, folders))}")
-    kept = {name: (run.config["data"] or {}).get("fingerprint") for name, run in found.items()}
-    if len(set(kept.values())) > 1:
-        raise ValueError(f"the runs were trained on different rows or variants: {', '.join(map(repr, found.values()))}")
+    require_same_rows({name: run.config["data"] or {} for name, run in found.items()})
     data = data_of(next(iter(found.values())))
     test = data.test if rows is None else data.test[:rows]
     models = {folder.name: load_vae(folder) for folder in folders}

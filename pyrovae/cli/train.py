@@ -16,6 +16,7 @@ import torch
 
 from pyrovae import data as data_room
 from pyrovae import runs, schedules
+from pyrovae.cli.begun import keep_or_compare
 from pyrovae.cli.console import console, number, table
 from pyrovae.cli.defaults import OTHERWISE, RECIPES, Recipe
 from pyrovae.data import Data
@@ -51,6 +52,7 @@ class Request:
     beta_warm_up: float = 0.0
     patience: int | None = None
     seed: int = 0
+    split_seed: int = 0
     device: str | None = None
     out: Path | None = None
     resume: bool = False
@@ -63,13 +65,14 @@ class Request:
 def train(request: Request) -> Path:
     """Train, save, evaluate on the test rows, draw and report; returns the run's folder."""
     out = console(request.quiet)
-    rows = data_room.load(request.data, request.variant, seed=request.seed)
+    rows = data_room.load(request.data, request.variant, seed=request.split_seed)
     if request.resume and request.out is None:
         raise ValueError("--resume needs --out, the folder of the run that was stopped")
     folder = request.out or _free_folder(request.data, rows.variant)
     if (folder / "config.json").exists() and not request.resume:
         raise ValueError(f"{folder} holds a run already: choose another --out, or --resume it")
     _require_writable(folder)
+    keep_or_compare(folder, request, rows)
     recipe = RECIPES.get(request.data, OTHERWISE)
     start = _first_rows(rows.train, request.seed)
     words = {**recipe.words, **_suggested(start, rows, request), **(request.words or {})}

@@ -16,7 +16,7 @@ vae = pvae.load({folder})
 {data}print(vae, run.config["results"])
 """
 _HELD_OUT = """\
-data = pvae.data.load({name}, {variant}, seed={seed})
+data = pvae.data.load({name}, {variant}, seed={split_seed})
 test = pvae.bound(vae, data.test, num_samples=10, seed=0)
 print("test ELBO in nats per datum:", float(test.elbo.mean()))
 """
@@ -24,7 +24,7 @@ _FIT = """\
 import torch
 import pyrovae as pvae
 
-data = pvae.data.load({name}, {variant}, seed={seed})
+data = pvae.data.load({name}, {variant}, seed={split_seed})
 order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed({seed}))
 start = data.train[order[:5000]].drawn({seed}).dense().x.to(torch.get_default_dtype())
 vae = pvae.build_vae(
@@ -77,8 +77,14 @@ def _name(subject: Subject) -> Any:
 
 
 def _data(subject: Subject) -> dict[str, str]:
-    kept = subject.kept
-    return {"name": repr(_name(subject)), "variant": repr(kept.get("variant")), "seed": repr(int(kept["seed"]))}
+    kept, seed = subject.kept, subject.run.config.get("seed")
+    split_seed = int(kept["seed"])
+    return {
+        "name": repr(_name(subject)),
+        "variant": repr(kept.get("variant")),
+        "split_seed": repr(split_seed),
+        "seed": repr(int(seed) if isinstance(seed, int) else split_seed),
+    }
 
 
 def _literal(value: Any) -> str:

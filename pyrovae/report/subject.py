@@ -101,6 +101,33 @@ def check_rows(run: Run, rows: Data) -> None:
         raise ValueError(f"the data {kept['name']!r} is no longer what {run.folder} was trained on: restore the file")
 
 
+_DIFFERENCES = {"name": "data", "variant": "variant", "seed": "split seed", "rows": "number of training rows"}
+
+
+def require_same_rows(kept: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse to compare runs whose training rows differ, and say in what.
+
+    Args:
+        kept: by run, what it remembers of its data.
+
+    Raises:
+        ValueError: the training rows differ.
+    """
+    if len({data.get("fingerprint") for data in kept.values()}) < 2:
+        return
+    found = {word: {run: data.get(name) for run, data in kept.items()} for name, word in _DIFFERENCES.items()}
+    said = [
+        f"{word} ({', '.join(f'{run}: {value}' for run, value in values.items())})"
+        for word, values in found.items()
+        if len(set(values.values())) > 1
+    ]
+    raise ValueError(
+        f"the runs were trained on different rows or variants, so nothing compares them; they differ in "
+        f"{', '.join(said) or 'the rows themselves: the file was changed between them'}. Train them on the same data, "
+        "variant and --split-seed; --seed may differ"
+    )
+
+
 def read_subject(folder: Path, name: str | None = None, vae: VAE | None = None, data: Data | None = None) -> Subject:
     """A run with whatever of it can be had.
 

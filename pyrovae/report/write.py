@@ -11,7 +11,7 @@ from pyrovae.checkpoints import save_file_atomic
 from pyrovae.data import Data
 from pyrovae.report.findings import find
 from pyrovae.report.page import run_page
-from pyrovae.report.subject import Subject, read_subject
+from pyrovae.report.subject import Subject, read_subject, require_same_rows
 from pyrovae.report.versus import comparison_page
 
 REPORT, COMPARISON = "report.html", "comparison.html"
@@ -84,9 +84,7 @@ def _subjects(folders: Sequence[Path], vae: Any, data: Data | None) -> list[Subj
     first = read_subject(folders[0], names[0], data=data)
     others = [read_subject(f, n, data=_shared(f, first)) for f, n in zip(folders[1:], names[1:], strict=True)]
     subjects = [first, *others]
-    if len({subject.kept.get("fingerprint") for subject in subjects}) > 1:
-        found = ", ".join(f"{subject.name}: {subject.data_name}" for subject in subjects)
-        raise ValueError(f"the runs were trained on different rows or variants, so nothing compares them ({found})")
+    require_same_rows({subject.name: subject.kept for subject in subjects})
     return subjects
 
 

@@ -45,7 +45,8 @@ def save(
         vae: A VAE of `pyrovae.presets.build_vae`, or any module of one's own; then `load` needs ``into=``.
         folder: The run's folder; made if need be.
         history: What `pyrovae.fit` returned.
-        data: The `pyrovae.data.Data` trained on; its name, variant, seed, shape and fingerprint are kept, not its rows.
+        data: The `pyrovae.data.Data` trained on; its name, variant, split's seed, shape and fingerprint are kept, not its
+            rows.
         figures: Matplotlib figures, or the bytes of PNG files, by name (letters, digits, ``_`` and ``-``).
         seed: The seed of the training.
         command: The command that made it, such as ``sys.argv``.
