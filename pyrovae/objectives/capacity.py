@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pyro.infer import TraceMeanField_ELBO
@@ -19,7 +20,8 @@ class CapacityELBO(TraceMeanField_ELBO):
         \sum_i \log p(x_i \mid z_i) - N \gamma\, \bigl|\overline{\mathrm{KL}} - C\bigr|, \qquad
         \overline{\mathrm{KL}} = \tfrac1B \sum_{i \in \mathrm{batch}} \mathrm{KL}\bigl(q(z_i \mid x_i)\,\|\,p(z_i)\bigr)
 
-    The divergence is in closed form where it exists, else a Monte-Carlo estimate from the same draws.
+    The divergence is in closed form where it exists, else a Monte-Carlo estimate from the same draws. It holds all latents
+    of a datum, those in plates inside the datum and the guide's auxiliary draws included.
 
     Args:
         capacity: :math:`C` in nats per datum: a number, a 0-dim tensor, or a schedule that ``fit`` advances.
@@ -29,7 +31,8 @@ class CapacityELBO(TraceMeanField_ELBO):
         max_plate_nesting: the number of nested plates, for vectorized particles.
 
     Raises:
-        ValueError: a negative capacity or gamma; a latent without reparameterized draws.
+        ValueError: a negative capacity or gamma; a latent without reparameterized draws; a beta, whose place the
+            capacity takes (or another scale on a latent).
 
     Reference: Burgess et al. 2018, arXiv:1804.03599.
 
@@ -65,7 +68,16 @@ class CapacityELBO(TraceMeanField_ELBO):
                 "the capacity's schedule has not started: train with fit, or call advance(progress) before a step"
             )
         divergence = Divergence(model_trace, guide_trace)
+        _check_unweighted(divergence.weights())
         per_datum = divergence.per_datum()
-        particles = per_datum.numel() // per_datum.shape[-1]
-        penalty = self.gamma * divergence.size * particles * (per_datum.mean() - self.capacity).abs()
+        penalty = self.gamma * divergence.size * len(per_datum) * (per_datum.mean() - self.capacity).abs()
         return as_particle(divergence.data_terms - penalty)
+
+
+def _check_unweighted(weights: Mapping[str, Any]) -> None:
+    for name, weight in weights.items():
+        if isinstance(weight, Tensor) or not math.isclose(weight, 1.0):
+            raise ValueError(
+                f"CapacityELBO takes the place of beta, but site {name!r} has one (or another scale): leave beta at 1 and "
+                "set capacity and gamma, or use TraceMeanField_ELBO with beta"
+            )

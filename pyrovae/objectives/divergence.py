@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
-import torch
 from pyro.distributions.util import scale_and_mask
 from pyro.infer.util import torch_item
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
-from torch.distributions import Independent, kl_divergence
+from torch.distributions import Distribution, Independent, kl_divergence
 
-Site = dict[str, Any]
+from pyrovae.traces.sites import Site, expanded, frame_of, is_delta, site_log_prob, sites_of
+from pyrovae.traces.terms import Axes
+
+PYRO_PARTICLES = "num_particles_vectorized"
+"""The plate that Pyro's ELBOs draw their particles along."""
+
+
+class Group(NamedTuple):
+    """A part of the divergence."""
+
+    divergence: Tensor
+    """Of shape (particles, data): nats per datum, unweighted."""
+    weight: Any
+    """The scale of its sites without those of their plates: beta."""
 
 
 class Divergence:
     r"""The log densities of one pair of traces, split into what is per datum and what is not.
+
+    A divergence is in closed form where there is one, else a Monte-Carlo estimate from the traces' draws. Plates other
+    than that over data are summed into the datum, with their scales.
 
     Args:
         model_trace: trace of the model, replayed against the guide.
@@ -23,71 +39,116 @@ class Divergence:
         plate: the name of the plate over data.
 
     Raises:
-        ValueError: a latent of the guide is not reparameterized, or no latent lies inside the plate.
+        ValueError: a latent of the guide is not reparameterized, none lies inside the plate, the plate is sequential, or
+            the guide draws the rows jointly.
     """
 
     def __init__(self, model_trace: Trace, guide_trace: Trace, plate: str = "data") -> None:
-        self.model_trace, self.guide_trace, self.plate = model_trace, guide_trace, plate
-        latents = [n for n, s in guide_trace.nodes.items() if s["type"] == "sample" and not s["is_observed"]]
-        latents = [name for name in latents if name in model_trace.nodes and not _is_subsample(guide_trace.nodes[name])]
-        for name in latents:
-            if not guide_trace.nodes[name]["fn"].has_rsample:
-                raise ValueError(
-                    f"this objective needs reparameterized draws, and site {name!r} has none: use TraceGraph_ELBO"
-                )
-        self.local = [name for name in latents if self._frame(guide_trace.nodes[name]) is not None]
-        self.outside = [name for name in latents if name not in self.local]
-        if not self.local:
-            raise ValueError(
-                f"no latent site of the guide lies inside the plate {plate!r}: put it under pyro.plate({plate!r})"
-            )
+        model = sites_of(model_trace)
+        self.plate = plate
+        self.observed = [site for site in model if site["is_observed"]]
+        self.prior = {site["name"]: site for site in model if not site["is_observed"]}
+        known = {site["name"] for site in self.observed}
+        guide = [site for site in sites_of(guide_trace) if not site["is_observed"] and site["name"] not in known]
+        self.local = [site for site in guide if frame_of(site, plate)]
+        self.outside = [site for site in guide if not frame_of(site, plate)]
+        _check_reparameterized(guide)
+        self._check_local()
+        self.axes = Axes.of(self.local, plate, PYRO_PARTICLES)
 
     @property
     def size(self) -> int:
         """The number of rows of the whole data set."""
-        return self._frame(self.guide_trace.nodes[self.local[0]]).full_size
+        return frame_of(self.local[0], self.plate).full_size
 
     @property
     def data_terms(self) -> Tensor:
         """The scaled log densities of the data and of global latents (minus the guide's), summed."""
-        observed = [s for s in self.model_trace.nodes.values() if s["type"] == "sample" and s["is_observed"]]
-        total = sum(site["log_prob_sum"] for site in observed)
-        for name in self.outside:
-            total = total + self.model_trace.nodes[name]["log_prob_sum"] - self.guide_trace.nodes[name]["log_prob_sum"]
+        total = sum(site["log_prob_sum"] for site in self.observed)
+        for site in self.outside:
+            prior = self.prior.get(site["name"])
+            total = total - site["log_prob_sum"] + (prior["log_prob_sum"] if prior else 0.0)
         return total
 
     def per_datum(self) -> Tensor:
-        """The divergence summed over sites, batch shape of the plate."""
-        return torch.stack([self._site(name) for name in self.local]).sum(0)
+        """The divergence summed over sites, auxiliary draws included, of shape (particles, data)."""
+        terms = [self._site(site) for site in self.local]
+        return sum(terms[1:], terms[0])
 
-    def groups(self) -> list[Tensor]:
-        """One row of divergences per datum for each group: the dimensions of a factorized latent, or a whole site."""
-        return [group for name in self.local for group in self._groups(name)]
+    def weights(self) -> dict[str, Any]:
+        """The scale of each latent site of the guide inside the plate, without those of its plates: beta."""
+        return {site["name"]: self._weight(site) for site in self.local}
 
-    def _groups(self, name: str) -> list[Tensor]:
-        guide, model = self.guide_trace.nodes[name], self.model_trace.nodes[name]
-        q, p = _unwrap(guide["fn"]), _unwrap(model["fn"])
-        if q is None or p is None:
-            return [self._site(name)]
-        try:
-            terms = kl_divergence(q, p)
-        except NotImplementedError:
-            return [self._site(name)]
-        extra = terms.ndim - len(guide["fn"].batch_shape)
-        terms = terms.flatten(-extra) if extra else terms[..., None]
-        return [scale_and_mask(term, 1.0, guide["mask"]) for term in terms.unbind(-1)]
+    def groups(self) -> list[Group]:
+        """The dimensions of a factorized latent, else a whole site; a Delta site with the auxiliary draws before it.
 
-    def _site(self, name: str) -> Tensor:
-        guide, model = self.guide_trace.nodes[name], self.model_trace.nodes[name]
-        try:
-            terms = kl_divergence(guide["fn"], model["fn"])
-        except NotImplementedError:
-            terms = guide["fn"].log_prob(guide["value"]) - model["fn"].log_prob(model["value"])
-        return scale_and_mask(terms, 1.0, guide["mask"])
+        Raises:
+            ValueError: an auxiliary draw that no Delta site follows.
+        """
+        blocks = self._blocks()
+        return [Group(part, self._weight(block[-1])) for block in blocks for part in self._parts(block)]
 
-    def _frame(self, site: Site) -> Any:
-        frames = [frame for frame in site["cond_indep_stack"] if frame.name == self.plate]
-        return frames[0] if frames else None
+    def _blocks(self) -> list[list[Site]]:
+        """The guide's sites in their order, auxiliary draws together with the Delta sites that follow them."""
+        blocks: list[list[Site]] = []
+        draws: list[Site] = []
+        for site in self.local:
+            auxiliary = self._is_auxiliary(site)
+            if draws and (is_delta(site["fn"]) or (auxiliary and self._is_auxiliary(draws[-1]))):
+                draws.append(site)
+                continue
+            blocks.append([site])
+            draws = blocks[-1] if auxiliary else draws
+        return blocks
+
+    def _parts(self, block: list[Site]) -> list[Tensor]:
+        last = block[-1]
+        if self._is_auxiliary(last):
+            raise ValueError(
+                f"the guide's auxiliary draw {last['name']!r} belongs to no latent, since no Delta site follows it, so it "
+                "has no group of its own: use CapacityELBO, or sample a Delta of it"
+            )
+        if len(block) > 1:
+            terms = [self._site(site) for site in block]
+            return [sum(terms[1:], terms[0])]
+        dimensions = _dimensions(last, self.prior[last["name"]])
+        return [self._per_datum(term, last) for term in dimensions] if dimensions else [self._site(last)]
+
+    def _site(self, site: Site) -> Tensor:
+        if self._is_auxiliary(site):
+            return self._per_datum(site_log_prob(site), site)
+        prior = self.prior[site["name"]]
+        closed = _closed_form(site["fn"], prior["fn"])
+        if closed is not None:
+            return self._per_datum(scale_and_mask(closed, 1.0, site["mask"]), site)
+        return self._per_datum(site_log_prob(site) - site_log_prob(prior), site)
+
+    def _per_datum(self, terms: Tensor, site: Site) -> Tensor:
+        inner = math.prod(f.full_size / f.size for f in site["cond_indep_stack"] if f.name != self.plate)
+        return self.axes.keep(inner * expanded(terms, site), self.axes.particles, self.axes.data)
+
+    def _weight(self, site: Site) -> Any:
+        return site["scale"] / math.prod(f.full_size / f.size for f in site["cond_indep_stack"])
+
+    def _is_auxiliary(self, site: Site) -> bool:
+        return site["name"] not in self.prior
+
+    def _check_local(self) -> None:
+        if not self.local:
+            raise ValueError(
+                f"no latent site of the guide lies inside the plate {self.plate!r}: put it under pyro.plate({self.plate!r})"
+            )
+        if any(not frame_of(site, self.plate).vectorized for site in self.local):
+            raise ValueError(
+                f"the plate {self.plate!r} is sequential: write `with pyro.plate(...)` instead of `for i in pyro.plate(...)`"
+            )
+        points = [site["name"] for site in self.local if is_delta(site["fn"])]
+        jointly = any(map(self._is_auxiliary, self.outside)) and not any(map(self._is_auxiliary, self.local))
+        if points and jointly:
+            raise ValueError(
+                f"the guide draws {points} jointly over the rows, so there is no divergence per datum: use a guide whose "
+                "draws lie inside the data plate, such as AutoNormal or an amortized guide"
+            )
 
 
 def as_particle(elbo: Tensor) -> tuple[float, Tensor]:
@@ -95,9 +156,32 @@ def as_particle(elbo: Tensor) -> tuple[float, Tensor]:
     return -torch_item(elbo), -elbo
 
 
-def _is_subsample(site: Site) -> bool:
-    return type(site["fn"]).__name__ == "_Subsample"
+def _check_reparameterized(sites: list[Site]) -> None:
+    for site in sites:
+        if not site["fn"].has_rsample:
+            raise ValueError(
+                f"this objective needs reparameterized draws, and site {site['name']!r} has none: use TraceGraph_ELBO"
+            )
 
 
-def _unwrap(distribution: torch.distributions.Distribution) -> torch.distributions.Distribution | None:
-    return distribution.base_dist if isinstance(distribution, Independent) else None
+def _closed_form(q: Distribution, p: Distribution) -> Tensor | None:
+    """A Delta's is left to its log density, which holds the Jacobian of what it transforms."""
+    if is_delta(q):
+        return None
+    try:
+        terms = kl_divergence(q, p)
+    except NotImplementedError:
+        return None
+    return terms if isinstance(terms, Tensor) else None
+
+
+def _dimensions(site: Site, prior: Site) -> list[Tensor]:
+    """The divergences of the dimensions of a factorized latent, each of the plates' shape; none if there is no closed form."""
+    q, p = site["fn"], prior["fn"]
+    if not isinstance(q, Independent) or not isinstance(p, Independent):
+        return []
+    terms = _closed_form(q.base_dist, p.base_dist)
+    if terms is None:
+        return []
+    terms = terms.flatten(len(q.batch_shape)) if terms.ndim > len(q.batch_shape) else terms[..., None]
+    return [scale_and_mask(term, 1.0, site["mask"]) for term in terms.unbind(-1)]

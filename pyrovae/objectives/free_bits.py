@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from pyro.infer import TraceMeanField_ELBO
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
@@ -13,10 +16,12 @@ class FreeBitsELBO(TraceMeanField_ELBO):
     r"""The ELBO with free nats: a group of latents costs at least ``free_nats``, so that it need not collapse.
 
     .. math::
-        \sum_i \log p(x_i \mid z_i) - N \sum_j \max\Bigl(\lambda,\ \tfrac1B \sum_{i \in \mathrm{batch}}
+        \sum_i \log p(x_i \mid z_i) - N \sum_j \beta_j \max\Bigl(\lambda,\ \tfrac1B \sum_{i \in \mathrm{batch}}
         \mathrm{KL}\bigl(q(z_{ij} \mid x_i)\,\|\,p(z_{ij})\bigr)\Bigr)
 
-    A group :math:`j` is one dimension of a factorized latent whose divergence has a closed form, else a whole site.
+    A group :math:`j` is one dimension of a factorized latent whose divergence has a closed form, else a whole site; plates
+    inside the datum are summed into it. Auxiliary draws of the guide are one group with the Delta sites that follow them.
+    The floor is one of the divergence, in nats; beta (``pyrovae.beta``, 1 in the reference) multiplies the floored term.
 
     Args:
         free_nats: :math:`\lambda` in nats per group and datum.
@@ -25,7 +30,8 @@ class FreeBitsELBO(TraceMeanField_ELBO):
         max_plate_nesting: the number of nested plates, for vectorized particles.
 
     Raises:
-        ValueError: a negative ``free_nats``; a latent without reparameterized draws.
+        ValueError: a negative ``free_nats``; a latent without reparameterized draws; an auxiliary draw without a Delta
+            site; a beta for each row.
 
     Reference: Kingma et al. 2016, arXiv:1606.04934, equation 15.
 
@@ -47,7 +53,16 @@ class FreeBitsELBO(TraceMeanField_ELBO):
 
     def _differentiable_loss_particle(self, model_trace: Trace, guide_trace: Trace) -> tuple[float, Tensor]:
         divergence = Divergence(model_trace, guide_trace)
+        _check_weights(divergence.weights())
         groups = divergence.groups()
-        particles = groups[0].numel() // groups[0].shape[-1]
-        cost = sum(group.mean().clamp_min(self.free_nats) for group in groups)
-        return as_particle(divergence.data_terms - divergence.size * particles * cost)
+        cost = sum(weight * group.mean().clamp_min(self.free_nats) for group, weight in groups)
+        return as_particle(divergence.data_terms - divergence.size * len(groups[0].divergence) * cost)
+
+
+def _check_weights(weights: Mapping[str, Any]) -> None:
+    for name, weight in weights.items():
+        if isinstance(weight, Tensor) and weight.ndim:
+            raise ValueError(
+                f"free bits are a floor of the rows' mean, which takes one weight: site {name!r} is scaled by a tensor of "
+                f"shape {tuple(weight.shape)}"
+            )

@@ -103,7 +103,7 @@ def _check_enumerated(model: list[Site], guide: list[Site]) -> None:
 
 def _check_points(sites: list[Site], plate: str) -> None:
     """A Delta in a guide is a density only as the image of auxiliary draws, which must be draws for each row."""
-    points = [s for s in sites if not s["is_observed"] and _is_delta(s["fn"])]
+    points = [s for s in sites if not s["is_observed"] and is_delta(s["fn"])]
     draws = [s for s in sites if s["infer"].get("is_auxiliary")]
     if points and not draws:
         names = [s["name"] for s in points]
@@ -118,7 +118,8 @@ def _check_points(sites: list[Site], plate: str) -> None:
         )
 
 
-def _is_delta(distribution: Any) -> bool:
+def is_delta(distribution: Any) -> bool:
+    """Whether a distribution is a point, under whatever events and masks."""
     while True:
         if isinstance(distribution, Delta):
             return True

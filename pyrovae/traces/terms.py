@@ -102,10 +102,10 @@ class Axes(NamedTuple):
     size: int
 
     @classmethod
-    def of(cls, sites: list[Site], plate: str) -> Axes:
+    def of(cls, sites: list[Site], plate: str, particle_plate: str = PARTICLES) -> Axes:
         """The axes of a program, from its sites' plates."""
         data = next(frame for frame in (frame_of(s, plate) for s in sites) if frame)
-        particles = [frame.dim for s in sites for frame in s["cond_indep_stack"] if frame.name == PARTICLES]
+        particles = [frame.dim for s in sites for frame in s["cond_indep_stack"] if frame.name == particle_plate]
         return cls(particles[0] if particles else None, data.dim, data.size)
 
     def keep(self, log_prob: Tensor, *dims: int | None) -> Tensor:
