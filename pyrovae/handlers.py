@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from pyro.distributions import Delta
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.scale_messenger import ScaleMessenger
 from pyro.poutine.util import site_is_subsample
@@ -20,31 +21,59 @@ class BetaMessenger(ScaleMessenger):
         Messenger.__init__(self)  # Pyro's own constructor refuses 0, where a warm-up starts
         self.scale: Mapping[Any, float | Tensor] = beta if isinstance(beta, Mapping) else {None: beta}
         self.plate = plate
-        self._seen: set[str] = set()
+        self._draws: dict[str, float | Tensor] = {}
+        self._transformed = False
 
     def __enter__(self) -> BetaMessenger:
-        self._seen = set()
+        self._draws, self._transformed = {}, False
         return super().__enter__()
 
-    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
-        super().__exit__(kind, error, traceback)
-        unknown = [name for name in self.scale if name is not None and name not in self._seen]
-        if kind is None and unknown:
-            raise ValueError(
-                f"beta names {unknown[0]!r}, which the program has not sampled; there are: {', '.join(sorted(self._seen))}"
-            )
-
     def _process_message(self, msg: dict[str, Any]) -> None:
-        if msg["type"] != "sample" or site_is_subsample(msg):
+        if msg["type"] != "sample" or msg["is_observed"] or site_is_subsample(msg):
             return
-        self._seen.add(msg["name"])
-        if msg["is_observed"]:
-            return
-        if not any(frame.name == self.plate for frame in msg["cond_indep_stack"]):
-            return
-        scale = self.scale.get(msg["name"], self.scale.get(None))
-        if scale is not None:
-            msg["scale"] = scale * msg["scale"]
+        weight = self._weight(msg)
+        if msg["infer"].get("is_auxiliary"):
+            self._remember(msg["name"], weight)
+        elif _is_delta(msg["fn"]):
+            self._check_draws(msg["name"], weight)
+        msg["scale"] = weight * msg["scale"]
+
+    def _weight(self, msg: dict[str, Any]) -> float | Tensor:
+        name = msg["name"]
+        if any(frame.name == self.plate for frame in msg["cond_indep_stack"]):
+            return self.scale.get(name, self.scale.get(None, 1.0))
+        if name in self.scale:
+            raise ValueError(f"beta names {name!r}, which lies outside the plate {self.plate!r} and is never scaled")
+        return 1.0
+
+    def _remember(self, name: str, weight: float | Tensor) -> None:
+        """Auxiliary draws after a Delta site are those of the next one."""
+        if self._transformed:
+            self._draws, self._transformed = {}, False
+        self._draws[name] = weight
+
+    def _check_draws(self, name: str, weight: float | Tensor) -> None:
+        self._transformed = True
+        for draw, other in self._draws.items():
+            if _differ(weight, other):
+                raise ValueError(
+                    f"beta weights the latent {name!r} by {weight}, but the guide's auxiliary draw {draw!r}, which holds its "
+                    f"density, by {other}: name both with one weight, or give beta as one number. A draw outside the plate "
+                    f"{self.plate!r} is never weighted: use a guide that draws each row by itself"
+                )
+
+
+def _is_delta(distribution: Any) -> bool:
+    while not isinstance(distribution, Delta) and (base := getattr(distribution, "base_dist", None)) is not None:
+        distribution = base
+    return isinstance(distribution, Delta)
+
+
+def _differ(one: float | Tensor, other: float | Tensor) -> bool:
+    """Whether two weights are known to differ; the values of tensors are not read."""
+    if isinstance(one, Tensor) or isinstance(other, Tensor):
+        return not (isinstance(one, Tensor) and isinstance(other, Tensor))
+    return one != other
 
 
 def beta(program: Callable, beta: Beta, plate: str = "data") -> Callable:
@@ -56,16 +85,17 @@ def beta(program: Callable, beta: Beta, plate: str = "data") -> Callable:
 
     Args:
         program: a model or a guide with a plate ``plate``.
-        beta: a number or 0-dim tensor of at least 0, or ``{"z2": 0.3}`` by site (sites not named keep weight 1). A
-            tensor is read when the program runs, so it may be updated in place between steps.
+        beta: a number or 0-dim tensor of at least 0, or ``{"z2": 0.3}`` by site (sites not named keep weight 1; a name
+            that is not sampled, or observed, in a call has no effect there). A tensor is read when the program runs, so
+            it may be updated in place between steps. Name an auxiliary draw of the guide with the latent made of it.
         plate: the name of the plate over data; latent sites outside of it (global ones) are not scaled.
 
     Returns:
         A callable with the arguments of ``program``.
 
     Raises:
-        ValueError: beta is a negative or non-finite number, or names a site that the program does not sample (said when it
-            runs).
+        ValueError: beta is a negative or non-finite number; said when the program runs: beta names a site outside the
+            plate, or weights a latent and the auxiliary draw before it unequally.
         TypeError: beta is neither a number, a tensor nor a mapping of them.
 
     Reference: Higgins et al. 2017, beta-VAE (openreview.net/forum?id=Sy2fzU9gl).

@@ -5,10 +5,11 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
-from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
+from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
+from pyro.infer.autoguide import AutoMultivariateNormal
 from torch.distributions import kl_divergence
 
-from pyrovae import beta, register
+from pyrovae import beta, fit, register
 
 BETAS = [0.0, 0.25, 1.0, 4.0]
 
@@ -133,11 +134,110 @@ def test_guide_side_enumeration_keeps_its_meaning(weight):
     torch.testing.assert_close(torch.autograd.grad(loss, logits)[0], torch.autograd.grad(expected, logits)[0])
 
 
-def test_a_name_that_the_program_does_not_sample_is_refused_when_it_runs(x):
+def test_a_misspelt_name_is_refused_by_fit(x):
     program = Linear()
-    beta(program.model, {"z": 0.5})(x)
-    with pytest.raises(ValueError, match=r"beta names 'zz', which the program has not sampled; there are: .*z"):
-        beta(program.model, {"zz": 0.5})(x)
+    with pytest.raises(ValueError, match="beta names 'zz', which is no latent site per datum; there are: z"):
+        fit((program.model, program.guide), x, epochs=1, beta={"zz": 0.5}, progress=False)
+
+
+def test_a_name_outside_the_plate_is_refused_since_beta_never_scales_it():
+    def model():
+        pyro.sample("w", dist.Normal(0.0, 1.0))
+
+    with pytest.raises(ValueError, match="beta names 'w', which lies outside the plate 'data'"):
+        beta(model, {"w": 0.5})()
+
+
+class Labelled(Linear):
+    """z and a class y, which is observed in some calls and a latent in others."""
+
+    def model(self, x, y=None):
+        register(linear=self)
+        with self.plate(x):
+            y = pyro.sample("y", dist.Normal(x.new_zeros(()), 1.0), obs=y)
+            z = pyro.sample("z", self.prior())
+            pyro.sample("x", self.likelihood(z + y[:, None]), obs=x)
+
+    def guide(self, x, y=None):
+        register(linear=self)
+        with self.plate(x):
+            if y is None:
+                pyro.sample("y", dist.Normal(x[:, 0], 1.0))
+            pyro.sample("z", self.posterior(x))
+
+
+@pytest.mark.parametrize("names", [("y",), ("y", "z")])
+def test_a_named_latent_may_be_observed_in_some_calls(x, names):
+    program, y = Labelled(), torch.zeros(5, dtype=torch.float64)
+    weights = dict.fromkeys(names, 0.1)
+    svi = SVI(beta(program.model, weights), beta(program.guide, weights), pyro.optim.Adam({"lr": 0.01}), Trace_ELBO())
+    assert svi.step(x) != svi.step(x, y)
+    scale = {"z": 0.1 if "z" in names else 1.0, "y": 1.0}
+    trace = poutine.trace(beta(program.model, weights)).get_trace(x, y)
+    assert {name: trace.nodes[name]["scale"] for name in scale} == scale
+
+
+class Auxiliary(Linear):
+    """The guide's z is a function of a draw of its own."""
+
+    def guide(self, x):
+        register(linear=self)
+        with self.plate(x):
+            a = pyro.sample("a", self.posterior(x), infer={"is_auxiliary": True})
+            pyro.sample("z", dist.Delta(a, event_dim=1))
+
+
+@pytest.mark.parametrize("weight", [0.1, {"z": 0.1, "a": 0.1}, torch.tensor(0.1, dtype=torch.float64)])
+def test_beta_weights_an_auxiliary_draw_like_the_latent_made_of_it(x, weight):
+    program = Auxiliary()
+    expected, gradients = by_hand(program, x, 0.1, analytic=False)
+    torch.manual_seed(7)
+    loss = Trace_ELBO().loss_and_grads(beta(program.model, weight), beta(program.guide, weight), x)
+    assert loss == pytest.approx(expected.item(), rel=1e-12)
+    for parameter, gradient in zip(program.parameters(), gradients, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("weight", [{"z": 0.1}, {"a": 0.1}, {"z": 0.1, "a": 0.2}, {"z": torch.tensor(0.1)}])
+def test_a_latent_and_the_auxiliary_draw_that_holds_its_density_take_one_beta(x, weight):
+    program = Auxiliary()
+    with pytest.raises(ValueError, match=r"'z'.* auxiliary draw 'a'.*name both"):
+        beta(program.guide, weight)(x)
+    beta(program.model, weight)(x)
+
+
+def test_auxiliary_draws_of_other_latents_do_not_matter(x):
+    def guide():
+        with pyro.plate("data", 4):
+            for name in ("z1", "z2"):
+                a = pyro.sample(f"a{name}", dist.Normal(0.0, 1.0), infer={"is_auxiliary": True})
+                pyro.sample(name, dist.Delta(a))
+
+    nodes = poutine.trace(beta(guide, {"z2": 0.3, "az2": 0.3})).get_trace().nodes
+    assert {n: s["scale"] for n, s in nodes.items() if n[0] in "az"} == {"az1": 1.0, "z1": 1.0, "az2": 0.3, "z2": 0.3}
+
+
+def test_a_guide_that_draws_the_rows_jointly_takes_no_beta():
+    """Its density lies outside of the plate, where beta does not reach, and the prior's inside."""
+    guide = AutoMultivariateNormal(two_sites)
+    guide()
+    poutine.trace(beta(guide, 1.0)).get_trace()
+    with pytest.raises(ValueError, match=r"'z1'.* auxiliary draw '_AutoMultivariateNormal_latent'.*outside"):
+        beta(guide, 0.5)()
+
+
+@pytest.mark.parametrize("weight", [0.5, {"z": 0.1, "a": 0.1}])
+def test_fit_trains_guides_with_auxiliary_draws_under_beta(x, weight):
+    program = Auxiliary()
+    before = program.V.detach().clone()
+    fit((program.model, program.guide), x, epochs=1, beta=weight, progress=False)
+    assert not torch.equal(before, program.V)
+
+
+def test_fit_passes_on_that_an_auxiliary_draw_is_not_named(x):
+    program = Auxiliary()
+    with pytest.raises(ValueError, match="name both"):
+        fit((program.model, program.guide), x, epochs=1, beta={"z": 0.1}, progress=False)
 
 
 @pytest.mark.parametrize(
