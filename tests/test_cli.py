@@ -2,6 +2,11 @@
 
 import json
 import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,6 +17,11 @@ from typer.testing import CliRunner
 
 from pyrovae import runs
 from pyrovae.cli import app
+from pyrovae.cli.app import WORDS
+from pyrovae.cli.console import in_options
+from pyrovae.comparison.table import _remedy
+from pyrovae.evaluation import AIS, Importance, Refined
+from pyrovae.presets.tables import LIKELIHOODS, NETWORKS, POSTERIORS, PRIORS
 from pyrovae.runs.config import sealed
 
 
@@ -128,11 +138,121 @@ def test_resuming_wants_the_data_that_were_begun_on(tmp_path):
     assert "write pyrovae train digits --variant counts --split-seed 1 --out" in " ".join(done.output.split())
 
 
-def test_the_data_command_lists_what_there_is():
+def test_the_data_command_lists_what_there_is(monkeypatch, tmp_path):
+    folder = tmp_path / ("a-long-name-" * 10)
+    (folder / "freyfaces").mkdir(parents=True)
+    (folder / "freyfaces" / "freyfaces.npz").touch()
+    monkeypatch.setenv("PYROVAE_DATA", str(folder))
     done = invoke("data")
     assert done.exit_code == 0
+    assert f"freyfaces: {folder}/freyfaces\n" in done.output  # in one piece, however long
     for name in ("digits", "mnist", "freyfaces", "dynamic"):
         assert name in done.output
+
+
+def test_the_package_is_a_command():
+    done = subprocess.run([sys.executable, "-m", "pyrovae", "--help"], capture_output=True, text=True, check=True)
+    assert "train" in done.stdout
+
+
+def test_help_lists_every_word_and_the_defaults(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    said = " ".join(invoke("train", "--help").output.replace("│", " ").split())
+    tables = {"prior": PRIORS, "likelihood": LIKELIHOODS, "posterior": POSTERIORS, "network": NETWORKS}
+    for name, known in tables.items():
+        assert [word.split(" (")[0] for word in WORDS[name].split(", ")] == list(known)
+        assert WORDS[name] in said
+    assert "by default 60 for digits, 55 for mnist, 200 for freyfaces, 50 for files" in said
+    assert "by default 128,128 for digits" in said
+
+
+@pytest.mark.filterwarnings("default")
+def test_evaluation_speaks_in_sentences_and_options(run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    folder = run[0]
+    done = invoke("evaluate", folder, "--samples", 100, "--rows", 20)
+    assert done.exit_code == 0, done.output
+    assert "k > 0.50" in done.output  # the limit for 100 samples
+    assert "pyrovae: importance-sampling estimates with this guide are unreliable" in done.output
+    assert "--method refined or ais" in done.output
+    assert "UserWarning" not in done.output
+    assert ".py:" not in done.output
+    quiet = invoke("evaluate", folder, "--samples", 100, "--rows", 20, "--quiet")
+    assert (quiet.exit_code, quiet.output) == (0, "")
+    refined = ["evaluate", folder, "--method", "refined", "--samples", 50, "--rows", 5]
+    few, many = ((invoke(*refined, "--steps", n), pd.read_csv(folder / "evidence-refined.csv")) for n in (1, 60))
+    assert few[0].exit_code == many[0].exit_code == 0
+    assert many[1]["log_marginal"].mean() > few[1]["log_marginal"].mean() + 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--steps", 5], "--steps goes with --method refined or ais, importance takes none"),
+        (["--method", "refined", "--steps", 0], "--steps must be at least 1, got 0"),
+    ],
+)
+def test_steps_that_nobody_takes_are_refused(run, options, message):
+    done = invoke("evaluate", run[0], *options)
+    assert done.exit_code == 2
+    assert message in done.output
+
+
+def test_advice_of_the_library_is_said_in_options():
+    estimators = [Importance(), Refined(), AIS()]
+    said = [in_options(_remedy(repr(estimator))) for estimator in estimators]
+    assert said == [
+        "refine (--method refined or ais)",
+        "take more steps (--steps) or samples, or anneal (--method ais)",
+        "take more temperatures (--steps) or chains",
+    ]
+
+
+def test_a_comparison_says_what_it_writes_and_overwrites_nothing(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(run[0], "twin", ignore=shutil.ignore_patterns("checkpoints"))
+    words = ["compare", run[0], "twin", "--samples", 5, "--rows", 5]
+    done = invoke(*words)
+    assert done.exit_code == 0, done.output
+    assert "table  comparison.csv\nfigure  comparison.png" in done.output
+    before = Path("comparison.csv").stat().st_mtime_ns
+    done = invoke(*words)
+    assert done.exit_code == 2
+    assert "comparison.csv and comparison.png would be overwritten: choose another --out, or say --force" in done.output
+    assert Path("comparison.csv").stat().st_mtime_ns == before
+    assert invoke(*words, "--force").exit_code == 0
+    assert Path("comparison.csv").stat().st_mtime_ns > before
+
+
+def test_figures_go_among_the_figures_and_leave_the_runs_own(run):
+    folder = run[0]
+    for command, name in {"sample": "drawn", "reconstruct": "reconstructed"}.items():
+        done = invoke(command, folder)
+        assert done.exit_code == 0, done.output
+        assert f"figure  {folder / 'figures' / name}.png\n" in done.output
+        assert (folder / "figures" / f"{name}.png").exists()
+    assert not list(folder.glob("*.png"))
+    runs.Run.read(folder)  # whose checksums still hold
+
+
+def test_what_a_run_holds_is_rounded_and_has_units(run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    said = invoke("info", run[0]).output
+    assert re.search(r"elbo +│ +-\d+\.\d\d nats per datum", said)
+    assert re.search(r"kl_range +│ +\d+\.\d\d to \d+\.\d\d nats per datum", said)
+    assert re.search(r"training_seconds +│ +[\d.]+ s", said)
+    assert not re.search(r"\d\.\d{7}", said)
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_table_without_a_variant_has_a_plain_title(tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    rows = np.random.default_rng(0).normal(size=(60, 3))
+    pd.DataFrame(rows, columns=list("abc")).to_csv(tmp_path / "[b]rows.csv", index=False)
+    words = ["train", tmp_path / "[b]rows.csv", *SMALL[1:], "--out", tmp_path / "run"]
+    assert invoke(*words).exit_code == 0
+    done = invoke("evaluate", tmp_path / "run", "--samples", 5)
+    assert "[b]rows.csv, 6 test rows, importance: nats per datum" in done.output
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,7 @@ ROOMS = {
     "runs": {"checkpoints", "data", "presets"},
     "report": {"checkpoints", "comparison", "data", "diagnostics", "evaluation", "models", "plots", "presets", "runs"},
     "cli": None,  # anything
+    "__main__": {"cli"},
 }
 
 

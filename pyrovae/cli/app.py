@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from pyrovae.cli.console import console, endings, parsed, table
+from pyrovae.cli.console import console, endings, parsed, say, table
+from pyrovae.cli.defaults import by_data
 
 app = typer.Typer(
     name="pyrovae",
@@ -19,6 +20,16 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
+WORDS = {
+    "prior": "standard_normal (default), mixture, vamp, affine_flow, spline_flow, uniform_direction (with spherical)",
+    "likelihood": "bernoulli, continuous_bernoulli, beta, binomial, beta_binomial, discretized_logistic, "
+    "discretized_normal, logistic_mixture, categories, poisson, negative_binomial, zero_inflated_poisson, "
+    "zero_inflated_negative_binomial, gamma, log_normal, normal, laplace, student_t",
+    "posterior": "normal (default), full_normal, low_rank_normal, affine_flow, spline_flow, spherical",
+    "network": "mlp (default), convolutional",
+}
+"""All words of the presets, which are not loaded for the sake of a help text."""
+
 DataName = Annotated[str, typer.Argument(help="digits, mnist, freyfaces, or the path of a file or a folder of images.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 
@@ -26,28 +37,38 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but er
 @app.command()
 def train(
     data: DataName = "digits",
-    variant: Annotated[str | None, typer.Option(help="Variant of the data, e.g. dynamic; see `pyrovae data`.")] = None,
-    prior: Annotated[str | None, typer.Option(help="standard_normal, mixture, vamp, affine_flow, spline_flow.")] = None,
-    likelihood: Annotated[str | None, typer.Option(help="bernoulli, binomial, poisson, normal, ...")] = None,
-    posterior: Annotated[str | None, typer.Option(help="normal, full_normal, affine_flow, ...")] = None,
-    network: Annotated[str | None, typer.Option(help="mlp or convolutional.")] = None,
-    latent_dim: Annotated[int | None, typer.Option(help="Latent dimensions.")] = None,
+    variant: Annotated[
+        str | None,
+        typer.Option(help="Variant of the data, e.g. dynamic, by default the first that `pyrovae data` lists."),
+    ] = None,
+    prior: Annotated[str | None, typer.Option(help=f"{WORDS['prior']}.")] = None,
+    likelihood: Annotated[
+        str | None, typer.Option(help=f"{WORDS['likelihood']}; by default what suits the data.")
+    ] = None,
+    posterior: Annotated[str | None, typer.Option(help=f"{WORDS['posterior']}.")] = None,
+    network: Annotated[str | None, typer.Option(help=f"{WORDS['network']}.")] = None,
+    latent_dim: Annotated[int | None, typer.Option(help=f"Latent dimensions; {by_data('latent_dim')}.")] = None,
     hidden: Annotated[
-        str | None, typer.Option(help="Widths of the encoder, e.g. 400,400; the decoder mirrors it.")
+        str | None, typer.Option(help=f"Widths of the encoder, which the decoder mirrors; {by_data('hidden')}.")
     ] = None,
     levels: Annotated[
-        int | None, typer.Option(help="Number of levels, for likelihoods on integers 0..levels-1.")
+        int | None,
+        typer.Option(help="Number of levels, for likelihoods on integers 0..levels-1; by default the data's."),
     ] = None,
-    dropout: Annotated[float | None, typer.Option(help="Dropout probability.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes through the data.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Rows in a batch.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Peak of the learning rate's one cycle.")] = None,
-    weight_decay: Annotated[float | None, typer.Option(help="Decoupled weight decay.")] = None,
-    clip_norm: Annotated[float | None, typer.Option(help="Clip the gradient's norm to this.")] = None,
+    dropout: Annotated[float | None, typer.Option(help="Dropout probability; by default 0.")] = None,
+    epochs: Annotated[int | None, typer.Option(help=f"Passes through the data; {by_data('epochs')}.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help=f"Rows in a batch; {by_data('batch_size')}.")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help=f"Peak of the learning rate's one cycle; {by_data('learning_rate')}.")
+    ] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Decoupled weight decay; by default 0.")] = None,
+    clip_norm: Annotated[
+        float | None, typer.Option(help="Clip the gradient's norm to this; by default it is not.")
+    ] = None,
     beta: Annotated[float, typer.Option(help="Weight of the divergence.")] = 1.0,
     beta_warm_up: Annotated[float, typer.Option(help="Epochs over which beta climbs from 0.")] = 0.0,
     patience: Annotated[
-        int | None, typer.Option(help="Stop after so many epochs without a better validation ELBO.")
+        int | None, typer.Option(help="Stop after so many epochs without a better validation ELBO; by default never.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of first weights, order and noise.")] = 0,
     split_seed: Annotated[
@@ -68,7 +89,7 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train a VAE; with no argument on the embedded digits."""
-    with endings():
+    with endings(quiet):
         from pyrovae.cli.train import Request
         from pyrovae.cli.train import train as run
 
@@ -114,32 +135,43 @@ def list_data() -> None:
     with endings():
         from pyrovae.data import available
 
-        rows = [
-            (found.name, ", ".join(found.variants), f"{found.rows:,}", found.event_shape, found.where)
-            for found in available()
-        ]
-        console().print(table("data sets", ["name", "variants", "rows", "event shape", "where"], rows))
+        found = available()
+        rows = [(each.name, ", ".join(each.variants), f"{each.rows:,}", each.event_shape) for each in found]
+        console().print(table("data sets", ["name", "variants", "rows", "event shape"], rows))
+        for each in found:
+            say(False, f"{each.name}: {each.where}")
 
 
 RunFolder = Annotated[Path, typer.Argument(help="Folder of a run.")]
 Seed = Annotated[int, typer.Option(help="Seed of the draws.")]
-Out = Annotated[Path | None, typer.Option(help="The file to write; by default in the run's folder.")]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        help="The .npz file to write, a figure of images beside it; by default in the run's folder and figures/."
+    ),
+]
+Samples = Annotated[int | None, typer.Option(help="Samples per datum, by default 1000; for ais chains, by default 16.")]
+Steps = Annotated[
+    int | None,
+    typer.Option(help="For refined, steps of the optimizer (by default 300); for ais, temperatures (by default 100)."),
+]
 
 
 @app.command()
 def evaluate(
     run: RunFolder,
     method: Annotated[str, typer.Option(help="importance, refined or ais.")] = "importance",
-    samples: Annotated[int | None, typer.Option(help="Samples (or chains) per datum.")] = None,
+    samples: Samples = None,
+    steps: Steps = None,
     rows: Annotated[int | None, typer.Option(help="Only the first rows of the test set.")] = None,
     seed: Seed = 0,
     quiet: Quiet = False,
 ) -> None:
     """Estimate the held-out log evidence of a run; stopped and started again, it goes on where it was."""
-    with endings():
+    with endings(quiet):
         from pyrovae.cli import commands
 
-        commands.evaluate(run, method, samples, rows, seed, quiet)
+        commands.evaluate(run, method, samples, steps, rows, seed, quiet)
 
 
 @app.command()
@@ -151,7 +183,7 @@ def sample(
     quiet: Quiet = False,
 ) -> None:
     """Draw data from a run's model."""
-    with endings():
+    with endings(quiet):
         from pyrovae.cli import commands
 
         commands.sample(run, num_samples, out, seed, quiet)
@@ -165,7 +197,7 @@ def reconstruct(
     quiet: Quiet = False,
 ) -> None:
     """Reconstruct test rows of a run's data."""
-    with endings():
+    with endings(quiet):
         from pyrovae.cli import commands
 
         commands.reconstruct(run, rows, out, quiet)
@@ -183,7 +215,7 @@ def encode(
     quiet: Quiet = False,
 ) -> None:
     """Encode rows into latents."""
-    with endings():
+    with endings(quiet):
         from pyrovae.cli import commands
 
         commands.encode(run, data, out, samples, seed, quiet)
@@ -202,17 +234,22 @@ def info(run: RunFolder) -> None:
 def compare(
     folders: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Folders of runs on the same data.")],
     method: Annotated[str, typer.Option(help="importance, refined or ais.")] = "importance",
-    samples: Annotated[int | None, typer.Option(help="Samples (or chains) per datum.")] = None,
+    samples: Samples = None,
+    steps: Steps = None,
     rows: Annotated[int | None, typer.Option(help="Only the first rows of the test set.")] = None,
-    out: Annotated[Path, typer.Option(help="Name of the table and the figure.")] = Path("comparison"),
+    out: Annotated[
+        Path, typer.Option(help="Path of the table (.csv) and the figure (.png), without its ending.")
+    ] = Path("comparison"),
+    force: Annotated[bool, typer.Option("--force", help="Write over a table and a figure that stand there.")] = False,
     seed: Seed = 0,
     quiet: Quiet = False,
 ) -> None:
     """Compare runs by held-out log evidence, paired row by row."""
-    with endings():
-        from pyrovae.cli import judgements
+    with endings(quiet):
+        from pyrovae.cli import commands, judgements
 
-        judgements.compare(folders, method, samples, rows, out, seed, quiet)
+        estimator = commands.estimator_of(method, steps)
+        judgements.compare(folders, estimator, samples, rows, out, force, seed, quiet)
 
 
 @app.command()
@@ -229,7 +266,7 @@ def report(
     quiet: Quiet = False,
 ) -> None:
     """Write one page of HTML on a run, or on several compared: what it is, what came of it, how far to trust it."""
-    with endings():
+    with endings(quiet):
         from pyrovae.cli import judgements
 
         judgements.report(folders, out, rows, open_, seed, quiet)
@@ -243,7 +280,7 @@ def diagnose(
     quiet: Quiet = False,
 ) -> None:
     """Check a run's posterior: reliability, calibration, collapse, predictive checks; in words, for ArviZ, in figures."""
-    with endings():
+    with endings(quiet):
         from pyrovae.cli import judgements
 
         judgements.diagnose(run, rows, seed, quiet)

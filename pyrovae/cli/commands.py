@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +13,12 @@ import torch
 from pyrovae import data as data_room
 from pyrovae import plots, runs
 from pyrovae.checkpoints import save_file_atomic
-from pyrovae.cli.console import console, number, table
+from pyrovae.cli.console import console, named, number, say, table
 from pyrovae.data import Data
-from pyrovae.evaluation import log_marginal
+from pyrovae.evaluation import AIS, Estimator, Refined, log_marginal
+from pyrovae.evaluation.estimators import as_estimator
 from pyrovae.models import VAE
+from pyrovae.psis import good_k
 from pyrovae.report.codes import reconstructed
 from pyrovae.report.subject import data_of
 
@@ -24,60 +27,85 @@ if TYPE_CHECKING:
     import xarray as xr
 
 
-def evaluate(folder: Path, method: str, samples: int | None, rows: int | None, seed: int, quiet: bool) -> None:
+def evaluate(
+    folder: Path, method: str, samples: int | None, steps: int | None, rows: int | None, seed: int, quiet: bool
+) -> None:
     """Estimate log p(x) of a run's test rows; a table, and the estimates per datum as a CSV file in the run's folder."""
-    run, vae = runs.Run.read(folder), load_vae(folder)
-    test = data_of(run).test
+    vae, test = load_vae(folder), data_of(runs.Run.read(folder)).test
     test = test if rows is None else test[:rows]
     kept = folder / f".evaluate-{method}.npz"
-    result = log_marginal(vae, test, method, samples, seed=seed, progress=False if quiet else None, resume=kept)
+    estimator = estimator_of(method, steps)
+    result = log_marginal(vae, test, estimator, samples, seed=seed, progress=False if quiet else None, resume=kept)
     path = folder / f"evidence-{method}.csv"
     save_file_atomic(path, result.to_dataframe().to_csv().encode())
     kept.unlink(missing_ok=True)
-    out = console(quiet)
-    out.print(_evidence(run, test, result, method))
-    out.print(f"per datum  {path}")
+    console(quiet).print(_evidence(test, result, method))
+    say(quiet, f"per datum  {path}")
 
 
-def _evidence(run: runs.Run, test: Data, result: xr.Dataset, method: str) -> Any:
+def estimator_of(method: str, steps: int | None) -> Estimator:
+    """The estimator of a name, with so many steps of its optimizer or of its annealing.
+
+    Raises:
+        ValueError: an unknown name, one that takes no steps, or no steps.
+    """
+    estimator = as_estimator(method)
+    if steps is None:
+        return estimator
+    if steps < 1:
+        raise ValueError(f"--steps must be at least 1, got {steps}")
+    if isinstance(estimator, Refined):
+        return replace(estimator, num_steps=steps)
+    if isinstance(estimator, AIS):
+        return replace(estimator, num_temperatures=steps)
+    raise ValueError(f"--steps goes with --method refined or ais, {method} takes none: leave it out")
+
+
+def _evidence(test: Data, result: xr.Dataset, method: str) -> Any:
     values = result["log_marginal"].values
     is_mass = result.attrs.get("measure") == "mass"  # the bits of a density depend on the data's unit
     bits = -values.mean() / (math.log(2) * test.event_shape.numel()) if is_mass else None
+    limit = good_k(result.attrs["num_samples"])
     cells = [
         f"{values.mean():.2f} ± {values.std(ddof=1) / math.sqrt(len(values)):.2f}",
         number(float(result["mcse"].mean()), ".3f"),
         number(float(result["elbo"].mean())),
         number(float(result["gap"].mean())),
         number(bits, ".3f"),
-        f"{float((result['pareto_k'] > 0.7).mean()):.0%}",
+        f"{float((result['pareto_k'] > limit).mean()):.0%}",
     ]
-    title = f"{test.name} ({test.variant}), {len(test)} test rows, {method}: nats per datum"
-    return table(title, ["log p(x)", "mcse", "ELBO", "gap", "bits/dim", "k > 0.7"], [cells])
+    title = f"{named(test)}, {len(test)} test rows, {method}: nats per datum"
+    return table(title, ["log p(x)", "mcse", "ELBO", "gap", "bits/dim", f"k > {limit:.2f}"], [cells])
 
 
 def sample(folder: Path, num_samples: int, out: Path | None, seed: int, quiet: bool) -> None:
-    """Draw data from a run's model into an ``.npz`` file, and a figure beside it where the data are images."""
+    """Draw data from a run's model into an ``.npz`` file, and a figure where the data are images."""
     vae = load_vae(folder)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         drawn = vae.sample(num_samples)
     path = out or folder / "samples.npz"
     _write_arrays(path, {"x": drawn.numpy()})
-    _say(quiet, "samples", path)
+    say(quiet, f"samples  {path}")
     if drawn.ndim == 4:
-        save_axes(path.with_suffix(".png"), plots.plot_samples(drawn), quiet)
+        save_axes(_picture(folder, out, "drawn"), plots.plot_samples(drawn), quiet)
 
 
 def reconstruct(folder: Path, rows: int, out: Path | None, quiet: bool) -> None:
-    """Reconstruct a run's first test rows into an ``.npz`` file, and a figure beside it where the data are images."""
+    """Reconstruct a run's first test rows into an ``.npz`` file, and a figure where the data are images."""
     run, vae = runs.Run.read(folder), load_vae(folder)
     x = data_of(run).test[:rows].dense().x
     again = reconstructed(vae, x)
     path = out or folder / "reconstructions.npz"
     _write_arrays(path, {"x": x.numpy(), "reconstruction": again.numpy()})
-    _say(quiet, "reconstructions", path)
+    say(quiet, f"reconstructions  {path}")
     if again.ndim == 4:
-        save_axes(path.with_suffix(".png"), plots.plot_reconstructions(x, again), quiet)
+        save_axes(_picture(folder, out, "reconstructed"), plots.plot_reconstructions(x, again), quiet)
+
+
+def _picture(folder: Path, out: Path | None, name: str) -> Path:
+    """Beside the file that was asked for; else among the run's figures, under a name that training does not write."""
+    return folder / "figures" / f"{name}.png" if out is None else out.with_suffix(".png")
 
 
 def encode(folder: Path, source: str | None, out: Path | None, samples: int | None, seed: int, quiet: bool) -> None:
@@ -94,7 +122,7 @@ def encode(folder: Path, source: str | None, out: Path | None, samples: int | No
         z = vae.encode(rows.dense().x, num_samples=samples).numpy()
     path = out or folder / "latents.npz"
     _WRITERS[_suffix(path)](path, z, rows)
-    _say(quiet, "latents", path)
+    say(quiet, f"latents  {path}")
 
 
 def info(folder: Path) -> None:
@@ -104,9 +132,28 @@ def info(folder: Path) -> None:
     for name in ("words", "data", "settings", "results", "versions"):
         found = run.config[name]
         if found:
-            out.print(table(name, ["", ""], [(key, value) for key, value in found.items()]))
+            out.print(table(name, ["", ""], [(key, _told(key, value)) for key, value in found.items()]))
     if run.config["command"]:
-        out.print("command  " + " ".join(run.config["command"]))
+        say(False, "command  " + " ".join(run.config["command"]))
+
+
+_UNITS = {
+    **dict.fromkeys(("elbo", "kl", "reconstruction"), " nats per datum"),
+    "bits_per_dim": " bits",
+    "training_seconds": " s",
+}
+
+
+def _told(key: str, value: Any) -> str:
+    """A value of a run, rounded, with its unit."""
+    unit = _UNITS.get(key.removesuffix("_error").removesuffix("_range"), "")
+    return f"{_rounded(value, '.2f' if 'nats' in unit else '.4g')}{unit if isinstance(value, float | list) else ''}"
+
+
+def _rounded(value: Any, form: str) -> str:
+    if isinstance(value, list):
+        return " to ".join(_rounded(v, form) for v in value) if form == ".2f" else ", ".join(map(str, value))
+    return format(value, form) if isinstance(value, float) else str(value)
 
 
 def load_vae(folder: Path) -> VAE:
@@ -149,8 +196,4 @@ def _write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 def save_axes(path: Path, axes: Any, quiet: bool) -> None:
     """Write a figure, and say where."""
     save_file_atomic(path, lambda file: axes.figure.savefig(file, format="png", bbox_inches="tight"))
-    _say(quiet, "figure", path)
-
-
-def _say(quiet: bool, what: str, path: Path) -> None:
-    console(quiet).print(f"{what}  {path}")
+    say(quiet, f"figure  {path}")

@@ -30,3 +30,16 @@ RECIPES: Mapping[str, Recipe] = {
 }
 OTHERWISE = Recipe({"latent_dim": 10, "hidden": (128, 128)}, epochs=50, batch_size=128, learning_rate=1e-3)
 """For files of one's own."""
+
+
+def by_data(name: str) -> str:
+    """What a word or a setting is for each data set, for a help text.
+
+    >>> by_data("epochs")
+    'by default 60 for digits, 55 for mnist, 200 for freyfaces, 50 for files'
+    """
+    found = {
+        data: {**recipe._asdict(), **recipe.words}[name] for data, recipe in {**RECIPES, "files": OTHERWISE}.items()
+    }
+    said = {data: ",".join(map(str, value)) if isinstance(value, tuple) else value for data, value in found.items()}
+    return f"by default {', '.join(f'{value} for {data}' for data, value in said.items())}"

@@ -13,7 +13,7 @@ import numpy as np
 from pyrovae import plots, runs
 from pyrovae.checkpoints import save_file_atomic
 from pyrovae.cli.commands import load_vae, save_axes
-from pyrovae.cli.console import console
+from pyrovae.cli.console import in_options, named, require_free, say
 from pyrovae.comparison import compare as compare_models
 from pyrovae.diagnostics import diagnose as diagnose_program
 from pyrovae.evidence_io import from_pyro_svi
@@ -25,40 +25,48 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from pyrovae.diagnostics.report import Report
+    from pyrovae.evaluation import Estimator
 
 ARVIZ_ROWS = 500
 
 
 def compare(
-    folders: Sequence[Path], method: str, samples: int | None, rows: int | None, out: Path, seed: int, quiet: bool
+    folders: Sequence[Path],
+    estimator: Estimator,
+    samples: int | None,
+    rows: int | None,
+    out: Path,
+    force: bool,
+    seed: int,
+    quiet: bool,
 ) -> None:
     """Compare runs by their held-out evidence on the same test rows; a table, a CSV file and a figure."""
     found = {folder.name: runs.Run.read(folder) for folder in folders}
     if len(found) < 2 or len(found) < len(folders):
         raise ValueError(f"give at least two runs in folders of different names, got {', '.join(map(str, folders))}")
     require_same_rows({name: run.config["data"] or {} for name, run in found.items()})
+    written, drawn = out.with_suffix(".csv"), out.with_suffix(".png")
+    require_free([written, drawn], force)
     data = data_of(next(iter(found.values())))
     test = data.test if rows is None else data.test[:rows]
     models = {folder.name: load_vae(folder) for folder in folders}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the table's notes say the same
         result = compare_models(
-            models, test, method=method, num_samples=samples, seed=seed, progress=False if quiet else None
+            models, test, method=estimator, num_samples=samples, seed=seed, progress=False if quiet else None
         )
-    screen = console(quiet)
-    screen.print(f"{test.name} ({test.variant}), {len(test)} test rows", style="bold")
-    screen.print(str(result), soft_wrap=True)
-    save_file_atomic(out.with_suffix(".csv"), result.frame.to_csv().encode())
-    save_axes(out.with_suffix(".png"), result.plot(), quiet)
+    say(quiet, f"{named(test)}, {len(test)} test rows\n{in_options(str(result))}")
+    save_file_atomic(written, result.frame.to_csv().encode())
+    say(quiet, f"table  {written}")
+    save_axes(drawn, result.plot(), quiet)
 
 
 def report(folders: Sequence[Path], out: Path | None, rows: int | None, show: bool, seed: int, quiet: bool) -> None:
     """Write the page of a run, or of several compared, and show it in the browser if asked."""
     path = write_report(list(folders), out, rows=rows, seed=seed)
-    screen = console(quiet)
-    screen.print(f"report  {path}", soft_wrap=True)
+    say(quiet, f"report  {path}")
     if show and not webbrowser.open(path.resolve().as_uri()):
-        screen.print("no browser was found: open the file by hand")
+        say(quiet, "no browser was found: open the file by hand")
 
 
 def diagnose(folder: Path, rows: int | None, seed: int, quiet: bool) -> None:
@@ -67,11 +75,10 @@ def diagnose(folder: Path, rows: int | None, seed: int, quiet: bool) -> None:
     data = data_of(run)
     test = data.test if rows is None else data.test[:rows]
     report = diagnose_program(vae, test, data.train.drawn(seed), seed=seed, progress=False if quiet else None)
-    screen = console(quiet)
-    screen.print(str(report), soft_wrap=True)
+    say(quiet, str(report))
     save_file_atomic(folder / "report.txt", f"{report}\n".encode())
     idata = from_pyro_svi(vae, test[:ARVIZ_ROWS], seed=seed, progress=False if quiet else None)
-    screen.print(f"posterior  {to_netcdf(idata, folder / 'posterior.nc')}")
+    say(quiet, f"posterior  {to_netcdf(idata, folder / 'posterior.nc')}")
     for name, axes in _figures(report).items():
         save_axes(folder / "figures" / f"{name}.png", axes, quiet)
 

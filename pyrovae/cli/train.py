@@ -6,7 +6,7 @@ import math
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ import torch
 from pyrovae import data as data_room
 from pyrovae import runs, schedules
 from pyrovae.cli.begun import keep_or_compare
-from pyrovae.cli.console import console, number, table
+from pyrovae.cli.console import console, named, number, say, table
 from pyrovae.cli.defaults import OTHERWISE, RECIPES, Recipe
 from pyrovae.data import Data
 from pyrovae.evaluation.draws import Draws
@@ -64,7 +64,6 @@ class Request:
 
 def train(request: Request) -> Path:
     """Train, save, evaluate on the test rows, draw and report; returns the run's folder."""
-    out = console(request.quiet)
     rows = data_room.load(request.data, request.variant, seed=request.split_seed)
     if request.resume and request.out is None:
         raise ValueError("--resume needs --out, the folder of the run that was stopped")
@@ -77,7 +76,7 @@ def train(request: Request) -> Path:
     start = _first_rows(rows.train, request.seed)
     words = {**recipe.words, **_suggested(start, rows, request), **(request.words or {})}
     vae = build_vae(rows.train.event_shape, **words, start=start, seed=request.seed)
-    out.print(f"[bold]{_named(rows)}[/]: {len(rows.train)} rows to train on, {_words(vae)}")
+    say(request.quiet, f"{named(rows)}: {len(rows.train)} rows to train on, {_words(vae)}")
     began = time.monotonic()
     history = _fit(vae, rows, request, recipe, folder)
     seconds = time.monotonic() - began
@@ -95,13 +94,17 @@ def train(request: Request) -> Path:
         results=results,
         overwrite=request.resume,
     )
-    out.print(_table(rows, history, results, seconds))
-    out.print(f"run      {folder}\nweights  {folder / 'model.safetensors'}")
-    for name in figures:
-        out.print(f"figure   {folder / 'figures' / name}.png")
+    console(request.quiet).print(_table(rows, history, results, seconds))
+    _announce(folder, figures, request.quiet)
     if request.report:
-        out.print(f"report   {write_report(folder, vae=vae, data=rows, seed=request.seed)}")
+        say(request.quiet, f"report   {write_report(folder, vae=vae, data=rows, seed=request.seed)}")
     return folder
+
+
+def _announce(folder: Path, figures: Iterable[str], quiet: bool) -> None:
+    say(quiet, f"run      {folder}\nweights  {folder / 'model.safetensors'}")
+    for name in figures:
+        say(quiet, f"figure   {folder / 'figures' / name}.png")
 
 
 def _figures(vae: VAE, rows: Data, history: History, request: Request) -> dict[str, Any]:
@@ -217,7 +220,7 @@ def _table(rows: Data, history: History, results: Mapping[str, Any], seconds: fl
     columns = ["ELBO", "KL", "reconstruction", "bits/dim", "seconds"]
     ended = "" if history.ended == "finished" else f" ({history.ended})"
     title = (
-        f"{_named(rows)}, {results['test_rows']} test rows after {len(history)} epochs{ended}: nats per datum at beta 1"
+        f"{named(rows)}, {results['test_rows']} test rows after {len(history)} epochs{ended}: nats per datum at beta 1"
     )
     return table(title, columns, [cells])
 
@@ -229,7 +232,3 @@ def _words(vae: VAE) -> str:
         f"prior {words['prior']}, likelihood {words['likelihood']}, posterior {words['posterior']}, "
         f"{words['latent_dim']} latent dimensions, {parameters:,} parameters"
     )
-
-
-def _named(rows: Data) -> str:
-    return str(rows.name) if rows.variant is None else f"{rows.name} ({rows.variant})"
