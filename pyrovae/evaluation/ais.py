@@ -14,6 +14,8 @@ from pyrovae.evaluation.hmc import LogDensity, State, adapted, at, transition
 from pyrovae.evaluation.unconstrained import LatentSpace
 
 PILOT_CHAINS = 4
+MASS_DRAWS = 64
+"""Draws of the start from which the scale of the proposals is taken."""
 
 
 class Start(NamedTuple):
@@ -26,27 +28,38 @@ class Start(NamedTuple):
 
 
 def from_guide(space: LatentSpace) -> Start:
-    """Start at the program's guide, on the unconstrained latents."""
-    return Start(space.guide_draws, lambda u: (space.log_guide(u), space.log_joint(u)), _mass(space.guide_draws))
+    """Start at the program's guide, on the unconstrained latents; what both functions mask stays as it was drawn."""
+    masked = space.masked_alike
+    mass = Gaussian.of_draws(space.guide_draws(MASS_DRAWS))
+    mass = mass.frozen(space.counted) if masked else mass
+    return Start(space.guide_draws, lambda u: (space.log_guide(u, masked), space.log_joint(u, masked)), mass)
 
 
 def from_prior(space: LatentSpace) -> Start:
-    """Start at the model's prior: the path is the likelihood's power."""
+    """Start at the model's prior: the path is the likelihood's power.
+
+    Raises:
+        ValueError: a latent has a flat prior.
+    """
+    if space.flat:
+        raise ValueError(
+            f"the latents {sorted(space.flat)} have no prior to start at (it is masked): start at the guide"
+        )
 
     def densities(u: Tensor) -> tuple[Tensor, Tensor]:
         terms = space.model_terms(u)
         return terms.log_prior - terms.log_guide, terms.log_weights
 
-    return Start(space.prior_draws, densities, _mass(space.prior_draws))
+    return Start(space.prior_draws, densities, Gaussian.of_draws(space.prior_draws(MASS_DRAWS)))
 
 
 def from_gaussian(space: LatentSpace, gaussian: Gaussian) -> Start:
-    """Start at one Gaussian per datum, a refined guide's."""
-    return Start(gaussian.draw, lambda u: (gaussian.log_prob(u), space.log_joint(u)), gaussian)
+    """Start at one Gaussian per datum, a refined guide's; what the model masks stays as it was drawn."""
 
+    def densities(u: Tensor) -> tuple[Tensor, Tensor]:
+        return gaussian.log_prob(u, space.counted), space.log_joint(u, masked=True)
 
-def _mass(draw: Callable[[int], Tensor]) -> Gaussian:
-    return Gaussian.of_draws(draw(64))
+    return Start(gaussian.draw, densities, gaussian.frozen(space.counted))
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ class Refined(Estimator):
 def _weights(space: LatentSpace, gaussian: Gaussian, size: int) -> Tensor:
     u = gaussian.draw(size)
     with checked(False):  # fitting has checked the rows
-        return (space.log_joint(u) - gaussian.log_prob(u)).double()
+        return (space.log_joint(u, masked=True) - gaussian.log_prob(u, space.counted)).double()
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial, update_wrapper
 from typing import Any
@@ -30,11 +31,12 @@ class RefinedGuide:
     Args:
         space: the latents of some rows, for their layout.
         gaussian: location and scale of each row, on the unconstrained latents.
+        counted: which coordinates the model does not mask, of the shape of the location; its density is that of these.
         model: the program's; by default that of the space.
     """
 
-    def __init__(self, space: LatentSpace, gaussian: Gaussian, model: Callable | None = None) -> None:
-        self.space, self.gaussian = space, gaussian
+    def __init__(self, space: LatentSpace, gaussian: Gaussian, counted: Tensor, model: Callable | None = None) -> None:
+        self.space, self.gaussian, self.counted = space, gaussian, counted
         self.program_model = space.call.pair.model if model is None else model
         self.model = _enumerated(self.program_model)
 
@@ -45,22 +47,37 @@ class RefinedGuide:
 
     def __call__(self, x: Any, *args: Any, context: Any = None, size: int | None = None) -> dict[str, Tensor]:
         """Draw the latents of the rows, in the plate ``data``; the data themselves are not looked at."""
-        rows = len(self.gaussian.loc)
-        dim = self.space.data_dim
-        loc, tril = (_at(value, dim) for value in self.gaussian)
-        normal = (
-            dist.Normal(loc, tril).to_event(1)
-            if tril.ndim == loc.ndim
-            else dist.MultivariateNormal(loc, scale_tril=tril)
-        )
-        with pyro.plate("data", size or rows, subsample=torch.arange(rows, device=loc.device), dim=dim):
-            drawn = pyro.sample("_refined", normal, infer={"is_auxiliary": True})
+        rows, dim = len(self.gaussian.loc), self.space.data_dim
+        index = torch.arange(rows, device=self.gaussian.loc.device)
+        with pyro.plate("data", size or rows, subsample=index, dim=dim):
+            drawn = self._drawn() if self.counted.all() else self._partly_counted()
             return {block.name: self._sample(block, drawn) for block in self.space.blocks}
+
+    def _drawn(self) -> Tensor:
+        return pyro.sample("_refined", self._normal(self.gaussian), infer={"is_auxiliary": True})
+
+    def _partly_counted(self) -> Tensor:
+        """Draws of all coordinates whose density is that of those which count."""
+        drawn = pyro.sample("_refined", self._normal(self.gaussian).mask(False), infer={"is_auxiliary": True})
+        counted, loc = (_at(value, self.space.data_dim) for value in (self.counted, self.gaussian.loc))
+        at_loc = 0.5 * math.log(2 * math.pi) * (~counted).sum(-1)
+        log_prob = (
+            self._normal(self.gaussian.marginal(self.counted)).log_prob(torch.where(counted, drawn, loc)) + at_loc
+        )
+        pyro.factor("_refined_counted", log_prob, has_rsample=True)
+        return drawn
+
+    def _normal(self, gaussian: Gaussian) -> Any:
+        loc, tril = (_at(value, self.space.data_dim) for value in gaussian)
+        if tril.ndim == loc.ndim:
+            return dist.Normal(loc, tril).to_event(1)
+        return dist.MultivariateNormal(loc, scale_tril=tril)
 
     def _sample(self, block: Block, drawn: Tensor) -> Tensor:
         part, inner = _inner(drawn[..., block.coordinates], block)
+        counted, _ = _inner(_at(self.counted, self.space.data_dim)[..., block.coordinates], block)
         value = block.transform(part)
-        log_det = block.transform.log_abs_det_jacobian(part, value)
+        log_det = block.log_det(part, value, counted)
         log_det = log_det.sum(tuple(range(len(inner), log_det.ndim))) if log_det.ndim > len(inner) else log_det
         delta = dist.Delta(value, log_density=-log_det, event_dim=block.event_dim)
         plates = [pyro.plate(name, size, dim=dim) for name, size, dim in block.plates]
@@ -75,7 +92,7 @@ class RefinedGuide:
     def select_rows(self, index: Tensor) -> RefinedGuide:
         """The guide of some of the rows, in the order of ``index``."""
         gaussian = Gaussian(*(value[index.to(value.device)] for value in self.gaussian))
-        return RefinedGuide(self.space, gaussian, self.program_model)
+        return RefinedGuide(self.space, gaussian, self.counted[index.to(self.counted.device)], self.program_model)
 
     def __len__(self) -> int:
         return len(self.gaussian.loc)
@@ -191,7 +208,8 @@ def refine(
             space = LatentSpace(draws.call(batch))
             guides.append((space, fit_gaussian(space, family == "full", num_steps, num_particles, learning_rate)))
     gaussian = Gaussian(*(torch.cat(values) for values in zip(*(g for _, g in guides), strict=True)))
-    return RefinedGuide(guides[0][0], gaussian, draws.pair.model)
+    counted = torch.cat([space.counted for space, _ in guides])
+    return RefinedGuide(guides[0][0], gaussian, counted, draws.pair.model)
 
 
 def fit_gaussian(
@@ -206,11 +224,17 @@ def fit_gaussian(
         num_particles: draws per datum and step.
         learning_rate: of the first step.
     """
-    gaussian = Gaussian.of_draws(space.guide_draws(INITIAL_DRAWS))
+    gaussian = Gaussian.of_draws(_initial_draws(space))
     steps = -(-num_steps // STAGES)
     for stage in range(STAGES):
         gaussian = _stage(space, gaussian, full, steps, num_particles, learning_rate / 2**stage, stage == STAGES - 1)
     return gaussian
+
+
+def _initial_draws(space: LatentSpace) -> Tensor:
+    """The guide's draws; of what is masked, the prior's."""
+    draws = space.guide_draws(INITIAL_DRAWS)
+    return draws if space.counted.all() else torch.where(space.counted, draws, space.prior_draws(INITIAL_DRAWS))
 
 
 def _stage(
@@ -223,17 +247,15 @@ def _stage(
         for number in range(steps):
             if is_last:
                 optimizer.param_groups[0]["lr"] = rate * (1 - number / steps)
-            _step(space.log_joint, parameters, optimizer, num_particles)
+            _step(space, parameters, optimizer, num_particles)
         return parameters.gaussian().detach()
 
 
-def _step(
-    log_joint: Callable[[Tensor], Tensor], parameters: _Parameters, optimizer: torch.optim.Optimizer, num_particles: int
-) -> None:
+def _step(space: LatentSpace, parameters: _Parameters, optimizer: torch.optim.Optimizer, num_particles: int) -> None:
     """The path gradient vanishes at an exact guide; only the Gaussians' parameters are differentiated."""
     gaussian = parameters.gaussian()
     u = gaussian.draw(num_particles)
-    bound = (log_joint(u) - gaussian.detach().log_prob(u)).mean(0).sum()
+    bound = (space.log_joint(u, masked=True) - gaussian.detach().log_prob(u, space.counted)).mean(0).sum()
     used = list(parameters.parameters())
     for parameter, gradient in zip(used, torch.autograd.grad(-bound, used), strict=True):
         parameter.grad = torch.nan_to_num(gradient)

@@ -14,11 +14,15 @@ from pyro.poutine.enum_messenger import EnumMessenger
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 from torch.distributions import biject_to, constraints
-from torch.distributions.transforms import Transform
+from torch.distributions.transforms import IndependentTransform, Transform
 
 from pyrovae.evaluation.draws import Call
+from pyrovae.evaluation.masks import Unmask, counted
 from pyrovae.traces import PARTICLES, Terms, given_terms, latent_names
-from pyrovae.traces.sites import Site, frame_of
+from pyrovae.traces.sites import Site, frame_of, sites_of
+
+CHECKED_DRAWS = 8
+"""Draws of the guide at which it is checked what depends on a masked latent."""
 
 
 @dataclass(frozen=True)
@@ -35,20 +39,49 @@ class Block:
     plates: tuple[tuple[str, int, int], ...]
     """Name, size and dim of the plates around the site, other than particles and data."""
 
+    @property
+    def size(self) -> int:
+        """The number of coordinates."""
+        return self.coordinates.stop - self.coordinates.start
+
+    def log_det(self, part: Tensor, value: Tensor, counted: Tensor | None = None) -> Tensor:
+        """The log Jacobian at an unconstrained value, its axes those of the batch and some of the event.
+
+        Args:
+            part: the unconstrained value.
+            value: the constrained one.
+            counted: the coordinates whose Jacobian is wanted, broadcast against the unconstrained value; None for all.
+        """
+        transform = self.transform
+        while isinstance(transform, IndependentTransform):  # has summed entries, of which some may not count
+            transform = transform.base_transform
+        jacobian = transform.log_abs_det_jacobian(part, value)
+        if counted is None:
+            return jacobian
+        first: tuple[Any, ...] = (..., *[0] * (part.ndim - jacobian.ndim))
+        return torch.where(counted[first], jacobian, 0.0)
+
 
 class LatentSpace:
     r"""All continuous latents of a datum as one real vector u, constrained ones through their bijection.
 
     .. math:: \log p(x, u) = \log p(x, z(u)) + \log |\det \partial z / \partial u|
 
-    Discrete sites are summed out.
+    Discrete sites are summed out. A masked latent counts as a draw from its prior, which leaves p(x) as it is, since
+    nothing that counts depends on it; only where the model alone masks a latent on which something does depend (a factor,
+    say), the mask stands for a flat prior.
 
     Args:
         call: a program with the arguments for one batch of rows.
 
+    Attributes:
+        counted: whether the program counts a coordinate, or masks it, of shape (rows, size).
+        masked_alike: the guide masks what the model masks, and nothing else.
+        flat: the latents with a flat prior.
+
     Raises:
-        ValueError: a latent outside the data plate, one that cannot be made unconstrained, or a discrete one that cannot
-            be enumerated.
+        ValueError: a latent that the guide lacks, one outside the data plate, one that cannot be made unconstrained, a
+            discrete one that cannot be enumerated, or one that both functions mask and on which something depends.
     """
 
     def __init__(self, call: Call) -> None:
@@ -57,12 +90,56 @@ class LatentSpace:
             model_trace, guide_trace = call.traces(1, enumerate_discrete=False)
         discrete = [name for name in latent_names(model_trace) if _is_discrete(model_trace.nodes[name])]
         self.names = [name for name in latent_names(guide_trace) if name not in discrete]
+        self.auxiliary = [name for name in _drawn(guide_trace) if guide_trace.nodes[name]["infer"].get("is_auxiliary")]
+        lacking = [name for name in _drawn(model_trace) if name not in (*self.names, *discrete)]
+        if lacking:
+            raise ValueError(f"the model draws the latents {lacking}, which the guide lacks: sample them in both")
         self.blocks = self._layout([(guide_trace.nodes[name], model_trace.nodes[name]) for name in self.names])
         self.size = self.blocks[-1].coordinates.stop
         frame = frame_of(guide_trace.nodes[self.names[0]], "data")
         self.rows, self.data_dim = frame.size, frame.dim
         value = guide_trace.nodes[self.names[0]]["value"]
         self.like = value.new_empty(0)
+        self.flat: frozenset[str] = frozenset()
+        self.counted = self._counted(model_trace)
+        self.masked_alike = torch.equal(self.counted, self._counted(guide_trace))
+        if not self.counted.all():
+            self.flat = self._flat(guide_trace)
+            for block in self.blocks:
+                self.counted[:, block.coordinates] |= block.name in self.flat
+
+    def _counted(self, trace: Trace) -> Tensor:
+        """Which coordinates a trace does not mask, of shape (rows, size)."""
+        parts = [self._counted_of(trace.nodes[block.name], block) for block in self.blocks]
+        return torch.cat(parts, -1)
+
+    def _counted_of(self, site: Site, block: Block) -> Tensor:
+        mask = counted(site)
+        if mask is None:
+            return torch.ones(self.rows, block.size, dtype=torch.bool, device=self.like.device)
+        inner = mask.ndim - site["fn"].event_dim + len(block.event_shape)
+        full = mask.to(self.like.device).reshape(mask.shape[:inner])
+        return self._from_plates(full.expand(*site["fn"].batch_shape, *block.event_shape), block)[0]
+
+    def _flat(self, guide_trace: Trace) -> frozenset[str]:
+        """The masked latents on which something that counts depends."""
+        with torch.random.fork_rng():
+            u = self.guide_draws(CHECKED_DRAWS)
+        with torch.enable_grad(), poutine.block():
+            u.requires_grad_()
+            terms = self._given(self.call.pair.model, self.values(u)[0], len(u))
+            total = terms.log_weights.sum() + 0.0 * u.sum()
+            gradient = torch.autograd.grad(total, u)[0]
+        used = (gradient.nan_to_num() != 0.0).any(0) & ~self.counted
+        found = [block for block in self.blocks if used[:, block.coordinates].any()]
+        for block in found:
+            mask = counted(guide_trace.nodes[block.name])
+            if mask is not None and not mask.all():
+                raise ValueError(
+                    f"latent {block.name!r} is masked, and what is not masked depends on it, so that log p(x) would depend "
+                    "on the guide: mask what depends on it too, or do not mask it"
+                )
+        return frozenset(block.name for block in found)
 
     def _layout(self, pairs: list[tuple[Site, Site]]) -> list[Block]:
         if not pairs:
@@ -85,14 +162,19 @@ class LatentSpace:
             start += size
         return blocks
 
-    def values(self, u: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """The sites' values at vectors of shape (samples, rows, size), and the log Jacobian of shape (samples, rows)."""
+    def values(self, u: Tensor, masked: bool = False) -> tuple[dict[str, Tensor], Tensor]:
+        """The sites' values at vectors of shape (samples, rows, size), and the log Jacobian of shape (samples, rows).
+
+        Args:
+            u: the vectors.
+            masked: leave coordinates that the program masks out of the Jacobian.
+        """
         values, log_det = {}, u.new_zeros(u.shape[:-1])
         for block in self.blocks:
             part = self._to_plates(u[..., block.coordinates], block)
             values[block.name] = block.transform(part)
-            jacobian = block.transform.log_abs_det_jacobian(part, values[block.name])
-            log_det = log_det + self._per_row(jacobian)
+            kept = self._to_plates(self.counted[None, :, block.coordinates], block) if masked else None
+            log_det = log_det + self._per_row(block.log_det(part, values[block.name], kept))
         return values, log_det
 
     def flatten(self, values: dict[str, Tensor]) -> Tensor:
@@ -100,21 +182,33 @@ class LatentSpace:
         parts = [self._from_plates(block.transform.inv(values[block.name]), block) for block in self.blocks]
         return torch.cat(parts, -1)
 
-    def model_terms(self, u: Tensor) -> Terms:
-        """The model's terms at u; the log Jacobian is counted in ``log_prior``."""
-        return self._terms(self.call.pair.model, u)
+    def model_terms(self, u: Tensor, masked: bool = False) -> Terms:
+        """The model's terms at u; the log Jacobian is counted in ``log_prior``.
 
-    def log_joint(self, u: Tensor) -> Tensor:
-        """The model's log density of data and vector, of shape (samples, rows)."""
-        return self.model_terms(u).log_weights
+        Args:
+            u: vectors of shape (samples, rows, size).
+            masked: leave out what the program masks, instead of counting it as drawn from its prior.
+        """
+        model = self.call.pair.model
+        return self._terms(model if masked else Unmask(set(self.names) - self.flat)(model), u, masked)
 
-    def log_guide(self, u: Tensor) -> Tensor:
-        """The guide's log density of the vector, of shape (samples, rows).
+    def log_joint(self, u: Tensor, masked: bool = False) -> Tensor:
+        """The model's log density of data and vector, of shape (samples, rows); arguments as :meth:`model_terms`."""
+        return self.model_terms(u, masked).log_weights
+
+    def log_guide(self, u: Tensor, masked: bool = False) -> Tensor:
+        """The guide's log density of the vector, of shape (samples, rows); arguments as :meth:`model_terms`.
 
         Raises:
             ValueError: the guide draws auxiliary sites, so its density at a given latent is not known.
         """
-        return self._terms(self.call.pair.guide, u).log_weights
+        if self.auxiliary:
+            raise ValueError(
+                f"the guide's density at a given latent is unknown (it draws the auxiliary sites {self.auxiliary}): refine "
+                "it first"
+            )
+        guide = self.call.pair.guide
+        return self._terms(guide if masked else Unmask(self.names)(guide), u, masked).log_weights
 
     def guide_draws(self, num_samples: int) -> Tensor:
         """Draws of the guide as vectors, of shape (samples, rows, size)."""
@@ -128,15 +222,13 @@ class LatentSpace:
             trace = self._particles(self.call.pair.model, num_samples, None)
         return self.flatten({name: trace.nodes[name]["value"] for name in self.names})
 
-    def _terms(self, function: Callable, u: Tensor) -> Terms:
-        values, log_det = self.values(u)
-        trace = self._particles(function, len(u), values)
-        if any(s["type"] == "sample" and s["infer"].get("is_auxiliary") for s in trace.nodes.values()):
-            raise ValueError(
-                "the guide's density at a given latent is unknown (it draws auxiliary sites): refine it first"
-            )
-        terms = given_terms(trace, self.names)
+    def _terms(self, function: Callable, u: Tensor, masked: bool) -> Terms:
+        values, log_det = self.values(u, masked)
+        terms = self._given(function, values, len(u))
         return Terms(terms.reconstruction, terms.log_prior + log_det, terms.log_guide)
+
+    def _given(self, function: Callable, values: dict[str, Tensor], num_samples: int) -> Terms:
+        return given_terms(self._particles(function, num_samples, values), self.names)
 
     def _particles(self, function: Callable, num_samples: int, values: dict[str, Tensor] | None) -> Trace:
         nesting = self.call.nesting
@@ -179,6 +271,10 @@ class LatentSpace:
 def enumerating(function: Callable) -> Callable:
     """A model or guide whose discrete latents are marked for enumeration."""
     return poutine.infer_config(function, config_fn=_enumerate)
+
+
+def _drawn(trace: Trace) -> list[str]:
+    return [site["name"] for site in sites_of(trace) if not site["is_observed"]]
 
 
 def _enumerate(site: Any) -> dict[str, str]:

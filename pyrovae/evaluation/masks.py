@@ -1,0 +1,54 @@
+"""Masked latents: where their density counts, and a handler that lets it count everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from pyro.distributions import MaskedDistribution
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+from torch.distributions import Independent
+
+from pyrovae.traces.sites import Site
+
+
+class Unmask(Messenger):
+    """Takes the masks off some sites.
+
+    Args:
+        names: of the sites.
+    """
+
+    def __init__(self, names: Collection[str]) -> None:
+        super().__init__()
+        self.names = names
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self.names:
+            msg["mask"], msg["fn"] = None, _unmasked(msg["fn"])
+
+
+def _unmasked(distribution: Any) -> Any:
+    if isinstance(distribution, MaskedDistribution):
+        return _unmasked(distribution.base_dist)
+    if isinstance(distribution, Independent):
+        return _unmasked(distribution.base_dist).to_event(distribution.reinterpreted_batch_ndims)
+    return distribution
+
+
+def counted(site: Site) -> Tensor | None:
+    """Where a site's density counts: boolean, broadcast against its batch and event axes; None if it is not masked."""
+    distribution = site["fn"]
+    masks = [] if site["mask"] is None else [_over_events(site["mask"], distribution)]
+    while isinstance(distribution, (MaskedDistribution, Independent)):
+        if isinstance(distribution, MaskedDistribution):
+            masks.append(_over_events(distribution._mask, distribution))
+        distribution = distribution.base_dist
+    return torch.stack(torch.broadcast_tensors(*masks)).all(0) if masks else None
+
+
+def _over_events(mask: Any, distribution: Any) -> Tensor:
+    mask = torch.as_tensor(mask)
+    return mask.reshape((*mask.shape, *[1] * len(distribution.event_shape)))

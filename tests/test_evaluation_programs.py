@@ -1,0 +1,314 @@
+"""Evidence of programs with masked latents, factors, supports that vary and unusual plates, against exact values."""
+
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro import poutine
+
+import pyrovae as pvae
+from pyrovae.evaluation import AIS, Refined, bound, log_marginal, log_weights, refine
+from pyrovae.evaluation.ais import from_prior
+
+FEW = {"num_steps": 200}
+METHODS = {
+    "normal": Refined("normal", **FEW),
+    "full": Refined("full", **FEW),
+    "ais": AIS(40),
+    "prior": AIS(100, start=from_prior),
+    "ais of refined": AIS(10, start=Refined("full", **FEW)),
+}
+pytestmark = pytest.mark.filterwarnings("ignore:importance-sampling")
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    pyro.set_rng_seed(0)
+    pyro.clear_param_store()
+
+
+def assert_unbiased(found, exact):
+    """The mean over rows of p-hat / p is 1: |z| < 5; and no row is far off."""
+    log_p = torch.as_tensor(found["log_marginal"].values)
+    error = torch.as_tensor(found["mcse"].values).square().mean().sqrt() / math.sqrt(len(exact))
+    assert abs((log_p - exact).exp().mean() - 1) < 5 * error + 1e-3
+    assert (log_p - exact).abs().max() < 1.0
+
+
+def about_half(x):
+    return x.reshape(len(x), -1)[:, 0] > 0
+
+
+class Masked:
+    """z ~ N(0, 1), x ~ N(z, 1), and a u beside them that is masked in some rows: no part of p(x) where it is.
+
+    The other rows observe it: y ~ N(log u, 1), u ~ LogNormal(0, 1).
+    """
+
+    def __init__(self, offset=0.3, guide_masks=True, inner=False):
+        self.offset, self.guide_masks, self.inner = offset, guide_masks, inner
+
+    def latent(self, name, fn, mask):
+        if self.inner:
+            return pyro.sample(name, fn.mask(mask))
+        with poutine.mask(mask=mask):
+            return pyro.sample(name, fn)
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0))
+            u = self.latent("u", dist.LogNormal(x.new_zeros(len(x)), 1.0), about_half(x))
+            with poutine.mask(mask=about_half(x)):
+                pyro.sample("y", dist.Normal(u.log(), 1.0), obs=x[:, 1])
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x[:, 0])
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x[:, 0] / 2, 0.9))
+            mask = about_half(x) | (not self.guide_masks)
+            self.latent("u", dist.LogNormal(x[:, 1] / 2 + self.offset, 0.8), mask)
+
+    def log_evidence(self, x):
+        one, other = dist.Normal(0.0, math.sqrt(2.0)).log_prob(x).T
+        return one + torch.where(about_half(x), other, 0.0)
+
+
+@pytest.mark.parametrize("inner", [False, True])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_latent_that_is_masked_in_some_rows(method, inner):
+    program, x = Masked(inner=inner), torch.randn(20, 2, dtype=torch.float64)
+    found = log_marginal(program, x, METHODS[method], num_samples=200, seed=0)
+    assert_unbiased(found, program.log_evidence(x))
+
+
+def test_annealing_keeps_what_is_masked_as_it_was_drawn():
+    """A guide far off the prior where neither counts costs nothing."""
+    program, x = Masked(), torch.randn(20, 2, dtype=torch.float64)
+    near = log_marginal(program, x, AIS(5), seed=0)
+    program.guide = _far_where_masked(program.guide)
+    far = log_marginal(program, x, AIS(5), seed=0)
+    torch.testing.assert_close(far["log_marginal"].values, near["log_marginal"].values, rtol=0, atol=1e-9)
+
+
+def _far_where_masked(guide):
+    def moved(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x[:, 0] / 2, 0.9))
+            loc = torch.where(about_half(x), x[:, 1] / 2 + 0.3, 20.0)
+            with poutine.mask(mask=about_half(x)):
+                pyro.sample("u", dist.LogNormal(loc, 0.8))
+
+    return moved
+
+
+@pytest.mark.parametrize("family", ["normal", "full"])
+def test_a_guide_that_forgets_the_mask_is_mended_by_refining(family):
+    program, x = Masked(guide_masks=False), torch.randn(20, 2, dtype=torch.float64)
+    found = log_marginal(program, x, Refined(family, **FEW), num_samples=200, seed=0)
+    assert_unbiased(found, program.log_evidence(x))
+    assert_unbiased(log_marginal(program, x, AIS(100), seed=0), program.log_evidence(x))
+
+
+@pytest.mark.parametrize("family", ["normal", "full"])
+def test_a_refined_guide_of_masked_latents_as_a_program(family):
+    """Its density is that of what counts, with the program's model as with its own: the exact posterior here."""
+    program, x = Masked(), torch.randn(20, 2, dtype=torch.float64)
+    guide = refine(program, x, family=family, num_steps=400, seed=0)
+    exact = program.log_evidence(x)
+    for pair in (guide, (program.model, guide)):
+        assert (log_weights(pair, x, num_samples=50, seed=1, chunk_size=200) - exact).abs().max() < 0.1
+    found = log_marginal(program, x, Refined(guide=guide), num_samples=100, seed=0)
+    assert_unbiased(found, exact)
+    svi = pyro.infer.SVI(program.model, guide, pyro.optim.Adam({}), pyro.infer.Trace_ELBO())
+    assert abs(svi.evaluate_loss(x) + exact.sum()) < 0.5
+
+
+class Walk:
+    """A random walk observed with noise, each row for a time of its own; the rest is padding."""
+
+    steps = 4
+
+    def lengths(self, x):
+        return (~x.isnan()).sum(-1)
+
+    def model(self, x):
+        filled, previous = x.nan_to_num(), 0.0
+        with pyro.plate("data", len(x)):
+            for t in range(self.steps):
+                with poutine.mask(mask=t < self.lengths(x)):
+                    previous = pyro.sample(f"z{t}", dist.Normal(previous + x.new_zeros(()), 1.0))
+                    pyro.sample(f"x{t}", dist.Normal(previous, 1.0), obs=filled[:, t])
+
+    def guide(self, x):
+        filled = x.nan_to_num()
+        with pyro.plate("data", len(x)):
+            for t in range(self.steps):
+                with poutine.mask(mask=t < self.lengths(x)):
+                    pyro.sample(f"z{t}", dist.Normal(filled[:, t] * 0.6, 0.8))
+
+    def log_evidence(self, x):
+        times = torch.arange(1.0, self.steps + 1, dtype=x.dtype)
+        covariance = torch.minimum(times[:, None], times) + torch.eye(self.steps, dtype=x.dtype)
+        return torch.stack([_gaussian(row, covariance) for row in x])
+
+
+def _gaussian(row, covariance):
+    seen = ~row.isnan()
+    covariance = covariance[seen][:, seen]
+    return dist.MultivariateNormal(row.new_zeros(len(covariance)), covariance).log_prob(row[seen])
+
+
+def ragged(rows=24):
+    x = torch.randn(rows, Walk.steps, dtype=torch.float64).cumsum(-1)
+    lengths = 1 + torch.arange(rows) % Walk.steps
+    return x.where(torch.arange(Walk.steps) < lengths[:, None], torch.nan)
+
+
+@pytest.mark.parametrize("method", ["full", "ais", "prior", "ais of refined"])
+def test_sequences_of_different_lengths(method):
+    walk, x = Walk(), ragged()
+    samples = 200 if method == "full" else 32
+    assert_unbiased(log_marginal(walk, x, METHODS[method], num_samples=samples, seed=0), walk.log_evidence(x))
+
+
+def test_the_best_independent_normals_of_sequences_are_a_bound():
+    walk, x = Walk(), ragged()
+    guide = refine(walk, x, family="normal", seed=0)
+    elbo = bound(guide, x, num_samples=400, seed=1).elbo
+    gap = walk.log_evidence(x) - elbo
+    assert (gap > -0.05).all()
+    assert gap[::4].abs().max() < 0.02  # a single step: one latent counts
+    assert gap.max() < 1.0
+
+
+def test_what_nothing_counts_in_may_depend_on_the_mask():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            with poutine.mask(mask=about_half(x)):
+                z = pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)), poutine.mask(mask=about_half(x)):
+            pyro.sample("z", dist.Normal(x / 2, 1.0))
+
+    x = torch.randn(6, dtype=torch.float64)
+    for method in ("refined", "ais"):
+        with pytest.raises(ValueError, match="'z' is masked, and what is not masked depends on it"):
+            log_marginal((model, guide), x, method)
+
+
+def flat_model(x):
+    """A flat prior by a mask, and the prior proper as a factor."""
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(x.new_zeros(()), 5.0).mask(False))
+        pyro.factor("prior", dist.Normal(1.0, 1.0).log_prob(z))
+        pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+
+def flat_guide(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal((x + 1) / 2, 0.9))
+
+
+@pytest.mark.parametrize("method", ["normal", "full", "ais"])
+def test_a_mask_in_the_model_alone_is_a_flat_prior(method):
+    x = torch.randn(10, dtype=torch.float64)
+    found = log_marginal((flat_model, flat_guide), x, METHODS[method], num_samples=200, seed=0)
+    assert_unbiased(found, dist.Normal(1.0, math.sqrt(2.0)).log_prob(x))
+    with pytest.raises(ValueError, match="have no prior to start at"):
+        log_marginal((flat_model, flat_guide), x, AIS(start=from_prior), seed=0)
+
+
+def observed_partly(x):
+    """Pyro's own way of missing entries: the missing ones are latents, masked where the data are observed."""
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0))
+        pyro.sample("x", dist.Normal(z, 1.0), obs=x.nan_to_num(), obs_mask=~x.isnan())
+
+
+def observed_partly_guide(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(x.nan_to_num() / 2, 0.9))
+        with poutine.mask(mask=x.isnan()):
+            pyro.sample("x_unobserved", dist.Normal(z, 1.2))
+
+
+@pytest.mark.parametrize("method", ["full", "ais"])
+def test_entries_that_pyro_makes_latent(method):
+    x = torch.randn(12, dtype=torch.float64)
+    x[::3] = torch.nan
+    found = log_marginal((observed_partly, observed_partly_guide), x, METHODS[method], num_samples=200, seed=0)
+    exact = dist.Normal(0.0, math.sqrt(2.0)).log_prob(x.nan_to_num()).where(~x.isnan(), 0.0)
+    assert_unbiased(found, exact)
+
+
+def test_masks_on_entries_of_an_event_and_inner_plates():
+    """Coordinates of one event, and of a plate inside the data plate, with a positive latent."""
+
+    def latents(x, scale, observe=False):
+        with pyro.plate("data", len(x), dim=-2):
+            pyro.sample("z", dist.LogNormal(x.new_zeros(len(x), 1, 2), scale).mask(x[:, None, :2] > 0).to_event(1))
+            if observe:
+                pyro.sample("x", dist.Normal(x.new_zeros(len(x), 1, 3), 1.0).to_event(1), obs=x[:, None])
+            with pyro.plate("entries", 3, dim=-1), poutine.mask(mask=x > 0):
+                pyro.sample("s", dist.LogNormal(x.new_zeros(()), scale))
+
+    x = torch.randn(6, 3, dtype=torch.float64)
+    exact = dist.Normal(0.0, 1.0).log_prob(x).sum(-1)
+    program = (lambda x: latents(x, 1.0, observe=True), lambda x: latents(x, 0.7))
+    for method in ("normal", "full", "ais"):
+        assert_unbiased(log_marginal(program, x, METHODS[method], num_samples=100, seed=0), exact)
+    for family in ("normal", "full"):
+        guide = refine(program, x, family=family, num_steps=400, seed=0)
+        assert (log_weights((program[0], guide), x, num_samples=20, seed=0) - exact).abs().max() < 0.1
+
+
+def test_chains_draw_what_is_masked_from_its_prior():
+    program, x = Masked(), torch.randn(4, 2, dtype=torch.float64)
+    reference = pvae.reference_posterior(
+        program, x, seed=0, sampler=pvae.diagnostics.reference.Sampler(num_samples=400)
+    )
+    logs = reference.draws()["u"].log()[:, ~about_half(x)]
+    assert logs.numel()
+    assert reference.max_rhat.max() < 1.05
+    torch.testing.assert_close(logs.mean(0), torch.zeros_like(logs[0]), rtol=0, atol=0.2)
+    torch.testing.assert_close(logs.std(0), torch.ones_like(logs[0]), rtol=0, atol=0.2)
+
+
+def with_factor(x):
+    """z ~ N(0, I) reweighted by exp(-|z|^2 / 2), x ~ N(z, 1) entry by entry."""
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+        pyro.factor("f", -0.5 * z.square().sum(-1))
+        pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+
+def with_factor_guide(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(x / 3, 0.7).to_event(1))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_factors_of_the_model_count(method):
+    """The unnormalized prior is half of N(0, 1/2) in two dimensions."""
+    x = torch.randn(10, 2, dtype=torch.float64)
+    exact = dist.Normal(0.0, math.sqrt(1.5)).log_prob(x).sum(-1) - math.log(2)
+    assert_unbiased(log_marginal((with_factor, with_factor_guide), x, METHODS[method], num_samples=100, seed=0), exact)
+
+
+def test_a_latent_that_the_guide_lacks_is_named():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0))
+            w = pyro.sample("w", dist.Normal(z, 1.0))
+            pyro.sample("x", dist.Normal(w, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 2, 1.0))
+
+    with pytest.raises(ValueError, match=r"latents \['w'\], which the guide lacks"):
+        refine((model, guide), torch.zeros(4))
