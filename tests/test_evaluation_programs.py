@@ -11,6 +11,8 @@ from pyro import poutine
 import pyrovae as pvae
 from pyrovae.evaluation import AIS, Refined, bound, log_marginal, log_weights, refine
 from pyrovae.evaluation.ais import from_prior
+from pyrovae.evaluation.gaussian import Gaussian
+from pyrovae.evaluation.hmc import at, transition
 
 FEW = {"num_steps": 200}
 METHODS = {
@@ -312,3 +314,71 @@ def test_a_latent_that_the_guide_lacks_is_named():
 
     with pytest.raises(ValueError, match=r"latents \['w'\], which the guide lacks"):
         refine((model, guide), torch.zeros(4))
+
+
+def positive(prior):
+    """A positive latent, x ~ N(z, 1) in single precision, and a log-normal guide."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", prior)
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.LogNormal(-0.3 * torch.ones(len(x)), 0.6))
+
+    return model, guide
+
+
+def by_quadrature(prior, x):
+    log_z = torch.linspace(-40.0, 4.0, 20_001, dtype=torch.float64)[:, None]
+    z = log_z.exp()
+    joint = prior.log_prob(z) + dist.Normal(z, 1.0).log_prob(x.double()) + log_z
+    return joint.logsumexp(0) + math.log(44 / 20_000)
+
+
+GAMMAS = [dist.Gamma(2.0, 2.0), dist.Gamma(0.7, 1.0)]
+
+
+@pytest.mark.parametrize("prior", GAMMAS, ids=["vanishing at zero", "unbounded at zero"])
+def test_chains_that_leave_the_support_in_floats_are_refused_a_step(prior):
+    x = torch.randn(30)
+    found = log_marginal(positive(prior), x, AIS(100), num_samples=64, seed=0)
+    assert_unbiased(found, by_quadrature(prior, x))
+
+
+def test_rows_outside_the_support_are_still_refused():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Gamma(2.0, 2.0))
+            pyro.sample("x", dist.Poisson(z), obs=x)
+
+    _, guide = positive(GAMMAS[0])
+    for method in ("ais", "refined"):
+        with pytest.raises(ValueError, match="support"):
+            log_marginal((model, guide), torch.tensor([1.0, -1.0]), method, seed=0)
+
+
+class Bowl:
+    """Twice -u^2 / 2, but infinite or no number on the right of 1."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def __call__(self, u):
+        inside = -0.5 * u.square().sum(-1)
+        return inside, torch.where(u[..., 0] > 1, inside * self.value, inside)
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_a_transition_never_goes_where_the_density_is_not_finite(value):
+    mass = Gaussian(torch.zeros(3, 1), torch.ones(3, 1))
+    state = at(Bowl(value), torch.zeros(500, 3, 1))
+    for _ in range(20):
+        state, acceptance = transition(Bowl(value), state, 1.0, torch.full((3,), 0.5), 2, mass)
+    assert (state.u <= 1).all()
+    assert 0.5 < acceptance.mean() < 1
+    normal = torch.distributions.Normal(0.0, 1.0)
+    density = normal.log_prob(torch.tensor(1.0)).exp() / normal.cdf(torch.tensor(1.0))
+    assert abs(state.u.mean() + density) < 5 * state.u.std() / math.sqrt(1500)

@@ -12,7 +12,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyrovae.evaluation.draws import CHUNK_SIZE, Draws
+from pyrovae.evaluation.draws import CHUNK_SIZE, Draws, checked
 from pyrovae.evaluation.gaussian import Gaussian
 from pyrovae.evaluation.unconstrained import Block, LatentSpace, enumerating
 
@@ -225,9 +225,13 @@ def fit_gaussian(
         learning_rate: of the first step.
     """
     gaussian = Gaussian.of_draws(_initial_draws(space))
+    space.log_joint(gaussian.loc[None])  # checks the rows
     steps = -(-num_steps // STAGES)
-    for stage in range(STAGES):
-        gaussian = _stage(space, gaussian, full, steps, num_particles, learning_rate / 2**stage, stage == STAGES - 1)
+    with checked(False):
+        for stage in range(STAGES):
+            gaussian = _stage(
+                space, gaussian, full, steps, num_particles, learning_rate / 2**stage, stage == STAGES - 1
+            )
     return gaussian
 
 
