@@ -37,7 +37,18 @@ ROOMS = {
     "evidence_io": {"data", "diagnostics", "evaluation", "io_arviz", "psis", "traces"},
     "presets": {"distributions", "models", "networks"},
     "runs": {"checkpoints", "data", "presets"},
-    "report": {"checkpoints", "comparison", "data", "diagnostics", "evaluation", "models", "plots", "presets", "runs"},
+    "report": {
+        "checkpoints",
+        "comparison",
+        "data",
+        "diagnostics",
+        "evaluation",
+        "models",
+        "plots",
+        "presets",
+        "psis",
+        "runs",
+    },
     "cli": None,  # anything
     "__main__": {"cli"},
 }

@@ -16,6 +16,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -24,8 +25,10 @@ import pyrovae as pvae
 from pyrovae.checkpoints import DamagedError
 from pyrovae.cli import app
 from pyrovae.diagnostics import Reliability
+from pyrovae.report.evaluated import Evaluated, read_evaluated
 from pyrovae.report.findings import Findings, Mean, find, remembered
 from pyrovae.report.html import element, text
+from pyrovae.report.numbers import key_numbers, signed
 from pyrovae.report.snippet import fit_snippet
 from pyrovae.report.subject import read_subject
 from pyrovae.report.verdicts import judge
@@ -191,6 +194,70 @@ def test_few_rows_stand_for_all_by_their_gap():
         errors.append(whole.error)
     assert np.mean(estimates) == pytest.approx(-95.0, abs=4 * np.std(estimates) / 2000**0.5)
     assert np.mean(errors) == pytest.approx(np.std(estimates), rel=0.07)  # 1.6 % by chance
+
+
+def kept(method, rows, k, gap=3.0):
+    elbo = np.linspace(-110.0, -90.0, rows)
+    return Evaluated(method, 1000, elbo + gap, np.full(rows, 0.01), elbo, np.full(rows, k))
+
+
+def own(rows, k=0.9):
+    elbo, zeros = np.linspace(-110.0, -90.0, rows), np.zeros(rows)
+    return Reliability(elbo, elbo + 1.0, zeros, zeros, np.full(rows, k), zeros, 1000)
+
+
+@pytest.mark.parametrize(
+    ("found", "gap", "is_low"),
+    [
+        ({"reliability": own(40)}, 1.0, True),
+        ({"reliability": own(40, k=0.2)}, 1.0, False),
+        ({"reliability": own(40), "evaluated": kept("refined", 20, 0.2)}, 3.0, False),
+        ({"reliability": own(40), "evaluated": kept("refined", 20, 0.69)}, 3.0, True),  # above the limit for 1,000
+        ({"reliability": own(40), "evaluated": kept("ais", 20, np.inf)}, 3.0, True),
+        ({"reliability": own(40), "evaluated": kept("importance", 20, 0.9)}, 1.0, True),
+        ({"reliability": own(40), "evaluated": kept("importance", 80, 0.9)}, 3.0, True),
+    ],
+)
+def test_log_p_is_taken_from_the_best_estimate_and_said_to_be_low(run, found, gap, is_low):
+    findings = Findings(test={"elbo": Mean(-95.0, 1.0, -120.0, -80.0, 300, 10)}, **found)
+    assert findings.log_marginal.value == pytest.approx(-95.0 + gap)
+    assert findings.is_low == is_low
+    card = Page(str(key_numbers(read_subject(run[0]), findings, []))).text
+    assert ("at least −" in card) == is_low
+    source = findings.source
+    which = f"the first {len(source.elbo)}" if isinstance(source, Evaluated) else "a random 40"
+    assert f"300 test rows, extrapolated from {which}: test ELBO plus the gap found on those by" in card
+    verdict = next(v for v in judge(read_subject(run[0]), findings) if v.about == "evidence")
+    assert verdict.tone == ("caution" if is_low else "good")
+    refined = isinstance(source, Evaluated) and source.method != "importance"
+    assert ("Refine the guide row by row" in verdict.advice) == (is_low and not refined)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_was_evaluated_is_taken_up(copy):
+    asked = invoke("evaluate", copy, "--method", "refined", "--steps", 50, "--samples", 100, "--rows", 15)
+    assert asked.exit_code == 0, asked.output
+    text = page_of(pvae.write_report(copy, rows=10)).text
+    assert "extrapolated from the first 15: test ELBO plus the gap" in text
+    assert "pyrovae evaluate --method refined (evidence-refined.csv)" in text
+    assert "Refine the guide row by row" not in text
+    table = pd.read_csv(copy / "evidence-refined.csv")
+    assert f"log p(x), evidence-refined.csv {signed(table['log_marginal'].mean())}" in text
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("change", ["weights", "table", "rows", "unsealed", "nothing"])
+def test_what_was_evaluated_of_something_else_is_left(copy, change):
+    assert invoke("evaluate", copy, "--samples", 30, "--rows", 5).exit_code == 0
+    path = copy / "evidence-importance.json"
+    known = json.loads(path.read_text())
+    if change in known:
+        path.write_text(json.dumps({**known, change: "0" * 32}))
+    elif change == "unsealed":
+        path.unlink()
+    subject = read_subject(copy)
+    found = read_evaluated(subject.run, subject.data.test)
+    assert (found is not None) == (change == "nothing")
 
 
 def test_the_same_run_gives_the_same_page(copy):

@@ -20,6 +20,7 @@ from pyrovae.evaluation.estimators import as_estimator
 from pyrovae.models import VAE
 from pyrovae.psis import good_k
 from pyrovae.report.codes import reconstructed
+from pyrovae.report.evaluated import write_evaluated
 from pyrovae.report.subject import data_of
 
 if TYPE_CHECKING:
@@ -31,13 +32,13 @@ def evaluate(
     folder: Path, method: str, samples: int | None, steps: int | None, rows: int | None, seed: int, quiet: bool
 ) -> None:
     """Estimate log p(x) of a run's test rows; a table, and the estimates per datum as a CSV file in the run's folder."""
-    vae, test = load_vae(folder), data_of(runs.Run.read(folder)).test
+    run, vae = runs.Run.read(folder), load_vae(folder)
+    test = data_of(run).test
     test = test if rows is None else test[:rows]
     kept = folder / f".evaluate-{method}.npz"
     estimator = estimator_of(method, steps)
     result = log_marginal(vae, test, estimator, samples, seed=seed, progress=False if quiet else None, resume=kept)
-    path = folder / f"evidence-{method}.csv"
-    save_file_atomic(path, result.to_dataframe().to_csv().encode())
+    path = write_evaluated(run, result, method)
     kept.unlink(missing_ok=True)
     console(quiet).print(_evidence(test, result, method))
     say(quiet, f"per datum  {path}")

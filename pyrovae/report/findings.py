@@ -24,6 +24,7 @@ from pyrovae.diagnostics import (
 from pyrovae.evaluation import bound
 from pyrovae.models import VAE
 from pyrovae.report.budget import affordable_rows, some_rows
+from pyrovae.report.evaluated import Evaluated, read_evaluated
 from pyrovae.report.subject import Subject
 
 TEST_DRAWS, EVIDENCE_DRAWS, SIMULATIONS = 10, 1000, 200
@@ -77,6 +78,7 @@ class Findings:
         test: ``elbo``, ``kl`` and ``reconstruction`` of the test rows.
         train: the ELBO of some training rows.
         reliability: importance sampling with the guide, on some test rows.
+        evaluated: what ``pyrovae evaluate`` found on the first test rows, if it was asked.
         structure: what the latents carry.
         sbc: calibration on simulated data.
         typicality: which rows look like simulated ones.
@@ -86,6 +88,7 @@ class Findings:
     test: Mapping[str, Mean] = field(default_factory=dict)
     train: Mean | None = None
     reliability: Reliability | None = None
+    evaluated: Evaluated | None = None
     structure: LatentStructure | None = None
     sbc: SBC | None = None
     typicality: Typicality | None = None
@@ -105,6 +108,19 @@ class Findings:
         }
 
     @property
+    def source(self) -> Evaluated | Reliability | None:
+        """Where log p(x) is taken from: what was evaluated, if it is better or of more rows than the report's own."""
+        kept, own = self.evaluated, self.reliability
+        if kept is None or own is None:
+            return kept or own
+        return kept if kept.method != "importance" or len(kept.elbo) > len(own.elbo) else own
+
+    @property
+    def is_low(self) -> bool:
+        """Whether log p(x) is only known to be at least that large: k-hat is too large on more than 5 % of the rows."""
+        return self.source is not None and share_bad(self.source) > 0.05
+
+    @property
     def log_marginal(self) -> Mean | None:
         r"""Log p(x) of all test rows: their ELBO, plus the mean gap of those rows whose evidence was estimated.
 
@@ -114,10 +130,13 @@ class Findings:
 
         The gap differs between rows by far less than log p(x) does, so that few rows will do.
         """
-        few, found = self.evidence.get("log p(x)"), self.reliability
-        if few is None or found is None or "elbo" not in self.test or self.test["elbo"].rows <= few.rows:
+        found = self.source
+        if found is None:
+            return None
+        few = Mean.of(found.log_marginal, found.num_samples, found.mcse)
+        if "elbo" not in self.test or self.test["elbo"].rows <= few.rows:
             return few
-        elbo, gap = self.test["elbo"], self.evidence["gap"]
+        elbo, gap = self.test["elbo"], Mean.of(found.log_marginal - found.elbo, found.num_samples)
         shared = 2 * float(np.cov(found.elbo, found.log_marginal - found.elbo)[0, 1]) / elbo.rows
         error = math.sqrt(max(elbo.error**2 + gap.error**2 + shared, gap.error**2))
         return Mean(elbo.value + gap.value, error, math.nan, math.nan, elbo.rows, few.draws, few.mcse)
@@ -129,6 +148,15 @@ class Findings:
             return math.nan, math.nan
         test = self.test["elbo"]
         return self.train.value - test.value, math.hypot(self.train.error, test.error)
+
+
+def share_bad(found: Evaluated | Reliability) -> float:
+    """The share of rows whose k-hat is above the limit for so many samples, or unknown.
+
+    Args:
+        found: estimates by row.
+    """
+    return float((~(found.pareto_k <= found.good_k)).mean())
 
 
 def find(subject: Subject, rows: int | None = None, seed: int = 0) -> Findings:
@@ -148,6 +176,7 @@ def find(subject: Subject, rows: int | None = None, seed: int = 0) -> Findings:
         "test": lambda: known or bound_means(vae, some_rows(data.test, BOUND_ROWS, seed), seed),
         "train": lambda: bound_means(vae, some_rows(data.train, BOUND_ROWS, seed).drawn(seed), seed)["elbo"],
         "reliability": lambda: reliability(vae, _evidence_rows(vae, data, rows, seed), EVIDENCE_DRAWS, seed=seed),
+        "evaluated": lambda: read_evaluated(subject.run, data.test),
         "structure": lambda: latent_structure(vae, some_rows(data.test, STRUCTURE_ROWS, seed), seed=seed),
         "sbc": lambda: sbc(vae, SIMULATIONS, x=data.test[:2].dense().x, seed=seed),
         "typicality": lambda: typicality(vae, some_rows(data.test, STRUCTURE_ROWS, seed), 2 * SIMULATIONS, seed=seed),

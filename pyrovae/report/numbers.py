@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from pyrovae.report.evaluated import Evaluated
 from pyrovae.report.findings import Findings, Mean
 from pyrovae.report.html import Html, element, table
 from pyrovae.report.subject import Subject
@@ -32,9 +33,8 @@ def key_numbers(subject: Subject, findings: Findings, verdicts: list[Verdict]) -
             entries.append(("Bits per dimension", [f"{bits:.3f}"], f"from the test ELBO; {rows}"))
     found = findings.log_marginal
     if found is not None:
-        few = findings.evidence["log p(x)"].rows
-        how = "" if few == found.rows else f", as test ELBO plus its gap on {few:,} of them"
-        entries.append(("Held-out log p(x)", _measured(found), f"nats per datum; {where}{found.rows:,} test rows{how}"))
+        value = ["at least " if findings.is_low else "", *_measured(found)]
+        entries.append(("Held-out log p(x)", value, f"nats per datum; {where}{_extrapolated(findings, found.rows)}"))
     if verdicts:
         fine = sum(verdict.tone == "good" for verdict in verdicts)
         entries.append(("Checks", [f"{fine} of {len(verdicts)} fine"], headline(verdicts)))
@@ -43,6 +43,19 @@ def key_numbers(subject: Subject, findings: Findings, verdicts: list[Verdict]) -
         for name, value, note in entries
     ]
     return element("dl", made, class_="key") if made else Html("")
+
+
+def _extrapolated(findings: Findings, rows: int) -> str:
+    """On how many rows log p(x) was estimated, how, and what was done for the others."""
+    source = findings.source
+    few = 0 if source is None else len(source.elbo)
+    if isinstance(source, Evaluated):
+        how, which = f"pyrovae evaluate --method {source.method} ({source.file})", "the first"
+    else:
+        how, which = "importance sampling with the guide", "a random"
+    if few == rows:
+        return f"{rows:,} test rows, by {how}"
+    return f"{rows:,} test rows, extrapolated from {which} {few:,}: test ELBO plus the gap found on those by {how}"
 
 
 def _measured(mean: Mean) -> list[Any]:
@@ -98,17 +111,17 @@ def evidence(subject: Subject, findings: Findings) -> list[Html]:
         ),
         element("div", table(columns, lines, "Evidence in nats per datum"), class_="numbers"),
     ]
-    found = findings.evidence.get("log p(x)")
+    found = findings.log_marginal
     if found is not None:
-        said.append(element("p", _monte_carlo(found), class_="note"))
+        said.append(element("p", _monte_carlo(findings, found), class_="note"))
     return said
 
 
-def _monte_carlo(found: Mean) -> str:
+def _monte_carlo(findings: Findings, found: Mean) -> str:
+    low = " It is a lower estimate, since k-hat is too large on more than 5 % of the rows." if findings.is_low else ""
     return (
-        f"log p(x) is estimated by importance sampling with the guide on {found.rows:,} test rows chosen at random, "
-        f"{found.draws:,} draws each; that of all test rows is their ELBO plus the gap found on these. The Monte-Carlo "
-        f"error of the mean is {found.mcse:.3f} nats by the delta method, and too small where k-hat is large."
+        f"log p(x): {_extrapolated(findings, found.rows)}; {found.draws:,} draws a row. The Monte-Carlo error of the mean "
+        f"is {found.mcse:.3f} nats by the delta method, and too small where k-hat is large.{low}"
     )
 
 
@@ -124,9 +137,13 @@ def evidence_lines(subject: Subject, findings: Findings) -> list[list[str]]:
     if findings.train is not None:
         means["training ELBO"] = findings.train
     means |= {_ESTIMATED[name]: mean for name, mean in findings.evidence.items()}
-    found = findings.log_marginal
-    if found is not None and found.rows > findings.evidence["log p(x)"].rows:
-        means = {"log p(x) of all test rows": found, **means}
+    kept, found = findings.evaluated, findings.log_marginal
+    if kept is not None:
+        means[f"log p(x), {kept.file}"] = Mean.of(kept.log_marginal, kept.num_samples, kept.mcse)
+        means["ELBO of its rows"] = Mean.of(kept.elbo, kept.num_samples)
+    if found is not None and findings.source is not None and found.rows > len(findings.source.elbo):
+        low = ", at least" if findings.is_low else ""
+        means = {f"log p(x) of all test rows{low}": found, **means}
     lines = [[name, *_cells(mean), subject.variant or "–"] for name, mean in means.items()]
     gap, error = findings.gap
     if not math.isnan(gap):

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from pyrovae.report.findings import Findings
+from pyrovae.report.evaluated import Evaluated
+from pyrovae.report.findings import Findings, share_bad
 from pyrovae.report.subject import Subject
 
 PROBLEM, CAUTION, OPEN, GOOD = "problem", "caution", "open", "good"
@@ -135,7 +136,7 @@ def _prior(findings: Findings) -> Iterator[Verdict]:
     between = f"between {low:.2f} and {high:.2f} nats"
     learned = "Try a learned prior (`--prior vamp`, `mixture` or `spline_flow`) and compare the evidence."
     if structure.verdict == "prior hole":
-        claim = f"Taken together, the latents miss the prior by {between}, so that some prior draws decode badly."
+        claim = f"Taken together, the latents miss the prior by {between}, so that some prior draws may decode badly."
         yield Verdict(CAUTION, "prior", claim, learned)
     elif structure.verdict == "undecided":
         claim = (
@@ -148,15 +149,19 @@ def _prior(findings: Findings) -> Iterator[Verdict]:
 
 
 def _weights(findings: Findings) -> Iterator[Verdict]:
-    found = findings.reliability
+    found, kept = findings.reliability, findings.evaluated
     if found is None:
         return
-    share = float((~(found.pareto_k <= found.good_k)).mean())
+    share = share_bad(found)
     claim = (
-        f"k-hat is above {found.good_k:.2f} on {share:.0%} of {len(found.elbo)} test rows (median "
-        f"{np.median(found.pareto_k):.2f})."
+        f"k-hat is above {found.good_k:.2f}, the limit for {found.num_samples:,} samples, on {share:.0%} of "
+        f"{len(found.elbo)} test rows (median {np.median(found.pareto_k):.2f})."
     )
-    if share > 0.05:
+    if share <= 0.05:
+        yield Verdict(GOOD, "evidence", f"{claim} The estimate of log p(x) can be trusted.", detail=found.summary())
+    elif kept is not None and kept.method != "importance":
+        yield _of_evaluated(f"With the guide alone {claim}", kept, found.summary())
+    else:
         yield Verdict(
             CAUTION,
             "evidence",
@@ -165,8 +170,21 @@ def _weights(findings: Findings) -> Iterator[Verdict]:
             "`--posterior full_normal`.",
             found.summary(),
         )
-    else:
-        yield Verdict(GOOD, "evidence", f"{claim} The estimate of log p(x) can be trusted.", detail=found.summary())
+
+
+def _of_evaluated(claim: str, kept: Evaluated, detail: str) -> Verdict:
+    """On a better estimate that was made by ``pyrovae evaluate``."""
+    taken = f"log p(x) is taken from {kept.file} ({kept.method}, the first {len(kept.elbo):,} test rows)"
+    share = share_bad(kept)
+    if share <= 0.05:
+        return Verdict(GOOD, "evidence", f"{claim} So {taken}; there it is on {share:.0%}.", detail=detail)
+    again = f"`pyrovae evaluate RUN --method {kept.method} --steps 1000`"
+    if np.isinf(kept.pareto_k).all():
+        known = f"{kept.num_samples} chains are too few for a k-hat: read it as a lower estimate."
+        return Verdict(CAUTION, "evidence", f"{claim} So {taken}; {known}", f"See whether it rises: {again}.", detail)
+    known = f"there it still is on {share:.0%}: read log p(x) as a lower estimate."
+    advice = f"Take more steps, {again}, or samples, or train with `--posterior full_normal`."
+    return Verdict(CAUTION, "evidence", f"{claim} So {taken}; {known}", advice, detail)
 
 
 def _overfitting(findings: Findings) -> Iterator[Verdict]:
