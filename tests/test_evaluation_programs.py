@@ -382,3 +382,49 @@ def test_a_transition_never_goes_where_the_density_is_not_finite(value):
     normal = torch.distributions.Normal(0.0, 1.0)
     density = normal.log_prob(torch.tensor(1.0)).exp() / normal.cdf(torch.tensor(1.0))
     assert abs(state.u.mean() + density) < 5 * state.u.std() / math.sqrt(1500)
+
+
+def bounded(x, context=None):
+    """b ~ Uniform(0, c) with c of each row, x ~ N(b, 0.3)."""
+    c = x["c"] if context is None else context["c"]
+    with pyro.plate("data", len(c)):
+        b = pyro.sample("b", dist.Uniform(0 * c, c))
+        pyro.sample("x", dist.Normal(b, 0.3), obs=x["x"] if context is None else x)
+
+
+def bounded_guide(x, context=None):
+    c = x["c"] if context is None else context["c"]
+    with pyro.plate("data", len(c)):
+        pyro.sample("b", dist.Uniform(0 * c, c))
+
+
+@pytest.mark.parametrize("chunk_size", [64, 200, 4096])
+@pytest.mark.parametrize("in_context", [False, True])
+def test_a_support_that_differs_between_rows(chunk_size, in_context):
+    c = torch.where(torch.arange(128) < 64, 1.0, 3.0).double()
+    x = c * torch.rand(128).double() + 0.3 * torch.randn(128).double()
+    data = (x, {"c": c}) if in_context else ({"x": x, "c": c}, None)
+    noise = dist.Normal(torch.zeros(()).double(), 0.3)
+    exact = (noise.cdf(x) - noise.cdf(x - c)).log() - c.log()
+    guide = refine((bounded, bounded_guide), *data, num_steps=100, chunk_size=chunk_size, seed=0)
+    for program in (guide, (bounded, guide)):
+        found = log_marginal(program, data[0], num_samples=300, context=data[1], chunk_size=chunk_size, seed=1)
+        assert_unbiased(found, exact)
+
+
+def test_a_support_that_depends_on_another_latent_is_refused():
+    def latents(x):
+        a = pyro.sample("a", dist.Gamma(x.new_tensor(2.0), 1.0))
+        return pyro.sample("b", dist.Uniform(0 * a, a))
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(latents(x), 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            latents(x)
+
+    for method in ("refined", "ais"):
+        with pytest.raises(ValueError, match="support of latent 'b' depends on another latent"):
+            log_marginal((model, guide), torch.randn(4), method, seed=0)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial, update_wrapper
 from typing import Any
 
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro import poutine
 from torch import Tensor, nn
 
 from pyrovae.evaluation.draws import CHUNK_SIZE, Draws, checked
 from pyrovae.evaluation.gaussian import Gaussian
-from pyrovae.evaluation.unconstrained import Block, LatentSpace, enumerating
+from pyrovae.evaluation.unconstrained import Block, LatentSpace, bijection, enumerating
 
 STAGES = 4
 """Parts of the optimization, each in coordinates whitened by the part before."""
@@ -46,12 +48,20 @@ class RefinedGuide:
         return self
 
     def __call__(self, x: Any, *args: Any, context: Any = None, size: int | None = None) -> dict[str, Tensor]:
-        """Draw the latents of the rows, in the plate ``data``; the data themselves are not looked at."""
+        """Draw the latents of the rows, in the plate ``data``; of the data nothing but the latents' supports may depend."""
+        given = {name: value for name, value in (("context", context), ("size", size)) if value is not None}
+        blocks = self._blocks(x, *args, **given) if self.space.varies else self.space.blocks
         rows, dim = len(self.gaussian.loc), self.space.data_dim
         index = torch.arange(rows, device=self.gaussian.loc.device)
         with pyro.plate("data", size or rows, subsample=index, dim=dim):
             drawn = self._drawn() if self.counted.all() else self._partly_counted()
-            return {block.name: self._sample(block, drawn) for block in self.space.blocks}
+            return {block.name: self._sample(block, drawn) for block in blocks}
+
+    def _blocks(self, *args: Any, **given: Any) -> list[Block]:
+        """The latents with the bijections of the rows at hand, from a run of the model that leaves no trace."""
+        with poutine.block(), torch.random.fork_rng():
+            trace = poutine.trace(partial(self.program_model, **given)).get_trace(*args)
+        return [replace(block, transform=bijection(trace.nodes[block.name])) for block in self.space.blocks]
 
     def _drawn(self) -> Tensor:
         return pyro.sample("_refined", self._normal(self.gaussian), infer={"is_auxiliary": True})
@@ -245,7 +255,7 @@ def _stage(
     space: LatentSpace, start: Gaussian, full: bool, steps: int, num_particles: int, rate: float, is_last: bool
 ) -> Gaussian:
     """Steps relative to the Gaussians so far, which makes the coordinates of the next steps about independent."""
-    with torch.enable_grad(), pyro.poutine.block():
+    with torch.enable_grad(), poutine.block():
         parameters = _Parameters(start, full)
         optimizer = torch.optim.Adam(parameters.parameters(), lr=rate, betas=(0.9, 0.99))
         for number in range(steps):

@@ -78,22 +78,28 @@ class LatentSpace:
         counted: whether the program counts a coordinate, or masks it, of shape (rows, size).
         masked_alike: the guide masks what the model masks, and nothing else.
         flat: the latents with a flat prior.
+        varies: some rows may have other bijections than others.
 
     Raises:
         ValueError: a latent that the guide lacks, one outside the data plate, one that cannot be made unconstrained, a
-            discrete one that cannot be enumerated, or one that both functions mask and on which something depends.
+            discrete one that cannot be enumerated, one whose support depends on another, or one that both functions mask
+            and on which something depends.
     """
 
     def __init__(self, call: Call) -> None:
         self.call = call
         with torch.random.fork_rng(), torch.no_grad():
             model_trace, guide_trace = call.traces(1, enumerate_discrete=False)
+            again, _ = call.traces(1, enumerate_discrete=False)
         discrete = [name for name in latent_names(model_trace) if _is_discrete(model_trace.nodes[name])]
         self.names = [name for name in latent_names(guide_trace) if name not in discrete]
         self.auxiliary = [name for name in _drawn(guide_trace) if guide_trace.nodes[name]["infer"].get("is_auxiliary")]
         lacking = [name for name in _drawn(model_trace) if name not in (*self.names, *discrete)]
         if lacking:
             raise ValueError(f"the model draws the latents {lacking}, which the guide lacks: sample them in both")
+        for name in self.names:
+            _check_bounds(model_trace.nodes[name], again.nodes[name])
+        self.varies = any(bound.numel() > 1 for name in self.names for bound in _bounds(model_trace.nodes[name]))
         self.blocks = self._layout([(guide_trace.nodes[name], model_trace.nodes[name]) for name in self.names])
         self.size = self.blocks[-1].coordinates.stop
         frame = frame_of(guide_trace.nodes[self.names[0]], "data")
@@ -150,7 +156,7 @@ class LatentSpace:
                 raise ValueError(
                     f"latent {guide['name']!r} lies outside the data plate: only latents of a datum can be refined or annealed"
                 )
-            transform = _bijection(model)
+            transform = bijection(model)
             event_dim = model["fn"].event_dim
             shape = transform.inv(guide["value"]).shape
             shape = shape[len(guide["fn"].batch_shape) :]
@@ -291,7 +297,35 @@ def _is_discrete(site: Site) -> bool:
     return True
 
 
-def _bijection(site: Site) -> Transform:
+def _check_bounds(site: Site, again: Site) -> None:
+    """Refuse a support that differs between two draws of the latents."""
+    if not all(map(torch.equal, _bounds(site), _bounds(again))):
+        raise ValueError(
+            f"the support of latent {site['name']!r} depends on another latent: use method='importance', or sample it on a "
+            "fixed support and move it into place afterwards"
+        )
+
+
+def _bounds(site: Site) -> list[Tensor]:
+    """The tensors that a latent's support is made of."""
+    found, rest = [], [site["fn"].support]
+    while rest:
+        part = rest.pop()
+        if isinstance(part, Tensor):
+            found.append(part)
+        elif isinstance(part, (list, tuple)):
+            rest.extend(part)
+        elif isinstance(part, constraints.Constraint):
+            rest.extend(vars(part).values())
+    return found
+
+
+def bijection(site: Site) -> Transform:
+    """The map from real vectors onto the support of a latent of the model.
+
+    Raises:
+        ValueError: there is none.
+    """
     support: Any = site["fn"].support
     mixed: Any = getattr(constraints, "MixtureSameFamilyConstraint", ())
     if isinstance(support, mixed):  # torch maps its components' alone
