@@ -1,6 +1,7 @@
 """Evidence of programs with masked latents, factors, supports that vary and unusual plates, against exact values."""
 
 import math
+from functools import partial
 
 import pyro
 import pyro.distributions as dist
@@ -13,6 +14,7 @@ from pyrovae.evaluation import AIS, Refined, bound, log_marginal, log_weights, r
 from pyrovae.evaluation.ais import from_prior
 from pyrovae.evaluation.gaussian import Gaussian
 from pyrovae.evaluation.hmc import at, transition
+from pyrovae.missing import observed
 
 FEW = {"num_steps": 200}
 METHODS = {
@@ -428,3 +430,72 @@ def test_a_support_that_depends_on_another_latent_is_refused():
     for method in ("refined", "ais"):
         with pytest.raises(ValueError, match="support of latent 'b' depends on another latent"):
             log_marginal((model, guide), torch.randn(4), method, seed=0)
+
+
+MEANS = torch.tensor([-3.0, 3.0])
+
+
+def clusters(x, dim=-1):
+    """k in two clusters, z ~ N(0, 1); the entries of x lie at N(mean_k + z, 1/2), and a factor that changes nothing."""
+    with pyro.plate("data", len(x), dim=dim):
+        k = pyro.sample("k", dist.Categorical(torch.tensor([0.3, 0.7])), infer={"enumerate": "parallel"})
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.factor("nothing", 0.0 * z)
+        loc = MEANS[k] + z
+        if dim == -1:
+            fn, filled = observed(dist.Normal(loc[..., None], 0.5).expand([*loc.shape, x.shape[1]]).to_event(1), x)
+            pyro.sample("x", fn, obs=filled)
+        else:
+            with pyro.plate("entries", x.shape[1], dim=-1), poutine.mask(mask=~x.isnan()):
+                pyro.sample("x", dist.Normal(loc, 0.5), obs=x.nan_to_num())
+
+
+def clusters_guide(x, dim=-1):
+    with pyro.plate("data", len(x), dim=dim):
+        pyro.sample("z", dist.Normal(torch.zeros([len(x)] + [1] * (-1 - dim)), 1.0))
+
+
+@pytest.mark.parametrize("dim", [-1, -2])
+def test_imputation_draws_the_classes_that_the_model_sums_out(dim):
+    """Given 2.5 the class is certain; z | 2.5 ~ N(-0.4, 0.2), and the other entry N(2.6, 0.2 + 0.25)."""
+    x = torch.tensor([[2.5, torch.nan], [torch.nan, torch.nan], [-2.0, -4.0]])
+    program = (partial(clusters, dim=dim), partial(clusters_guide, dim=dim))
+    draws = pvae.impute(program, x, 2000, num_proposals=4000, seed=0).draws
+    assert draws.shape == (2000, 3, 2)
+    assert (draws[:, 0, 0] == 2.5).all()
+    assert torch.equal(draws[:, 2], x[2].expand(2000, 2))
+    assert draws[:, 0, 1].mean().item() == pytest.approx(2.6, abs=0.1)
+    assert draws[:, 0, 1].std().item() == pytest.approx(math.sqrt(0.45), abs=0.1)
+    free = draws[:, 1]
+    assert (free > 0).float().mean(0).tolist() == pytest.approx([0.7, 0.7], abs=0.06)
+    assert free[:, 0].std().item() == pytest.approx(math.sqrt(1.25 + 9 * 4 * 0.21), abs=0.15)
+
+
+def test_imputation_with_the_rows_right_of_a_plate():
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            with pyro.plate("entries", x.shape[1], dim=-2), poutine.mask(mask=~x.T.isnan()):
+                pyro.sample("x", dist.Normal(z, 0.1), obs=x.T.nan_to_num())
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(x.nanmean(1), 0.1))
+
+    x = torch.tensor([[1.0, torch.nan, 1.0], [-2.0, -2.0, torch.nan]])
+    means = pvae.impute((model, guide), x, 200, seed=0).draws.mean(0)
+    torch.testing.assert_close(means, torch.tensor([[1.0, 1.0, 1.0], [-2.0, -2.0, -2.0]]), rtol=0, atol=0.05)
+
+
+def test_imputation_says_what_the_data_site_must_hold():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x[:, 0])
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x[:, 0] / 2, 1.0))
+
+    with pytest.raises(ValueError, match="observes all of x"):
+        pvae.impute((model, guide), torch.zeros(3, 2), 5, seed=0)

@@ -10,9 +10,10 @@ from pyro import poutine
 from torch import Tensor
 
 from pyrovae.evaluation.draws import CHUNK_SIZE, Call, Draws
-from pyrovae.evaluation.simulate import likelihood_draws
+from pyrovae.evaluation.simulate import enumerated_draws, likelihood_draws, rows_axis
 from pyrovae.psis import psis
 from pyrovae.traces import latent_names, log_terms
+from pyrovae.traces.sites import Site
 
 
 class Imputation(NamedTuple):
@@ -42,7 +43,8 @@ def impute(
     .. math:: z_s \sim q(z \mid x_{\mathrm{obs}}), \quad z \sim \sum_s \bar w_s \delta_{z_s}, \quad
         x_{\mathrm{mis}} \sim p(x_{\mathrm{mis}} \mid z)
 
-    Weights are Pareto smoothed. Observed entries are left as they are; entries are taken to be missing at random.
+    Weights are Pareto smoothed; discrete latents that the model sums out are drawn from their posterior given z. Observed
+    entries are left as they are; entries are taken to be missing at random.
 
     Args:
         program: as in :func:`pyrovae.evaluation.log_weights`, with one data site and no global latents.
@@ -55,7 +57,7 @@ def impute(
         progress: True shows a bar, False none; by default there is one on a terminal.
 
     Raises:
-        ValueError: several data sites.
+        ValueError: several data sites, or one that does not hold all of the data.
 
     Reference: Mattei & Frellsen 2019, arXiv:1812.02633.
 
@@ -92,13 +94,24 @@ def _impute(draws: Draws, call: Call, x: Tensor, num_samples: int) -> tuple[Tens
             values.setdefault(name, []).append(guide_trace.nodes[name]["value"])
     smoothed = psis(torch.cat(weights))
     chosen = torch.multinomial(torch.nan_to_num(smoothed.log_weights.exp().T, nan=1.0), num_samples, replacement=True).T
-    picked = {name: _pick(torch.cat(parts), chosen, call) for name, parts in values.items()}
-    drawn = likelihood_draws(call, picked, num_samples, len(x))
+    picked = {name: _pick(torch.cat(parts), chosen, guide_trace.nodes[name]) for name, parts in values.items()}
+    picked |= enumerated_draws(call, model_trace, picked, num_samples)
+    drawn = _shaped(likelihood_draws(call, picked, num_samples, len(x)), x)
     return torch.where(x.isnan(), drawn.to(x), x).cpu(), smoothed.k.cpu(), smoothed.ess.cpu()
 
 
-def _pick(values: Tensor, chosen: Tensor, call: Call) -> Tensor:
-    """Each row's chosen samples: values (proposals, [plates,] rows, *event), the rows last among the plates."""
-    index = chosen.reshape(chosen.shape[0], *[1] * (call.nesting - 1), chosen.shape[1])
-    index = index.reshape(*index.shape, *[1] * (values.ndim - index.ndim))
-    return values.gather(0, index.expand(-1, *values.shape[1:]))
+def _pick(values: Tensor, chosen: Tensor, site: Site) -> Tensor:
+    """Each row's chosen samples, of the values (proposals, ...) of a site."""
+    shape = [1] * values.ndim
+    shape[0], shape[rows_axis(site)] = chosen.shape
+    return values.gather(0, chosen.reshape(shape).expand(-1, *values.shape[1:]))
+
+
+def _shaped(drawn: Tensor, x: Tensor) -> Tensor:
+    """Draws (samples, rows, *rest), plates and event after the rows, in the shape of the data."""
+    if drawn[0].numel() != x.numel():
+        raise ValueError(
+            f"the data site draws {tuple(drawn.shape[1:])} where the data are {tuple(x.shape)}: impute takes a program whose "
+            "one data site observes all of x"
+        )
+    return drawn.reshape(len(drawn), *x.shape)

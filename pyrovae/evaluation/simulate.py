@@ -9,12 +9,14 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
+from pyro.infer import infer_discrete
+from pyro.poutine.trace_struct import Trace
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from pyrovae.evaluation.draws import Call
 from pyrovae.traces import PARTICLES, Pair
-from pyrovae.traces.sites import sites_of
+from pyrovae.traces.sites import Site, frame_of, sites_of
 
 
 def simulate(pair: Pair, size: int, context: Mapping[str, Tensor] | None = None) -> tuple[Any, dict[str, Tensor]]:
@@ -49,23 +51,57 @@ def simulate(pair: Pair, size: int, context: Mapping[str, Tensor] | None = None)
     return x, latents
 
 
-def likelihood_draws(call: Call, values: Mapping[str, Tensor], num_samples: int, rows: int) -> Any:
-    """Data of all rows drawn from the likelihood, given values of the latents of shape (samples, ...).
+def likelihood_draws(call: Call, values: Mapping[str, Tensor], num_samples: int, rows: int) -> Tensor:
+    """Data drawn from the likelihood, given values of all latents of shape (samples, ...): (samples, rows, *rest).
 
     A model that takes data only as an argument runs on them with its observations released.
+
+    Raises:
+        ValueError: there is not one data site.
     """
     model, args, kwargs = call.pair.model, call.args, dict(call.kwargs)
     if callable_without_data(model):
         args, kwargs["size"] = (), rows
     else:
         model = poutine.uncondition(model)
-    model = pyro.plate(PARTICLES, num_samples, dim=-1 - call.nesting)(model)
+    model = many(call, model, num_samples)
     with torch.no_grad():
         trace = poutine.trace(poutine.condition(model, data=values)).get_trace(*args, **kwargs)
-    drawn = [s for s in sites_of(trace) if not s["is_observed"]]
+    drawn = [s for s in sites_of(trace) if not s["is_observed"] and s["value"].numel()]  # a factor has no entries
     if len(drawn) != 1:
         raise ValueError(f"expected one data site to draw from, got {[s['name'] for s in drawn]}")
-    return drawn[0]["value"]
+    return drawn[0]["value"].movedim(rows_axis(drawn[0]), 1)
+
+
+def enumerated_draws(
+    call: Call, model_trace: Trace, values: Mapping[str, Tensor], num_samples: int
+) -> dict[str, Tensor]:
+    """The discrete latents that the model sums out, from their exact posterior given the others.
+
+    Args:
+        call: the program's arguments.
+        model_trace: in which they are enumerated.
+        values: of the other latents, of shape (samples, ...).
+        num_samples: of them.
+    """
+    names = [s["name"] for s in sites_of(model_trace) if "_enumerate_dim" in s["infer"]]
+    if not names:
+        return {}
+    model = poutine.condition(many(call, call.pair.model, num_samples), data=values)
+    drawn = infer_discrete(model, first_available_dim=-2 - call.nesting, temperature=1)
+    with torch.no_grad():
+        trace = poutine.trace(drawn).get_trace(*call.args, **call.kwargs)
+    return {name: trace.nodes[name]["value"] for name in names}
+
+
+def many(call: Call, model: Callable, num_samples: int) -> Callable:
+    """A model that is run so many times at once."""
+    return pyro.plate(PARTICLES, num_samples, dim=-1 - call.nesting)(model)
+
+
+def rows_axis(site: Site) -> int:
+    """The axis (negative) of a site's value along which the rows lie."""
+    return frame_of(site, "data").dim - site["fn"].event_dim
 
 
 def callable_without_data(model: Callable) -> bool:
