@@ -135,6 +135,28 @@ def test_without_broadcasting():
     assert {shape[:-1] for shape in shapes} == {torch.Size([2]), torch.Size([5])}  # two rows to look at, then all
 
 
+def one_draw_at_a_time(ppca):
+    """A guide that cannot broadcast over draws."""
+
+    def guide(x):
+        assert ppca.guide(x).ndim == 2
+
+    return ppca.model, guide
+
+
+@pytest.mark.parametrize("exact_kl", [False, True])
+@pytest.mark.parametrize("quantity", [elbo, kl, reconstruction])
+def test_bounds_without_broadcasting(quantity, exact_kl):
+    ppca = PPCA.random()
+    x, options = ppca.simulate(5), {"exact_kl": exact_kl, "seed": 0}
+    with pytest.raises(AssertionError):
+        quantity(one_draw_at_a_time(ppca), x, num_samples=2, **options)
+    one = quantity(one_draw_at_a_time(ppca), x, num_samples=300, vectorize=False, **options)
+    exact = bound(ppca, x, num_samples=3000, **options)
+    error = getattr(exact, f"{quantity.__name__}_error") * math.sqrt(11)
+    assert ((one - getattr(exact, quantity.__name__)).abs() < 5 * error + 1e-9).all()
+
+
 class Hierarchy(nn.Module):
     """A common mean for all rows."""
 
@@ -147,13 +169,20 @@ class Hierarchy(nn.Module):
     def guide(self, x):
         mu = pyro.sample("mu", dist.Normal(x.new_zeros(()), 1.0))
         with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Normal((mu + x) / 2, math.sqrt(0.5)))
+            return pyro.sample("z", dist.Normal((mu + x) / 2, math.sqrt(0.5)))
 
 
-def test_rows_share_each_draw_of_a_global_latent():
+@pytest.mark.parametrize("vectorize", [True, False])
+def test_rows_share_each_draw_of_a_global_latent(vectorize):
     """With the exact conditional guide a row's weight is p(x | mu): it gives mu back up to its sign around x."""
     x = torch.tensor([0.0, 1.0, 3.0, -2.0] * 10, dtype=torch.float64)
-    weights = log_weights(Hierarchy(), x, num_samples=12, chunk_size=30)
+    program, axes = Hierarchy(), []
+
+    def guide(x):
+        axes.append(program.guide(x).ndim)
+
+    weights = log_weights((program.model, guide), x, num_samples=12, chunk_size=30, vectorize=vectorize)
+    assert max(axes) == (2 if vectorize else 1)
     constant = -0.5 * math.log(2 * math.pi * 2)
     squares = -4 * (weights - constant)  # (x - mu)^2
     mu = (1 - (squares[:, 1] - squares[:, 0])) / 2
@@ -163,8 +192,9 @@ def test_rows_share_each_draw_of_a_global_latent():
 def test_the_joint_weights_are_unbiased_for_the_whole_data_set():
     x = torch.tensor([0.5, 1.0, -0.3], dtype=torch.float64)
     exact = dist.MultivariateNormal(x.new_zeros(3), 4.0 + 2.0 * torch.eye(3, dtype=torch.float64)).log_prob(x)
-    weights = joint_log_weights(Hierarchy(), x, num_samples=20_000, seed=0).exp()
-    assert abs(weights.mean() - exact.exp()) < 5 * weights.std() / math.sqrt(20_000)
+    for size, vectorize in ((20_000, True), (500, False)):
+        weights = joint_log_weights(Hierarchy(), x, num_samples=size, vectorize=vectorize, seed=0).exp()
+        assert abs(weights.mean() - exact.exp()) < 5 * weights.std() / math.sqrt(size)
 
 
 def digits_vae(dropout=0.5):

@@ -154,14 +154,14 @@ class Draws:
 
     def _shared_chunks(self) -> Generator[tuple[slice, Batch, Terms], None, None]:
         done = 0
-        for number, size in enumerate(self.sizes()):
+        for number, size in enumerate(self.sizes() if self.vectorize else [1] * self.num_samples):
             drawn: Trace | None = None
             for position, batch in enumerate(self.batches):
                 with self.evaluating(_mixed(self.seed, number * len(self.batches) + position)):
                     call = self.call(batch)
                     if drawn is not None:
                         call = call._replace(pair=call.pair._replace(guide=poutine.replay(call.pair.guide, drawn)))
-                    model_trace, guide_trace = call.traces(size)
+                    model_trace, guide_trace = call.traces(size if self.vectorize else None)
                     drawn = drawn or _only(guide_trace, self.global_sites)
                     yield slice(done, done + size), batch, log_terms(model_trace, guide_trace, dtype=torch.float64)
             done += size

@@ -90,6 +90,7 @@ def elbo(
     *,
     exact_kl: bool = False,
     chunk_size: int = CHUNK_SIZE,
+    vectorize: bool = True,
     seed: int | None = None,
 ) -> Tensor:
     """The ELBO of each datum: the mean over draws of :func:`pyrovae.evaluation.log_weights`.
@@ -101,6 +102,7 @@ def elbo(
         num_samples: draws per datum.
         exact_kl: the divergence in closed form, see :func:`bound`, which also returns the errors.
         chunk_size: the most draws evaluated at once.
+        vectorize: False runs the program once for each draw.
         seed: makes the draws reproducible.
 
     Returns:
@@ -115,7 +117,8 @@ def elbo(
     >>> pvae.elbo(vae, torch.ones(4, 3), num_samples=5).shape
     torch.Size([4])
     """
-    return bound(program, x, context, num_samples, exact_kl=exact_kl, chunk_size=chunk_size, seed=seed).elbo
+    options: dict[str, Any] = {"exact_kl": exact_kl, "chunk_size": chunk_size, "vectorize": vectorize, "seed": seed}
+    return bound(program, x, context, num_samples, **options).elbo
 
 
 def kl(
@@ -126,6 +129,7 @@ def kl(
     *,
     exact_kl: bool = False,
     chunk_size: int = CHUNK_SIZE,
+    vectorize: bool = True,
     seed: int | None = None,
 ) -> Tensor:
     """The divergence of the guide from the prior, per datum; with the same seed ``reconstruction - kl`` is the ELBO.
@@ -137,6 +141,7 @@ def kl(
         num_samples: draws per datum.
         exact_kl: the divergence in closed form, see :func:`bound`, which also returns the errors.
         chunk_size: the most draws evaluated at once.
+        vectorize: False runs the program once for each draw.
         seed: makes the draws reproducible.
 
     Returns:
@@ -151,7 +156,8 @@ def kl(
     >>> pvae.kl(vae, torch.ones(4, 3), num_samples=5).shape
     torch.Size([4])
     """
-    return bound(program, x, context, num_samples, exact_kl=exact_kl, chunk_size=chunk_size, seed=seed).kl
+    options: dict[str, Any] = {"exact_kl": exact_kl, "chunk_size": chunk_size, "vectorize": vectorize, "seed": seed}
+    return bound(program, x, context, num_samples, **options).kl
 
 
 def reconstruction(
@@ -162,6 +168,7 @@ def reconstruction(
     *,
     exact_kl: bool = False,
     chunk_size: int = CHUNK_SIZE,
+    vectorize: bool = True,
     seed: int | None = None,
 ) -> Tensor:
     """The expected log-likelihood under the guide, per datum.
@@ -173,6 +180,7 @@ def reconstruction(
         num_samples: draws per datum.
         exact_kl: the divergence in closed form, see :func:`bound`, which also returns the errors.
         chunk_size: the most draws evaluated at once.
+        vectorize: False runs the program once for each draw.
         seed: makes the draws reproducible.
 
     Returns:
@@ -187,7 +195,8 @@ def reconstruction(
     >>> pvae.reconstruction(vae, torch.ones(4, 3), num_samples=5).shape
     torch.Size([4])
     """
-    return bound(program, x, context, num_samples, exact_kl=exact_kl, chunk_size=chunk_size, seed=seed).reconstruction
+    options: dict[str, Any] = {"exact_kl": exact_kl, "chunk_size": chunk_size, "vectorize": vectorize, "seed": seed}
+    return bound(program, x, context, num_samples, **options).reconstruction
 
 
 def _terms(draws: Draws, call: Call, size: int, exact_kl: bool, is_first: bool) -> tuple[Tensor, Tensor]:
@@ -195,8 +204,10 @@ def _terms(draws: Draws, call: Call, size: int, exact_kl: bool, is_first: bool) 
         if not exact_kl:
             terms = call.terms(size, draws.vectorize)
             return terms.reconstruction, terms.kl
-        traces = call.traces(size)
-        return log_terms(*traces, dtype=torch.float64).reconstruction, closed_kl(*traces)
+        runs = [size] if draws.vectorize else [None] * size
+        traces = [call.traces(number) for number in runs]
+        likelihoods = [log_terms(*pair, dtype=torch.float64).reconstruction for pair in traces]
+        return torch.cat(likelihoods), torch.cat([closed_kl(*pair) for pair in traces])
 
 
 def closed_kl(model_trace: Trace, guide_trace: Trace, plate: str = "data") -> Tensor:

@@ -79,6 +79,7 @@ def joint_log_weights(
     num_samples: int = 100,
     *,
     chunk_size: int = CHUNK_SIZE,
+    vectorize: bool = True,
     seed: int | None = None,
 ) -> Tensor:
     r"""The log importance weights of the whole data set: the rows' terms given a global draw, and the globals once.
@@ -91,6 +92,7 @@ def joint_log_weights(
         context: for each name, a tensor of N rows.
         num_samples: draws, S.
         chunk_size: the most draws evaluated at once.
+        vectorize: False runs the program once for each draw.
         seed: makes the draws reproducible.
 
     Returns:
@@ -105,7 +107,7 @@ def joint_log_weights(
     >>> pvae.joint_log_weights(vae, torch.ones(4, 3), num_samples=5).shape
     torch.Size([5])
     """
-    draws = Draws(program, x, context, num_samples, chunk_size, seed=seed)
+    draws = Draws(program, x, context, num_samples, chunk_size, vectorize, seed)
     weights = torch.zeros(num_samples, dtype=torch.float64)
     outside = torch.zeros_like(weights)
     with draws.shared_chunks() as chunks:
