@@ -138,6 +138,16 @@ def test_resuming_wants_the_data_that_were_begun_on(tmp_path):
     assert "write pyrovae train digits --variant counts --split-seed 1 --out" in " ".join(done.output.split())
 
 
+def test_a_stopped_training_keeps_what_it_was_begun_on(tmp_path):
+    words = [*SMALL, "--out", tmp_path / "run"]
+    assert invoke(*words).exit_code == 0
+    (tmp_path / "run" / "config.json").unlink()  # as if it had been killed
+    done = invoke(*words, "--split-seed", 1)
+    assert done.exit_code == 2
+    assert "--resume goes on from there" in " ".join(done.output.split())
+    assert invoke(*words, "--epochs", 2, "--resume").exit_code == 0
+
+
 def test_the_data_command_lists_what_there_is(monkeypatch, tmp_path):
     folder = tmp_path / ("a-long-name-" * 10)
     (folder / "freyfaces").mkdir(parents=True)

@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyrovae.checkpoints import read_json, write_json_atomic
+from pyrovae.checkpoints import CheckpointStore, read_json, write_json_atomic
 
 if TYPE_CHECKING:
     from pyrovae.cli.train import Request
@@ -22,11 +22,14 @@ def keep_or_compare(folder: Path, request: Request, rows: Data) -> None:
         rows: the data that were found.
 
     Raises:
-        ValueError: it was begun on other data.
+        ValueError: it was begun on other data, or checkpoints are there and are not to be resumed from.
     """
-    path = folder / "checkpoints" / "data.json"
+    store = CheckpointStore(folder / "checkpoints")
+    path = store.folder / "data.json"
     here = {"data": request.data, "variant": rows.variant, "split_seed": request.split_seed}
     if not request.resume:
+        store.require_empty()
+    if not store.paths:
         write_json_atomic(path, here)
     elif path.exists():
         _compare(folder, read_json(path), here)

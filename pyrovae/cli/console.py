@@ -20,6 +20,7 @@ _OPTIONS = {
     r"method='(\w+)' or '(\w+)'": r"--method \1 or \2",
     r"method='(\w+)'": r"--method \1",
     r"num_(steps|temperatures) of (Refined|AIS)": "--steps",
+    r"resume=True": "--resume",
 }
 """What the library calls an argument, and what it is here."""
 

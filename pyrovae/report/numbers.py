@@ -33,7 +33,7 @@ def key_numbers(subject: Subject, findings: Findings, verdicts: list[Verdict]) -
             entries.append(("Bits per dimension", [f"{bits:.3f}"], f"from the test ELBO; {rows}"))
     found = findings.log_marginal
     if found is not None:
-        value = ["at least " if findings.is_low else "", *_measured(found)]
+        value = [element("span", "at least ") if findings.is_low else "", *_measured(found)]
         entries.append(("Held-out log p(x)", value, f"nats per datum; {where}{_extrapolated(findings, found.rows)}"))
     if verdicts:
         fine = sum(verdict.tone == "good" for verdict in verdicts)

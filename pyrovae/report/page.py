@@ -235,7 +235,7 @@ def _diagnostic_pictures(findings: Findings) -> dict[str, Picture]:
         reliable = findings.reliability
         words = (
             f"Pareto k-hat of {len(reliable.elbo)} test rows in order, from {reliable.num_samples:,} draws each: above the "
-            "lines importance sampling cannot be trusted."
+            "line importance sampling cannot be trusted."
         )
         pictures["khat"] = Picture(
             "Reliability of log p(x)",
