@@ -1,6 +1,7 @@
 """Evidence of programs with masked latents, factors, supports that vary and unusual plates, against exact values."""
 
 import math
+import re
 from functools import partial
 
 import pyro
@@ -8,6 +9,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
+from pyro.infer.autoguide import AutoNormal
 
 import pyrovae as pvae
 from pyrovae.evaluation import AIS, Refined, bound, log_marginal, log_weights, refine
@@ -499,3 +501,37 @@ def test_imputation_says_what_the_data_site_must_hold():
 
     with pytest.raises(ValueError, match="observes all of x"):
         pvae.impute((model, guide), torch.zeros(3, 2), 5, seed=0)
+
+
+def normal_model(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+
+def test_a_guide_with_parameters_for_each_row_takes_all_rows_at_once():
+    x = torch.randn(600)
+    guide = AutoNormal(normal_model)
+    guide(x)
+    program, wanted = (
+        (normal_model, guide),
+        r"parameters for each row: .* chunk_size=(\d+) or more \(.* batch_size=600\)",
+    )
+    for evaluate in (pvae.elbo, log_marginal, log_weights, refine):
+        with pytest.raises(ValueError, match=wanted) as refusal:
+            evaluate(program, x, seed=0)
+        remedy = int(re.search(wanted, str(refusal.value)).group(1))
+        evaluate(program, x, seed=0, chunk_size=remedy)
+    with pytest.raises(ValueError, match=wanted):
+        pvae.from_pyro_svi(program, x)
+    assert pvae.from_pyro_svi(program, x, batch_size=600, num_samples=5)["posterior"].sizes["data"] == 600
+
+
+def test_a_program_that_never_runs_keeps_its_own_error():
+    def broken(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros(7), 1.0))
+
+    with pytest.raises(ValueError, match="Shape mismatch") as error:
+        pvae.elbo((normal_model, broken), torch.randn(300))
+    assert "parameters for each row" not in str(error.value)

@@ -66,6 +66,9 @@ class Draws:
         seed: every batch of rows gets a seed of its own, derived from this one; None derives one from torch's state.
         progress: True shows a bar, False none; by default there is one on a terminal.
         per_row: draws per datum that are needed at once, by which the rows are cut into batches; by default all.
+
+    Raises:
+        ValueError: the program runs on all rows alone.
     """
 
     def __init__(
@@ -91,16 +94,33 @@ class Draws:
         self.batches = batches(self.data, rows, shuffle=False, **place)
         self.rows_at_once = rows
         with self.evaluating():
-            first = self.call(next(iter(batches(self.data[:2], 2, shuffle=False, **place))), nesting=0)
-            try:
-                self.nesting = plate_nesting(first.pair, first.args, first.kwargs)
-            except (ValueError, RuntimeError):  # parameters for each row, as in an autoguide, fit whole batches only
-                first = self.call(next(iter(self.batches)), nesting=0)
-                self.nesting = plate_nesting(first.pair, first.args, first.kwargs)
+            first, self.nesting = self._look(place, per_row or num_samples)
             self.global_sites, self.relaxed_sites, self.measure = _describe(first)
 
     def __len__(self) -> int:
         return len(self.data)
+
+    def _look(self, place: Mapping[str, Any], per_row: int) -> tuple[Call, int]:
+        """A call of two rows, or of a whole batch where a guide takes no less; and the number of nested plates."""
+        few = self.call(self._batch_of(2, place), nesting=0)
+        nesting = _nesting(few)
+        if nesting is not None:
+            return few, nesting
+        batch = self.call(next(iter(self.batches)), nesting=0)
+        try:
+            return batch, plate_nesting(batch.pair, batch.args, batch.kwargs)
+        except (ValueError, RuntimeError) as error:
+            every = self.call(self._batch_of(len(self.data), place), nesting=0)
+            if self.rows_at_once == len(self.data) or _nesting(every) is None:
+                raise
+            raise ValueError(
+                f"the program runs on all {len(self.data)} rows and not on {self.rows_at_once} of them, so the guide seems to "
+                f"have parameters for each row: evaluate all rows at once, by chunk_size={per_row * len(self.data)} or more "
+                f"(in from_pyro_svi by batch_size={len(self.data)})"
+            ) from error
+
+    def _batch_of(self, rows: int, place: Mapping[str, Any]) -> Batch:
+        return next(iter(batches(self.data[:rows], rows, shuffle=False, **place)))
 
     def call(self, batch: Batch, nesting: int | None = None, guide: Any = None) -> Call:
         """The program's arguments on a batch of rows; a guide that belongs to certain rows is cut to them."""
@@ -165,6 +185,14 @@ class Draws:
                     drawn = drawn or _only(guide_trace, self.global_sites)
                     yield slice(done, done + size), batch, log_terms(model_trace, guide_trace, dtype=torch.float64)
             done += size
+
+
+def _nesting(call: Call) -> int | None:
+    """The number of nested plates; None if the program does not run."""
+    try:
+        return plate_nesting(call.pair, call.args, call.kwargs)
+    except (ValueError, RuntimeError):
+        return None
 
 
 def _with_context_bound(pair: Pair, kwargs: Mapping[str, Any]) -> tuple[Pair, dict[str, Any]]:

@@ -125,7 +125,8 @@ def from_pyro_svi(
     if isinstance(program, MCMC):
         return from_chains(program, data, context, request)
     rows = as_data(data, context).drawn(seed or 0)
-    draws = Draws(program, rows, num_samples=num_samples, vectorize=vectorize, seed=seed, progress=progress)
+    chunk_size = num_samples * batch_size if batch_size else CHUNK_SIZE
+    draws = Draws(program, rows, None, num_samples, chunk_size, vectorize, seed, progress)
     size = min(len(draws), batch_size or max(1, CHUNK_SIZE // num_samples))
     place = draws.batches.place
     draws.batches = batches(draws.data, size, shuffle=False, device=place.device, dtype=place.dtype)
