@@ -10,12 +10,14 @@ README = pathlib.Path(__file__).parents[1] / "README.md"
 
 @pytest.mark.filterwarnings("ignore:FigureCanvasAgg is non-interactive")
 @pytest.mark.filterwarnings("ignore:Pareto k too large")  # as it should be after 20 epochs
-def test_the_python_blocks_run():
+def test_the_python_blocks_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
     assert len(blocks) >= 3
     scope = {}
     for number, block in enumerate(blocks):
         exec(compile(block, f"README block {number}", "exec"), scope)
+    assert [path.name for path in tmp_path.iterdir()] == ["digits.png"]
 
 
 def test_the_first_program_is_short():
