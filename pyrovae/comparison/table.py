@@ -25,8 +25,8 @@ DECIMALS = {"weight": 3, "pct_bad_k": 1}
 class Comparison:
     """Models by held-out log evidence, the best first; sums over rows, in nats.
 
-    Printing shows the columns below, without those that are the same for all models, and the notes. ``per_datum()``
-    divides all that is in nats by the number of rows.
+    Printing shows the columns that are needed to judge, and the notes; ``per_datum()`` divides all that is in nats by the
+    number of rows.
 
     Columns of ``frame``, which is indexed by model:
 
@@ -38,8 +38,9 @@ class Comparison:
     * ``weight``: of the model in the mixture of all of them, from 0 to 1 (stacking, or pseudo-BMA+).
     * ``elbo``: the sum of the rows' bounds under the program's own guide, in nats; NaN without a guide.
     * ``gap``: ``elpd`` less ``elbo``, in nats: what the guide loses.
-    * ``mcse``: the Monte-Carlo standard error of ``elpd``, in nats; too small where ``pct_bad_k`` is not.
-    * ``bias``: how far ``elpd`` rose when the samples were doubled, in nats: about the bias that is left.
+    * ``mcse``: the Monte-Carlo standard error of ``elpd``, in nats, by the delta method; too small where ``pct_bad_k``
+      is large.
+    * ``bias``: how far ``elpd`` rose from half of the samples to all, in nats: about the bias that is left.
     * ``pct_bad_k``: rows, in per cent, whose Pareto k-hat is above the limit for so many samples,
       min(1 - 1 / log10(num_samples), 0.7) as in ArviZ; their estimates are too low. NaN where no k-hat is known. For
       another limit, count ``pointwise[name].pareto_k``.
