@@ -535,3 +535,33 @@ def test_a_program_that_never_runs_keeps_its_own_error():
     with pytest.raises(ValueError, match="Shape mismatch") as error:
         pvae.elbo((normal_model, broken), torch.randn(300))
     assert "parameters for each row" not in str(error.value)
+
+
+def test_a_masked_class_of_a_masked_latent_does_not_count():
+    """Summed out, it leaves rounding errors alone."""
+
+    def model(x):
+        filled = x.nan_to_num()
+        with pyro.plate("data", len(x)):
+            for t in range(2):
+                with poutine.mask(mask=~x[:, t].isnan()):
+                    z = pyro.sample(f"z{t}", dist.Normal(x.new_zeros(()), 1.0))
+                    logits = torch.stack([z, 0.3 * z, -z], -1)
+                    k = pyro.sample(f"k{t}", dist.Categorical(logits=logits), infer={"enumerate": "parallel"})
+                    pyro.sample(f"x{t}", dist.Normal(k.to(x.dtype), 1.0), obs=filled[:, t])
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            for t in range(2):
+                with poutine.mask(mask=~x[:, t].isnan()):
+                    pyro.sample(f"z{t}", dist.Normal(x.new_zeros(()), 1.0))
+
+    x = torch.randn(12, 2, dtype=torch.float64) + 1
+    x[::2, 1] = torch.nan
+    z = torch.linspace(-8, 8, 2001, dtype=torch.float64)[:, None, None]
+    classes = torch.stack([z, 0.3 * z, -z], -1).log_softmax(-1)
+    seen = dist.Normal(torch.arange(3.0).double(), 1.0).log_prob(x.nan_to_num()[..., None])
+    each = ((classes + seen).logsumexp(-1) + dist.Normal(0.0, 1.0).log_prob(z)).logsumexp(0) + math.log(16 / 2000)
+    exact = each.where(~x.isnan(), 0.0).sum(-1)
+    for method in ("full", "ais", "prior"):
+        assert_unbiased(log_marginal((model, guide), x, METHODS[method], num_samples=100, seed=0), exact)

@@ -46,11 +46,7 @@ def from_prior(space: LatentSpace) -> Start:
             f"the latents {sorted(space.flat)} have no prior to start at (it is masked): start at the guide"
         )
 
-    def densities(u: Tensor) -> tuple[Tensor, Tensor]:
-        terms = space.model_terms(u)
-        return terms.log_prior - terms.log_guide, terms.log_weights
-
-    return Start(space.prior_draws, densities, Gaussian.of_draws(space.prior_draws(MASS_DRAWS)))
+    return Start(space.prior_draws, space.log_prior_and_joint, Gaussian.of_draws(space.prior_draws(MASS_DRAWS)))
 
 
 def from_gaussian(space: LatentSpace, gaussian: Gaussian) -> Start:

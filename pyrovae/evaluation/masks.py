@@ -40,15 +40,15 @@ def _unmasked(distribution: Any) -> Any:
 
 def counted(site: Site) -> Tensor | None:
     """Where a site's density counts: boolean, broadcast against its batch and event axes; None if it is not masked."""
-    distribution = site["fn"]
-    masks = [] if site["mask"] is None else [_over_events(site["mask"], distribution)]
+    distribution, device = site["fn"], site["value"].device
+    masks = [] if site["mask"] is None else [_over_events(site["mask"], distribution, device)]
     while isinstance(distribution, (MaskedDistribution, Independent)):
         if isinstance(distribution, MaskedDistribution):
-            masks.append(_over_events(distribution._mask, distribution))
+            masks.append(_over_events(distribution._mask, distribution, device))
         distribution = distribution.base_dist
     return torch.stack(torch.broadcast_tensors(*masks)).all(0) if masks else None
 
 
-def _over_events(mask: Any, distribution: Any) -> Tensor:
-    mask = torch.as_tensor(mask)
+def _over_events(mask: Any, distribution: Any, device: torch.device) -> Tensor:
+    mask = torch.as_tensor(mask, device=device)
     return mask.reshape((*mask.shape, *[1] * len(distribution.event_shape)))

@@ -178,8 +178,9 @@ def refine(
 
     .. math:: \max_{\mu_i, L_i}\ \mathbb{E}_{q(u \mid \mu_i, L_i)}[\log p(x_i, u) - \log q(u \mid \mu_i, L_i)]
 
-    Latents are Gaussian in unconstrained space, all sites of a datum together; discrete ones are summed out. The model
-    stays as it is. Evaluate the guide with fresh draws: ``log_weights(guide, x)``.
+    Latents are Gaussian in unconstrained space, all sites of a datum together; discrete ones are summed out, and
+    coordinates that the model masks are left out of the density. The model stays as it is. Evaluate the guide with fresh
+    draws: ``log_weights(guide, x)``.
 
     Args:
         program: as in :func:`pyrovae.evaluation.log_weights`.

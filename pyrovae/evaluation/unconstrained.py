@@ -124,8 +124,8 @@ class LatentSpace:
         if mask is None:
             return torch.ones(self.rows, block.size, dtype=torch.bool, device=self.like.device)
         inner = mask.ndim - site["fn"].event_dim + len(block.event_shape)
-        full = mask.to(self.like.device).reshape(mask.shape[:inner])
-        return self._from_plates(full.expand(*site["fn"].batch_shape, *block.event_shape), block)[0]
+        mask = mask.reshape(mask.shape[:inner])
+        return self._from_plates(mask.expand(*site["fn"].batch_shape, *block.event_shape), block)[0]
 
     def _flat(self, guide_trace: Trace) -> frozenset[str]:
         """The masked latents on which something that counts depends."""
@@ -135,8 +135,9 @@ class LatentSpace:
             u.requires_grad_()
             terms = self._given(self.call.pair.model, self.values(u)[0], len(u))
             total = terms.log_weights.sum() + 0.0 * u.sum()
-            gradient = torch.autograd.grad(total, u)[0]
-        used = (gradient.nan_to_num() != 0.0).any(0) & ~self.counted
+            gradient = torch.autograd.grad(total, u)[0].nan_to_num().abs()
+        noise = torch.finfo(u.dtype).eps ** 0.5 * gradient.amax().clamp_min(1.0)
+        used = (gradient > noise).any(0) & ~self.counted
         found = [block for block in self.blocks if used[:, block.coordinates].any()]
         for block in found:
             mask = counted(guide_trace.nodes[block.name])
@@ -188,22 +189,31 @@ class LatentSpace:
         parts = [self._from_plates(block.transform.inv(values[block.name]), block) for block in self.blocks]
         return torch.cat(parts, -1)
 
-    def model_terms(self, u: Tensor, masked: bool = False) -> Terms:
-        """The model's terms at u; the log Jacobian is counted in ``log_prior``.
+    def log_joint(self, u: Tensor, masked: bool = False) -> Tensor:
+        """The model's log density of data and vector, of shape (samples, rows).
 
         Args:
             u: vectors of shape (samples, rows, size).
             masked: leave out what the program masks, instead of counting it as drawn from its prior.
         """
-        model = self.call.pair.model
-        return self._terms(model if masked else Unmask(set(self.names) - self.flat)(model), u, masked)
+        return self._log_density(self.call.pair.model if masked else self._unmasked_model(), u, masked)
 
-    def log_joint(self, u: Tensor, masked: bool = False) -> Tensor:
-        """The model's log density of data and vector, of shape (samples, rows); arguments as :meth:`model_terms`."""
-        return self.model_terms(u, masked).log_weights
+    def log_prior_and_joint(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """The model's log density of the vector alone, and with the data, each of shape (samples, rows)."""
+        values, log_det = self.values(u)
+        trace = self._particles(self._unmasked_model(), len(u), values)
+        alone = trace.copy()
+        for site in sites_of(trace):
+            if site["is_observed"] and site["name"] not in self.names:
+                alone.remove_node(site["name"])
+        prior, joint = (given_terms(part, self.names).log_weights + log_det for part in (alone, trace))
+        return prior, joint
+
+    def _unmasked_model(self) -> Callable:
+        return Unmask(set(self.names) - self.flat)(self.call.pair.model)
 
     def log_guide(self, u: Tensor, masked: bool = False) -> Tensor:
-        """The guide's log density of the vector, of shape (samples, rows); arguments as :meth:`model_terms`.
+        """The guide's log density of the vector, of shape (samples, rows); arguments as :meth:`log_joint`.
 
         Raises:
             ValueError: the guide draws auxiliary sites, so its density at a given latent is not known.
@@ -214,7 +224,7 @@ class LatentSpace:
                 "it first"
             )
         guide = self.call.pair.guide
-        return self._terms(guide if masked else Unmask(self.names)(guide), u, masked).log_weights
+        return self._log_density(guide if masked else Unmask(self.names)(guide), u, masked)
 
     def guide_draws(self, num_samples: int) -> Tensor:
         """Draws of the guide as vectors, of shape (samples, rows, size)."""
@@ -228,10 +238,9 @@ class LatentSpace:
             trace = self._particles(self.call.pair.model, num_samples, None)
         return self.flatten({name: trace.nodes[name]["value"] for name in self.names})
 
-    def _terms(self, function: Callable, u: Tensor, masked: bool) -> Terms:
+    def _log_density(self, function: Callable, u: Tensor, masked: bool) -> Tensor:
         values, log_det = self.values(u, masked)
-        terms = self._given(function, values, len(u))
-        return Terms(terms.reconstruction, terms.log_prior + log_det, terms.log_guide)
+        return self._given(function, values, len(u)).log_weights + log_det
 
     def _given(self, function: Callable, values: dict[str, Tensor], num_samples: int) -> Terms:
         return given_terms(self._particles(function, num_samples, values), self.names)
