@@ -81,6 +81,25 @@ def test_nuts_agrees_and_takes_rows_one_by_one():
     assert reference.method == "nuts"
 
 
+def test_nuts_draws_a_masked_latent_from_its_prior():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("u", dist.Normal(3.0, 0.5).mask(torch.zeros(len(x), dtype=torch.bool)))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 2, 0.8))
+            pyro.sample("u", dist.Normal(3.0, 0.5).mask(torch.zeros(len(x), dtype=torch.bool)))
+
+    torch.manual_seed(0)
+    reference = reference_posterior((model, guide), torch.tensor([1.0]), method="nuts", sampler=Sampler(2, 100, 250))
+    u = reference.draws()["u"]
+    assert u.mean().item() == pytest.approx(3.0, abs=0.15)
+    assert u.std().item() == pytest.approx(0.5, rel=0.25)
+
+
 def test_nuts_leaves_the_networks_and_the_store_alone():
     vae = counts_vae()
     before = [p.detach().clone() for p in vae.parameters()]

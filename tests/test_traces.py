@@ -10,7 +10,7 @@ import torch
 from oracles import PPCA, BetaBernoulli, EnumeratedMixture, GammaPoisson
 from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO
-from pyro.infer.autoguide import AutoDelta, AutoMultivariateNormal, AutoNormal
+from pyro.infer.autoguide import AutoDelta, AutoLaplaceApproximation, AutoMultivariateNormal, AutoNormal
 from pyro.ops.indexing import Vindex
 from torch import nn
 
@@ -439,6 +439,7 @@ def _two_latents(x):
         (_sequential, _sequential, "sequential plate"),
         (BetaBernoulli().model, AutoDelta(BetaBernoulli().model), "point estimate"),
         (BetaBernoulli().model, AutoMultivariateNormal(BetaBernoulli().model), "jointly over the rows"),
+        (BetaBernoulli().model, AutoLaplaceApproximation(BetaBernoulli().model), "point estimate"),
     ],
 )
 def test_programs_without_evidence_per_datum_are_refused(model, guide, message):

@@ -94,6 +94,11 @@ class Subsampling(nn.Module):
 def test_a_program_that_draws_its_own_batch_is_refused():
     with pytest.raises(ValueError, match=r"the plate 'data' holds 20 rows of a batch of 100: do not subsample"):
         pvae.fit(Subsampling(subsample_size=20), torch.randn(100), epochs=1)
+    with pytest.raises(ValueError, match=r"the plate 'data' holds 20 rows of the 100 given"):
+        pvae.log_weights(Subsampling(subsample_size=20), torch.randn(100), num_samples=3)
+    x = torch.randn(100), torch.arange(100)
+    program = Subsampling(size=100)
+    assert pvae.elbo(program, x).shape == (100,)
 
 
 def test_the_loss_is_per_row_where_the_program_scales_a_batch_by_itself():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from pyro.infer import MCMC, NUTS
 from torch import Tensor
 
 from pyrovae.evaluation.draws import Call
+from pyrovae.evaluation.masks import Unmask
 from pyrovae.evaluation.unconstrained import LatentSpace
 
 
@@ -25,12 +26,13 @@ def nuts_chains(call: Call, num_chains: int, num_warmup: int, num_samples: int) 
         num_samples: draws kept of each chain.
     """
     space = LatentSpace(call)
+    masked = set(space.names) - space.flat
     starts = [space.guide_draws(num_chains), space.prior_draws(num_chains)]
     chains = []
     for chain in range(num_chains):
         u = starts[chain % 2][chain][None]
         initial = {b.name: _natural(space, b, u) for b in space.blocks}
-        chains.append(_chain(call, initial, num_warmup, num_samples))
+        chains.append(_chain(call, initial, num_warmup, num_samples, masked))
     return {name: torch.stack([chain[name] for chain in chains]) for name in chains[0]}
 
 
@@ -46,8 +48,10 @@ def _shape(space: LatentSpace, block: Any) -> torch.Size:
     return block.transform.inv(trace.nodes[block.name]["value"]).shape
 
 
-def _chain(call: Call, initial: Mapping[str, Tensor], num_warmup: int, num_samples: int) -> dict[str, Tensor]:
-    kernel = NUTS(_frozen(call.pair.model), max_plate_nesting=call.nesting)
+def _chain(
+    call: Call, initial: Mapping[str, Tensor], num_warmup: int, num_samples: int, masked: Collection[str]
+) -> dict[str, Tensor]:
+    kernel = NUTS(Unmask(masked)(_frozen(call.pair.model)), max_plate_nesting=call.nesting)
     kernel.initial_params = {name: value.detach() for name, value in initial.items()}
     mcmc = MCMC(kernel, num_samples, num_warmup, initial_params=kernel.initial_params, disable_progbar=True)
     with torch.enable_grad(), warnings.catch_warnings():

@@ -235,6 +235,7 @@ def _describe(call: Call) -> tuple[list[str], list[str], str]:
         guide_trace = poutine.trace(call.pair.guide).get_trace(*call.args, **call.kwargs)
         replayed = poutine.replay(call.pair.model, trace=guide_trace)
         model_trace = poutine.trace(replayed).get_trace(*call.args, **call.kwargs)
+    _check_rows(model_trace, len(call.rows))
     outside = [s["name"] for s in sites_of(guide_trace) if not s["is_observed"] and not frame_of(s, "data")]
     observed = [s["fn"] for s in sites_of(model_trace) if s["is_observed"]]
     kinds = {
@@ -249,3 +250,13 @@ def _only(trace: Trace, names: list[str]) -> Trace:
     for name in names:
         kept.add_node(name, **trace.nodes[name])
     return kept
+
+
+def _check_rows(model_trace: Trace, rows: int) -> None:
+    frames = [frame for site in sites_of(model_trace) if (frame := frame_of(site, "data"))]
+    for frame in frames:
+        if frame.size != rows:
+            raise ValueError(
+                f"the plate 'data' holds {frame.size} rows of the {rows} given: the program draws rows of its own, and the "
+                "others would have no evidence; let its plate hold all rows of x"
+            )

@@ -104,7 +104,7 @@ def _check_enumerated(model: list[Site], guide: list[Site]) -> None:
 def _check_points(sites: list[Site], plate: str) -> None:
     """A Delta in a guide is a density only as the image of auxiliary draws, which must be draws for each row."""
     points = [s for s in sites if not s["is_observed"] and is_delta(s["fn"])]
-    draws = [s for s in sites if s["infer"].get("is_auxiliary")]
+    draws = [s for s in sites if s["infer"].get("is_auxiliary") and not is_delta(s["fn"])]
     if points and not draws:
         names = [s["name"] for s in points]
         raise ValueError(
