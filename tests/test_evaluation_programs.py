@@ -565,3 +565,35 @@ def test_a_masked_class_of_a_masked_latent_does_not_count():
     exact = each.where(~x.isnan(), 0.0).sum(-1)
     for method in ("full", "ais", "prior"):
         assert_unbiased(log_marginal((model, guide), x, METHODS[method], num_samples=100, seed=0), exact)
+
+
+def entries(x):
+    """x_ij ~ N(z_ij, 1), z_ij ~ N(a_i, 1), a_i ~ N(0, 1); missing entries and their latents are masked."""
+    seen, filled = ~x.isnan(), x.nan_to_num()
+    with pyro.plate("data", len(x), dim=-2):
+        a = pyro.sample("a", dist.Normal(0.0, 1.0))
+        with pyro.plate("columns", 2, dim=-1), poutine.mask(mask=seen):
+            z = pyro.sample("z", dist.Normal(a, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=filled)
+
+
+def entries_guide(x):
+    seen, filled = ~x.isnan(), x.nan_to_num()
+    with pyro.plate("data", len(x), dim=-2):
+        pyro.sample("a", dist.Normal(0.4 * filled.sum(-1, keepdim=True), 0.9))
+        with pyro.plate("columns", 2, dim=-1), poutine.mask(mask=seen):
+            pyro.sample("z", dist.Normal(0.5 * filled, 0.1 + 0.7 * seen))
+
+
+def test_draws_and_imputations_of_what_is_masked_come_from_the_prior_given_the_rest():
+    x = torch.tensor([[3.0, math.nan], [math.nan, math.nan], [1.0, 2.0]])
+    z = pvae.posterior_draws((entries, entries_guide), x, "psis", num_samples=3000, num_proposals=3000, seed=0)
+    z = z.values["z"]  # a given x_00 = 3: N(1, 2/3), so that z_01: N(1, 5/3)
+    torch.testing.assert_close(z[:, 0, 1].mean(), torch.tensor(1.0), atol=0.15, rtol=0)
+    torch.testing.assert_close(z[:, 0, 1].std(), torch.tensor((5 / 3) ** 0.5), atol=0.15, rtol=0)
+    torch.testing.assert_close(z[:, 1].std(0), torch.tensor([2**0.5] * 2), atol=0.15, rtol=0)
+    correlation = torch.corrcoef(z[:, 1].T)[0, 1]
+    torch.testing.assert_close(correlation, torch.tensor(0.5), atol=0.1, rtol=0)
+    made = pvae.impute((entries, entries_guide), x, num_samples=3000, num_proposals=3000, seed=0).draws
+    torch.testing.assert_close(made[:, 0, 1].mean(), torch.tensor(1.0), atol=0.2, rtol=0)
+    torch.testing.assert_close(made[:, 0, 1].std(), torch.tensor((8 / 3) ** 0.5), atol=0.2, rtol=0)

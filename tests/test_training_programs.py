@@ -2,9 +2,12 @@
 
 import math
 
+import numpy as np
+import pandas as pd
 import pyro
 import pyro.distributions as dist
 import pytest
+import scipy.sparse
 import torch
 from programs import counts, counts_vae, moved, snapshot
 from pyro import poutine
@@ -202,3 +205,71 @@ def test_validation_rows_without_their_context_are_named():
     pvae.fit(
         vae, counts(), context={"size": size}, validation=pvae.data.as_data(counts(8), {"size": size[:8]}), epochs=1
     )
+
+
+def linear(x):
+    weights = pyro.param("weights", lambda: torch.ones(2, 3))
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(z @ weights, 1.0).to_event(1), obs=x)
+
+
+def linear_guide(x):
+    weights = pyro.param("inverse", lambda: torch.ones(3, 2))
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(x @ weights, 1.0).to_event(1))
+
+
+@pytest.mark.parametrize(
+    "kind", [np.asarray, pd.DataFrame, scipy.sparse.csr_array, torch.as_tensor, lambda x: torch.as_tensor(x).long()]
+)
+def test_rows_take_the_dtype_of_the_parameters_that_a_program_announces(kind):
+    x = np.random.default_rng(0).normal(size=(20, 3))
+    assert len(pvae.fit((linear, linear_guide), kind(x), epochs=2, seed=0)) == 2
+
+
+def mixture(x, size=None):
+    weights = pyro.sample("weights", dist.Dirichlet(torch.ones(2)))
+    centres = pyro.sample("centres", dist.Normal(torch.zeros(2), 10.0).to_event(1))
+    with pyro.plate("data", size or len(x), subsample=x):
+        k = pyro.sample("k", dist.Categorical(weights), infer={"enumerate": "parallel"})
+        pyro.sample("x", dist.Normal(centres[k], 1.0), obs=x)
+
+
+def test_an_autoguide_of_global_latents_trains_in_batches():
+    torch.manual_seed(0)
+    x = 6.0 * torch.randint(0, 2, (300,)) + torch.randn(300)
+    start = {"weights": torch.tensor([0.5, 0.5]), "centres": torch.tensor([1.0, 5.0])}
+    guide = AutoNormal(poutine.block(mixture, hide=["k"]), init_loc_fn=init_to_value(values=start))
+    pvae.fit((mixture, guide), x, epochs=60, batch_size=100, learning_rate=0.05, objective=TraceEnum_ELBO(), seed=0)
+    torch.testing.assert_close(guide.median()["centres"], torch.tensor([0.0, 6.0]), atol=0.4, rtol=0)
+
+
+def test_an_autoguide_that_looks_its_rows_up_trains_in_batches():
+    torch.manual_seed(0)
+    y, rows = torch.linspace(-5, 5, 300), 300
+
+    def model(y, index):
+        with pyro.plate("data", rows, subsample=index):
+            z = pyro.sample("z", dist.Normal(0.0, 10.0))
+            pyro.sample("y", dist.Normal(z, 0.3), obs=y)
+
+    guide = AutoNormal(model, create_plates=lambda y, index: pyro.plate("data", rows, subsample=index))
+    data = (y, torch.arange(rows))
+    rate = pvae.schedules.one_cycle(0.1, epochs=250)
+    pvae.fit((model, guide), data, epochs=250, batch_size=100, learning_rate=rate, seed=0)
+    assert (guide.locs.z - y).abs().max() < 0.5
+
+
+def test_a_program_that_scales_its_batch_by_hand_trains():
+    torch.manual_seed(0)
+    x = 1 + torch.randn(640)
+
+    def model(x):
+        theta = pyro.sample("theta", dist.Normal(0.0, 1.0))
+        with poutine.scale(scale=640 / len(x)), pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(theta, 1.0), obs=x)
+
+    guide, rate = AutoNormal(model, init_scale=0.05), pvae.schedules.one_cycle(0.05, epochs=160)
+    pvae.fit((model, guide), x, epochs=160, batch_size=128, learning_rate=rate, seed=0)
+    assert guide.scales.theta.item() == pytest.approx(641**-0.5, rel=0.15)

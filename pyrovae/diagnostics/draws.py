@@ -161,12 +161,13 @@ def propose(draws: Draws, call: Call) -> Proposals:
     """The guide's draws for the rows of a call, with smoothed weights, on the CPU."""
     values: dict[str, list[Tensor]] = {}
     weights = []
+    call, redrawn = draws.redrawing(call)
     for size in draws.sizes():
         model_trace, guide_trace = sampled_traces(call, size)
         weights.append(log_terms(model_trace, guide_trace, dtype=torch.float64).log_weights.cpu())
         for name in latent_names(guide_trace):
             site = guide_trace.nodes[name]
-            values.setdefault(name, []).append(rows_second(site["value"], site).cpu())
+            values.setdefault(name, []).append(rows_second(redrawn.get(name, site["value"]), site).cpu())
     smoothed = psis(torch.cat(weights))
     return Proposals({n: torch.cat(v) for n, v in values.items()}, smoothed.log_weights, smoothed.k, smoothed.ess)
 

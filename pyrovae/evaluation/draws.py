@@ -15,6 +15,7 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
 from pyrovae.data import Batch, as_data, batches
+from pyrovae.evaluation.masks import Redraw, counted
 from pyrovae.traces import (
     Pair,
     Terms,
@@ -95,10 +96,16 @@ class Draws:
         self.rows_at_once = rows
         with self.evaluating():
             first, self.nesting = self._look(place, per_row or num_samples)
-            self.global_sites, self.relaxed_sites, self.measure = _describe(first)
+            self.global_sites, self.relaxed_sites, self.masked_sites, self.measure = _describe(first)
 
     def __len__(self) -> int:
         return len(self.data)
+
+    def redrawing(self, call: Call) -> tuple[Call, Mapping[str, Tensor]]:
+        """The call with the latents that both functions mask drawn from their prior there; and their values of its last run."""
+        redraw = Redraw(self.masked_sites)
+        model = redraw(call.pair.model) if self.masked_sites else call.pair.model
+        return call._replace(pair=call.pair._replace(model=model)), redraw.values
 
     def _look(self, place: Mapping[str, Any], per_row: int) -> tuple[Call, int]:
         """A call of two rows, or of a whole batch where a guide takes no less; and the number of nested plates."""
@@ -229,8 +236,8 @@ def _like(pair: Pair) -> Tensor | None:
     return next((t for t in tensors if t.is_floating_point()), None)
 
 
-def _describe(call: Call) -> tuple[list[str], list[str], str]:
-    """The latents outside the data plate, the relaxed ones, and whether the data's log densities are of masses."""
+def _describe(call: Call) -> tuple[list[str], list[str], list[str], str]:
+    """The latents outside the data plate, the relaxed ones, those masked by both functions, and whether data have masses."""
     with poutine.block():
         guide_trace = poutine.trace(call.pair.guide).get_trace(*call.args, **call.kwargs)
         replayed = poutine.replay(call.pair.model, trace=guide_trace)
@@ -242,7 +249,8 @@ def _describe(call: Call) -> tuple[list[str], list[str], str]:
         "mass" if fn.support.is_discrete else "density" for fn in observed if getattr(fn, "support", None) is not None
     }
     relaxed = [s["name"] for s in sites_of(model_trace) if not s["is_observed"] and "Relaxed" in type(s["fn"]).__name__]
-    return outside, relaxed, " and ".join(sorted(kinds)) or "unknown"
+    masks = [{s["name"] for s in sites_of(trace) if counted(s) is not None} for trace in (guide_trace, model_trace)]
+    return outside, relaxed, sorted(masks[0] & masks[1]), " and ".join(sorted(kinds)) or "unknown"
 
 
 def _only(trace: Trace, names: list[str]) -> Trace:

@@ -87,11 +87,12 @@ def _impute(draws: Draws, call: Call, x: Tensor, num_samples: int) -> tuple[Tens
     call = call._replace(pair=call.pair._replace(guide=guide))
     values: dict[str, list[Tensor]] = {}
     weights = []
+    redrawing, redrawn = draws.redrawing(call)
     for size in draws.sizes():
-        model_trace, guide_trace = call.traces(size)
+        model_trace, guide_trace = redrawing.traces(size)
         weights.append(log_terms(model_trace, guide_trace, dtype=torch.float64).log_weights)
         for name in latent_names(guide_trace):
-            values.setdefault(name, []).append(guide_trace.nodes[name]["value"])
+            values.setdefault(name, []).append(redrawn.get(name, guide_trace.nodes[name]["value"]))
     smoothed = psis(torch.cat(weights))
     chosen = torch.multinomial(torch.nan_to_num(smoothed.log_weights.exp().T, nan=1.0), num_samples, replacement=True).T
     picked = {name: _pick(torch.cat(parts), chosen, guide_trace.nodes[name]) for name, parts in values.items()}

@@ -30,6 +30,29 @@ class Unmask(Messenger):
             msg["mask"], msg["fn"] = None, _unmasked(msg["fn"])
 
 
+class Redraw(Messenger):
+    """Draws the masked coordinates of some replayed sites from their prior, given what was drawn before them.
+
+    A guide that masks a latent as the model does says nothing of it there, and weights do not correct it.
+
+    Args:
+        names: of the sites.
+    """
+
+    def __init__(self, names: Collection[str]) -> None:
+        super().__init__()
+        self.names = names
+        self.values: dict[str, Tensor] = {}
+        """The values of these sites as they were last redrawn."""
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if msg["name"] not in self.names or (counts := counted(msg)) is None:
+            return
+        with torch.no_grad():
+            drawn = _unmasked(msg["fn"]).sample()
+        msg["value"] = self.values[msg["name"]] = torch.where(counts, msg["value"], drawn)
+
+
 def _unmasked(distribution: Any) -> Any:
     if isinstance(distribution, MaskedDistribution):
         return _unmasked(distribution.base_dist)

@@ -32,6 +32,7 @@ from pyrovae.training.setup import (
     divide,
     ordered,
     place_of,
+    place_of_announced,
     quiet_about_nan,
     randomness,
     rehearse_on,
@@ -150,6 +151,9 @@ def fit(
         data, validation = divide(data, context, variant, transform, validation, seed)
         place = place_of(pair.module, device)
         source, rows = source_of(pair, data, context, batch_size, drop_last, place, generator)
+        if pair.module is None:
+            place = place_of_announced(pair, source, device)
+            source, rows = source_of(pair, data, context, batch_size, drop_last, place, generator)
         plan = Plan(
             total_steps=steps if steps is not None else (50 if epochs is None else epochs) * len(source),
             steps_per_epoch=len(source),

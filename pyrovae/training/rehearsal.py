@@ -85,17 +85,26 @@ def check_batches(pair: Pair, rehearsal: Rehearsal, rows: int, *, scaled: bool, 
     """
     latents = [s for s in _samples(rehearsal.model_trace) if not s["is_observed"]]
     outside = [s["name"] for s in latents if not _in_plate(s, plate)]
-    if outside and not scaled:
+    data = [s for s in _samples(rehearsal.model_trace) if s["is_observed"] and _in_plate(s, plate)]
+    if outside and not scaled and not any(_scales_itself(site) for site in data):
         raise ValueError(
             f"the latent {outside[0]!r} lies outside the plate {plate!r}, and the model takes no size: it would learn from "
             f"{rows} rows at a time as if they were all. Write def model(x, size=None) with pyro.plate({plate!r}, size or "
             "len(x), subsample=x), and the guide likewise, or give a batch_size of all rows"
         )
-    if isinstance(poutine.unwrap(pair.guide), AutoGuide) and len(outside) < len(latents):
+    frames = [f for s in _samples(rehearsal.guide_trace) for f in s["cond_indep_stack"] if f.name == plate]
+    by_row = any(frame.full_size in (None, frame.size) for frame in frames)  # and not looked up in a plate of all rows
+    if isinstance(poutine.unwrap(pair.guide), AutoGuide) and by_row:
         raise ValueError(
             f"{type(poutine.unwrap(pair.guide)).__name__} holds parameters for each row of a batch, and the next batch has "
             "other rows: give a batch_size of all rows, or an amortized guide"
         )
+
+
+def _scales_itself(site: dict[str, Any]) -> bool:
+    """Whether a site is scaled up by more than its plates, by ``poutine.scale``."""
+    plates = math.prod((frame.full_size or frame.size) / frame.size for frame in site["cond_indep_stack"])
+    return float(torch.as_tensor(site["scale"]).max()) > 1.001 * plates
 
 
 def check_beta_sites(sites: Iterable[str | None], rehearsal: Rehearsal, plate: str = "data") -> None:

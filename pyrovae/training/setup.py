@@ -12,13 +12,14 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from pyro import poutine
 from pyro.infer.elbo import ELBO
 from pyro.optim import PyroOptim
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, Dataset
 
-from pyrovae.data import Data, as_data, split
+from pyrovae.data import Batch, Data, as_data, split
 from pyrovae.traces import Pair
 from pyrovae.training.loop import Number
 from pyrovae.training.rehearsal import Rehearsal, check_batches, check_objective, check_rows, rehearse
@@ -135,10 +136,7 @@ def _require_observed(rows: Data) -> None:
 
 def rehearse_on(pair: Pair, source: Source, objective: ELBO, beta_is_one: bool) -> Rehearsal:
     """Run the program once on the first batch and check the objective against it; no random state is used up."""
-    before = source.generator.get_state()
-    with torch.random.fork_rng():
-        batch = next(iter(source.along(source.order(), 0)))
-    source.generator.set_state(before)
+    batch = _first_batch(source)
     args, kwargs, _ = source.arguments(batch)
     able = carried(pair)
     rehearsal = rehearse(able.model, able.guide, args, kwargs, pair.module)
@@ -147,6 +145,14 @@ def rehearse_on(pair: Pair, source: Source, objective: ELBO, beta_is_one: bool) 
         check_batches(pair, rehearsal, len(batch.index), scaled=source.sized or source.full_size is not None)
     check_objective(objective, rehearsal, beta_is_one=beta_is_one, subsampled=len(source) > 1)
     return rehearsal
+
+
+def _first_batch(source: Source) -> Batch:
+    before = source.generator.get_state()
+    with torch.random.fork_rng():
+        batch = next(iter(source.along(source.order(), 0)))
+    source.generator.set_state(before)
+    return batch
 
 
 def ordered(module: nn.Module | None, announced: Mapping[str, nn.Parameter]) -> list[nn.Parameter]:
@@ -158,12 +164,29 @@ def ordered(module: nn.Module | None, announced: Mapping[str, nn.Parameter]) -> 
 
 
 def place_of(module: nn.Module | None, device: str | torch.device | None) -> dict[str, Any]:
-    """The device and dtype of a program's module; without one the data keep their dtype."""
+    """The device and dtype of a program's module; without one the data stay as they are."""
     tensors = [] if module is None else [*module.parameters(), *module.buffers()]
     floating = [tensor for tensor in tensors if tensor.is_floating_point()]
     if not floating:
         return {"device": device}
     return {"device": floating[0].device, "dtype": floating[0].dtype}
+
+
+def place_of_announced(pair: Pair, source: Source, device: str | torch.device | None) -> dict[str, Any]:
+    """The device and dtype of the first parameter that a program without a module announces, if it comes so far."""
+    args, kwargs, _ = source.arguments(_first_batch(source))
+    able = carried(pair)
+    with (
+        torch.no_grad(),
+        torch.random.fork_rng(),
+        poutine.trace(param_only=True) as capture,
+        contextlib.suppress(RuntimeError, ValueError, TypeError),
+    ):
+        able.guide(*args, **kwargs)
+        able.model(*args, **kwargs)
+    found = [site["value"] for site in capture.trace.nodes.values() if site["type"] == "param"]
+    like = next((value for value in found if value.is_floating_point()), torch.empty(0, device=device))
+    return {"device": like.device, "dtype": like.dtype}
 
 
 @contextmanager
