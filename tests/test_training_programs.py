@@ -226,6 +226,8 @@ def linear_guide(x):
 def test_rows_take_the_dtype_of_the_parameters_that_a_program_announces(kind):
     x = np.random.default_rng(0).normal(size=(20, 3))
     assert len(pvae.fit((linear, linear_guide), kind(x), epochs=2, seed=0)) == 2
+    assert pvae.elbo((linear, linear_guide), kind(x)).shape == (20,)
+    assert len(pvae.fit((linear, AutoNormal(linear)), kind(x), epochs=1, seed=0)) == 1
 
 
 def mixture(x, size=None):

@@ -19,6 +19,7 @@ from pyrovae.evaluation.masks import Redraw, counted
 from pyrovae.traces import (
     Pair,
     Terms,
+    announced_like,
     as_pair,
     call_arguments,
     concatenate,
@@ -90,6 +91,9 @@ class Draws:
         self.num_samples, self.chunk_size, self.vectorize, self.progress = num_samples, chunk_size, vectorize, progress
         self.seed = int(torch.randint(2**62, ())) if seed is None else seed
         like = _like(self.pair)
+        if self.pair.module is None:
+            first = self.call(self._batch_of(2, {}), nesting=0)
+            like = announced_like(first.pair, first.args, first.kwargs)
         place: dict[str, Any] = {} if like is None else {"device": like.device, "dtype": like.dtype}
         rows = min(len(self.data), max(1, math.ceil(math.sqrt(chunk_size)), chunk_size // (per_row or num_samples)))
         self.batches = batches(self.data, rows, shuffle=False, **place)

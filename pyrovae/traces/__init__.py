@@ -1,7 +1,7 @@
 """A program and data -> log densities per datum, unscaled and mask-aware: where evidence and diagnostics start."""
 
 from pyrovae.traces.programs import Pair, as_pair, call_arguments, eval_mode
-from pyrovae.traces.running import PARTICLES, check_sites, paired_traces, plate_nesting
+from pyrovae.traces.running import PARTICLES, announced_like, check_sites, paired_traces, plate_nesting
 from pyrovae.traces.sites import check_latents, latent_names, site_log_prob
 from pyrovae.traces.terms import Terms, concatenate, given_terms, log_terms, particle_terms
 
@@ -9,6 +9,7 @@ __all__ = [
     "PARTICLES",
     "Pair",
     "Terms",
+    "announced_like",
     "as_pair",
     "call_arguments",
     "check_latents",

@@ -13,6 +13,7 @@ from pyro.poutine.enum_messenger import EnumMessenger
 from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import site_is_subsample
 from pyro.util import check_site_shape
+from torch import Tensor
 
 from pyrovae.traces.programs import Pair, as_pair
 
@@ -25,6 +26,21 @@ def plate_nesting(pair: Pair, args: tuple, kwargs: Mapping[str, Any]) -> int:
     with torch.random.fork_rng(), poutine.block(), torch.no_grad():
         guide_trace, model_trace = _run(pair, args, kwargs)
         return check_sites(guide_trace, model_trace)
+
+
+def announced_like(pair: Pair, args: tuple, kwargs: Mapping[str, Any]) -> Tensor | None:
+    """A tensor of the dtype and device that data need for a program whose module is not known; None if they will do.
+
+    If the program fails on them, that is the first floating-point parameter that it announces.
+    """
+    with torch.no_grad(), torch.random.fork_rng(), poutine.trace(param_only=True) as capture:
+        try:
+            pair.guide(*args, **kwargs)
+            pair.model(*args, **kwargs)
+        except (RuntimeError, ValueError, TypeError):
+            found = [site["value"] for site in capture.trace.nodes.values() if site["type"] == "param"]
+            return next((value for value in found if value.is_floating_point()), None)
+    return None
 
 
 def check_sites(guide_trace: Trace, model_trace: Trace) -> int:

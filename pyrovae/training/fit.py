@@ -151,7 +151,7 @@ def fit(
         data, validation = divide(data, context, variant, transform, validation, seed)
         place = place_of(pair.module, device)
         source, rows = source_of(pair, data, context, batch_size, drop_last, place, generator)
-        if pair.module is None:
+        if "dtype" not in place:
             place = place_of_announced(pair, source, device)
             source, rows = source_of(pair, data, context, batch_size, drop_last, place, generator)
         plan = Plan(

@@ -12,7 +12,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from pyro import poutine
 from pyro.infer.elbo import ELBO
 from pyro.optim import PyroOptim
 from torch import Tensor, nn
@@ -20,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, Dataset
 
 from pyrovae.data import Batch, Data, as_data, split
-from pyrovae.traces import Pair
+from pyrovae.traces import Pair, announced_like
 from pyrovae.training.loop import Number
 from pyrovae.training.rehearsal import Rehearsal, check_batches, check_objective, check_rows, rehearse
 from pyrovae.training.sources import Source, carried
@@ -173,20 +172,10 @@ def place_of(module: nn.Module | None, device: str | torch.device | None) -> dic
 
 
 def place_of_announced(pair: Pair, source: Source, device: str | torch.device | None) -> dict[str, Any]:
-    """The device and dtype of the first parameter that a program without a module announces, if it comes so far."""
+    """The device and dtype for the data of a program whose module is not known, from what it announces."""
     args, kwargs, _ = source.arguments(_first_batch(source))
-    able = carried(pair)
-    with (
-        torch.no_grad(),
-        torch.random.fork_rng(),
-        poutine.trace(param_only=True) as capture,
-        contextlib.suppress(RuntimeError, ValueError, TypeError),
-    ):
-        able.guide(*args, **kwargs)
-        able.model(*args, **kwargs)
-    found = [site["value"] for site in capture.trace.nodes.values() if site["type"] == "param"]
-    like = next((value for value in found if value.is_floating_point()), torch.empty(0, device=device))
-    return {"device": like.device, "dtype": like.dtype}
+    like = announced_like(carried(pair), args, kwargs)
+    return {"device": device} if like is None else {"device": like.device, "dtype": like.dtype}
 
 
 @contextmanager
