@@ -90,6 +90,11 @@ def test_a_run_resumes_to_more_epochs(tmp_path):
     assert invoke(*words, "--epochs", 2).exit_code == 2
     assert invoke(*words, "--epochs", 2, "--resume").exit_code == 0
     assert len(pd.read_csv(tmp_path / "run" / "history.csv")) == 2
+    config = (tmp_path / "run" / "config.json").read_bytes()
+    fewer = invoke(*words, "--epochs", 1, "--resume")
+    assert fewer.exit_code == 2
+    assert "ask for at least 2 epochs" in " ".join(fewer.output.split())
+    assert (tmp_path / "run" / "config.json").read_bytes() == config
     assert runs.load(tmp_path / "run").encode
 
 

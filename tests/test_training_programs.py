@@ -46,6 +46,11 @@ def test_a_guide_with_parameters_for_each_row_is_refused_in_batches():
         pvae.fit((means, AutoNormal(means)), torch.linspace(-5, 5, 40), epochs=1, batch_size=20)
 
 
+def test_validation_rows_are_refused_where_the_guide_knows_the_training_rows_alone():
+    with pytest.raises(ValueError, match="a guide with parameters for each row knows the training rows alone"):
+        pvae.fit((means, AutoNormal(means)), torch.linspace(-5, 5, 40), epochs=1, validation=0.2)
+
+
 def one_mean(x):
     theta = pyro.sample("theta", dist.Normal(0.0, 1.0))
     with pyro.plate("data", len(x)):

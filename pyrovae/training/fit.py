@@ -241,6 +241,11 @@ def _attach(loop: Loop, saver: Saver, resume: bool) -> None:
     saver.check(loop)
     if resume:
         saver.resume(loop)
+        if loop.state.step > loop.plan.total_steps:
+            raise ValueError(
+                f"the checkpoint has {loop.state.step} steps, more than the {loop.plan.total_steps} asked for (epochs= or "
+                f"steps=): ask for at least {-(-loop.state.step // loop.plan.steps_per_epoch)} epochs"
+            )
     else:
         saver.store.require_empty()
     loop.checkpoint = saver

@@ -63,7 +63,13 @@ class Evaluation:
         """
         training, validation = self.parts[""], self.parts["validation_"]
         if validation is not None:
-            self._terms(validation[:2])
+            try:
+                self._terms(validation[:2])
+            except RuntimeError as error:
+                raise ValueError(
+                    f"the program does not run on two validation rows ({str(error).splitlines()[0]}); a guide with parameters "
+                    "for each row knows the training rows alone: leave validation= out"
+                ) from error
         elif training is not None:
             try:
                 self._terms(training[: self.batch_size])
