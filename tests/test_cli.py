@@ -198,6 +198,9 @@ def test_evaluation_speaks_in_sentences_and_options(run, monkeypatch):
     few, many = ((invoke(*refined, "--steps", n), pd.read_csv(folder / "evidence-refined.csv")) for n in (1, 60))
     assert few[0].exit_code == many[0].exit_code == 0
     assert many[1]["log_marginal"].mean() > few[1]["log_marginal"].mean() + 1
+    annealed = invoke("evaluate", folder, "--method", "ais", "--samples", 4, "--steps", 3, "--rows", 5)
+    assert annealed.exit_code == 0, annealed.output
+    assert "k >" not in annealed.output  # four chains have no tail
 
 
 @pytest.mark.parametrize(
