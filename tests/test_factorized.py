@@ -23,6 +23,12 @@ def as_likelihood(case, event_shape=3, seed=0):
     return pvae.Factorized(case.family, pvae.MLP(2, (8,)), event_shape=event_shape, **case.given).double()
 
 
+def to_zero(likelihood):
+    with torch.no_grad():
+        for parameter in likelihood.parameters():
+            parameter.zero_()
+
+
 def as_prior(case):
     learned = {name: nn.Parameter(_start(case.family, name)) for name in pvae.Factorized.parameters_of(case.family)}
     return pvae.Factorized(case.family, event_shape=2, **{**learned, **case.given}).double()
@@ -257,9 +263,7 @@ def test_initialization_finds_columns_of_any_unit(family, of):
     z = torch.randn(4000, 3, generator=generator, dtype=torch.float64)
     x = of(centre + unit * z)
     likelihood = pvae.Factorized(family, pvae.MLP(2, (4,)), event_shape=3).double()
-    with torch.no_grad():
-        for parameter in likelihood.parameters():
-            parameter.zero_()
+    to_zero(likelihood)
     likelihood.initialize(x)
     started = likelihood(torch.zeros(2, dtype=torch.float64)).base_dist
     assert ((started.loc - centre).abs() < 0.1 * unit).all()
@@ -269,9 +273,7 @@ def test_initialization_finds_columns_of_any_unit(family, of):
 
 def test_initialization_of_counts_of_any_size():
     likelihood = pvae.Factorized(dist.Poisson, pvae.MLP(2, (4,)), event_shape=3)
-    with torch.no_grad():
-        for parameter in likelihood.parameters():
-            parameter.zero_()
+    to_zero(likelihood)
     x = torch.poisson(torch.tensor([0.2, 9.0, 40000.0]).expand(4000, 3), generator=torch.Generator().manual_seed(0))
     likelihood.initialize(x)
     torch.testing.assert_close(likelihood(torch.zeros(2)).mean.detach(), x.mean(0), atol=0, rtol=0.05)
@@ -279,9 +281,7 @@ def test_initialization_of_counts_of_any_size():
 
 def test_initialization_of_a_bernoulli_is_the_mean():
     likelihood = pvae.Factorized(dist.Bernoulli, pvae.MLP(2, (4,)), event_shape=3)
-    with torch.no_grad():
-        for parameter in likelihood.parameters():
-            parameter.zero_()
+    to_zero(likelihood)
     x = torch.bernoulli(torch.tensor([0.1, 0.5, 0.9]).expand(5000, 3), generator=torch.Generator().manual_seed(0))
     likelihood.initialize(x)
     torch.testing.assert_close(likelihood(torch.zeros(2)).mean.detach(), x.mean(0), atol=0.01, rtol=0)

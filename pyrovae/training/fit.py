@@ -31,14 +31,13 @@ from pyrovae.training.setup import (
     check_arguments,
     divide,
     ordered,
-    place_of,
-    place_of_announced,
+    placed_source,
     quiet_about_nan,
     randomness,
     rehearse_on,
     training_mode,
 )
-from pyrovae.training.sources import carried, source_of
+from pyrovae.training.sources import carried
 from pyrovae.training.step import Step
 from pyrovae.training.validation import Evaluation
 from pyrovae.training.weights import Weights
@@ -149,11 +148,7 @@ def fit(
     with randomness(seed), training_mode(pair.module, device), quiet_about_nan():
         generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
         data, validation = divide(data, context, variant, transform, validation, seed)
-        place = place_of(pair.module, device)
-        source, rows = source_of(pair, data, context, batch_size, drop_last, place, generator)
-        if "dtype" not in place:
-            place = place_of_announced(pair, source, device)
-            source, rows = source_of(pair, data, context, batch_size, drop_last, place, generator)
+        source, rows, place = placed_source(pair, data, context, batch_size, drop_last, device, generator)
         plan = Plan(
             total_steps=steps if steps is not None else (50 if epochs is None else epochs) * len(source),
             steps_per_epoch=len(source),

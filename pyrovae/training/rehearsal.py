@@ -19,15 +19,17 @@ from torch.distributions import kl_divergence
 
 from pyrovae.parameters import announced
 from pyrovae.traces import Pair, check_sites
+from pyrovae.traces.sites import frame_of
 from pyrovae.training.step import BufferGuard, check_data
 
 
 class Rehearsal(NamedTuple):
-    """The traces of one run of a program on one batch, and the parameters that it announced, by name."""
+    """The traces of one run of a program on one batch, the parameters that it announced, by name, and its nested plates."""
 
     model_trace: Trace
     guide_trace: Trace
     parameters: dict[str, nn.Parameter]
+    nesting: int
 
 
 def rehearse(
@@ -45,7 +47,7 @@ def rehearse(
         guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
         model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
     buffers.restore()
-    check_sites(guide_trace, model_trace)
+    nesting = check_sites(guide_trace, model_trace)
     if not any(_in_plate(site, plate) for site in _samples(model_trace)):
         raise ValueError(
             f"the model has no site inside a plate named {plate!r}: write with pyro.plate({plate!r}, size, dim=-1)"
@@ -56,7 +58,7 @@ def rehearse(
             "the program announces no parameter that requires a gradient, so nothing would train: call "
             "pyrovae.register(module) in the model or the guide, or unfreeze a part"
         )
-    return Rehearsal(model_trace, guide_trace, parameters)
+    return Rehearsal(model_trace, guide_trace, parameters, nesting)
 
 
 def check_rows(rehearsal: Rehearsal, rows: int, plate: str = "data") -> int | None:
@@ -65,7 +67,7 @@ def check_rows(rehearsal: Rehearsal, rows: int, plate: str = "data") -> int | No
     Raises:
         ValueError: the plate holds other rows than the batch's: the program draws a batch of its own.
     """
-    frames = [f for s in _samples(rehearsal.model_trace) for f in s["cond_indep_stack"] if f.name == plate]
+    frames = _frames(rehearsal.model_trace, plate)
     for frame in frames:
         if frame.size != rows:
             raise ValueError(
@@ -92,8 +94,7 @@ def check_batches(pair: Pair, rehearsal: Rehearsal, rows: int, *, scaled: bool, 
             f"{rows} rows at a time as if they were all. Write def model(x, size=None) with pyro.plate({plate!r}, size or "
             "len(x), subsample=x), and the guide likewise, or give a batch_size of all rows"
         )
-    frames = [f for s in _samples(rehearsal.guide_trace) for f in s["cond_indep_stack"] if f.name == plate]
-    by_row = any(frame.full_size in (None, frame.size) for frame in frames)  # and not looked up in a plate of all rows
+    by_row = any(f.full_size in (None, f.size) for f in _frames(rehearsal.guide_trace, plate))
     if isinstance(poutine.unwrap(pair.guide), AutoGuide) and by_row:
         raise ValueError(
             f"{type(poutine.unwrap(pair.guide)).__name__} holds parameters for each row of a batch, and the next batch has "
@@ -141,20 +142,19 @@ def check_objective(objective: ELBO, rehearsal: Rehearsal, *, beta_is_one: bool,
         _refuse_model_enumeration(rehearsal)
     if objective.max_plate_nesting == math.inf:  # or Pyro guesses it at the first step and consumes random numbers
         vectorized = objective.vectorize_particles and objective.num_particles > 1
-        objective.max_plate_nesting = _plate_nesting(rehearsal) + vectorized
+        objective.max_plate_nesting = rehearsal.nesting + vectorized
 
 
 def _samples(trace: Trace) -> list[dict[str, Any]]:
     return [s for s in trace.nodes.values() if s["type"] == "sample" and type(s["fn"]).__name__ != "_Subsample"]
 
 
+def _frames(trace: Trace, plate: str) -> list[Any]:
+    return [frame for site in _samples(trace) if (frame := frame_of(site, plate))]
+
+
 def _in_plate(site: dict[str, Any], plate: str) -> bool:
-    return any(frame.name == plate for frame in site["cond_indep_stack"])
-
-
-def _plate_nesting(rehearsal: Rehearsal) -> int:
-    sites = _samples(rehearsal.model_trace) + _samples(rehearsal.guide_trace)
-    return max((-frame.dim for site in sites for frame in site["cond_indep_stack"] if frame.vectorized), default=0)
+    return frame_of(site, plate) is not None
 
 
 def _warn_without_closed_form(rehearsal: Rehearsal) -> None:

@@ -22,7 +22,7 @@ from pyrovae.data import Batch, Data, as_data, split
 from pyrovae.traces import Pair, announced_like
 from pyrovae.training.loop import Number
 from pyrovae.training.rehearsal import Rehearsal, check_batches, check_objective, check_rows, rehearse
-from pyrovae.training.sources import Source, carried
+from pyrovae.training.sources import Source, carried, source_of
 
 Transform = Callable[[Tensor, "torch.Generator | None"], Tensor]
 
@@ -171,11 +171,26 @@ def place_of(module: nn.Module | None, device: str | torch.device | None) -> dic
     return {"device": floating[0].device, "dtype": floating[0].dtype}
 
 
-def place_of_announced(pair: Pair, source: Source, device: str | torch.device | None) -> dict[str, Any]:
-    """The device and dtype for the data of a program whose module is not known, from what it announces."""
+def placed_source(
+    pair: Pair,
+    data: Any,
+    context: Any,
+    batch_size: int,
+    drop_last: bool,
+    device: str | torch.device | None,
+    generator: torch.Generator,
+) -> tuple[Source, Data | None, dict[str, Any]]:
+    """The batches, the rows in memory, and the device and dtype of both; of a program without a module by what it announces."""
+    place = place_of(pair.module, device)
+    source, rows = source_of(pair, data, context, batch_size, drop_last, place, generator)
+    if "dtype" in place:
+        return source, rows, place
     args, kwargs, _ = source.arguments(_first_batch(source))
     like = announced_like(carried(pair), args, kwargs)
-    return {"device": device} if like is None else {"device": like.device, "dtype": like.dtype}
+    if like is None:
+        return source, rows, place
+    place = {"device": like.device, "dtype": like.dtype}
+    return *source_of(pair, data, context, batch_size, drop_last, place, generator), place
 
 
 @contextmanager
