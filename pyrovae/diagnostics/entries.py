@@ -13,6 +13,7 @@ from torch.distributions import Independent, kl_divergence
 
 from pyrovae.evaluation.draws import Call
 from pyrovae.traces import latent_names
+from pyrovae.traces.sites import data_axis
 
 Site = dict[str, Any]
 
@@ -21,16 +22,6 @@ def array(value: Tensor) -> NDArray[Any]:
     """A tensor as numpy on the CPU, floats in double precision."""
     value = value.detach().cpu()
     return (value.double() if value.is_floating_point() else value).numpy()
-
-
-def data_axis(site: Site, plate: str = "data") -> int:
-    """The axis of a site's value, counted from the left, that is the data plate."""
-    frame = next((f for f in site["cond_indep_stack"] if f.name == plate), None)
-    if frame is None:
-        raise ValueError(
-            f"site {site['name']!r} lies outside the plate {plate!r}: diagnostics per datum need local latents"
-        )
-    return site["value"].ndim - len(site["fn"].event_shape) + frame.dim
 
 
 def sampled_traces(call: Call, num_samples: int) -> tuple[Trace, Trace]:
@@ -155,7 +146,6 @@ def _mean(site: Site) -> Tensor:
 __all__ = [
     "Site",
     "array",
-    "data_axis",
     "entry_kl",
     "entry_log_prob",
     "entry_means",

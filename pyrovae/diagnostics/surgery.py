@@ -18,7 +18,6 @@ from pyrovae.diagnostics.calls import stream, whole
 from pyrovae.diagnostics.entries import (
     Site,
     array,
-    data_axis,
     entry_kl,
     entry_log_prob,
     entry_means,
@@ -29,6 +28,7 @@ from pyrovae.diagnostics.entries import (
 from pyrovae.diagnostics.simulate import Context, Substitute
 from pyrovae.evaluation.draws import Call
 from pyrovae.traces import PARTICLES, latent_names, log_terms, site_log_prob
+from pyrovae.traces.sites import data_axis
 
 Array = NDArray[np.float64]
 ENTRIES_AT_ONCE = 2**23

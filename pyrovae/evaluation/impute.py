@@ -10,10 +10,10 @@ from pyro import poutine
 from torch import Tensor
 
 from pyrovae.evaluation.draws import CHUNK_SIZE, Call, Draws
-from pyrovae.evaluation.simulate import enumerated_draws, likelihood_draws, rows_axis
+from pyrovae.evaluation.simulate import enumerated_draws, likelihood_draws
 from pyrovae.psis import psis
 from pyrovae.traces import latent_names, log_terms
-from pyrovae.traces.sites import Site
+from pyrovae.traces.sites import Site, data_axis
 
 
 class Imputation(NamedTuple):
@@ -104,7 +104,7 @@ def _impute(draws: Draws, call: Call, x: Tensor, num_samples: int) -> tuple[Tens
 def _pick(values: Tensor, chosen: Tensor, site: Site) -> Tensor:
     """Each row's chosen samples, of the values (proposals, ...) of a site."""
     shape = [1] * values.ndim
-    shape[0], shape[rows_axis(site)] = chosen.shape
+    shape[0], shape[data_axis(site)] = chosen.shape
     return values.gather(0, chosen.reshape(shape).expand(-1, *values.shape[1:]))
 
 

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map
 
 from pyrovae.evaluation.draws import Call
 from pyrovae.traces import PARTICLES, Pair
-from pyrovae.traces.sites import Site, frame_of, sites_of
+from pyrovae.traces.sites import data_axis, sites_of
 
 
 def simulate(pair: Pair, size: int, context: Mapping[str, Tensor] | None = None) -> tuple[Any, dict[str, Tensor]]:
@@ -70,7 +70,7 @@ def likelihood_draws(call: Call, values: Mapping[str, Tensor], num_samples: int,
     drawn = [s for s in sites_of(trace) if not s["is_observed"] and s["value"].numel()]  # a factor has no entries
     if len(drawn) != 1:
         raise ValueError(f"expected one data site to draw from, got {[s['name'] for s in drawn]}")
-    return drawn[0]["value"].movedim(rows_axis(drawn[0]), 1)
+    return drawn[0]["value"].movedim(data_axis(drawn[0]), 1)
 
 
 def enumerated_draws(
@@ -97,11 +97,6 @@ def enumerated_draws(
 def many(call: Call, model: Callable, num_samples: int) -> Callable:
     """A model that is run so many times at once."""
     return pyro.plate(PARTICLES, num_samples, dim=-1 - call.nesting)(model)
-
-
-def rows_axis(site: Site) -> int:
-    """The axis (negative) of a site's value along which the rows lie."""
-    return frame_of(site, "data").dim - site["fn"].event_dim
 
 
 def callable_without_data(model: Callable) -> bool:

@@ -54,6 +54,16 @@ def frame_of(site: Site, plate: str) -> Any:
     return next((frame for frame in site["cond_indep_stack"] if frame.name == plate), None)
 
 
+def data_axis(site: Site, plate: str = "data") -> int:
+    """The axis of a site's value, counted from the left, that is the data plate."""
+    frame = frame_of(site, plate)
+    if frame is None:
+        raise ValueError(
+            f"site {site['name']!r} lies outside the plate {plate!r}: diagnostics per datum need local latents"
+        )
+    return site["value"].ndim - len(site["fn"].event_shape) + frame.dim
+
+
 def sites_of(trace: Trace) -> list[Site]:
     """The sample sites of a trace that have a density: neither subsamples nor deterministic sites."""
     sites = [site for site in trace.nodes.values() if site["type"] == "sample" and not site_is_subsample(site)]
