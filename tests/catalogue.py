@@ -27,7 +27,7 @@ class Case:
     name: str
     build: Callable[[], nn.Module]
     grid: Callable[[], Grid]
-    context: dict[str, Tensor] = field(default_factory=dict)
+    covariates: dict[str, Tensor] = field(default_factory=dict)
     tolerance: float = 1e-6
     reads_value: bool = True
 
@@ -46,11 +46,11 @@ class Case:
     def distribution(
         self, module: nn.Module, *batch: int, dtype: torch.dtype = torch.float64
     ) -> dist.TorchDistribution:
-        names = getattr(module, "context_names", ())
+        names = getattr(module, "covariate_names", ())
         rows = batch[-1:] if batch else ()
-        context = {n: v.to(dtype).expand(*rows, *v.shape) for n, v in self.context.items() if n in names} or None
+        covariates = {n: v.to(dtype).expand(*rows, *v.shape) for n, v in self.covariates.items() if n in names} or None
         args = (self.value(*batch, dtype=dtype),) if self.reads_value else ()
-        return module(*args, context=context)
+        return module(*args, covariates=covariates)
 
     def points(self, number: int) -> Tensor:
         """Some points of the support, the first of which is repeated where there are too few."""
@@ -155,7 +155,7 @@ SIZE = {"size_factor": torch.tensor([0.7])}
 CASES = [
     Case(
         "MeasuredNormal",
-        factorized(parts.MeasuredNormal, error=pvae.FromContext("error")),
+        factorized(parts.MeasuredNormal, error=pvae.FromCovariate("error")),
         plane(2, 15, 300),
         {"error": torch.tensor([0.3, 0.9])},
     ),
@@ -170,13 +170,13 @@ CASES = [
     ),
     Case(
         "SizedPoisson",
-        factorized(parts.SizedPoisson, (1,), size_factor=pvae.FromContext("size_factor")),
+        factorized(parts.SizedPoisson, (1,), size_factor=pvae.FromCovariate("size_factor")),
         integers(200, 1),
         SIZE,
     ),
     Case(
         "SizedNegativeBinomial",
-        factorized(parts.SizedNegativeBinomial, (1,), size_factor=pvae.FromContext("size_factor")),
+        factorized(parts.SizedNegativeBinomial, (1,), size_factor=pvae.FromCovariate("size_factor")),
         integers(2000, 1),
         SIZE,
     ),
@@ -191,7 +191,7 @@ CASES = [
     Case("MeanBetaBinomial", factorized(parts.MeanBetaBinomial, total_count=16), integers(16, 2)),
     Case(
         "Multinomials",
-        lambda: parts.Multinomials(net(), 3, total_count=pvae.FromContext("total")),
+        lambda: parts.Multinomials(net(), 3, total_count=pvae.FromCovariate("total")),
         integers(6, 3),
         {"total": torch.tensor(6.0)},
     ),

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 import pyrovae as pvae
-from pyrovae.checkpoints import save_tree
+from pyrovae.files import save_tree
 
 EPOCHS, ROWS, BATCH = 6, 320, 32
 
@@ -106,7 +106,7 @@ def _after(owner, name, count):
 
 
 def _half_written(count):
-    from pyrovae.checkpoints import files
+    from pyrovae.files import atomic as files
 
     original, tick = files._write, Countdown(count)
 

@@ -13,7 +13,7 @@ from pyrovae.networks import (
     MLP,
     BatchAxes,
     Chain,
-    ConcatContext,
+    ConcatCovariates,
     ConvDecoder,
     ConvEncoder,
     Embed,
@@ -25,10 +25,10 @@ from pyrovae.networks.entries import Plain
 
 
 class Case(NamedTuple):
-    """How to make a closed network, the shapes of the context's entries, and the names of those that hold codes."""
+    """How to make a closed network, the shapes of the covariates' entries, and the names of those that hold codes."""
 
     make: Callable[[], Network]
-    context: Mapping[str, tuple[int, ...]] = MappingProxyType({})
+    covariates: Mapping[str, tuple[int, ...]] = MappingProxyType({})
     codes: tuple[str, ...] = ()
 
     def build(self) -> Network:
@@ -36,7 +36,7 @@ class Case(NamedTuple):
         return self.make()
 
     def inputs(self, *batch: int, seed: int = 1, dtype: torch.dtype = torch.float32):
-        """A value (None where there is none) and a context with these batch axes; codes run over 0, 1, 2."""
+        """A value (None where there is none) and covariates with these batch axes; codes run over 0, 1, 2."""
         net, generator = self.build(), torch.Generator().manual_seed(seed)
 
         def draw(name: str, shape: tuple[int, ...]) -> torch.Tensor:
@@ -45,7 +45,7 @@ class Case(NamedTuple):
             return torch.randn((*batch, *shape), generator=generator, dtype=torch.float64).to(dtype)
 
         value = None if net.in_shape == (0,) else draw("value", net.in_shape)
-        return value, {name: draw(name, shape) for name, shape in self.context.items()}
+        return value, {name: draw(name, shape) for name, shape in self.covariates.items()}
 
 
 def backbone() -> nn.Module:
@@ -66,7 +66,7 @@ OPEN = {
     "gru-vector": lambda: GRU(4, 5),
     "transformer": lambda: Transformer((6, 2), 8, layers=1),
     "transformer-vector": lambda: Transformer(4, 8, layers=1),
-    "concat": lambda: ConcatContext(MLP(10, (8,)), (2, 3), label()),
+    "concat": lambda: ConcatCovariates(MLP(10, (8,)), (2, 3), label()),
     "film": lambda: FiLM(MLP(6, (8,)), label()),
     "chain": lambda: Chain(MLP((2, 3), (8,), 5), MLP(5, (8,))),
 }
@@ -117,28 +117,28 @@ CASES = {
     "Transformer of a vector": Case(lambda: Transformer(4, 8, (2, 6, 3), layers=1)),
     "Embed": Case(lambda: Embed(3, (2, 4)), codes=("value",)),
     "Plain": Case(lambda: Plain((2, 3))),
-    "ConcatContext": Case(
-        lambda: ConcatContext(MLP(6 + 4 + 3, (8,), 5), (2, 3), {"label": Embed(3, 4), "size": 3}),
+    "ConcatCovariates": Case(
+        lambda: ConcatCovariates(MLP(6 + 4 + 3, (8,), 5), (2, 3), {"label": Embed(3, 4), "size": 3}),
         {"label": (), "size": (3,)},
         ("label",),
     ),
-    "ConcatContext of channels": Case(
-        lambda: ConcatContext(ConvEncoder((2 + 4 + 1, 5, 7), (4,), 5), (2, 5, 7), {**label(), "mask": (1, 5, 7)}),
+    "ConcatCovariates of channels": Case(
+        lambda: ConcatCovariates(ConvEncoder((2 + 4 + 1, 5, 7), (4,), 5), (2, 5, 7), {**label(), "mask": (1, 5, 7)}),
         {"label": (), "mask": (1, 5, 7)},
         ("label",),
     ),
-    "ConcatContext of a sequence": Case(
-        lambda: ConcatContext(GRU((6, 2 + 4 + 3), 5, 4), (6, 2), {**label(), "time": (6, 3)}),
+    "ConcatCovariates of a sequence": Case(
+        lambda: ConcatCovariates(GRU((6, 2 + 4 + 3), 5, 4), (6, 2), {**label(), "time": (6, 3)}),
         {"label": (), "time": (6, 3)},
         ("label",),
     ),
-    "ConcatContext without a value": Case(
-        lambda: ConcatContext(MLP(4 + 3, (8,), 5), None, {"label": Embed(3, 4), "size": 3}),
+    "ConcatCovariates without a value": Case(
+        lambda: ConcatCovariates(MLP(4 + 3, (8,), 5), None, {"label": Embed(3, 4), "size": 3}),
         {"label": (), "size": (3,)},
         ("label",),
     ),
-    "ConcatContext around FiLM": Case(
-        lambda: ConcatContext(FiLM(MLP(6 + 3, (8,), 5), label()), 6, {"size": 3}),
+    "ConcatCovariates around FiLM": Case(
+        lambda: ConcatCovariates(FiLM(MLP(6 + 3, (8,), 5), label()), 6, {"size": 3}),
         {"label": (), "size": (3,)},
         ("label",),
     ),

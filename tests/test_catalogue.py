@@ -105,9 +105,9 @@ def test_leading_axes_and_expansion(case: Case):
     assert plain.batch_shape == (2, 4)
     rows = case.value(2, 4)
     for i in range(2):
-        names = getattr(module, "context_names", ())
-        context = {n: v.to(rows.dtype).expand(4, *v.shape) for n, v in case.context.items() if n in names} or None
-        alone = module(rows[i], context=context)
+        names = getattr(module, "covariate_names", ())
+        covariates = {n: v.to(rows.dtype).expand(4, *v.shape) for n, v in case.covariates.items() if n in names} or None
+        alone = module(rows[i], covariates=covariates)
         assert torch.allclose(alone.log_prob(points), plain.log_prob(points)[i], atol=1e-12)
     wide = plain.expand((3, 2, 4))
     assert wide.sample().shape == (3, 2, 4, *plain.event_shape)

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pyrovae.checkpoints import (
+from pyrovae.files import (
     CheckpointStore,
     DamagedError,
     read_json,
@@ -166,7 +166,7 @@ def test_the_content_is_on_the_disk_before_the_name_and_the_name_before_the_retu
 def test_a_writer_killed_half_way_leaves_the_old_file_and_one_leftover_that_is_removed(tmp_path):
     path = save_file_atomic(tmp_path / "a.json", b"old")
     code = (
-        "import os, signal, sys; from pyrovae.checkpoints import save_file_atomic;"
+        "import os, signal, sys; from pyrovae.files import save_file_atomic;"
         "save_file_atomic(sys.argv[1], lambda f: (f.write(b'ne'), f.flush(), os.kill(os.getpid(), signal.SIGKILL)))"
     )
     result = subprocess.run([sys.executable, "-c", code, str(path)])

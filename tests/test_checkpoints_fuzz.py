@@ -14,8 +14,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from pyrovae.checkpoints import DamagedError, NewerFormatError, load_tree, save_file_atomic, save_tree
-from pyrovae.checkpoints.header import HEADER_LIMIT
+from pyrovae.files import DamagedError, NewerFormatError, load_tree, save_file_atomic, save_tree
+from pyrovae.files.header import HEADER_LIMIT
 
 CODE_EVENTS = {"exec", "compile", "import", "pickle.find_class", "marshal.loads", "os.system", "subprocess.Popen"}
 WATCHED: list[tuple] | None = None

@@ -12,8 +12,8 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from pyrovae.checkpoints import check_packable, load_tree, pack, save_tree, unpack
-from pyrovae.checkpoints.header import DTYPES
+from pyrovae.files import check_packable, load_tree, pack, save_tree, unpack
+from pyrovae.files.header import DTYPES
 
 INF, NAN = float("inf"), float("nan")
 
@@ -149,7 +149,7 @@ def test_safetensors_itself_reads_the_file_and_finds_the_same(tmp_path):
 
 def test_equal_states_give_equal_files_in_every_process(tmp_path):
     code = (
-        "import sys, torch; from pyrovae.checkpoints import save_tree;"
+        "import sys, torch; from pyrovae.files import save_tree;"
         "save_tree(sys.argv[1], {'b': torch.arange(3), 'a': [torch.ones(2), {'x': 1.5, 'y': None}]})"
     )
     files = [tmp_path / f"{seed}.safetensors" for seed in (1, 2)]
@@ -212,7 +212,7 @@ def test_the_root_is_named_in_the_refusal():
 
 
 def test_texts_beyond_the_header_s_limit_are_refused_before_writing(tmp_path, monkeypatch):
-    monkeypatch.setattr("pyrovae.checkpoints.container.HEADER_LIMIT", 1000)
+    monkeypatch.setattr("pyrovae.files.container.HEADER_LIMIT", 1000)
     with pytest.raises(ValueError, match="the limit is 1000: save fewer strings"):
         save_tree(tmp_path / "state.safetensors", ["x" * 1000])
     assert not list(tmp_path.iterdir())

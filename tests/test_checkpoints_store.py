@@ -15,7 +15,7 @@ import torch
 from torch import nn, optim
 from torch.optim import lr_scheduler
 
-from pyrovae.checkpoints import (
+from pyrovae.files import (
     CheckpointStore,
     DamagedError,
     NewerFormatError,
@@ -108,7 +108,7 @@ def test_where_none_is_whole_it_does_not_start_afresh_unasked(tmp_path):
 
 def test_a_newer_format_is_refused_and_not_passed_over(tmp_path, monkeypatch):
     store = filled(tmp_path, 10)
-    monkeypatch.setattr("pyrovae.checkpoints.container.VERSION", 2)
+    monkeypatch.setattr("pyrovae.files.container.VERSION", 2)
     store.save({}, 20)
     monkeypatch.undo()
     with pytest.raises(NewerFormatError, match=r"format version 2, this pyrovae reads up to 1: upgrade"):
@@ -436,7 +436,7 @@ def test_a_second_ctrl_c_interrupts_at_once():
 
 def test_a_second_sigterm_ends_the_process():
     code = (
-        "import signal; from pyrovae.checkpoints import StopRequest\n"
+        "import signal; from pyrovae.files import StopRequest\n"
         "with StopRequest():\n    signal.raise_signal(15)\n    signal.raise_signal(15)\nprint('never')"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True)

@@ -15,14 +15,15 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from pyrovae import runs
 from pyrovae.cli import app
 from pyrovae.cli.app import WORDS
 from pyrovae.cli.console import in_options
 from pyrovae.comparison.table import _remedy
 from pyrovae.evaluation import AIS, Importance, Refined
+from pyrovae.files import Run
+from pyrovae.files.config import sealed
+from pyrovae.presets import load
 from pyrovae.presets.tables import LIKELIHOODS, NETWORKS, POSTERIORS, PRIORS
-from pyrovae.runs.config import sealed
 
 
 def invoke(*words):
@@ -95,7 +96,7 @@ def test_a_run_resumes_to_more_epochs(tmp_path):
     assert fewer.exit_code == 2
     assert "ask for at least 2 epochs" in " ".join(fewer.output.split())
     assert (tmp_path / "run" / "config.json").read_bytes() == config
-    assert runs.load(tmp_path / "run").encode
+    assert load(tmp_path / "run").encode
 
 
 SMALL = ["train", "--epochs", 1, "--hidden", 8, "--latent-dim", 2, "--no-figures", "--no-report", "--quiet"]
@@ -107,7 +108,7 @@ def test_runs_of_two_seeds_are_compared(tmp_path, monkeypatch):
         assert invoke(*SMALL, *options, "--out", name).exit_code == 0
     kept = [json.loads((tmp_path / name / "config.json").read_text()) for name in "abc"]
     assert [(config["seed"], config["settings"]["split_seed"]) for config in kept] == [(0, 0), (1, 0), (0, 1)]
-    weights = [runs.load(tmp_path / name).state_dict() for name in "ab"]
+    weights = [load(tmp_path / name).state_dict() for name in "ab"]
     assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     done = invoke("compare", "a", "b", "--samples", 10, "--rows", 10)
     assert done.exit_code == 0, done.output
@@ -250,7 +251,7 @@ def test_figures_go_among_the_figures_and_leave_the_runs_own(run):
         assert f"figure  {folder / 'figures' / name}.png\n" in done.output
         assert (folder / "figures" / f"{name}.png").exists()
     assert not list(folder.glob("*.png"))
-    runs.Run.read(folder)  # whose checksums still hold
+    Run.read(folder)  # whose checksums still hold
 
 
 def test_what_a_run_holds_is_rounded_and_has_units(run, monkeypatch):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from oracles import PPCA, BetaBernoulli, EnumeratedMixture
 
+from pyrovae.arviz import to_compare_frame, to_elpd_data
 from pyrovae.comparison import (
     Comparison,
     Pointwise,
@@ -18,8 +19,6 @@ from pyrovae.comparison import (
     probabilistic_pca,
     pseudo_bma_weights,
     stacking_weights,
-    to_compare_frame,
-    to_elpd_data,
 )
 from pyrovae.comparison.pointwise import averaged
 from pyrovae.comparison.table import SHOWN

@@ -130,11 +130,11 @@ def test_trees_are_indexed_together():
         (range(1, 3), [1, 2]),
     ],
 )
-def test_rows_labels_and_context_are_selected_alike(rows, numbers):
-    data = as_data(TABLE, context={"c": np.arange(6.0)[:, None]}, labels=range(6))[rows]
+def test_rows_labels_and_covariates_are_selected_alike(rows, numbers):
+    data = as_data(TABLE, covariates={"c": np.arange(6.0)[:, None]}, labels=range(6))[rows]
     np.testing.assert_array_equal(dense(data), TABLE[numbers])
     assert data.labels.tolist() == numbers
-    assert data.context["c"][:, 0].tolist() == numbers
+    assert data.covariates["c"][:, 0].tolist() == numbers
 
 
 def test_slices_are_views():
@@ -142,27 +142,27 @@ def test_slices_are_views():
     assert data[2:].x.data_ptr() == data.x[2:].data_ptr()
 
 
-def test_labels_are_never_context():
+def test_labels_are_never_covariates():
     data = as_data(TABLE, labels=range(6))
-    assert data.context is None
-    assert as_data(data, context={"c": range(6)}).context["c"].tolist() == list(range(6))
-    assert data.context is None
+    assert data.covariates is None
+    assert as_data(data, covariates={"c": range(6)}).covariates["c"].tolist() == list(range(6))
+    assert data.covariates is None
 
 
 def test_as_data_adds_to_data_what_is_given():
-    data = as_data(as_data(TABLE, labels=range(6), variant="counts"), context={"c": range(6)})
-    assert (data.variant, data.labels.tolist(), list(data.context)) == ("counts", list(range(6)), ["c"])
+    data = as_data(as_data(TABLE, labels=range(6), variant="counts"), covariates={"c": range(6)})
+    assert (data.variant, data.labels.tolist(), list(data.covariates)) == ("counts", list(range(6)), ["c"])
     assert as_data(data, variant="grey").variant == "grey"
 
 
 def test_the_repr_tells_what_must_be_known():
-    data = Data(torch.zeros(4, 3), name="toy", variant="counts", split="test", seed=3, context={"b": torch.zeros(4)})
-    told = "Data('toy', variant='counts', split='test', rows=4, event_shape=(3,), seed=3, context=('b',))"
+    data = Data(torch.zeros(4, 3), name="toy", variant="counts", split="test", seed=3, covariates={"b": torch.zeros(4)})
+    told = "Data('toy', variant='counts', split='test', rows=4, event_shape=(3,), seed=3, covariates=('b',))"
     assert repr(data) == told
 
 
 def test_data_is_frozen_and_copies():
-    data = as_data({"x1": TABLE, "x2": scipy.sparse.csr_array(TABLE)}, context={"c": range(6)})
+    data = as_data({"x1": TABLE, "x2": scipy.sparse.csr_array(TABLE)}, covariates={"c": range(6)})
     with pytest.raises(AttributeError):
         data.variant = "grey"
     for twin in (copy.deepcopy(data), pickle.loads(pickle.dumps(data))):

@@ -75,12 +75,12 @@ def test_the_transform_is_drawn_afresh_at_the_right_rate():
     assert abs(torch.stack(epochs).mean() - 0.3) < 5 * (0.21 / 40_000) ** 0.5
 
 
-def test_context_goes_with_its_rows_and_keeps_whole_numbers():
-    data = as_data(ROWS, context={"label": torch.arange(23), "size": torch.arange(23.0)}, labels=range(23))
+def test_covariates_goes_with_its_rows_and_keeps_whole_numbers():
+    data = as_data(ROWS, covariates={"label": torch.arange(23), "size": torch.arange(23.0)}, labels=range(23))
     for batch in batches(data, 6, generator=seeded(), dtype=torch.float64, device="cpu"):
-        assert (batch.x.dtype, batch.context["size"].dtype) == (torch.float64, torch.float64)
-        assert torch.equal(batch.context["label"], batch.index)
-        assert torch.equal(batch.context["size"], batch.index.double())
+        assert (batch.x.dtype, batch.covariates["size"].dtype) == (torch.float64, torch.float64)
+        assert torch.equal(batch.covariates["label"], batch.index)
+        assert torch.equal(batch.covariates["size"], batch.index.double())
 
 
 @pytest.mark.parametrize("x", [torch.arange(9, dtype=torch.uint8), scipy.sparse.eye_array(9, dtype=int).tocsr()])
@@ -134,14 +134,14 @@ class Stream(IterableDataset):
     ],
 )
 def test_loaders_are_read_by_name(source, names):
-    seen = list(loader_batches(source, context_names=names, dtype=torch.float64))
+    seen = list(loader_batches(source, covariate_names=names, dtype=torch.float64))
     x = torch.cat([batch.x["image"] if isinstance(batch.x, dict) else batch.x for batch in seen])
     assert torch.equal(x, ROWS.double())
     assert torch.equal(torch.cat([batch.index for batch in seen]), LABELS)
     if names:
-        assert torch.equal(torch.cat([batch.context["label"] for batch in seen]), LABELS)
+        assert torch.equal(torch.cat([batch.covariates["label"] for batch in seen]), LABELS)
     else:
-        assert all(batch.context is None for batch in seen)
+        assert all(batch.covariates is None for batch in seen)
 
 
 def test_a_dataset_becomes_a_seeded_loader():
@@ -164,11 +164,11 @@ def test_loaders_tell_their_length_where_they_know_it():
         len(loader_batches(Stream(), 5))
 
 
-def test_several_context_variables_by_place():
+def test_several_covariates_variables_by_place():
     dataset = TensorDataset(ROWS, ROWS[:, 0], LABELS)
-    batch = next(iter(loader_batches(dataset, 23, shuffle=False, context_names=("size", "label"))))
-    assert torch.equal(batch.context["size"], ROWS[:, 0])
-    assert torch.equal(batch.context["label"], LABELS)
+    batch = next(iter(loader_batches(dataset, 23, shuffle=False, covariate_names=("size", "label"))))
+    assert torch.equal(batch.covariates["size"], ROWS[:, 0])
+    assert torch.equal(batch.covariates["label"], LABELS)
 
 
 def test_arrays_of_a_loader_may_miss_entries():

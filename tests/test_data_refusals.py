@@ -95,18 +95,22 @@ CASES = {
         r"one row a datum everywhere, got 6 rows in x\['a'\] and 4 in x\['b'\]; give both the same rows",
     ),
     "short labels": (lambda: as_data(X, labels=[1, 2]), ValueError, "got 6 rows in x and 2 in labels"),
-    "short context": (lambda: as_data(X, {"c": X[:5]}), ValueError, r"got 6 rows in x and 5 in context\['c'\]"),
-    "context is no dict": (
+    "short covariates": (lambda: as_data(X, {"c": X[:5]}), ValueError, r"got 6 rows in x and 5 in covariates\['c'\]"),
+    "covariates are no dict": (
         lambda: as_data(X, X),
         TypeError,
-        "expected context to be a dict from names to arrays, got Tensor",
+        "expected covariates to be a dict from names to arrays, got Tensor",
     ),
-    "missing context": (
+    "missing covariates": (
         lambda: as_data(X, {"c": [0, 0, 0, NAN, 0, 0]}),
         ValueError,
-        r"expected context\['c'\] without missing entries, got NaN in row 3; only x may be missing",
+        r"expected covariates\['c'\] without missing entries, got NaN in row 3; only x may be missing",
     ),
-    "infinite context": (lambda: as_data(X, {"c": X / 0}), ValueError, r"expected context\['c'\] to be finite, got"),
+    "infinite covariates": (
+        lambda: as_data(X, {"c": X / 0}),
+        ValueError,
+        r"expected covariates\['c'\] to be finite, got",
+    ),
     "an array in Data": (
         lambda: Data(np.ones(3)),
         TypeError,
@@ -162,27 +166,27 @@ CASES = {
     "pair of data": (
         lambda: loaded(PAIRS, batch_size=3),
         ValueError,
-        r"expected x and 0 context variables from the loader, got a tuple of 2; name .*context_names=\['label'\]",
+        r"expected x and 0 covariates from the loader, got a tuple of 2; name .*covariate_names=\['label'\]",
     ),
     "too many names": (
-        lambda: loaded(PAIRS, batch_size=3, context_names=["a", "b"]),
+        lambda: loaded(PAIRS, batch_size=3, covariate_names=["a", "b"]),
         ValueError,
-        "x and 2 context variables",
+        "x and 2 covariates",
     ),
     "names as text": (
-        lambda: loaded(PAIRS, batch_size=3, context_names="label"),
+        lambda: loaded(PAIRS, batch_size=3, covariate_names="label"),
         TypeError,
         r"got 'label'; write \['label'\]",
     ),
     "unread part": (
         lambda: loaded([{"x": X, "label": X}]),
         ValueError,
-        r"expected each part beside 'x' to be named as context, got 'label'; write context_names=\['label'\]",
+        r"expected each part beside 'x' to be named as covariates, got 'label'; write covariate_names=\['label'\]",
     ),
     "lacking part": (
-        lambda: loaded([{"x": X}], context_names=["label"]),
+        lambda: loaded([{"x": X}], covariate_names=["label"]),
         ValueError,
-        "expected the loader to yield a part named 'label', got: 'x'; correct context_names",
+        "expected the loader to yield a part named 'label', got: 'x'; correct covariate_names",
     ),
     "spent generator": (
         lambda: loaded(iter(())),

@@ -11,9 +11,9 @@ from oracles import PPCA, BetaBernoulli, EnumeratedMixture, GammaPoisson
 from programs import counts, counts_vae
 from scipy import stats
 
-from pyrovae.diagnostics import Sampler, compare_posteriors, posterior_draws, reference_posterior
-from pyrovae.diagnostics.convergence import ess, rhat
-from pyrovae.psis import good_k
+from pyrovae.checks import Sampler, compare_posteriors, posterior_draws, reference_posterior
+from pyrovae.checks.convergence import ess, rhat
+from pyrovae.evaluation.psis import good_k
 
 SHORT = Sampler(num_chains=8, num_warmup=120, num_samples=250, max_leapfrog=8)
 
@@ -241,19 +241,19 @@ def test_bad_requests_are_refused(options, message):
         Sampler(num_samples=3)
 
 
-def test_context_travels_to_every_method():
-    def model(x, context):
+def test_covariates_travels_to_every_method():
+    def model(x, covariates):
         with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(context["mean"], 1.0))
+            z = pyro.sample("z", dist.Normal(covariates["mean"], 1.0))
             pyro.sample("x", dist.Normal(z, 1.0), obs=x)
 
-    def guide(x, context):
+    def guide(x, covariates):
         with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Normal((x + context["mean"]) / 2, 1.0))
+            pyro.sample("z", dist.Normal((x + covariates["mean"]) / 2, 1.0))
 
     mean = torch.tensor([-5.0, 0.0, 5.0])
     for method in ("guide", "psis", "hmc"):
         result = posterior_draws(
-            (model, guide), torch.zeros(3), method, context={"mean": mean}, sampler=Sampler(4, 50, 100)
+            (model, guide), torch.zeros(3), method, covariates={"mean": mean}, sampler=Sampler(4, 50, 100)
         )
         np.testing.assert_allclose(result.values["z"].mean(0), mean / 2, atol=0.35)

@@ -12,9 +12,9 @@ from oracles import PPCA, EnumeratedMixture, plate
 from programs import counts, counts_vae
 from scipy import stats
 
-from pyrovae.diagnostics import imputation_calibration, leave_one_feature_out, marginal_pit, predictive_check
-from pyrovae.diagnostics.features import PIT
-from pyrovae.diagnostics.predictive import PredictiveCheck
+from pyrovae.checks import imputation_calibration, leave_one_feature_out, marginal_pit, predictive_check
+from pyrovae.checks.features import PIT
+from pyrovae.checks.predictive import PredictiveCheck
 from pyrovae.missing import fill_zeros, observed
 
 FALSE_ALARM = 1e-4

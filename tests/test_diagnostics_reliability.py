@@ -9,8 +9,8 @@ from guided import correlated, exact, mean_field, shifted, tempered
 from oracles import PPCA
 from programs import counts, counts_vae
 
-from pyrovae.diagnostics import reliability, typicality
-from pyrovae.diagnostics.reliability import Reliability
+from pyrovae.checks import reliability, typicality
+from pyrovae.checks.reliability import Reliability
 from pyrovae.evaluation import refine
 
 
@@ -105,20 +105,20 @@ def test_rows_too_typical_are_atypical_too():
     assert typicality(program, rows).p_values["elbo"].max() < 0.01
 
 
-def test_typicality_of_vaes_contexts_and_missing_rows():
+def test_typicality_of_vaes_covariates_and_missing_rows():
     vae = counts_vae()
     x = counts(30)
     x[0] = torch.nan
     assert typicality(vae, x, 200).p_value.shape == (30,)
 
-    def model(x=None, context=None, size=None):
+    def model(x=None, covariates=None, size=None):
         with pyro.plate("data", size or len(x)):
-            z = pyro.sample("z", dist.Normal(context["mean"], 1.0))
+            z = pyro.sample("z", dist.Normal(covariates["mean"], 1.0))
             return pyro.sample("x", dist.Normal(z, 1.0), obs=x)
 
-    def guide(x, context=None, size=None):
+    def guide(x, covariates=None, size=None):
         with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Normal((x + context["mean"]) / 2, 0.7))
+            pyro.sample("z", dist.Normal((x + covariates["mean"]) / 2, 0.7))
 
     mean = torch.linspace(-30, 30, 50)
     x = mean + 2**0.5 * torch.randn(50, generator=torch.Generator().manual_seed(5))

@@ -8,8 +8,8 @@ import torch
 from guided import correlated, exact
 from programs import counts, counts_vae
 
-from pyrovae.diagnostics import diagnose
-from pyrovae.diagnostics.report import Gap
+from pyrovae.checks import diagnose
+from pyrovae.checks.report import Gap
 
 FEW = {"num_samples": 200, "num_simulations": 300, "max_rows": 100}
 

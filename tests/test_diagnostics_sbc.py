@@ -10,8 +10,8 @@ from oracles import PPCA, BetaBernoulli, EnumeratedMixture
 from pyro.infer import SVI, Trace_ELBO
 from scipy import stats
 
-from pyrovae.diagnostics import SBC, sbc
-from pyrovae.diagnostics.uniformity import (
+from pyrovae.checks import SBC, sbc
+from pyrovae.checks.uniformity import (
     central_coverage,
     density_coverage,
     ecdf,
@@ -187,21 +187,21 @@ def test_what_cannot_be_simulated_is_refused():
         sbc(PPCA.random(), 1, 9)
 
 
-def test_contexts_are_used_in_turn_with_and_without_a_template():
+def test_covariates_are_used_in_turn_with_and_without_a_template():
     mean = torch.linspace(-3, 3, 7, dtype=torch.float64)
 
-    def without(x=None, context=None, size=None):
+    def without(x=None, covariates=None, size=None):
         with pyro.plate("data", size or len(x)):
-            z = pyro.sample("z", dist.Normal(context["mean"], 1.0))
+            z = pyro.sample("z", dist.Normal(covariates["mean"], 1.0))
             return pyro.sample("x", dist.Normal(z, 1.0), obs=x)
 
-    def template(x, context):
-        without(x, context)
+    def template(x, covariates):
+        without(x, covariates)
 
-    def guide(x, context, size=None):
+    def guide(x, covariates, size=None):
         with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Normal((x + context["mean"]) / 2, 0.5**0.5))
+            pyro.sample("z", dist.Normal((x + covariates["mean"]) / 2, 0.5**0.5))
 
-    assert sbc((without, guide), 700, 49, context={"mean": mean}).p_value > FALSE_ALARM
+    assert sbc((without, guide), 700, 49, covariates={"mean": mean}).p_value > FALSE_ALARM
     x = torch.zeros(3, dtype=torch.float64)
-    assert sbc((template, guide), 700, 49, x=x, context={"mean": mean}).p_value > FALSE_ALARM
+    assert sbc((template, guide), 700, 49, x=x, covariates={"mean": mean}).p_value > FALSE_ALARM

@@ -10,7 +10,7 @@ import torch
 from guided import GuidedPPCA, correlated, exact, mean_field
 from oracles import PPCA, EnumeratedMixture
 
-from pyrovae.diagnostics import elbo_surgery, latent_structure, rate_distortion
+from pyrovae.checks import elbo_surgery, latent_structure, rate_distortion
 
 
 def linear(program):

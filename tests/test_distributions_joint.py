@@ -190,13 +190,13 @@ def test_vamp_prior_refuses_bad_pseudo_inputs(inputs, bounds, message):
         parts.VampPrior(posterior, inputs, bounds=bounds)
 
 
-def test_vamp_prior_keeps_counts_in_bounds_and_refuses_context():
+def test_vamp_prior_keeps_counts_in_bounds_and_refuses_covariates():
     posterior = pvae.Factorized(dist.Normal, pvae.MLP(3, (8,)), event_shape=2, preprocess=torch.log1p)
     prior = parts.VampPrior(posterior, torch.zeros(4, 3), bounds=(0, float("inf")))
     with torch.no_grad():
         prior.pseudo_inputs.fill_(-5.0)
     assert prior().log_prob(torch.zeros(2)).isfinite()
-    net = pvae.ConcatContext(pvae.MLP(4, (8,)), 3, context={"size": 1})
+    net = pvae.ConcatCovariates(pvae.MLP(4, (8,)), 3, covariates={"size": 1})
     with pytest.raises(ValueError, match="size"):
         parts.VampPrior(pvae.Factorized(dist.Normal, net, event_shape=2), torch.zeros(4, 3))
 
@@ -363,20 +363,20 @@ PRIORS = {
 
 
 @pytest.mark.parametrize("name", PRIORS)
-def test_every_conditional_is_a_prior_given_context_too(name):
+def test_every_conditional_is_a_prior_given_covariates_too(name):
     torch.manual_seed(0)
-    prior = PRIORS[name](pvae.ConcatContext(pvae.MLP(3, (8,)), None, context={"c": 3}))
-    assert prior.context_names == ("c",)
-    context = {"c": torch.randn(5, 3)}
-    d = prior(context=context)
+    prior = PRIORS[name](pvae.ConcatCovariates(pvae.MLP(3, (8,)), None, covariates={"c": 3}))
+    assert prior.covariate_names == ("c",)
+    covariates = {"c": torch.randn(5, 3)}
+    d = prior(covariates=covariates)
     assert d.batch_shape == (5,)
     z = d.sample()
-    rows = [prior(context={"c": c}).log_prob(value) for c, value in zip(context["c"], z, strict=True)]
+    rows = [prior(covariates={"c": c}).log_prob(value) for c, value in zip(covariates["c"], z, strict=True)]
     assert torch.allclose(d.log_prob(z), torch.stack(rows), atol=1e-4)
     likelihood = pvae.Factorized(dist.Normal, pvae.MLP(2, (8,)), event_shape=3)
     vae = pvae.VAE(prior, likelihood, PRIORS[name](pvae.MLP(3, (8,))))
     pyro.infer.SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-3}), pyro.infer.Trace_ELBO()).step(
-        torch.randn(5, 3), context
+        torch.randn(5, 3), covariates
     )
 
 
@@ -384,10 +384,10 @@ def test_every_conditional_is_a_prior_given_context_too(name):
 @pytest.mark.parametrize("case", CASES, ids=repr)
 def test_the_catalogue_follows_its_module_to_the_gpu(case):
     module = case.module(torch.float32).cuda()
-    names = getattr(module, "context_names", ())
-    context = {n: v.float().cuda().expand(4, *v.shape) for n, v in case.context.items() if n in names} or None
+    names = getattr(module, "covariate_names", ())
+    covariates = {n: v.float().cuda().expand(4, *v.shape) for n, v in case.covariates.items() if n in names} or None
     value = (case.value(4, dtype=torch.float32).cuda(),) if case.reads_value else ()
-    d = module(*value, context=context)
+    d = module(*value, covariates=covariates)
     found = d.log_prob(case.points(4).float().cuda())
     assert found.is_cuda
     assert d.sample().is_cuda

@@ -11,7 +11,7 @@ from torch import nn
 
 import pyrovae as pvae
 from pyrovae.evaluation import bound, elbo, joint_log_weights, kl, log_marginal, log_weights, reconstruction
-from pyrovae.handlers import beta
+from pyrovae.programs import beta
 
 EXACT = {"rtol": 0, "atol": 1e-9}
 
@@ -224,12 +224,12 @@ def test_missing_entries_do_not_count():
     assert result.reconstruction[1] == 0.0
 
 
-def test_context_goes_to_those_who_take_it():
+def test_covariates_goes_to_those_who_take_it():
     vae = digits_vae()
     with pytest.raises(ValueError, match="no part reads"):
-        elbo(vae, torch.zeros(3, 5), context={"label": torch.zeros(3)})
-    with pytest.raises(ValueError, match="no argument named context"):
-        elbo(PPCA.random(), torch.zeros(3, 6).double(), context={"label": torch.zeros(3)})
+        elbo(vae, torch.zeros(3, 5), covariates={"label": torch.zeros(3)})
+    with pytest.raises(ValueError, match="no argument named covariates"):
+        elbo(PPCA.random(), torch.zeros(3, 6).double(), covariates={"label": torch.zeros(3)})
 
 
 def test_other_kinds_of_rows():

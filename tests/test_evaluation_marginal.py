@@ -23,10 +23,10 @@ from pyrovae.evaluation import (
     refine,
 )
 from pyrovae.evaluation.ais import from_prior
-from pyrovae.evaluation.draws import Draws
 from pyrovae.evaluation.marginal import summary
+from pyrovae.evaluation.psis import psis
 from pyrovae.evaluation.unconstrained import LatentSpace
-from pyrovae.psis import psis
+from pyrovae.programs.draws import Draws
 
 EXACT = {"rtol": 0, "atol": 1e-9}
 FEW = {"num_steps": 100}
@@ -139,20 +139,20 @@ def test_a_refined_guide_is_a_program_and_a_pyro_guide():
     assert abs(losses.mean() - expected) < 5 * losses.std() / math.sqrt(30) + 0.2
 
 
-def test_a_refined_guide_as_a_program_takes_the_context_of_its_rows():
-    def model(x, context=None):
+def test_a_refined_guide_as_a_program_takes_the_covariates_of_its_rows():
+    def model(x, covariates=None):
         with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(context["mean"], 1.0))
+            z = pyro.sample("z", dist.Normal(covariates["mean"], 1.0))
             pyro.sample("x", dist.Normal(z, 1.0), obs=x)
 
-    def guide(x, context=None):
+    def guide(x, covariates=None):
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(x, 1.0))
 
-    x, context = torch.randn(30), {"mean": torch.randn(30)}
-    refined = refine((model, guide), x, context, num_steps=400, chunk_size=50, seed=0)
-    exact = dist.Normal(context["mean"], 2**0.5).log_prob(x)
-    values = log_weights(refined, x, context, num_samples=20, chunk_size=80, seed=1)
+    x, covariates = torch.randn(30), {"mean": torch.randn(30)}
+    refined = refine((model, guide), x, covariates, num_steps=400, chunk_size=50, seed=0)
+    exact = dist.Normal(covariates["mean"], 2**0.5).log_prob(x)
+    values = log_weights(refined, x, covariates, num_samples=20, chunk_size=80, seed=1)
     torch.testing.assert_close(values, exact.double().expand(20, -1), rtol=0, atol=0.1)
     with pytest.raises(TypeError):
         log_weights(refined, x, num_samples=5)

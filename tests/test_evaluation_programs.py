@@ -274,9 +274,7 @@ def test_masks_on_entries_of_an_event_and_inner_plates():
 
 def test_chains_draw_what_is_masked_from_its_prior():
     program, x = Masked(), torch.randn(4, 2, dtype=torch.float64)
-    reference = pvae.reference_posterior(
-        program, x, seed=0, sampler=pvae.diagnostics.reference.Sampler(num_samples=400)
-    )
+    reference = pvae.reference_posterior(program, x, seed=0, sampler=pvae.checks.reference.Sampler(num_samples=400))
     logs = reference.draws()["u"].log()[:, ~about_half(x)]
     assert logs.numel()
     assert reference.max_rhat.max() < 1.05
@@ -388,31 +386,31 @@ def test_a_transition_never_goes_where_the_density_is_not_finite(value):
     assert abs(state.u.mean() + density) < 5 * state.u.std() / math.sqrt(1500)
 
 
-def bounded(x, context=None):
+def bounded(x, covariates=None):
     """b ~ Uniform(0, c) with c of each row, x ~ N(b, 0.3)."""
-    c = x["c"] if context is None else context["c"]
+    c = x["c"] if covariates is None else covariates["c"]
     with pyro.plate("data", len(c)):
         b = pyro.sample("b", dist.Uniform(0 * c, c))
-        pyro.sample("x", dist.Normal(b, 0.3), obs=x["x"] if context is None else x)
+        pyro.sample("x", dist.Normal(b, 0.3), obs=x["x"] if covariates is None else x)
 
 
-def bounded_guide(x, context=None):
-    c = x["c"] if context is None else context["c"]
+def bounded_guide(x, covariates=None):
+    c = x["c"] if covariates is None else covariates["c"]
     with pyro.plate("data", len(c)):
         pyro.sample("b", dist.Uniform(0 * c, c))
 
 
 @pytest.mark.parametrize("chunk_size", [64, 200, 4096])
-@pytest.mark.parametrize("in_context", [False, True])
-def test_a_support_that_differs_between_rows(chunk_size, in_context):
+@pytest.mark.parametrize("in_covariates", [False, True])
+def test_a_support_that_differs_between_rows(chunk_size, in_covariates):
     c = torch.where(torch.arange(128) < 64, 1.0, 3.0).double()
     x = c * torch.rand(128).double() + 0.3 * torch.randn(128).double()
-    data = (x, {"c": c}) if in_context else ({"x": x, "c": c}, None)
+    data = (x, {"c": c}) if in_covariates else ({"x": x, "c": c}, None)
     noise = dist.Normal(torch.zeros(()).double(), 0.3)
     exact = (noise.cdf(x) - noise.cdf(x - c)).log() - c.log()
     guide = refine((bounded, bounded_guide), *data, num_steps=100, chunk_size=chunk_size, seed=0)
     for program in (guide, (bounded, guide)):
-        found = log_marginal(program, data[0], num_samples=300, context=data[1], chunk_size=chunk_size, seed=1)
+        found = log_marginal(program, data[0], num_samples=300, covariates=data[1], chunk_size=chunk_size, seed=1)
         assert_unbiased(found, exact)
 
 

@@ -147,7 +147,7 @@ def test_the_link_of_a_scale_keeps_its_floor():
     assert link(constraints.positive).forward(torch.tensor(-1e4, dtype=torch.float64)) == FLOOR
 
 
-def test_given_parameters_are_fixed_learned_or_read_from_the_context():
+def test_given_parameters_are_fixed_learned_or_read_from_the_covariates():
     fixed = pvae.Factorized(dist.Normal, event_shape=3, loc=torch.tensor([0.0, 1.0, 2.0]), scale=2.0)
     assert [name for name, _ in fixed.named_parameters()] == []
     assert fixed().base_dist.mean.tolist() == [0.0, 1.0, 2.0]
@@ -155,14 +155,14 @@ def test_given_parameters_are_fixed_learned_or_read_from_the_context():
     torch.testing.assert_close(learned().base_dist.scale, torch.full((3,), 0.5))
     assert [tuple(p.shape) for p in learned.parameters()] == [()]
     read = pvae.Factorized(
-        dist.Normal, pvae.MLP(2, (4,)), event_shape=3, scale=pvae.FromContext("error", transform=torch.exp)
+        dist.Normal, pvae.MLP(2, (4,)), event_shape=3, scale=pvae.FromCovariate("error", transform=torch.exp)
     )
-    assert read.context_names == ("error",)
-    per_entry = read(torch.zeros(5, 2), context={"error": torch.zeros(5, 3)})
-    per_datum = read(torch.zeros(5, 2), context={"error": torch.zeros(5)})
+    assert read.covariate_names == ("error",)
+    per_entry = read(torch.zeros(5, 2), covariates={"error": torch.zeros(5, 3)})
+    per_datum = read(torch.zeros(5, 2), covariates={"error": torch.zeros(5)})
     assert per_entry.base_dist.scale.unique().tolist() == per_datum.base_dist.scale.unique().tolist() == [1.0]
     assert per_datum.batch_shape == (5,)
-    particles = read(torch.zeros(7, 5, 2), context={"error": torch.zeros(5)})
+    particles = read(torch.zeros(7, 5, 2), covariates={"error": torch.zeros(5)})
     assert particles.batch_shape == (7, 5)
 
 

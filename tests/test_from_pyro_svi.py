@@ -14,11 +14,10 @@ from pyro.infer import MCMC, NUTS, SVI, Trace_ELBO
 from torch import nn
 
 import pyrovae as pvae
+from pyrovae.arviz import datasets_of, from_netcdf, from_pyro_svi, from_zarr, to_netcdf
 from pyrovae.distributions.gaussian import CholeskyNormal
-from pyrovae.evidence_io import from_pyro_svi
-from pyrovae.io_arviz import datasets_of, from_netcdf, from_zarr, to_netcdf
 from pyrovae.missing import observed
-from pyrovae.traces import paired_traces
+from pyrovae.programs import paired_traces
 
 SETTINGS = {"seed": 0, "progress": False}
 DEFAULT = {
@@ -316,15 +315,15 @@ def test_modes_are_restored_and_rows_do_not_touch_each_other():
 
 
 class Seasonal(nn.Module):
-    """A likelihood that reads a size from the context."""
+    """A likelihood that reads a size from the covariates."""
 
-    context_names = ("size",)
+    covariate_names = ("size",)
 
-    def forward(self, z, context=None):
-        return dist.Poisson((z.sum(-1).exp() * context["size"])[..., None].expand(*z.shape[:-1], 3)).to_event(1)
+    def forward(self, z, covariates=None):
+        return dist.Poisson((z.sum(-1).exp() * covariates["size"])[..., None].expand(*z.shape[:-1], 3)).to_event(1)
 
 
-def test_context_becomes_constant_data():
+def test_covariates_becomes_constant_data():
     vae = pvae.VAE(
         pvae.standard_normal(1),
         Seasonal(),
@@ -338,15 +337,15 @@ def test_context_becomes_constant_data():
         assert float(level[:2].max()) * 50 < float(level[2:].min())
 
 
-def seasonal_model(x=None, context=None, size=None):
-    rows = len(context["season"])
+def seasonal_model(x=None, covariates=None, size=None):
+    rows = len(covariates["season"])
     level = pyro.sample("level", dist.Normal(0.0, 1.0))
     with pyro.plate("data", rows):
         z = pyro.sample("z", dist.Normal(torch.zeros(rows), 1e-3))
-        pyro.sample("x", dist.Normal(level + context["season"] + z, 1e-3), obs=x)
+        pyro.sample("x", dist.Normal(level + covariates["season"] + z, 1e-3), obs=x)
 
 
-def seasonal_guide(x, context=None, size=None):
+def seasonal_guide(x, covariates=None, size=None):
     pyro.sample("level", dist.Normal(torch.tensor(5.0), 1.0))
     with pyro.plate("data", len(x)):
         pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1e-3))
@@ -358,7 +357,7 @@ def test_predictions_of_new_rows_use_the_posterior_of_what_is_shared(store, tmp_
         (seasonal_model, seasonal_guide),
         torch.zeros(4),
         {"season": torch.zeros(4)},
-        new_context={"season": torch.tensor([10.0, 20.0, 30.0])},
+        new_covariates={"season": torch.tensor([10.0, 20.0, 30.0])},
         coords={"new_data": ["spring", "summer", "autumn"]},
         num_samples=50,
         batch_size=2,
@@ -373,8 +372,8 @@ def test_predictions_of_new_rows_use_the_posterior_of_what_is_shared(store, tmp_
 
 
 def test_predictions_need_a_model_that_makes_its_own_data():
-    with pytest.raises(ValueError, match=r"def model\(x=None, context=None, size=None\)"):
-        from_pyro_svi((regression, regression), torch.zeros(3), new_context={"a": torch.zeros(2)}, **SETTINGS)
+    with pytest.raises(ValueError, match=r"def model\(x=None, covariates=None, size=None\)"):
+        from_pyro_svi((regression, regression), torch.zeros(3), new_covariates={"a": torch.zeros(2)}, **SETTINGS)
 
 
 def test_ranks_of_a_calibration(exact):
@@ -449,7 +448,7 @@ def test_what_a_transform_drew_is_what_was_observed():
 
 
 def test_the_other_line_of_arviz(monkeypatch, tmp_path):
-    monkeypatch.setattr("pyrovae.io_arviz.containers._major_version", lambda: 1)
+    monkeypatch.setattr("pyrovae.arviz.containers._major_version", lambda: 1)
     for store in (None, tmp_path / "p.zarr"):
         tree = from_pyro_svi(counts_vae(), counts(4), num_samples=10, store=store, **SETTINGS)
         assert isinstance(tree, xr.DataTree)
@@ -470,7 +469,7 @@ class Correlated(nn.Module):
         super().__init__()
         self.unit = nn.Parameter(torch.ones(()))
 
-    def forward(self, z, context=None):
+    def forward(self, z, covariates=None):
         return correlated().expand(z.shape[:-1])
 
 
@@ -610,7 +609,7 @@ def test_sizes_are_known_before_the_work(monkeypatch):
     needed = sum(data.nbytes for group in whole.values() for data in group.data_vars.values())
     assert set(groups_of(counts_vae(), counts(50), **settings, max_bytes=needed)) == DEFAULT
     runs = []
-    monkeypatch.setattr("pyrovae.evidence_io.running.paired_traces", lambda *a: runs.append(a[3]) or paired_traces(*a))
+    monkeypatch.setattr("pyrovae.arviz.running.paired_traces", lambda *a: runs.append(a[3]) or paired_traces(*a))
     with pytest.raises(ValueError, match=r"posterior_predictive .* GiB.*above max_bytes"):
         groups_of(counts_vae(), counts(50), **settings, max_bytes=needed - 1)
     assert runs == [2]
@@ -618,7 +617,7 @@ def test_sizes_are_known_before_the_work(monkeypatch):
 
 @pytest.mark.parametrize("write_bytes", [1, 8000, 2**26])
 def test_a_stream_holds_what_memory_would(write_bytes, tmp_path, monkeypatch):
-    monkeypatch.setattr("pyrovae.evidence_io.convert.WRITE_BYTES", write_bytes)
+    monkeypatch.setattr("pyrovae.arviz.convert.WRITE_BYTES", write_bytes)
     vae, x = counts_vae(), counts(10)
     x[3, 2] = float("nan")
     settings = {"num_samples": 15, "batch_size": 4, "coords": {"data": [f"row{i}" for i in range(10)]}}
@@ -634,10 +633,10 @@ def test_a_stream_holds_what_memory_would(write_bytes, tmp_path, monkeypatch):
 
 
 def test_an_interrupted_stream_leaves_no_store(tmp_path, monkeypatch):
-    monkeypatch.setattr("pyrovae.evidence_io.convert.WRITE_BYTES", 1)
+    monkeypatch.setattr("pyrovae.arviz.convert.WRITE_BYTES", 1)
 
     class Fails(nn.Module):
-        def forward(self, z, context=None):
+        def forward(self, z, covariates=None):
             if z.shape[-2] == 2:
                 raise RuntimeError("the last batch")
             return dist.Normal(z, 1.0).to_event(1)
@@ -675,7 +674,7 @@ def test_seeds():
 
 
 def test_arviz_summarizes_the_rows_that_are_looked_at():
-    from pyrovae.io_arviz import import_arviz
+    from pyrovae.arviz import import_arviz
 
     idata = from_pyro_svi(counts_vae(), counts(5), num_samples=50, dims={"z": ["latent_dim"]}, **SETTINGS)
     table = import_arviz().summary(idata.sel(data=[1, 4]), kind="stats")
@@ -733,7 +732,7 @@ def test_chains_predict_like_their_draws(chains):
 
 
 def test_chains_of_global_latents_in_pieces(monkeypatch):
-    monkeypatch.setattr("pyrovae.evidence_io.chains.CHUNK_SIZE", 30)
+    monkeypatch.setattr("pyrovae.arviz.chains.CHUNK_SIZE", 30)
     mcmc = MCMC(NUTS(regression), num_samples=20, warmup_steps=20, disable_progbar=True)
     torch.manual_seed(0)
     x = torch.randn(6)

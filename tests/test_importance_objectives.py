@@ -12,9 +12,8 @@ from pyro.infer import SVI, RenyiELBO, Trace_ELBO
 from torch import nn
 
 import pyrovae as pvae
-from pyrovae.handlers import beta
 from pyrovae.objectives.importance import ImportanceWeightedELBO, StickingTheLanding
-from pyrovae.traces import particle_terms
+from pyrovae.programs import beta, particle_terms
 
 EXACT = {"rtol": 0, "atol": 1e-10}
 
@@ -110,7 +109,7 @@ class Vamp(nn.Module):
         return dist.Normal((x @ self.encoder).tanh(), self.log_scale.exp()).to_event(1)
 
     def register(self):
-        from pyrovae.parameters import register
+        from pyrovae.programs import register
 
         register(vamp=self)
 
@@ -223,7 +222,7 @@ def test_the_gradient_vanishes_at_an_exact_guide(objective):
                 pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
 
         def guide(self, x):
-            from pyrovae.parameters import register
+            from pyrovae.programs import register
 
             register(guide=self)
             with pyro.plate("data", len(x)):

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from pyrovae import io_arviz
-from pyrovae.io_arviz import (
+from pyrovae import arviz as bridge
+from pyrovae.arviz import (
     as_coordinate,
     check_bytes,
     compare_frame,
@@ -335,7 +335,7 @@ def run_python(code, **environment):
 @pytest.mark.parametrize("cache", ["fresh", "unwritable"])
 def test_importing_arviz_survives_its_daily_warning_and_its_cache_folder(cache, tmp_path):
     place = tmp_path / "cache" if cache == "fresh" else "/dev/null"
-    code = "from pyrovae.io_arviz import import_arviz; print(import_arviz().__name__)"
+    code = "from pyrovae.arviz import import_arviz; print(import_arviz().__name__)"
     done = run_python(code, XDG_CACHE_HOME=str(place))
     assert done.returncode == 0, done.stderr
     assert done.stdout == "arviz\n"
@@ -343,13 +343,13 @@ def test_importing_arviz_survives_its_daily_warning_and_its_cache_folder(cache, 
 
 def test_importing_the_bridge_loads_nothing_heavy():
     heavy = ("torch", "pyro", "arviz", "arviz_base", "xarray", "pandas", "matplotlib", "zarr", "h5netcdf")
-    done = run_python(f"import sys, pyrovae.io_arviz; print([name for name in {heavy} if name in sys.modules])")
+    done = run_python(f"import sys, pyrovae.arviz; print([name for name in {heavy} if name in sys.modules])")
     assert done.stdout == "[]\n", done.stderr
 
 
 def test_building_and_writing_needs_no_torch(tmp_path):
     code = (
-        "import sys, numpy as np; from pyrovae import io_arviz as io; "
+        "import sys, numpy as np; from pyrovae import arviz as io; "
         "sets = io.to_datasets({'posterior': {'z': np.zeros((1, 5, 2))}}); "
         f"print(io.to_netcdf(io.to_arviz(sets), {str(tmp_path / 'a.nc')!r}).name, 'torch' in sys.modules)"
     )
@@ -358,8 +358,8 @@ def test_building_and_writing_needs_no_torch(tmp_path):
 
 
 def test_public_names_are_documented():
-    for name in set(io_arviz.__all__) - {"GROUPS"}:
-        assert getattr(io_arviz, name).__doc__, name
+    for name in set(bridge.__all__) - {"GROUPS"}:
+        assert getattr(bridge, name).__doc__, name
 
 
 # ---------------------------------------------------------------------------------------------- ArviZ's functions
@@ -682,7 +682,7 @@ def test_a_block_is_a_chunk(idata, tmp_path):
 
 
 def test_large_blocks_are_cut_into_chunks(tmp_path, monkeypatch):
-    monkeypatch.setattr("pyrovae.io_arviz.files._CHUNK_BYTES", 4000)
+    monkeypatch.setattr("pyrovae.arviz.files._CHUNK_BYTES", 4000)
     to_zarr({"posterior": xr.Dataset({"z": (("draw", "data"), np.zeros((10, 100)))})}, tmp_path / "p.zarr")
     z = datasets_of(from_zarr(tmp_path / "p.zarr"))["posterior"]["z"]
     assert z.encoding["chunks"] == (10, 50)

@@ -52,10 +52,10 @@ def test_a_posterior_that_asks_for_the_mask_gets_it():
     seen = {}
 
     class Watching(torch.nn.Module):
-        context_names = ("mask",)
+        covariate_names = ("mask",)
 
-        def forward(self, x, context=None):
-            seen.update(x=x, mask=context["mask"])
+        def forward(self, x, covariates=None):
+            seen.update(x=x, mask=covariates["mask"])
             return dist.Normal(torch.zeros(len(x), 1), 1.0).to_event(1)
 
     likelihood = pvae.Factorized(dist.Normal, pvae.MLP(1, (), (2, 2)), event_shape=2)
@@ -69,7 +69,7 @@ def test_missing_entries_are_zero_after_preprocessing():
     posterior = pvae.Factorized(dist.Normal, pvae.MLP(2, ()), event_shape=1, preprocess=lambda x: x + 5.0)
     seen = []
     posterior.net.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
-    posterior(torch.tensor([[1.0, 0.0]]), context={"mask": torch.tensor([[True, False]])})
+    posterior(torch.tensor([[1.0, 0.0]]), covariates={"mask": torch.tensor([[True, False]])})
     assert seen[0].tolist() == [[6.0, 0.0]]
 
 

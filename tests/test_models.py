@@ -267,16 +267,16 @@ def test_float64_from_end_to_end():
 
 
 class Conditional(nn.Module):
-    """A likelihood of one's own that reads a size factor from the context."""
+    """A likelihood of one's own that reads a size factor from the covariates."""
 
-    context_names = ("size",)
+    covariate_names = ("size",)
 
     def __init__(self):
         super().__init__()
         self.net = nn.Linear(2, 5)
 
-    def forward(self, z, context=None):
-        return dist.Poisson(self.net(z).exp() * context["size"][..., None]).to_event(1)
+    def forward(self, z, covariates=None):
+        return dist.Poisson(self.net(z).exp() * covariates["size"][..., None]).to_event(1)
 
 
 def conditional_vae():
@@ -285,20 +285,20 @@ def conditional_vae():
     )
 
 
-def test_context_reaches_the_part_that_names_it():
+def test_covariates_reaches_the_part_that_names_it():
     torch.manual_seed(0)
     vae, x = conditional_vae(), counts(6)
     size = torch.linspace(1, 2, 6)
-    assert vae.context_names == ("size",)
-    trace = poutine.trace(vae.model).get_trace(x, context={"size": size})
+    assert vae.covariate_names == ("size",)
+    trace = poutine.trace(vae.model).get_trace(x, covariates={"size": size})
     z = trace.nodes["z"]["value"]
     rate = trace.nodes["x"]["fn"].base_dist.base_dist.rate
     torch.testing.assert_close(rate, vae.likelihood.net(z).exp() * size[:, None])
-    assert vae.guide(x, context={"size": size}).shape == (6, 2)
-    assert vae.sample(6, context={"size": size}).shape == (6, 5)
+    assert vae.guide(x, covariates={"size": size}).shape == (6, 2)
+    assert vae.sample(6, covariates={"size": size}).shape == (6, 5)
 
 
-def test_context_goes_through_plain_svi_by_position():
+def test_covariates_goes_through_plain_svi_by_position():
     torch.manual_seed(0)
     vae, x = conditional_vae(), counts(6)
     before = snapshot(vae)
@@ -310,23 +310,23 @@ def test_context_goes_through_plain_svi_by_position():
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda v, x: v.model(x), ValueError, r"context lacks 'size': pass context=\{'size': tensor\}"),
+        (lambda v, x: v.model(x), ValueError, r"covariates lack 'size': pass covariates=\{'size': tensor\}"),
         (
-            lambda v, x: v.guide(x, context={"label": x}),
+            lambda v, x: v.guide(x, covariates={"label": x}),
             ValueError,
-            "no part reads 'label' from the context; it is read for: size",
+            "no part reads 'label' from the covariates; it is read for: size",
         ),
-        (lambda v, x: v.model(x, context=torch.ones(6)), TypeError, "must be a mapping"),
+        (lambda v, x: v.model(x, covariates=torch.ones(6)), TypeError, "must be a mapping"),
         (
-            lambda v, x: v.model(x, context={"size": torch.ones(5)}),
+            lambda v, x: v.model(x, covariates={"size": torch.ones(5)}),
             ValueError,
-            r"context\['size'\] has 5 rows, expected 6",
+            r"covariates\['size'\] has 5 rows, expected 6",
         ),
-        (lambda v, x: v.model(x, context={"size": torch.tensor(1.0)}), ValueError, "one row a datum, got a number"),
-        (lambda v, x: v.sample(3, context={"size": torch.ones(6)}), ValueError, "has 6 rows, expected 3"),
+        (lambda v, x: v.model(x, covariates={"size": torch.tensor(1.0)}), ValueError, "one row a datum, got a number"),
+        (lambda v, x: v.sample(3, covariates={"size": torch.ones(6)}), ValueError, "has 6 rows, expected 3"),
     ],
 )
-def test_bad_context_is_refused(call, error, message):
+def test_bad_covariates_is_refused(call, error, message):
     with pytest.raises(error, match=message):
         call(conditional_vae(), counts(6))
 
@@ -378,8 +378,12 @@ class NoContext(nn.Module):
     ("parts", "error", "message"),
     [
         ({"prior": dist.Normal(0.0, 1.0)}, TypeError, "prior must be a torch module.*got Normal"),
-        ({"prior": NoContext()}, TypeError, r"NoContext cannot be a prior: write def forward\(self, context=None\)"),
-        ({"likelihood": NoContext()}, TypeError, r"cannot be a likelihood: write def forward\(self, z, context=None\)"),
+        ({"prior": NoContext()}, TypeError, r"NoContext cannot be a prior: write def forward\(self, covariates=None\)"),
+        (
+            {"likelihood": NoContext()},
+            TypeError,
+            r"cannot be a likelihood: write def forward\(self, z, covariates=None\)",
+        ),
         ({"name": ""}, TypeError, "name must be a non-empty string"),
     ],
 )
@@ -392,7 +396,7 @@ def test_bad_parts_are_refused(parts, error, message):
 class Plain(nn.Module):
     """A part that returns a distribution of torch, which ``pyro.sample`` cannot take."""
 
-    def forward(self, z=None, context=None):
+    def forward(self, z=None, covariates=None):
         return torch.distributions.Normal(torch.zeros(2), 1.0)
 
 
@@ -414,7 +418,7 @@ class SharesPosterior(nn.Module):
         self.posterior = posterior
         self.pseudo_inputs = nn.Parameter(torch.rand(4, 5))
 
-    def forward(self, context=None):
+    def forward(self, covariates=None):
         components = self.posterior(self.pseudo_inputs)
         return dist.MixtureSameFamily(dist.Categorical(logits=torch.zeros(4)), components)
 

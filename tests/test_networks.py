@@ -23,7 +23,7 @@ LEARNED = pytest.mark.parametrize(
     "case", [CASES[n] for n in CASES if n != "Plain"], ids=[n for n in CASES if n != "Plain"]
 )
 WITH_CONTEXT = pytest.mark.parametrize(
-    "case", [case for case in CASES.values() if case.context], ids=[name for name in CASES if CASES[name].context]
+    "case", [case for case in CASES.values() if case.covariates], ids=[name for name in CASES if CASES[name].covariates]
 )
 
 
@@ -39,8 +39,8 @@ def every_public_class():
 
 
 def take(inputs, index):
-    value, context = inputs
-    return (None if value is None else value[index]), {name: entry[index] for name, entry in context.items()}
+    value, covariates = inputs
+    return (None if value is None else value[index]), {name: entry[index] for name, entry in covariates.items()}
 
 
 def doubled(inputs):
@@ -77,12 +77,12 @@ def test_an_empty_batch_is_one(case):
 
 
 @WITH_CONTEXT
-def test_value_and_context_are_broadcast_over_batch_axes(case):
+def test_value_and_covariates_are_broadcast_over_batch_axes(case):
     net = case.build().double().eval()
     value, _ = doubled(case.inputs(4, 1))
-    _, context = doubled(case.inputs(3))
-    first, *others = context
-    mixed = {first: context[first], **{name: doubled(case.inputs(4, 1))[1][name] for name in others}}
+    _, covariates = doubled(case.inputs(3))
+    first, *others = covariates
+    mixed = {first: covariates[first], **{name: doubled(case.inputs(4, 1))[1][name] for name in others}}
     output = net(value, mixed)
     rows = 1 if value is None and not others else 4
     assert output.shape == ((rows, 3, *net.out_shape) if value is not None or others else (3, *net.out_shape))
@@ -106,9 +106,9 @@ def test_gradients_reach_every_parameter(case):
 @ALL
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_casting_moves_every_part(case, dtype):
-    net, (value, context) = case.build().eval(), case.inputs(4)
-    expected = net(value, context)
-    cast = {name: entry.to(dtype) if entry.is_floating_point() else entry for name, entry in context.items()}
+    net, (value, covariates) = case.build().eval(), case.inputs(4)
+    expected = net(value, covariates)
+    cast = {name: entry.to(dtype) if entry.is_floating_point() else entry for name, entry in covariates.items()}
     if value is not None and value.is_floating_point():
         value = value.to(dtype)
     output = net.to(dtype)(value, cast)
@@ -119,48 +119,48 @@ def test_casting_moves_every_part(case, dtype):
 
 @ALL
 def test_no_device_is_assumed_and_no_value_is_read(case):
-    value, context = case.inputs(2, 3)
+    value, covariates = case.inputs(2, 3)
     net = case.build().to("meta")
-    output = net(None if value is None else value.to("meta"), {name: e.to("meta") for name, e in context.items()})
+    output = net(None if value is None else value.to("meta"), {name: e.to("meta") for name, e in covariates.items()})
     assert output.device.type == "meta"
     assert output.shape == (2, 3, *net.out_shape)
 
 
 @ALL
 def test_a_wrong_input_is_refused_with_the_remedy(case):
-    net, (value, context) = case.build(), case.inputs(4)
+    net, (value, covariates) = case.build(), case.inputs(4)
     if net.in_shape == ():
         with pytest.raises(TypeError, match="expected a tensor"):
-            net([1, 2], context)
+            net([1, 2], covariates)
         return
     if value is None:
         value = torch.zeros(4, 0)
     with pytest.raises(ValueError, match=r"expected an input of shape \(\*batch.*got \(4, .*in_shape="):
-        net(torch.cat([value, value.new_zeros(*value.shape[:-1], 1)], -1), context)
+        net(torch.cat([value, value.new_zeros(*value.shape[:-1], 1)], -1), covariates)
 
 
 @WITH_CONTEXT
-def test_a_wrong_context_is_refused_with_the_remedy(case):
-    net, (value, context) = case.build(), case.inputs(4)
-    assert set(net.context_names) == set(context)
-    for name, entry in context.items():
-        with pytest.raises(ValueError, match=f"reads '{name}' from the context.*pass context="):
-            net(value, {other: context[other] for other in context if other != name})
-        if case.context[name]:
-            with pytest.raises(ValueError, match=f"context '{name}' of .*expected an input of shape .*got"):
-                net(value, {**context, name: entry[..., :-1]})
-    with pytest.raises(ValueError, match="got no context: pass context="):
+def test_a_wrong_covariates_is_refused_with_the_remedy(case):
+    net, (value, covariates) = case.build(), case.inputs(4)
+    assert set(net.covariate_names) == set(covariates)
+    for name, entry in covariates.items():
+        with pytest.raises(ValueError, match=f"reads '{name}' from the covariates.*pass covariates="):
+            net(value, {other: covariates[other] for other in covariates if other != name})
+        if case.covariates[name]:
+            with pytest.raises(ValueError, match=f"covariates '{name}' of .*expected an input of shape .*got"):
+                net(value, {**covariates, name: entry[..., :-1]})
+    with pytest.raises(ValueError, match="got no covariates: pass covariates="):
         net(value)
 
 
 @WITH_CONTEXT
 def test_batches_that_do_not_broadcast_are_refused(case):
-    net, (value, context) = case.build(), case.inputs(4)
+    net, (value, covariates) = case.build(), case.inputs(4)
     other = case.inputs(3)[1]
-    if value is None and len(context) == 1:
+    if value is None and len(covariates) == 1:
         return
-    mixed = {**context, next(iter(context)): other[next(iter(context))]}
-    with pytest.raises(ValueError, match=r"batch axes of value and context that broadcast, got .*\(3,\)"):
+    mixed = {**covariates, next(iter(covariates)): other[next(iter(covariates))]}
+    with pytest.raises(ValueError, match=r"batch axes of value and covariates that broadcast, got .*\(3,\)"):
         net(value, mixed)
 
 
@@ -187,8 +187,8 @@ def test_gradients_can_be_traced_and_replayed(case, mode):
         if isinstance(module, torch.nn.Dropout):
             module.eval()
 
-    def gradients(parameters, value, context):
-        loss = functional_call(net, parameters, (value, context)).square().sum()
+    def gradients(parameters, value, covariates):
+        loss = functional_call(net, parameters, (value, covariates)).square().sum()
         return torch.autograd.grad(loss, list(parameters.values()))
 
     parameters = dict(net.named_parameters())
@@ -219,7 +219,7 @@ def test_closing_shares_the_trunk(make):
     assert shared <= own[0]
     assert own[0] & own[1] == shared
     assert own[0] - shared
-    assert first.context_names == trunk.context_names
+    assert first.covariate_names == trunk.covariate_names
     assert first.in_shape == trunk.in_shape
 
 
@@ -240,13 +240,13 @@ def test_a_closed_network_closes_with_its_own_shape_alone(case):
 
 @ALL
 def test_names_that_are_not_read_are_left_alone(case):
-    net, (value, context) = case.build().eval(), case.inputs(3)
-    torch.testing.assert_close(net(value, {**context, "other": None}), net(value, context), rtol=0, atol=0)
+    net, (value, covariates) = case.build().eval(), case.inputs(3)
+    torch.testing.assert_close(net(value, {**covariates, "other": None}), net(value, covariates), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("cls", every_class(), ids=lambda c: c.__name__)
 def test_signatures_and_docstrings(cls):
-    assert list(inspect.signature(cls.forward).parameters) == ["self", "x", "context"]
+    assert list(inspect.signature(cls.forward).parameters) == ["self", "x", "covariates"]
     for part in ("Args:", ">>> "):
         assert part in cls.__doc__, part
     for name, argument in inspect.signature(cls.__init__).parameters.items():

@@ -12,7 +12,7 @@ from pyrovae.networks import (
     MLP,
     BatchAxes,
     Chain,
-    ConcatContext,
+    ConcatCovariates,
     ConvDecoder,
     ConvEncoder,
     Embed,
@@ -140,35 +140,39 @@ CONSTRUCTION = {
         r"expected out_shape=\(..., 6, features\)",
     ),
     "no categories": (lambda: Embed(0, 4), ValueError, r"num_categories must be a positive integer, got 0"),
-    "no context": (
+    "no covariates": (
         lambda: FiLM(MLP(3, (8,)), {}),
         ValueError,
-        r"FiLM expected context=\{name: shape or network\}, got \{\}: write context=",
+        r"FiLM expected covariates=\{name: shape or network\}, got \{\}: write covariates=",
     ),
-    "a name alone": (lambda: ConcatContext(MLP(13, (8,)), 3, "label"), ValueError, r"got 'label': write context="),
-    "an open network of context": (
+    "a name alone": (
+        lambda: ConcatCovariates(MLP(13, (8,)), 3, "label"),
+        ValueError,
+        r"got 'label': write covariates=",
+    ),
+    "an open network of covariates": (
         lambda: FiLM(MLP(3, (8,)), {"label": MLP(3, (8,))}),
         ValueError,
         r"expected a closed network for 'label', got an open one",
     ),
-    "a bare module under context": (
-        lambda: ConcatContext(backbone(), 3, LABEL),
+    "a bare module under covariates": (
+        lambda: ConcatCovariates(backbone(), 3, LABEL),
         TypeError,
-        r"ConcatContext expected a pyrovae Network, got Sequential",
+        r"ConcatCovariates expected a pyrovae Network, got Sequential",
     ),
     "a bare module under FiLM": (lambda: FiLM(backbone(), LABEL), TypeError, r"FiLM expected a pyrovae Network"),
-    "no room for the context": (
-        lambda: ConcatContext(MLP(784, (8,)), 784, LABEL),
+    "no room for the covariates": (
+        lambda: ConcatCovariates(MLP(784, (8,)), 784, LABEL),
         ValueError,
-        r"in_shape=\(794,\), room for a value \(784,\) and context of \(10,\), got \(784,\): write in_shape=\(794,\)",
+        r"in_shape=\(794,\), room for a value \(784,\) and covariates of \(10,\), got \(784,\): write in_shape=\(794,\)",
     ),
-    "no channels for the context": (
-        lambda: ConcatContext(ConvEncoder((1, 28, 28)), (1, 28, 28), LABEL),
+    "no channels for the covariates": (
+        lambda: ConcatCovariates(ConvEncoder((1, 28, 28)), (1, 28, 28), LABEL),
         ValueError,
         r"expected a network with in_shape=\(794,\) or \(1, 28, 38\) or \(1, 38, 28\) or \(11, 28, 28\)",
     ),
     "nothing to modulate": (
-        lambda: FiLM(ConcatContext(MLP(10, (8,)), None, LABEL), LABEL),
+        lambda: FiLM(ConcatCovariates(MLP(10, (8,)), None, LABEL), LABEL),
         ValueError,
         r"expected a value .* got in_shape=\(0,\)",
     ),
@@ -236,7 +240,7 @@ CALLS = {
     "no value": (
         lambda: MLP(3, (8,), 5)(None),
         TypeError,
-        r"got NoneType: a network without a value is ConcatContext\(net, None",
+        r"got NoneType: a network without a value is ConcatCovariates\(net, None",
     ),
     "a module of another output": (
         lambda: BatchAxes(nn.Linear(3, 4), 3, 5)(torch.zeros(2, 7, 3)),
@@ -249,9 +253,9 @@ CALLS = {
         r"GRU returned a tuple, expected one tensor: wrap it",
     ),
     "codes where a vector was said": (
-        lambda: ConcatContext(MLP(13, (8,), 5), 3, LABEL)(torch.zeros(2, 3), {"label": torch.tensor([1, 2])}),
+        lambda: ConcatCovariates(MLP(13, (8,), 5), 3, LABEL)(torch.zeros(2, 3), {"label": torch.tensor([1, 2])}),
         ValueError,
-        r"context 'label' of ConcatContext: .*\(\*batch, 10\), got \(2,\).*a category's code needs Embed",
+        r"covariates 'label' of ConcatCovariates: .*\(\*batch, 10\), got \(2,\).*a category's code needs Embed",
     ),
 }
 
@@ -264,7 +268,7 @@ def test_a_call_is_refused(call, error, message):
 
 def test_a_network_of_the_user_s_own_needs_both_methods():
     class Half(Network):
-        def forward(self, x, context=None):
+        def forward(self, x, covariates=None):
             return x
 
     with pytest.raises(TypeError, match="add_head"):

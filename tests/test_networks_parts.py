@@ -17,7 +17,7 @@ from pyrovae.networks import (
     MLP,
     BatchAxes,
     Chain,
-    ConcatContext,
+    ConcatCovariates,
     ConvDecoder,
     ConvEncoder,
     Embed,
@@ -275,7 +275,7 @@ def test_a_head_for_each_step_keeps_parameters_first():
         torch.testing.assert_close(output[:, i, j, step, feature], expected, **EXACT)
 
 
-# Context
+# Covariates
 
 
 def test_an_embedding_is_a_row_of_its_table():
@@ -286,17 +286,17 @@ def test_an_embedding_is_a_row_of_its_table():
         torch.testing.assert_close(net(codes.to(dtype)), expected, **EXACT)
 
 
-def test_context_is_concatenated_behind_the_value():
+def test_covariates_is_concatenated_behind_the_value():
     inner = MLP(6 + 3 + 4, (), 5)
-    net = ConcatContext(inner, (2, 3), {"size": 3, "position": (2, 2)})
+    net = ConcatCovariates(inner, (2, 3), {"size": 3, "position": (2, 2)})
     x, size, position = torch.randn(4, 1, 2, 3), torch.randint(9, (7, 3)), torch.randn(2, 2)
     parts = [x.reshape(4, 1, 6).expand(4, 7, 6), size.double().expand(4, 7, 3), position.reshape(4).expand(4, 7, 4)]
     torch.testing.assert_close(net(x, {"size": size, "position": position}), inner(torch.cat(parts, -1)), **EXACT)
 
 
-def test_context_of_an_image_is_constant_channels():
+def test_covariates_of_an_image_is_constant_channels():
     inner = ConvEncoder((2 + 3 + 1, 4, 5), (4,), 5)
-    net = ConcatContext(inner, (2, 4, 5), {"size": 3, "mask": (1, 4, 5)})
+    net = ConcatCovariates(inner, (2, 4, 5), {"size": 3, "mask": (1, 4, 5)})
     x, size, mask = torch.randn(7, 2, 4, 5), torch.randn(7, 3), torch.rand(7, 1, 4, 5) < 0.5
     maps = size[:, :, None, None].expand(7, 3, 4, 5)
     torch.testing.assert_close(
@@ -304,9 +304,9 @@ def test_context_of_an_image_is_constant_channels():
     )
 
 
-def test_context_of_a_sequence_is_repeated_at_each_step():
+def test_covariates_of_a_sequence_is_repeated_at_each_step():
     inner = GRU((6, 2 + 3), 5, 4)
-    net, x, size = ConcatContext(inner, (6, 2), {"size": 3}), torch.randn(7, 6, 2), torch.randn(7, 3)
+    net, x, size = ConcatCovariates(inner, (6, 2), {"size": 3}), torch.randn(7, 6, 2), torch.randn(7, 3)
     torch.testing.assert_close(
         net(x, {"size": size}), inner(torch.cat([x, size[:, None].expand(7, 6, 3)], -1)), **EXACT
     )
@@ -340,9 +340,9 @@ def test_film_takes_a_generator_of_the_user_s_own():
     assert net.close(3) is net
 
 
-def test_a_conditional_prior_has_context_alone():
-    prior = Factorized(dist.Normal, ConcatContext(MLP(4, (8,)), None, {"label": Embed(3, 4)}), event_shape=2)
-    z = prior(context={"label": torch.tensor([0, 2, 2, 1])})
+def test_a_conditional_prior_has_covariates_alone():
+    prior = Factorized(dist.Normal, ConcatCovariates(MLP(4, (8,)), None, {"label": Embed(3, 4)}), event_shape=2)
+    z = prior(covariates={"label": torch.tensor([0, 2, 2, 1])})
     assert (z.batch_shape, z.event_shape) == ((4,), (2,))
     assert torch.equal(z.mean[1], z.mean[2])
     assert not torch.equal(z.mean[0], z.mean[1])

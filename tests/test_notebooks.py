@@ -19,7 +19,7 @@ EXPECTED = [
     "05_posterior_diagnostics",
     "06_beta_and_collapse",
     "07_your_own_parts",
-    "08_context_and_missing_data",
+    "08_covariates_and_missing_data",
     "09_mathematics",
 ]
 MACHINE = re.compile(

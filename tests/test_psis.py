@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyrovae.psis import good_k, pareto_k, psis
+from pyrovae.evaluation.psis import good_k, pareto_k, psis
 
 ROWS = 60
 KINDS = ["normal", "light", "heavy", "heavier", "huge", "uniform", "shifted", "minus infinity", "tied", "few"]

@@ -22,9 +22,10 @@ import torch
 from typer.testing import CliRunner
 
 import pyrovae as pvae
-from pyrovae.checkpoints import DamagedError
+from pyrovae.checks import Reliability
 from pyrovae.cli import app
-from pyrovae.diagnostics import Reliability
+from pyrovae.files import DamagedError
+from pyrovae.files.config import sealed
 from pyrovae.report.evaluated import Evaluated, read_evaluated
 from pyrovae.report.findings import Findings, Mean, find, remembered
 from pyrovae.report.html import element, text
@@ -32,7 +33,6 @@ from pyrovae.report.numbers import key_numbers, signed
 from pyrovae.report.snippet import fit_snippet
 from pyrovae.report.subject import read_subject
 from pyrovae.report.verdicts import judge
-from pyrovae.runs.config import sealed
 
 CHROMIUM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None

@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 import pyrovae as pvae
-from pyrovae.checkpoints import CheckpointStore, load_tree
+from pyrovae.files import CheckpointStore, load_tree
 
 SCRIPT = Path(killed.__file__)
 MOMENTS = ["data", "forward", "updated", "validation", "half written", "written", "renamed", "rotated"]

@@ -15,11 +15,10 @@ import torch
 from torch import nn
 
 import pyrovae as pvae
-from pyrovae.checkpoints import DamagedError, NewerFormatError
 from pyrovae.distributions import GaussianMixture
-from pyrovae.presets import build_vae
-from pyrovae.runs import Run, load, save
-from pyrovae.runs.config import digest, sealed
+from pyrovae.files import DamagedError, NewerFormatError, Run
+from pyrovae.files.config import digest, sealed
+from pyrovae.presets import build_vae, load, save
 
 X = torch.randint(0, 17, (40, 1, 8, 8), generator=torch.Generator().manual_seed(0)).float()
 
@@ -96,7 +95,7 @@ READER = """
 import sys, torch
 sys.path.insert(0, sys.argv[1])
 import test_runs
-from pyrovae.runs import load
+from pyrovae.presets import load
 into = test_runs.composition() if sys.argv[4] == "own" else None
 torch.save(test_runs.numbers(load(sys.argv[2], into=into)), sys.argv[3])
 """
@@ -120,7 +119,7 @@ def test_a_composition_is_filled_and_without_into_refused(tmp_path):
     assert load(tmp_path, into=other) is other
     assert_equal(vae, other)
     with pytest.raises(
-        ValueError, match=r"a composition of one's own \(pyrovae.models.VAE\).*load\(folder, into=vae\)"
+        ValueError, match=r"a composition of one's own \(pyrovae.graphs.vae.VAE\).*load\(folder, into=vae\)"
     ):
         load(tmp_path)
 
@@ -249,7 +248,7 @@ def test_a_run_is_not_overwritten_unasked(tmp_path):
 
 def test_a_save_that_is_cut_short_leaves_no_wrong_run(tmp_path, monkeypatch):
     save(vae_of(), tmp_path)
-    monkeypatch.setattr("pyrovae.runs.saving.write_json_atomic", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("pyrovae.presets.saving.write_json_atomic", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         save(vae_of(seed=1), tmp_path, overwrite=True)
     with pytest.raises(DamagedError, match=r"model.safetensors was altered, truncated, or belongs to another run"):

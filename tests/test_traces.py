@@ -15,9 +15,9 @@ from pyro.ops.indexing import Vindex
 from torch import nn
 
 import pyrovae as pvae
-from pyrovae.handlers import beta
-from pyrovae.traces import (
+from pyrovae.programs import (
     as_pair,
+    beta,
     call_arguments,
     eval_mode,
     log_terms,
@@ -483,5 +483,5 @@ def test_arguments_go_only_to_programs_that_take_them():
     pair = as_pair((lambda x: x, lambda x, size=None: x))
     assert call_arguments(pair, None, 10) == {}
     assert call_arguments(as_pair(PPCA.random()), None, 10) == {"size": 10}
-    with pytest.raises(ValueError, match="no argument named context"):
+    with pytest.raises(ValueError, match="no argument named covariates"):
         call_arguments(pair, {"label": torch.zeros(2)})

@@ -107,7 +107,7 @@ class Exact(torch.nn.Module):
         super().__init__()
         self.ppca = ppca.requires_grad_(False)
 
-    def forward(self, x, context=None):
+    def forward(self, x, covariates=None):
         return self.ppca.posterior(x)
 
 
@@ -149,7 +149,7 @@ class FullGaussian(torch.nn.Module):
     def scale_tril(self):
         return torch.tril(self.raw, -1) + torch.diag(self.raw.diagonal().exp())
 
-    def forward(self, x, context=None):
+    def forward(self, x, covariates=None):
         return dist.MultivariateNormal(self.mean(x), scale_tril=self.scale_tril)
 
 
@@ -246,7 +246,7 @@ def test_free_bits_keep_every_dimension_at_its_floor():
     torch.manual_seed(0)
     vae = counts_vae(latent_dim=4)
     pvae.fit(vae, counts(500), epochs=60, objective=pvae.FreeBitsELBO(0.5), learning_rate=0.01, seed=0)
-    q = vae.posterior(counts(500), context={"mask": torch.ones(500, 5, dtype=torch.bool)}).base_dist
+    q = vae.posterior(counts(500), covariates={"mask": torch.ones(500, 5, dtype=torch.bool)}).base_dist
     per_dimension = torch.distributions.kl_divergence(q, dist.Normal(0.0, 1.0)).mean(0)
     assert (per_dimension > 0.4).all()
 
@@ -502,9 +502,9 @@ def test_weight_decay_and_clipping_act():
         ({"validation": torch.zeros(4, 3)}, ValueError, "expected an input of shape"),
         ({"optimizer": pyro.optim.Adam({})}, TypeError, "functools.partial"),
         ({"optimizer": "adam"}, TypeError, "functools.partial"),
-        ({"context": {"c": torch.zeros(64)}}, ValueError, "no part reads 'c'"),
-        ({"context": {"c": torch.zeros(3)}}, ValueError, "64 rows"),
-        ({"context": "c"}, TypeError, "mapping"),
+        ({"covariates": {"c": torch.zeros(64)}}, ValueError, "no part reads 'c'"),
+        ({"covariates": {"c": torch.zeros(3)}}, ValueError, "64 rows"),
+        ({"covariates": "c"}, TypeError, "mapping"),
         ({"resume": True}, ValueError, "needs checkpoint="),
         ({"max_skipped": -1}, ValueError, "max_skipped"),
         ({"optimizer": torch.optim.SGD, "weight_decay": 0.1}, ValueError, "weight_decay is for the default"),
@@ -578,7 +578,7 @@ def test_bad_data_is_refused_and_nothing_moves(rows, error, message):
 
 @pytest.mark.parametrize("beta", [1.0, 0.5])
 @pytest.mark.parametrize("particles", [1, 2])
-def test_context_trains_and_matters(beta, particles):
+def test_covariates_trains_and_matters(beta, particles):
     """Counts scaled by a known size: the rate per unit of size is found, whatever the objective's handlers."""
     generator = torch.Generator().manual_seed(0)
     size = torch.linspace(1, 20, 400)
@@ -593,7 +593,7 @@ def test_context_trains_and_matters(beta, particles):
     history = pvae.fit(
         vae,
         x,
-        context={"size": size},
+        covariates={"size": size},
         epochs=60,
         learning_rate=0.05,
         beta=beta,
@@ -602,19 +602,19 @@ def test_context_trains_and_matters(beta, particles):
         validation=0.2,
     )
     assert history["validation_elbo"][-1] > history["validation_elbo"][0]
-    rate = vae.decode(torch.zeros(1, 1), context={"size": torch.ones(1)})
+    rate = vae.decode(torch.zeros(1, 1), covariates={"size": torch.ones(1)})
     torch.testing.assert_close(rate, torch.full((1, 5), 3.0), rtol=0.1, atol=0)
 
 
 class SizedPoisson(torch.nn.Module):
-    context_names = ("size",)
+    covariate_names = ("size",)
 
     def __init__(self):
         super().__init__()
         self.net = torch.nn.Linear(1, 5)
 
-    def forward(self, z, context=None):
-        return dist.Poisson(self.net(z).exp() * context["size"][..., None]).to_event(1)
+    def forward(self, z, covariates=None):
+        return dist.Poisson(self.net(z).exp() * covariates["size"][..., None]).to_event(1)
 
 
 def test_a_program_whose_first_parameter_is_a_number_trains():
@@ -626,22 +626,22 @@ def test_a_program_whose_first_parameter_is_a_number_trains():
     assert len(pvae.fit(vae, counts(), epochs=2, seed=0)) == 2
 
 
-def test_a_loader_gives_context_by_name():
+def test_a_loader_gives_covariates_by_name():
     size = torch.linspace(1, 2, 32)
     loader = DataLoader(TensorDataset(counts(32), size), batch_size=8)
     vae = pvae.VAE(pvae.standard_normal(2), counts_vae().likelihood, SizedPosterior())
-    assert len(pvae.fit(vae, loader, context=["size"], epochs=2, seed=0)) == 2
+    assert len(pvae.fit(vae, loader, covariates=["size"], epochs=2, seed=0)) == 2
 
 
 class SizedPosterior(torch.nn.Module):
-    context_names = ("size",)
+    covariate_names = ("size",)
 
     def __init__(self):
         super().__init__()
         self.net = torch.nn.Linear(6, 2)
 
-    def forward(self, x, context=None):
-        return dist.Normal(self.net(torch.cat([x, context["size"][:, None]], -1)), 1.0).to_event(1)
+    def forward(self, x, covariates=None):
+        return dist.Normal(self.net(torch.cat([x, covariates["size"][:, None]], -1)), 1.0).to_event(1)
 
 
 def test_one_row_trains():

@@ -83,20 +83,20 @@ class Subsampling(nn.Module):
         super().__init__()
         self.slope, self.plate = nn.Parameter(torch.tensor(0.3)), plate
 
-    def rows(self, x, index):
+    def rows(self, x, chosen):
         pvae.register(program=self)
         return pyro.plate(
-            "data", self.plate.get("size", len(x)), **({"subsample": index} if index is not None else self.plate)
+            "data", self.plate.get("size", len(x)), **({"subsample": chosen} if chosen is not None else self.plate)
         )
 
-    def model(self, x, index=None):
-        with self.rows(x, index) as rows:
+    def model(self, x, chosen=None):
+        with self.rows(x, chosen) as rows:
             z = pyro.sample("z", dist.Normal(0.0, 1.0))
-            pyro.sample("x", dist.Normal(z, 1.0), obs=x if index is not None else x[rows])
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x if chosen is not None else x[rows])
 
-    def guide(self, x, index=None):
-        with self.rows(x, index) as rows:
-            pyro.sample("z", dist.Normal(self.slope * (x if index is not None else x[rows]), 0.7))
+    def guide(self, x, chosen=None):
+        with self.rows(x, chosen) as rows:
+            pyro.sample("z", dist.Normal(self.slope * (x if chosen is not None else x[rows]), 0.7))
 
 
 def test_a_program_that_draws_its_own_batch_is_refused():
@@ -198,17 +198,17 @@ def test_more_bad_settings_are_refused_and_nothing_moves(settings, error, messag
     assert max(moved(before, vae)) == 0
 
 
-def test_validation_rows_without_their_context_are_named():
+def test_validation_rows_without_their_covariates_are_named():
     vae = pvae.VAE(
         pvae.standard_normal(2),
-        pvae.Factorized(pvae.SizedPoisson, pvae.MLP(2, (8,)), event_shape=5, size_factor=pvae.FromContext("size")),
+        pvae.Factorized(pvae.SizedPoisson, pvae.MLP(2, (8,)), event_shape=5, size_factor=pvae.FromCovariate("size")),
         pvae.Factorized(dist.Normal, pvae.MLP(5, (8,)), event_shape=2),
     )
     size = torch.ones(64)
-    with pytest.raises(ValueError, match=r"validation= lacks the context 'size'.*as_data\(x, \{'size': values\}\)"):
-        pvae.fit(vae, counts(), context={"size": size}, validation=counts(8), epochs=1)
+    with pytest.raises(ValueError, match=r"validation= lacks the covariates 'size'.*as_data\(x, \{'size': values\}\)"):
+        pvae.fit(vae, counts(), covariates={"size": size}, validation=counts(8), epochs=1)
     pvae.fit(
-        vae, counts(), context={"size": size}, validation=pvae.data.as_data(counts(8), {"size": size[:8]}), epochs=1
+        vae, counts(), covariates={"size": size}, validation=pvae.data.as_data(counts(8), {"size": size[:8]}), epochs=1
     )
 
 

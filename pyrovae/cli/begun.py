@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyrovae.checkpoints import CheckpointStore, read_json, write_json_atomic
+from pyrovae.files import CheckpointStore, read_json, write_json_atomic
 
 if TYPE_CHECKING:
     from pyrovae.cli.train import Request

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pyrovae import data as data_room
-from pyrovae import plots, runs
-from pyrovae.checkpoints import save_file_atomic
+from pyrovae import plots
 from pyrovae.cli.console import console, named, number, say, table
 from pyrovae.data import Data
 from pyrovae.evaluation import AIS, Estimator, Refined, log_marginal
 from pyrovae.evaluation.estimators import as_estimator
-from pyrovae.models import VAE
-from pyrovae.psis import good_k
+from pyrovae.evaluation.psis import good_k
+from pyrovae.files import Run, save_file_atomic
+from pyrovae.graphs import VAE
+from pyrovae.presets import load
 from pyrovae.report.codes import reconstructed
 from pyrovae.report.evaluated import write_evaluated
 from pyrovae.report.subject import data_of
@@ -32,7 +33,7 @@ def evaluate(
     folder: Path, method: str, samples: int | None, steps: int | None, rows: int | None, seed: int, quiet: bool
 ) -> None:
     """Estimate log p(x) of a run's test rows; a table, and the estimates per datum as a CSV file in the run's folder."""
-    run, vae = runs.Run.read(folder), load_vae(folder)
+    run, vae = Run.read(folder), load_vae(folder)
     test = data_of(run).test
     test = test if rows is None else test[:rows]
     kept = folder / f".evaluate-{method}.npz"
@@ -97,7 +98,7 @@ def sample(folder: Path, num_samples: int, out: Path | None, seed: int, quiet: b
 
 def reconstruct(folder: Path, rows: int, out: Path | None, quiet: bool) -> None:
     """Reconstruct a run's first test rows into an ``.npz`` file, and a figure where the data are images."""
-    run, vae = runs.Run.read(folder), load_vae(folder)
+    run, vae = Run.read(folder), load_vae(folder)
     x = data_of(run).test[:rows].dense().x
     again = reconstructed(vae, x)
     path = out or folder / "reconstructions.npz"
@@ -114,7 +115,7 @@ def _picture(folder: Path, out: Path | None, name: str) -> Path:
 
 def encode(folder: Path, source: str | None, out: Path | None, samples: int | None, seed: int, quiet: bool) -> None:
     """Encode the rows of a data set into an ``.npz`` or ``.parquet`` file: posterior means, or draws."""
-    run, vae = runs.Run.read(folder), load_vae(folder)
+    run, vae = Run.read(folder), load_vae(folder)
     rows = data_of(run).test if source is None else data_room.load(source, validation=0, test=0)
     expected = (run.config["data"] or {}).get("event_shape", list(rows.event_shape))
     if list(rows.event_shape) != list(expected):
@@ -131,7 +132,7 @@ def encode(folder: Path, source: str | None, out: Path | None, samples: int | No
 
 def info(folder: Path) -> None:
     """Say what is in a run: the words, the data, the settings, the results, the versions."""
-    run = runs.Run.read(folder)
+    run = Run.read(folder)
     out = console()
     for name in ("words", "data", "settings", "results", "versions"):
         found = run.config[name]
@@ -162,7 +163,7 @@ def _rounded(value: Any, form: str) -> str:
 
 def load_vae(folder: Path) -> VAE:
     """The VAE of a run."""
-    return runs.load(folder)
+    return load(folder)
 
 
 def _suffix(path: Path) -> str:

@@ -10,21 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pyrovae import plots, runs
-from pyrovae.checkpoints import save_file_atomic
+from pyrovae import plots
+from pyrovae.arviz import from_pyro_svi, to_netcdf
+from pyrovae.checks import diagnose as diagnose_program
 from pyrovae.cli.commands import load_vae, save_axes
 from pyrovae.cli.console import in_options, named, require_free, say
 from pyrovae.comparison import compare as compare_models
-from pyrovae.diagnostics import diagnose as diagnose_program
-from pyrovae.evidence_io import from_pyro_svi
-from pyrovae.io_arviz import to_netcdf
+from pyrovae.files import Run, save_file_atomic
 from pyrovae.report import write_report
 from pyrovae.report.subject import data_of, require_same_rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from pyrovae.diagnostics.report import Report
+    from pyrovae.checks.report import Report
     from pyrovae.evaluation import Estimator
 
 ARVIZ_ROWS = 500
@@ -41,7 +40,7 @@ def compare(
     quiet: bool,
 ) -> None:
     """Compare runs by their held-out evidence on the same test rows; a table, a CSV file and a figure."""
-    found = {folder.name: runs.Run.read(folder) for folder in folders}
+    found = {folder.name: Run.read(folder) for folder in folders}
     if len(found) < 2 or len(found) < len(folders):
         raise ValueError(f"give at least two runs in folders of different names, got {', '.join(map(str, folders))}")
     require_same_rows({name: run.config["data"] or {} for name, run in found.items()})
@@ -71,7 +70,7 @@ def report(folders: Sequence[Path], out: Path | None, rows: int | None, show: bo
 
 def diagnose(folder: Path, rows: int | None, seed: int, quiet: bool) -> None:
     """Diagnose a run on its test rows: a report in words, ``posterior.nc`` for ArviZ, and figures."""
-    run, vae = runs.Run.read(folder), load_vae(folder)
+    run, vae = Run.read(folder), load_vae(folder)
     data = data_of(run)
     test = data.test if rows is None else data.test[:rows]
     report = diagnose_program(vae, test, data.train.drawn(seed), seed=seed, progress=False if quiet else None)

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pyrovae import data as data_room
-from pyrovae import runs, schedules
+from pyrovae import schedules
 from pyrovae.cli.begun import keep_or_compare
 from pyrovae.cli.console import console, named, number, say, table
 from pyrovae.cli.defaults import OTHERWISE, RECIPES, Recipe
 from pyrovae.data import Data
-from pyrovae.evaluation.draws import Draws
-from pyrovae.models import VAE
-from pyrovae.presets import LIKELIHOODS, build_vae, suggest
+from pyrovae.graphs import VAE
+from pyrovae.presets import LIKELIHOODS, build_vae, save, suggest
+from pyrovae.programs.draws import Draws
 from pyrovae.report import write_report
 from pyrovae.report.figures import draw_figures
 from pyrovae.report.findings import TEST_DRAWS, bound_means
@@ -82,7 +82,7 @@ def train(request: Request) -> Path:
     seconds = time.monotonic() - began
     results = {**_results(vae, rows, request.seed), **_ending(history, seconds)}
     figures = _figures(vae, rows, history, request)
-    runs.save(
+    save(
         vae,
         folder,
         history=history,

@@ -1,6 +1,5 @@
 """Model comparison by held-out log evidence."""
 
-from pyrovae.comparison.arviz import to_compare_frame, to_elpd_data
 from pyrovae.comparison.baselines import factor_analysis, probabilistic_pca
 from pyrovae.comparison.held_out import compare
 from pyrovae.comparison.pointwise import Pointwise
@@ -15,6 +14,4 @@ __all__ = [
     "probabilistic_pca",
     "pseudo_bma_weights",
     "stacking_weights",
-    "to_compare_frame",
-    "to_elpd_data",
 ]

@@ -14,9 +14,9 @@ from pyrovae.comparison.pointwise import Pointwise, averaged
 from pyrovae.comparison.table import Comparison
 from pyrovae.comparison.weights import pseudo_bma_weights, stacking_weights
 from pyrovae.data import Data, as_data
-from pyrovae.evaluation.draws import CHUNK_SIZE, Draws
 from pyrovae.evaluation.estimators import Estimator, as_estimator
 from pyrovae.evaluation.marginal import evidence
+from pyrovae.programs.draws import CHUNK_SIZE, Draws
 
 CONVERGED = 0.05
 """Nats per row that an estimate may rise when its samples are doubled, to be called converged."""
@@ -31,7 +31,7 @@ def compare(
     x: Any = None,
     method: str | Estimator = "importance",
     num_samples: int | None = None,
-    context: Mapping[str, Any] | None = None,
+    covariates: Mapping[str, Any] | None = None,
     *,
     train: Any = None,
     weights: str = "stacking",
@@ -55,7 +55,7 @@ def compare(
         x: the held-out rows; not needed for results alone.
         method: how programs are evaluated, as in :func:`pyrovae.evaluation.log_marginal`.
         num_samples: samples per row.
-        context: for each name, a tensor of as many rows.
+        covariates: for each name, a tensor of as many rows.
         train: the training rows: for baselines, and to refuse rows that are among them.
         weights: ``"stacking"`` or ``"pseudo-bma"``.
         in_sample: accept training rows.
@@ -91,7 +91,7 @@ def compare(
         raise ValueError("expected at least one model")
     if weights not in WEIGHTS:
         raise ValueError(f"weights must be one of {', '.join(WEIGHTS)}, got {weights!r}")
-    data = None if x is None else as_data(x, context)
+    data = None if x is None else as_data(x, covariates)
     _check_split(data, train, in_sample)
     evaluate = _Evaluation(data, train, as_estimator(method), num_samples, chunk_size, seed, progress)
     refits = {name: evaluate.all(name, model) for name, model in models.items()}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from pyrovae.psis import good_k
+from pyrovae.evaluation.psis import good_k
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -83,7 +83,7 @@ class Pointwise:
 
     @property
     def bad_k(self) -> float:
-        """The share of rows, in per cent, whose Pareto shape is above :func:`pyrovae.psis.good_k`; NaN where it is not known."""
+        """The share of rows, in per cent, whose Pareto shape is above ``good_k``; NaN where it is not known."""
         if self.pareto_k is None or not np.isfinite(self.pareto_k).any():
             return float("nan")
         return 100.0 * float((self.pareto_k > good_k(self.num_samples or MANY)).mean())

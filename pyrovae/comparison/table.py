@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pyrovae.comparison.pointwise import MANY, Pointwise
-from pyrovae.psis import good_k
+from pyrovae.evaluation.psis import good_k
 
 if TYPE_CHECKING:
     import pandas as pd

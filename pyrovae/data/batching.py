@@ -22,12 +22,12 @@ class Batch:
     Attributes:
         index: `(rows,)`, the numbers of these rows in the data (from a loader: in their order of arrival).
         x: A tensor `(rows, *event_shape)`, or a dict or tuple of these.
-        context: For each name, a tensor of `rows` rows; or None.
+        covariates: For each name, a tensor of `rows` rows; or None.
     """
 
     index: Tensor
     x: Any
-    context: dict[str, Tensor] | None
+    covariates: dict[str, Tensor] | None
 
 
 class Batches:
@@ -69,9 +69,9 @@ class Batches:
         if data.transform is not None:
             x = data.transform(x, self.generator)
         x = map_tree(place.x, x)
-        if not data.context:
+        if not data.covariates:
             return Batch(number, x, None)
-        return Batch(number, x, {name: place.context(take(rows, index)) for name, rows in data.context.items()})
+        return Batch(number, x, {name: place.covariates(take(rows, index)) for name, rows in data.covariates.items()})
 
     def __repr__(self) -> str:
         return f"Batches({self.data!r}, batch_size={self.size}, batches={len(self)})"
@@ -97,7 +97,7 @@ def batches(
         generator: The source of the order and of the transform's draws; by default torch's global one.
         drop_last: Whether an incomplete last batch is left out.
         device: Where the batches go; by default they stay where the rows are.
-        dtype: The dtype of `x` and of the floating-point context; by default that of the rows.
+        dtype: The dtype of `x` and of the floating-point covariates; by default that of the rows.
 
     Raises:
         ValueError: If the batch size is below 1, or `drop_last` leaves no batch.
@@ -134,8 +134,8 @@ def epoch_order(num_rows: int, generator: torch.Generator | None = None) -> Tens
 class LoaderBatches:
     """Mini-batches of a torch loader, once through it for each iteration; made by `loader_batches`."""
 
-    def __init__(self, loader: Iterable[Any], context_names: tuple[str, ...], place: _Place) -> None:
-        self.loader, self.context_names, self.place = loader, context_names, place
+    def __init__(self, loader: Iterable[Any], covariate_names: tuple[str, ...], place: _Place) -> None:
+        self.loader, self.covariate_names, self.place = loader, covariate_names, place
 
     @property
     def num_rows(self) -> int | None:
@@ -154,11 +154,11 @@ class LoaderBatches:
     def __iter__(self) -> Iterator[Batch]:
         seen = 0
         for item in self.loader:
-            x, context = _parts(item, self.context_names)
-            data = as_data(x, context)
+            x, covariates = _parts(item, self.covariate_names)
+            data = as_data(x, covariates)
             index = torch.arange(seen, seen + len(data))
             seen += len(data)
-            own = {name: self.place.context(rows) for name, rows in (data.context or {}).items()}
+            own = {name: self.place.covariates(rows) for name, rows in (data.covariates or {}).items()}
             yield Batch(index, map_tree(self.place.x, data.dense().x), own or None)
         if seen == 0:
             raise ValueError(
@@ -176,16 +176,16 @@ def loader_batches(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     *,
-    context_names: Sequence[str] = (),
+    covariate_names: Sequence[str] = (),
 ) -> LoaderBatches:
     """Mini-batches of a torch `DataLoader`, or of a `Dataset`, of which a loader is made.
 
-    What the loader yields is read as follows; labels never become context by themselves.
+    What the loader yields is read as follows; labels never become covariates by themselves.
 
     * a tensor, or a tuple of one tensor: `x`;
-    * a pair of `x` and one whole number a row: labels, which are left out unless `context_names` names them;
-    * a longer tuple, or another pair: `x` and as many context variables as `context_names` names;
-    * a dict: the keys in `context_names` are context, the rest is `x` (the value itself, if its key is `"x"`).
+    * a pair of `x` and one whole number a row: labels, which are left out unless `covariate_names` names them;
+    * a longer tuple, or another pair: `x` and as many covariates as `covariate_names` names;
+    * a dict: the keys in `covariate_names` are covariates, the rest is `x` (the value itself, if its key is `"x"`).
 
     Args:
         loader: A `DataLoader`, a `Dataset`, or any iterable of batches.
@@ -194,22 +194,22 @@ def loader_batches(
         generator: The source of the order of a `Dataset`.
         drop_last: Whether an incomplete last batch of a `Dataset` is left out.
         device: Where the batches go.
-        dtype: The dtype of `x` and of the floating-point context.
-        context_names: The names of the parts that are context.
+        dtype: The dtype of `x` and of the floating-point covariates.
+        covariate_names: The names of the parts that are covariates.
 
     Raises:
         TypeError: If the loader is no iterable, or yields no numbers.
         ValueError: If a `Dataset` comes without a batch size, a loader with one, or what is yielded is ambiguous.
 
     >>> pairs = torch.utils.data.TensorDataset(torch.zeros(6, 2), torch.arange(6))
-    >>> [batch.context for batch in loader_batches(pairs, batch_size=3)]
+    >>> [batch.covariates for batch in loader_batches(pairs, batch_size=3)]
     [None, None]
-    >>> [sorted(batch.context) for batch in loader_batches(pairs, batch_size=3, context_names=["label"])]
+    >>> [sorted(batch.covariates) for batch in loader_batches(pairs, batch_size=3, covariate_names=["label"])]
     [['label'], ['label']]
     """
-    if isinstance(context_names, str):
+    if isinstance(covariate_names, str):
         raise TypeError(
-            f"expected context_names to be a list of names, got {context_names!r}; write [{context_names!r}]"
+            f"expected covariate_names to be a list of names, got {covariate_names!r}; write [{covariate_names!r}]"
         )
     if isinstance(loader, Dataset):
         shuffled = shuffle and not isinstance(loader, IterableDataset)
@@ -223,11 +223,11 @@ def loader_batches(
         raise TypeError(
             f"expected a DataLoader, a Dataset or batches, got {type(loader).__name__}; write batches(data, 128)"
         )
-    return LoaderBatches(loader, tuple(context_names), _Place(device, dtype))
+    return LoaderBatches(loader, tuple(covariate_names), _Place(device, dtype))
 
 
 def _parts(item: Any, names: tuple[str, ...]) -> tuple[Any, dict[str, Any] | None]:
-    """What a loader yielded as `x` and context."""
+    """What a loader yielded as `x` and covariates."""
     if isinstance(item, Mapping):
         return _parts_of_dict(item, names)
     if not isinstance(item, tuple | list):
@@ -236,8 +236,8 @@ def _parts(item: Any, names: tuple[str, ...]) -> tuple[Any, dict[str, Any] | Non
         return item[0], None
     if len(item) != 1 + len(names):
         raise ValueError(
-            f"expected x and {len(names)} context variables from the loader, got a tuple of {len(item)}; name the "
-            "parts after the first, context_names=['label'], or yield a dict where several parts are data"
+            f"expected x and {len(names)} covariates from the loader, got a tuple of {len(item)}; name the "
+            "parts after the first, covariate_names=['label'], or yield a dict where several parts are data"
         )
     return item[0], dict(zip(names, item[1:], strict=True))
 
@@ -247,14 +247,14 @@ def _parts_of_dict(item: Mapping[str, Any], names: tuple[str, ...]) -> tuple[Any
     if lacking:
         raise ValueError(
             f"expected the loader to yield a part named {lacking[0]!r}, got: {', '.join(map(repr, item))}; correct "
-            "context_names, or yield a dict with that key"
+            "covariate_names, or yield a dict with that key"
         )
     x = {key: value for key, value in item.items() if key not in names}
     if "x" in x and len(x) > 1:
         unread = next(key for key in x if key != "x")
         raise ValueError(
-            f"expected each part beside 'x' to be named as context, got {unread!r}; write context_names=[{unread!r}], "
-            "or leave the part out: labels never become context by themselves"
+            f"expected each part beside 'x' to be named as covariates, got {unread!r}; write covariate_names=[{unread!r}], "
+            "or leave the part out: labels never become covariates by themselves"
         )
     return x.get("x", x), {name: item[name] for name in names} or None
 
@@ -286,5 +286,5 @@ class _Place(NamedTuple):
     def x(self, rows: Tensor, path: str) -> Tensor:
         return rows if self == (None, None) else rows.to(self.device, self.dtype)
 
-    def context(self, rows: Tensor) -> Tensor:
+    def covariates(self, rows: Tensor) -> Tensor:
         return self.x(rows, "") if rows.is_floating_point() else rows.to(self.device)

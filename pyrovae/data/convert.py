@@ -22,7 +22,7 @@ _WIDER = {"uint16": np.int32, "uint32": np.int64, "uint64": np.float64, "longdou
 
 
 def as_data(
-    x: Any, context: Mapping[str, Any] | None = None, variant: str | None = None, *, labels: Any = None
+    x: Any, covariates: Mapping[str, Any] | None = None, variant: str | None = None, *, labels: Any = None
 ) -> Data:
     """Rows of any common kind as `Data`; tensors and arrays are shared where possible, not copied.
 
@@ -30,7 +30,7 @@ def as_data(
         x: A tensor, a numpy array (a masked entry becomes NaN), lists of numbers, a pandas DataFrame (its columns are
             kept), a scipy sparse matrix (kept sparse, made dense batch by batch), `Data`, or a dict or tuple of these.
             NaN is a missing entry.
-        context: For each name, an array of as many rows; no missing entries. Labels never become context by themselves.
+        covariates: For each name, an array of as many rows; no missing entries. Labels never become covariates by themselves.
         variant: What kind of numbers these are ("grey", "counts", ...), printed beside every result.
         labels: One label a row, for figures and scores.
 
@@ -38,13 +38,13 @@ def as_data(
         TypeError: If something is no array of numbers.
         ValueError: If data is empty, ragged, infinite, without rows, or of different lengths.
 
-    >>> as_data([[1.0, 2.0], [3.0, float("nan")]], context={"batch": [0, 1]}, variant="counts")
-    Data('data', variant='counts', split='all', rows=2, event_shape=(2,), context=('batch',))
+    >>> as_data([[1.0, 2.0], [3.0, float("nan")]], covariates={"batch": [0, 1]}, variant="counts")
+    Data('data', variant='counts', split='all', rows=2, event_shape=(2,), covariates=('batch',))
     """
     if not isinstance(x, Data):
         x = Data(map_tree(_checked_rows, x), columns=_columns(x))
     given = {
-        "context": None if context is None else _context(context),
+        "covariates": None if covariates is None else _covariates(covariates),
         "variant": variant,
         "labels": None if labels is None else _dense(labels, "labels"),
     }
@@ -52,19 +52,19 @@ def as_data(
     return replace(x, **given) if given else x
 
 
-def _context(context: Mapping[str, Any]) -> dict[str, Tensor]:
-    if _is_from(context, "pandas", "DataFrame"):
-        context = {str(name): column for name, column in context.items()}
-    if not isinstance(context, Mapping):
+def _covariates(covariates: Mapping[str, Any]) -> dict[str, Tensor]:
+    if _is_from(covariates, "pandas", "DataFrame"):
+        covariates = {str(name): column for name, column in covariates.items()}
+    if not isinstance(covariates, Mapping):
         raise TypeError(
-            f"expected context to be a dict from names to arrays, got {type(context).__name__}; write "
-            "context={'label': labels}"
+            f"expected covariates to be a dict from names to arrays, got {type(covariates).__name__}; write "
+            "covariates={'label': labels}"
         )
-    converted = {name: _dense(value, f"context[{name!r}]") for name, value in context.items()}
+    converted = {name: _dense(value, f"covariates[{name!r}]") for name, value in covariates.items()}
     for name, value in converted.items():
         if value.is_floating_point() and bool(value.isnan().any()):
             raise ValueError(
-                f"expected context[{name!r}] without missing entries, got NaN in row {_first(value.isnan())}; only x "
+                f"expected covariates[{name!r}] without missing entries, got NaN in row {_first(value.isnan())}; only x "
                 "may be missing: drop those rows, or impute them"
             )
     return converted
@@ -93,7 +93,7 @@ def _check_finite(stored: Tensor, path: str, is_sparse: bool) -> None:
             "finite or NaN (missing)",
             "write NaN where a value is missing, or clip or transform the data",
         )
-        if path.startswith("context"):  # where nothing may be missing
+        if path.startswith("covariates"):  # where nothing may be missing
             expected, remedy = "finite", "clip or transform it"
         raise ValueError(
             f"expected {path} to be {expected}, got {int(infinite.sum())} infinite entries{where}; {remedy}"
@@ -198,7 +198,7 @@ def _frame_values(frame: pd.DataFrame, path: str) -> np.ndarray:
     if wrong:
         raise TypeError(
             f"expected {path} to hold columns of numbers, got others: {', '.join(map(repr, wrong[:5]))}; drop them, "
-            "code them by pandas.get_dummies, or give them as labels or context"
+            "code them by pandas.get_dummies, or give them as labels or covariates"
         )
     if frame.isna().any(axis=None) or any(dtype.kind == "f" for dtype in frame.dtypes):
         return frame.to_numpy(dtype=np.float64, na_value=np.nan)

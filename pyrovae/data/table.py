@@ -24,8 +24,8 @@ class Data:
 
     Args:
         x: A tensor `(rows, *event_shape)`, compact rows, or a dict or tuple of these; NaN is a missing entry.
-        labels: `(rows,)`, or None. For figures and scores: labels are never context.
-        context: For each name, a tensor of `rows` rows that the programs may read; or None.
+        labels: `(rows,)`, or None. For figures and scores: labels are never covariates.
+        covariates: For each name, a tensor of `rows` rows that the programs may read; or None.
         variant: How the raw data became these numbers ("grey", "dynamic", "counts", ...). Numbers on different variants
             must never be compared.
         name: Where the rows came from.
@@ -48,7 +48,7 @@ class Data:
 
     x: Any  # Tensor | LazyRows, or a dict or tuple of these (Tree); Any spares every reader a cast
     labels: Tensor | None = None
-    context: Mapping[str, Tensor] | None = None
+    covariates: Mapping[str, Tensor] | None = None
     variant: str | None = None
     name: str = "data"
     split: str = "all"
@@ -72,7 +72,7 @@ class Data:
 
     def _everything(self) -> list[tuple[Any, str]]:
         labels = [] if self.labels is None else [(self.labels, "labels")]
-        return leaves(self.x) + labels + leaves(dict(self.context or {}), "context")
+        return leaves(self.x) + labels + leaves(dict(self.covariates or {}), "covariates")
 
     def _check_lengths(self) -> None:
         (first, first_path), *others = self._everything()
@@ -93,7 +93,7 @@ class Data:
         shapes = map_tree(lambda rows, _: tuple(rows.shape[1:]), self.x)
         known = {"variant": self.variant, "split": self.split, "rows": len(self), "event_shape": shapes}
         known |= {} if self.seed is None else {"seed": self.seed}
-        known |= {} if not self.context else {"context": tuple(self.context)}
+        known |= {} if not self.covariates else {"covariates": tuple(self.covariates)}
         return f"Data({self.name!r}, {', '.join(f'{key}={value!r}' for key, value in known.items())})"
 
     @property
@@ -133,7 +133,9 @@ class Data:
             self,
             x=map_tree(lambda rows, _: select(rows, index), self.x),
             labels=None if self.labels is None else take(self.labels, index),
-            context=None if self.context is None else {name: take(rows, index) for name, rows in self.context.items()},
+            covariates=None
+            if self.covariates is None
+            else {name: take(rows, index) for name, rows in self.covariates.items()},
             parts={},
         )
 

@@ -16,7 +16,7 @@ from pyrovae.distributions.discrete import (
     RelaxedOneHot,
 )
 from pyrovae.distributions.discretized import DiscretizedLogistic, DiscretizedNormal
-from pyrovae.distributions.factorized import Factorized, FromContext, standard_normal
+from pyrovae.distributions.factorized import Factorized, FromCovariate, standard_normal
 from pyrovae.distributions.flow import AffineFlow, FlowDistribution, SplineFlow
 from pyrovae.distributions.gaussian import CholeskyNormal, FullNormal, LowRank, LowRankNormal
 from pyrovae.distributions.logistic_mixture import DiscretizedLogisticMixture, LogisticMixture
@@ -42,7 +42,7 @@ __all__ = [
     "DiscretizedNormal",
     "Factorized",
     "FlowDistribution",
-    "FromContext",
+    "FromCovariate",
     "FullNormal",
     "GaussianMixture",
     "InteriorDirichlet",

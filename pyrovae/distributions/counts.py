@@ -21,7 +21,7 @@ class SizedPoisson(Univariate):
 
     Args:
         rate: :math:`\lambda`, the mean at size one.
-        size_factor: s, known: an exposure, a library size; for instance ``FromContext("size_factor")``.
+        size_factor: s, known: an exposure, a library size; for instance ``FromCovariate("size_factor")``.
         validate_args: check arguments.
 
     >>> SizedPoisson(2.0, size_factor=3.0).mean
@@ -67,7 +67,7 @@ class SizedNegativeBinomial(Univariate):
     Args:
         rate: :math:`\lambda`, the mean at size one.
         dispersion: :math:`\theta`, the inverse dispersion: Poisson as it grows.
-        size_factor: s, known: a library size; for instance ``FromContext("size_factor")``.
+        size_factor: s, known: a library size; for instance ``FromCovariate("size_factor")``.
         validate_args: check arguments.
 
     Reference: Lopez et al. 2018, scVI, doi:10.1038/s41592-018-0229-2.
@@ -117,7 +117,7 @@ class ZeroInflatedSizedPoisson(Univariate):
     Args:
         rate: :math:`\lambda`, the mean at size one, of the counts that are not extra zeros.
         gate_logits: the log odds of an extra zero.
-        size_factor: s, known; for instance ``FromContext("size_factor")``.
+        size_factor: s, known; for instance ``FromCovariate("size_factor")``.
         validate_args: check arguments.
 
     Reference: Lambert 1992, doi:10.2307/1269547.
@@ -166,7 +166,7 @@ class ZeroInflatedSizedNegativeBinomial(Univariate):
         rate: :math:`\lambda`, the mean at size one, of the counts that are not extra zeros.
         dispersion: :math:`\theta`, the inverse dispersion.
         gate_logits: the log odds of an extra zero.
-        size_factor: s, known; for instance ``FromContext("size_factor")``.
+        size_factor: s, known; for instance ``FromCovariate("size_factor")``.
         validate_args: check arguments.
 
     Reference: Lopez et al. 2018, scVI, doi:10.1038/s41592-018-0229-2.

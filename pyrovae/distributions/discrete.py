@@ -8,7 +8,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyrovae.distributions.raw import Context, Raw, as_count, as_shape
+from pyrovae.distributions.raw import Covariates, Raw, as_count, as_shape
 from pyrovae.networks import Network
 
 
@@ -68,11 +68,11 @@ class OneHot(nn.Module):
         super().__init__()
         self.event_shape, self.family = as_shape(event_shape, "OneHot"), family
         self.raw = Raw(net, self.event_shape, preprocess=preprocess)
-        self.context_names = self.raw.context_names
+        self.covariate_names = self.raw.covariate_names
 
-    def forward(self, value: Tensor | None = None, context: Context | None = None) -> dist.TorchDistribution:
+    def forward(self, value: Tensor | None = None, covariates: Covariates | None = None) -> dist.TorchDistribution:
         """The distribution given ``value`` of shape ``(*batch, *in_shape)``."""
-        return self.family(logits=self.raw(value, context)).to_event(len(self.event_shape) - 1)
+        return self.family(logits=self.raw(value, covariates)).to_event(len(self.event_shape) - 1)
 
 
 class RelaxedOneHot(nn.Module):
@@ -114,11 +114,11 @@ class RelaxedOneHot(nn.Module):
         self.event_shape = as_shape(event_shape, "RelaxedOneHot")
         self.register_buffer("temperature", torch.tensor(float(temperature)))
         self.raw = Raw(net, self.event_shape, preprocess=preprocess)
-        self.context_names = self.raw.context_names
+        self.covariate_names = self.raw.covariate_names
 
-    def forward(self, value: Tensor | None = None, context: Context | None = None) -> dist.TorchDistribution:
+    def forward(self, value: Tensor | None = None, covariates: Covariates | None = None) -> dist.TorchDistribution:
         """The distribution given ``value`` of shape ``(*batch, *in_shape)``."""
-        relaxed = InteriorRelaxedOneHot(self.temperature, logits=self.raw(value, context))
+        relaxed = InteriorRelaxedOneHot(self.temperature, logits=self.raw(value, covariates))
         return relaxed.to_event(len(self.event_shape) - 1)
 
 
@@ -154,11 +154,11 @@ class Categories(nn.Module):
         as_count(num_categories, "num_categories", 2)
         self.event_shape, self.num_categories = as_shape(event_shape, "Categories"), num_categories
         self.raw = Raw(net, (num_categories, *self.event_shape), preprocess=preprocess)
-        self.context_names = self.raw.context_names
+        self.covariate_names = self.raw.covariate_names
 
-    def forward(self, value: Tensor | None = None, context: Context | None = None) -> dist.TorchDistribution:
+    def forward(self, value: Tensor | None = None, covariates: Covariates | None = None) -> dist.TorchDistribution:
         """The distribution given ``value`` of shape ``(*batch, *in_shape)``."""
-        logits = self.raw(value, context).movedim(-1 - len(self.event_shape), -1)
+        logits = self.raw(value, covariates).movedim(-1 - len(self.event_shape), -1)
         return LevelCategorical(logits=logits).to_event(len(self.event_shape))
 
 

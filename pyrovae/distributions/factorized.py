@@ -16,32 +16,32 @@ from pyrovae.distributions.links import Link, link
 from pyrovae.missing import observed
 from pyrovae.networks import Network
 
-Context = Mapping[str, Tensor]
+Covariates = Mapping[str, Tensor]
 
 
-class FromContext(NamedTuple):
-    """A distribution's parameter that is read from the context, by name.
+class FromCovariate(NamedTuple):
+    """A distribution's parameter that is read from the covariates, by name.
 
     The entry has one row a datum: shape ``(data,)`` to be shared by all entries of the datum, or ``(data, *event_shape)``.
 
     Args:
-        name: the name in ``context={name: tensor}``.
+        name: the name in ``covariates={name: tensor}``.
         transform: applied to the entry first, e.g. ``torch.exp``.
 
-    >>> FromContext("total")
-    FromContext(name='total', transform=None)
+    >>> FromCovariate("total")
+    FromCovariate(name='total', transform=None)
     """
 
     name: str
     transform: Callable[[Tensor], Tensor] | None = None
 
-    def read(self, context: Context | None, event_dim: int) -> Tensor:
+    def read(self, covariates: Covariates | None, event_dim: int) -> Tensor:
         """The entry, with axes of size one added so that it broadcasts against ``(*batch, *event_shape)``."""
-        if context is None or self.name not in context:
+        if covariates is None or self.name not in covariates:
             raise ValueError(
-                f"context has no {self.name!r}: pass context={{{self.name!r}: tensor}} with one row a datum"
+                f"covariates have no {self.name!r}: pass covariates={{{self.name!r}: tensor}} with one row a datum"
             )
-        value = context[self.name]
+        value = covariates[self.name]
         if value.ndim == 1:
             value = value.reshape(value.shape + (1,) * event_dim)
         return value if self.transform is None else self.transform(value)
@@ -73,7 +73,7 @@ class Factorized(nn.Module):
         event_shape: the shape of one datum (or one latent); an integer for a vector.
         preprocess: applied to the network's input, e.g. ``torch.log1p`` for counts. Missing entries are zero after it.
         **given: values for parameters of the family: a number or a tensor is fixed; an ``nn.Parameter`` is learned, from
-            this (constrained) value on; ``FromContext(name)`` is read from the context. Each broadcasts against
+            this (constrained) value on; ``FromCovariate(name)`` is read from the covariates. Each broadcasts against
             ``event_shape``.
 
     Raises:
@@ -98,7 +98,7 @@ class Factorized(nn.Module):
         event_shape: int | Sequence[int] | None = None,
         *,
         preprocess: Callable[[Tensor], Tensor] | None = None,
-        **given: float | Tensor | nn.Parameter | FromContext,
+        **given: float | Tensor | nn.Parameter | FromCovariate,
     ) -> None:
         super().__init__()
         if not (isinstance(family, type) and issubclass(family, TorchDistributionMixin)):
@@ -120,9 +120,9 @@ class Factorized(nn.Module):
         self.net = self._close(net)
         if net is not None:
             self.register_buffer("offset", torch.zeros(len(self.read), *self.event_shape))
-        own = [source.name for source in self._sources.values() if isinstance(source, FromContext)]
+        own = [source.name for source in self._sources.values() if isinstance(source, FromCovariate)]
         mask = ["mask"] if preprocess is not None else []
-        self.context_names = tuple(dict.fromkeys([*own, *mask, *(net.context_names if net is not None else ())]))
+        self.covariate_names = tuple(dict.fromkeys([*own, *mask, *(net.covariate_names if net is not None else ())]))
 
     @staticmethod
     def parameters_of(family: type[dist.Distribution]) -> tuple[str, ...]:
@@ -143,16 +143,16 @@ class Factorized(nn.Module):
             )
         return tuple(name for name in names if not _has_logits(name, names))
 
-    def forward(self, value: Tensor | None = None, context: Context | None = None) -> dist.TorchDistribution:
+    def forward(self, value: Tensor | None = None, covariates: Covariates | None = None) -> dist.TorchDistribution:
         """The distribution given ``value`` of shape ``(*batch, *in_shape)``; its batch shape is ``batch``.
 
         Raises:
-            ValueError: the context lacks a name that a parameter is read from, or shapes do not fit.
+            ValueError: the covariates lack a name that a parameter is read from, or shapes do not fit.
         """
         event_dim = len(self.event_shape)
-        parameters = {name: self._parameter(name, context) for name in self._sources}
+        parameters = {name: self._parameter(name, covariates) for name in self._sources}
         if self.net is not None:
-            raw = self._raw(value, context)
+            raw = self._raw(value, covariates)
             parameters |= {
                 n: self.links[n].forward(r) for n, r in zip(self.read, raw.unbind(-1 - event_dim), strict=True)
             }
@@ -173,11 +173,11 @@ class Factorized(nn.Module):
             steps: number of steps.
 
         Raises:
-            ValueError: there is no network, a parameter is read from the context, or the data does not fit.
+            ValueError: there is no network, a parameter is read from the covariates, or the data does not fit.
         """
-        if self.net is None or any(isinstance(source, FromContext) for source in self._sources.values()):
+        if self.net is None or any(isinstance(source, FromCovariate) for source in self._sources.values()):
             raise ValueError(
-                "only a conditional with a network and no parameter from the context can be initialized from data"
+                "only a conditional with a network and no parameter from the covariates can be initialized from data"
             )
         x = x.to(self.offset)
         start, unit = self._moments(x)
@@ -211,33 +211,33 @@ class Factorized(nn.Module):
 
     def extra_repr(self) -> str:
         """The family, the datum's shape and where the parameters come from."""
-        sources = [f"{n}={'context' if isinstance(s, FromContext) else s}" for n, s in self._sources.items()]
+        sources = [f"{n}={'covariates' if isinstance(s, FromCovariate) else s}" for n, s in self._sources.items()]
         return ", ".join(
             [self.family.__name__, f"event_shape={tuple(self.event_shape)}", f"read={self.read}", *sources]
         )
 
-    def _raw(self, value: Tensor | None, context: Context | None) -> Tensor:
+    def _raw(self, value: Tensor | None, covariates: Covariates | None) -> Tensor:
         preprocess: Any = self.preprocess
         if preprocess is not None and value is not None:
             value = preprocess(value)
-            if context is not None and "mask" in context:
-                value = torch.where(context["mask"], value, value.new_zeros(()))
+            if covariates is not None and "mask" in covariates:
+                value = torch.where(covariates["mask"], value, value.new_zeros(()))
         net: Any = self.net
-        return (net(value, context) if net.context_names else net(value)) + self.offset
+        return (net(value, covariates) if net.covariate_names else net(value)) + self.offset
 
-    def _parameter(self, name: str, context: Context | None) -> Tensor:
+    def _parameter(self, name: str, covariates: Covariates | None) -> Tensor:
         source = self._sources[name]
-        if isinstance(source, FromContext):
-            return source.read(context, len(self.event_shape))
+        if isinstance(source, FromCovariate):
+            return source.read(covariates, len(self.event_shape))
         if source == "learned":
             return self.links[name].forward(getattr(self, f"unconstrained_{name}"))
         return getattr(self, f"fixed_{name}")
 
-    def _keep(self, name: str, value: float | Tensor | nn.Parameter | FromContext) -> str | FromContext:
-        if isinstance(value, FromContext):
+    def _keep(self, name: str, value: float | Tensor | nn.Parameter | FromCovariate) -> str | FromCovariate:
+        if isinstance(value, FromCovariate):
             return value
         if not isinstance(value, (int, float, Tensor)):
-            raise TypeError(f"{name}= takes a number, a tensor, an nn.Parameter or FromContext(name); got {value!r}")
+            raise TypeError(f"{name}= takes a number, a tensor, an nn.Parameter or FromCovariate(name); got {value!r}")
         tensor = torch.as_tensor(value, dtype=torch.get_default_dtype() if not _is_double(value) else None)
         self._check_shape(name, tensor)
         if not isinstance(value, nn.Parameter):

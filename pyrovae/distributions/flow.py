@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyrovae.distributions.links import link
-from pyrovae.distributions.raw import Context, Raw, as_vector
+from pyrovae.distributions.raw import Covariates, Raw, as_vector
 from pyrovae.networks import Network
 
 _positive = link(constraints.positive).forward
@@ -109,10 +109,14 @@ class Flow(nn.Module, ABC):
         self.inverse = (net is not None) if inverse is None else inverse
         self._sizes = (self.size, self.size, features)
         self.raw = None if net is None else Raw(net, (sum(self._sizes),), preprocess=preprocess)
-        self.context_names = () if self.raw is None else self.raw.context_names
+        self.covariate_names = () if self.raw is None else self.raw.covariate_names
         self._origin: Tensor
         self.register_buffer("_origin", torch.zeros(self.size), persistent=False)
-        options = {"hidden_features": tuple(hidden), "activation": nn.SiLU, "context": 0 if net is None else features}
+        options = {
+            "hidden_features": tuple(hidden),
+            "activation": nn.SiLU,
+            "context": 0 if net is None else features,
+        }
         build = import_zuko().flows.autoregressive.MaskedAutoregressiveTransform
         order = torch.arange(self.size)
         self.maps = nn.ModuleList(
@@ -120,12 +124,12 @@ class Flow(nn.Module, ABC):
             for i in range(transforms)
         )
 
-    def forward(self, value: Tensor | None = None, context: Context | None = None) -> FlowDistribution:
+    def forward(self, value: Tensor | None = None, covariates: Covariates | None = None) -> FlowDistribution:
         """The distribution given ``value`` of shape ``(*batch, *in_shape)``."""
         if self.raw is None:
             base, features = dist.Normal(self._origin, torch.ones_like(self._origin)), None
         else:
-            loc, scale, features = self.raw(value, context).split(self._sizes, -1)
+            loc, scale, features = self.raw(value, covariates).split(self._sizes, -1)
             base = dist.Normal(loc, _positive(scale + _ONE))
             features = features / (1 + features.abs() / _FEATURE_BOUND)
         maps = [map_(features) for map_ in self.maps]

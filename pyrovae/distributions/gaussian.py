@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints, register_kl
 
 from pyrovae.distributions.links import link
-from pyrovae.distributions.raw import Context, Raw, as_count, as_vector
+from pyrovae.distributions.raw import Covariates, Raw, as_count, as_vector
 from pyrovae.networks import Network
 
 _positive = link(constraints.positive).forward
@@ -167,11 +167,11 @@ class FullNormal(nn.Module):
         self.register_buffer("_index", index, persistent=False)
         start = torch.cat([torch.zeros(self.size), torch.full((self.size,), _ONE), torch.zeros(pairs)])
         self.raw = Raw(net, (sum(self._sizes),), start, preprocess)
-        self.context_names = self.raw.context_names
+        self.covariate_names = self.raw.covariate_names
 
-    def forward(self, value: Tensor | None = None, context: Context | None = None) -> CholeskyNormal:
+    def forward(self, value: Tensor | None = None, covariates: Covariates | None = None) -> CholeskyNormal:
         """The distribution given ``value`` of shape ``(*batch, *in_shape)``."""
-        loc, scale, ratio = self.raw(value, context).split(self._sizes, -1)
+        loc, scale, ratio = self.raw(value, covariates).split(self._sizes, -1)
         rows = torch.cat([torch.zeros_like(loc[..., :1]), ratio / math.sqrt(self.size)], -1)[..., self._index]
         unit = _bounded(rows) + torch.eye(self.size, dtype=loc.dtype, device=loc.device)
         mean = (unit @ loc.unsqueeze(-1)).squeeze(-1)
@@ -218,11 +218,11 @@ class LowRank(nn.Module):
             [torch.zeros(1, self.size), torch.full((1, self.size), _ONE), 0.1 * torch.randn(rank, self.size)]
         )
         self.raw = Raw(net, (2 + rank, self.size), start, preprocess)
-        self.context_names = self.raw.context_names
+        self.covariate_names = self.raw.covariate_names
 
-    def forward(self, value: Tensor | None = None, context: Context | None = None) -> LowRankNormal:
+    def forward(self, value: Tensor | None = None, covariates: Covariates | None = None) -> LowRankNormal:
         """The distribution given ``value`` of shape ``(*batch, *in_shape)``."""
-        raw = self.raw(value, context)
+        raw = self.raw(value, covariates)
         scale = _positive(raw[..., 1, :])
         factor = scale.unsqueeze(-1) * _soft_clip(raw[..., 2:, :]).mT
         return LowRankNormal(raw[..., 0, :], factor, scale.square())

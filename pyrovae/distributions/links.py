@@ -95,5 +95,5 @@ def link(constraint: constraints.Constraint) -> Link:
         return TwoSided(constraint.lower_bound, constraint.upper_bound)
     raise ValueError(
         f"no link onto {constraint}: a network can only give real, positive, bounded or one-sided scalars. "
-        "Give this parameter a value instead (a number, a tensor or FromContext)."
+        "Give this parameter a value instead (a number, a tensor or FromCovariate)."
     )

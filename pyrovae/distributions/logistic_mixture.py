@@ -12,7 +12,7 @@ from torch.distributions import constraints
 
 from pyrovae.distributions.discretized import DiscretizedLogistic
 from pyrovae.distributions.links import link
-from pyrovae.distributions.raw import Context, Raw, as_count, as_shape
+from pyrovae.distributions.raw import Covariates, Raw, as_count, as_shape
 from pyrovae.networks import Network
 
 _positive = link(constraints.positive).forward
@@ -210,13 +210,13 @@ class LogisticMixture(nn.Module):
         self._sizes = (1, channels, channels, channels * (channels - 1) // 2 if coupled else 0)
         shape = (num_components * sum(self._sizes), *self.event_shape[1:])
         self.raw = Raw(net, shape, initial=0.5 * torch.randn(shape))
-        self.context_names = self.raw.context_names
+        self.covariate_names = self.raw.covariate_names
 
-    def forward(self, value: Tensor | None = None, context: Context | None = None) -> DiscretizedLogisticMixture:
+    def forward(self, value: Tensor | None = None, covariates: Covariates | None = None) -> DiscretizedLogisticMixture:
         """The distribution given ``value`` of shape ``(*batch, *in_shape)``."""
         positions = len(self.event_shape) - 1
         axis = -1 - positions
-        raw = self.raw(value, context).unflatten(axis, (self.num_components, sum(self._sizes)))
+        raw = self.raw(value, covariates).unflatten(axis, (self.num_components, sum(self._sizes)))
         logits, loc, scale, coupling = raw.split(self._sizes, axis)
         return DiscretizedLogisticMixture(
             logits.squeeze(axis), loc, _positive(scale), coupling.tanh(), self.levels, positions

@@ -21,7 +21,7 @@ class MeasuredNormal(Univariate):
     Args:
         loc: :math:`\mu`.
         scatter: s, beyond the known error; at least 0.
-        error: e, known: the standard error of this entry, at least 0; for instance ``FromContext("error")``.
+        error: e, known: the standard error of this entry, at least 0; for instance ``FromCovariate("error")``.
         validate_args: check arguments.
 
     Reference: Hogg, Bovy & Lang 2010, arXiv:1008.4686.
@@ -75,7 +75,7 @@ class MeasuredStudentT(Univariate):
         df: :math:`\nu`, the degrees of freedom.
         loc: :math:`\mu`.
         scatter: s, beyond the known error; at least 0.
-        error: e, known, at least 0; for instance ``FromContext("error")``.
+        error: e, known, at least 0; for instance ``FromCovariate("error")``.
         validate_args: check arguments.
 
     Reference: Lange, Little & Taylor 1989, doi:10.2307/2290063.

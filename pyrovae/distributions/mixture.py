@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyrovae.distributions.links import link
-from pyrovae.distributions.raw import Context, Raw, as_vector
+from pyrovae.distributions.raw import Covariates, Raw, as_vector
 from pyrovae.networks import Network
 
 _positive = link(constraints.positive).forward
@@ -151,11 +151,11 @@ class GaussianMixture(nn.Module):
         start = [torch.zeros(num_components, 1), torch.randn(num_components, self.size)]
         start.append(torch.full((num_components, self.size), _ONE))
         self.raw = Raw(net, (num_components, 1 + 2 * self.size), torch.cat(start, -1), preprocess)
-        self.context_names = self.raw.context_names
+        self.covariate_names = self.raw.covariate_names
 
-    def forward(self, value: Tensor | None = None, context: Context | None = None) -> DiagonalNormalMixture:
+    def forward(self, value: Tensor | None = None, covariates: Covariates | None = None) -> DiagonalNormalMixture:
         """The distribution given ``value`` of shape ``(*batch, *in_shape)``."""
-        logits, locs, scales = self.raw(value, context).split((1, self.size, self.size), -1)
+        logits, locs, scales = self.raw(value, covariates).split((1, self.size, self.size), -1)
         return DiagonalNormalMixture(logits.squeeze(-1), locs, _positive(scales))
 
 

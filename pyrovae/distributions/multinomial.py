@@ -10,8 +10,8 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from pyrovae.distributions.factorized import FromContext
-from pyrovae.distributions.raw import Context, Raw, as_vector
+from pyrovae.distributions.factorized import FromCovariate
+from pyrovae.distributions.raw import Covariates, Raw, as_vector
 from pyrovae.networks import Network
 
 
@@ -114,14 +114,14 @@ class Multinomials(nn.Module):
     Args:
         net: a network; an open one is closed with ``d`` numbers. None for learned probabilities.
         event_shape: d, the length of the vector.
-        total_count: n: a number, or ``FromContext(name)`` for one total a row.
+        total_count: n: a number, or ``FromCovariate(name)`` for one total a row.
 
     Raises:
         ValueError: the event is not a vector, no total is given, or a closed network's shape differs.
 
     >>> import pyrovae as pvae
-    >>> likelihood = Multinomials(pvae.MLP(2, (16,)), event_shape=5, total_count=pvae.FromContext("total"))
-    >>> likelihood(torch.zeros(3, 2), context={"total": torch.tensor([4.0, 5.0, 6.0])}).event_shape
+    >>> likelihood = Multinomials(pvae.MLP(2, (16,)), event_shape=5, total_count=pvae.FromCovariate("total"))
+    >>> likelihood(torch.zeros(3, 2), covariates={"total": torch.tensor([4.0, 5.0, 6.0])}).event_shape
     torch.Size([5])
     """
 
@@ -130,22 +130,22 @@ class Multinomials(nn.Module):
         net: Network | None = None,
         event_shape: int | Sequence[int] | None = None,
         *,
-        total_count: float | FromContext | None = None,
+        total_count: float | FromCovariate | None = None,
     ) -> None:
         super().__init__()
         if total_count is None:
-            raise ValueError("Multinomials needs total_count=: a number, or FromContext(name) for one total a row")
+            raise ValueError("Multinomials needs total_count=: a number, or FromCovariate(name) for one total a row")
         size = as_vector(event_shape, "Multinomials")
         self.event_shape = torch.Size((size,))
         self.raw = Raw(net, (size,))
-        self.source = total_count if isinstance(total_count, FromContext) else None
-        number = 0.0 if isinstance(total_count, FromContext) else float(total_count)
+        self.source = total_count if isinstance(total_count, FromCovariate) else None
+        number = 0.0 if isinstance(total_count, FromCovariate) else float(total_count)
         self.total_count: Tensor
         self.register_buffer("total_count", torch.tensor(number))
         own = () if self.source is None else (self.source.name,)
-        self.context_names = tuple(dict.fromkeys((*own, *self.raw.context_names)))
+        self.covariate_names = tuple(dict.fromkeys((*own, *self.raw.covariate_names)))
 
-    def forward(self, value: Tensor | None = None, context: Context | None = None) -> TotalMultinomial:
+    def forward(self, value: Tensor | None = None, covariates: Covariates | None = None) -> TotalMultinomial:
         """The distribution given ``value`` of shape ``(*batch, *in_shape)``."""
-        total = self.total_count if self.source is None else self.source.read(context, 0)
-        return TotalMultinomial(self.raw(value, context), total)
+        total = self.total_count if self.source is None else self.source.read(covariates, 0)
+        return TotalMultinomial(self.raw(value, covariates), total)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pyrovae.networks import Network
 
-Context = Mapping[str, Tensor]
+Covariates = Mapping[str, Tensor]
 
 
 def as_shape(event_shape: int | Sequence[int] | None, owner: str) -> torch.Size:
@@ -80,17 +80,17 @@ class Raw(nn.Module):
         if net is None:
             self.value = nn.Parameter(torch.zeros(self.shape) if initial is None else initial.clone())
         mask = () if preprocess is None else ("mask",)
-        self.context_names = tuple(dict.fromkeys((*mask, *(() if net is None else net.context_names))))
+        self.covariate_names = tuple(dict.fromkeys((*mask, *(() if net is None else net.covariate_names))))
 
-    def forward(self, value: Tensor | None = None, context: Context | None = None) -> Tensor:
+    def forward(self, value: Tensor | None = None, covariates: Covariates | None = None) -> Tensor:
         """The numbers, of shape ``(*batch, *shape)``."""
         if self.net is None:
             return self.value
         if self.preprocess is not None and value is not None:
             value = self.preprocess(value)
-            if context is not None and "mask" in context:
-                value = torch.where(context["mask"], value, value.new_zeros(()))
-        return self.net(value, context) if self.net.context_names else self.net(value)
+            if covariates is not None and "mask" in covariates:
+                value = torch.where(covariates["mask"], value, value.new_zeros(()))
+        return self.net(value, covariates) if self.net.covariate_names else self.net(value)
 
 
 def _close(net: Network, shape: torch.Size) -> Network:

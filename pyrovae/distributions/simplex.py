@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints, register_kl
 
 from pyrovae.distributions.links import link
-from pyrovae.distributions.raw import Context, Raw, as_vector
+from pyrovae.distributions.raw import Covariates, Raw, as_vector
 from pyrovae.networks import Network
 
 _positive = link(constraints.positive).forward
@@ -125,11 +125,11 @@ class SimplexNormal(nn.Module):
         self.event_shape = torch.Size((size,))
         start = torch.stack([torch.zeros(size - 1), torch.full((size - 1,), _ONE)])
         self.raw = Raw(net, (2, size - 1), start, preprocess)
-        self.context_names = self.raw.context_names
+        self.covariate_names = self.raw.covariate_names
 
-    def forward(self, value: Tensor | None = None, context: Context | None = None) -> AdditiveLogisticNormal:
+    def forward(self, value: Tensor | None = None, covariates: Covariates | None = None) -> AdditiveLogisticNormal:
         """The distribution given ``value`` of shape ``(*batch, *in_shape)``."""
-        loc, scale = self.raw(value, context).unbind(-2)
+        loc, scale = self.raw(value, covariates).unbind(-2)
         return AdditiveLogisticNormal(loc, _positive(scale))
 
 
@@ -163,11 +163,11 @@ class SimplexDirichlet(nn.Module):
         size = as_vector(event_shape, "SimplexDirichlet", least=2)
         self.event_shape = torch.Size((size,))
         self.raw = Raw(net, (size,), torch.full((size,), _ONE), preprocess)
-        self.context_names = self.raw.context_names
+        self.covariate_names = self.raw.covariate_names
 
-    def forward(self, value: Tensor | None = None, context: Context | None = None) -> InteriorDirichlet:
+    def forward(self, value: Tensor | None = None, covariates: Covariates | None = None) -> InteriorDirichlet:
         """The distribution given ``value`` of shape ``(*batch, *in_shape)``."""
-        return InteriorDirichlet(_positive(self.raw(value, context)) + 1e-3)
+        return InteriorDirichlet(_positive(self.raw(value, covariates)) + 1e-3)
 
 
 def _off_edge(value: Tensor) -> Tensor:

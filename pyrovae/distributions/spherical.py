@@ -13,7 +13,7 @@ from torch.distributions import Gamma, register_kl
 from torch.nn.functional import normalize, one_hot
 
 from pyrovae.distributions.links import link
-from pyrovae.distributions.raw import Context, Raw, as_vector
+from pyrovae.distributions.raw import Covariates, Raw, as_vector
 from pyrovae.distributions.special import digamma_difference, log_gamma_ratio
 from pyrovae.networks import Network
 
@@ -190,11 +190,11 @@ class Spherical(nn.Module):
         self.size = as_vector(event_shape, "Spherical", least=2)
         self.event_shape = torch.Size((self.size,))
         self.raw = Raw(net, (self.size + 1,), torch.ones(self.size + 1), preprocess)
-        self.context_names = self.raw.context_names
+        self.covariate_names = self.raw.covariate_names
 
-    def forward(self, value: Tensor | None = None, context: Context | None = None) -> PowerSpherical:
+    def forward(self, value: Tensor | None = None, covariates: Covariates | None = None) -> PowerSpherical:
         """The distribution given ``value`` of shape ``(*batch, *in_shape)``."""
-        raw = self.raw(value, context)
+        raw = self.raw(value, covariates)
         loc, concentration = raw[..., :-1], raw[..., -1]
         first = one_hot(torch.zeros((), dtype=torch.long, device=raw.device), self.size).to(raw.dtype)
         return PowerSpherical(normalize(loc + 1e-4 * first, dim=-1), _positive(concentration))
@@ -215,7 +215,7 @@ class UniformDirection(nn.Module):
     torch.Size([3])
     """
 
-    context_names: tuple[str, ...] = ()
+    covariate_names: tuple[str, ...] = ()
 
     def __init__(self, event_shape: int | Sequence[int]) -> None:
         super().__init__()
@@ -224,7 +224,7 @@ class UniformDirection(nn.Module):
         self._like: Tensor
         self.register_buffer("_like", torch.zeros(self.size), persistent=False)
 
-    def forward(self, value: None = None, context: Context | None = None) -> UniformSphere:
+    def forward(self, value: None = None, covariates: Covariates | None = None) -> UniformSphere:
         """The distribution; its batch shape is ``()``."""
         return UniformSphere(self._like)
 

@@ -14,7 +14,7 @@ from torch.distributions import constraints, transform_to
 from torch.distributions.transforms import AffineTransform
 
 from pyrovae.distributions.columns import Category, Column, Count, Real
-from pyrovae.distributions.raw import Context, Raw
+from pyrovae.distributions.raw import Covariates, Raw
 from pyrovae.networks import Network
 
 if TYPE_CHECKING:
@@ -230,13 +230,13 @@ class TableLikelihood(nn.Module):
         self.schema = schema
         self.event_shape = torch.Size((len(schema.columns),))
         self.raw = Raw(net, (schema.num_parameters,))
-        self.context_names = self.raw.context_names
+        self.covariate_names = self.raw.covariate_names
         offset = torch.tensor([number for column in schema.columns for number in column.offset])
         self.register_buffer("offset", offset)
 
-    def forward(self, value: Tensor | None = None, context: Context | None = None) -> TableDistribution:
+    def forward(self, value: Tensor | None = None, covariates: Covariates | None = None) -> TableDistribution:
         """The distribution given ``value`` of shape ``(*batch, *in_shape)``."""
-        return TableDistribution(self.schema, self.raw(value, context) + self.offset)
+        return TableDistribution(self.schema, self.raw(value, covariates) + self.offset)
 
 
 class TableNetwork(Network):
@@ -254,7 +254,7 @@ class TableNetwork(Network):
     >>> import pandas as pd, pyro.distributions as dist, pyrovae as pvae
     >>> schema = TableSchema.from_frame(pd.DataFrame({"age": [31.0, 45.0], "colour": ["red", "blue"]}))
     >>> net = TableNetwork(schema, pvae.MLP(schema.num_features, (16,)))
-    >>> pvae.Factorized(dist.Normal, net, event_shape=4).context_names
+    >>> pvae.Factorized(dist.Normal, net, event_shape=4).covariate_names
     ('mask',)
     """
 
@@ -264,19 +264,21 @@ class TableNetwork(Network):
                 f"the network takes in_shape={tuple(net.in_shape)}, but this table has {schema.num_features} features: "
                 "write in_shape=schema.num_features"
             )
-        super().__init__(len(schema.columns), net.out_shape, ("mask", *net.context_names))
+        super().__init__(len(schema.columns), net.out_shape, ("mask", *net.covariate_names))
         self.schema, self.net = schema, net
 
-    def forward(self, x: Tensor | None, context: Context | None = None) -> Tensor:
+    def forward(self, x: Tensor | None, covariates: Covariates | None = None) -> Tensor:
         """The output of shape ``(*batch, *out_shape)``.
 
         Raises:
-            ValueError: the context lacks the mask.
+            ValueError: the covariates lack the mask.
         """
-        if x is None or context is None or "mask" not in context:
-            raise ValueError("context has no 'mask': a VAE provides it; elsewhere pass context={'mask': ~x.isnan()}")
-        features = self.schema.features(x, context["mask"])
-        return self.net(features, context) if self.net.context_names else self.net(features)
+        if x is None or covariates is None or "mask" not in covariates:
+            raise ValueError(
+                "covariates have no 'mask': a VAE provides it; elsewhere pass covariates={'mask': ~x.isnan()}"
+            )
+        features = self.schema.features(x, covariates["mask"])
+        return self.net(features, covariates) if self.net.covariate_names else self.net(features)
 
     def add_head(self, out_shape: torch.Size) -> Network:
         """The same around the network with a head; all parts are shared."""

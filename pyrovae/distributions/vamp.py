@@ -6,7 +6,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyrovae.distributions.raw import Context
+from pyrovae.distributions.raw import Covariates
 
 
 class VampPrior(nn.Module):
@@ -24,7 +24,7 @@ class VampPrior(nn.Module):
         weighted: learn the weights too (by default they are equal).
 
     Raises:
-        ValueError: the pseudo-inputs are missing, infinite or out of bounds, or the posterior reads a context.
+        ValueError: the pseudo-inputs are missing, infinite or out of bounds, or the posterior reads covariates.
 
     Reference: Tomczak & Welling 2018, VAE with a VampPrior, arXiv:1705.07120.
 
@@ -34,7 +34,7 @@ class VampPrior(nn.Module):
     torch.Size([2])
     """
 
-    context_names: tuple[str, ...] = ()
+    covariate_names: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -45,10 +45,10 @@ class VampPrior(nn.Module):
         weighted: bool = False,
     ) -> None:
         super().__init__()
-        names = [name for name in getattr(posterior, "context_names", ()) if name != "mask"]
+        names = [name for name in getattr(posterior, "covariate_names", ()) if name != "mask"]
         if names:
             raise ValueError(
-                f"the posterior reads {', '.join(names)} from the context, which pseudo-inputs do not have"
+                f"the posterior reads {', '.join(names)} from the covariates, which pseudo-inputs do not have"
             )
         start = torch.as_tensor(pseudo_inputs).detach().to(torch.get_default_dtype()).clone()
         if start.ndim < 2 or not start.isfinite().all():
@@ -68,16 +68,16 @@ class VampPrior(nn.Module):
         else:
             self.register_buffer("logits", logits, persistent=False)
 
-    def forward(self, value: None = None, context: Context | None = None) -> dist.MixtureSameFamily:
+    def forward(self, value: None = None, covariates: Covariates | None = None) -> dist.MixtureSameFamily:
         """The mixture; its batch shape is ``()``."""
         inputs = self.pseudo_inputs.clamp(*self.bounds)
-        components = self.posterior(inputs, context=self._all_observed(inputs))
+        components = self.posterior(inputs, covariates=self._all_observed(inputs))
         return dist.MixtureSameFamily(dist.Categorical(logits=self.logits), components)
 
     def extra_repr(self) -> str:
         """The number of pseudo-inputs and their bounds."""
         return f"pseudo_inputs={tuple(self.pseudo_inputs.shape)}, bounds={self.bounds}"
 
-    def _all_observed(self, inputs: Tensor) -> Context | None:
-        names = getattr(self.posterior, "context_names", ())
+    def _all_observed(self, inputs: Tensor) -> Covariates | None:
+        names = getattr(self.posterior, "covariate_names", ())
         return {"mask": torch.ones_like(inputs, dtype=torch.bool)} if "mask" in names else None

@@ -1,5 +1,6 @@
 """Evidence per datum: importance weights, bounds, refined guides, annealing, and what each estimate is worth."""
 
+from pyrovae.evaluation import psis
 from pyrovae.evaluation.bdmc import Sandwich, bdmc
 from pyrovae.evaluation.elbo import Bound, bound, elbo, kl, reconstruction
 from pyrovae.evaluation.estimators import AIS, Estimator, Importance, Refined
@@ -27,6 +28,7 @@ __all__ = [
     "kl",
     "log_marginal",
     "log_weights",
+    "psis",
     "reconstruction",
     "refine",
 ]

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from pyrovae.evaluation import ais
-from pyrovae.evaluation.draws import CHUNK_SIZE, Draws
 from pyrovae.evaluation.estimators import AIS
-from pyrovae.evaluation.simulate import simulate
 from pyrovae.evaluation.unconstrained import LatentSpace
-from pyrovae.traces import as_pair, eval_mode
+from pyrovae.programs import as_pair, eval_mode
+from pyrovae.programs.draws import CHUNK_SIZE, Draws
+from pyrovae.programs.simulate import simulate
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Sandwich:
 def bdmc(
     program: Any,
     num_simulations: int = 100,
-    context: Mapping[str, Any] | None = None,
+    covariates: Mapping[str, Any] | None = None,
     *,
     estimator: AIS | None = None,
     num_chains: int | None = None,
@@ -63,7 +63,7 @@ def bdmc(
     Args:
         program: with a model that samples and returns its data when called without: ``model(size=100)``.
         num_simulations: rows to simulate.
-        context: for each name, a tensor of that many rows.
+        covariates: for each name, a tensor of that many rows.
         estimator: temperatures, leapfrog steps and start; by default ``AIS()``.
         num_chains: chains in each direction; by default the estimator's.
         chunk_size: the most chains run at once.
@@ -91,8 +91,10 @@ def bdmc(
     with eval_mode(pair.module), torch.no_grad(), torch.random.fork_rng():
         if seed is not None:
             torch.manual_seed(seed)
-        x, latents = simulate(pair, num_simulations, context)
-    draws = Draws(program, x, context, chains, chunk_size, seed=None if seed is None else seed + 1, progress=progress)
+        x, latents = simulate(pair, num_simulations, covariates)
+    draws = Draws(
+        program, x, covariates, chains, chunk_size, seed=None if seed is None else seed + 1, progress=progress
+    )
     bounds = []
     with draws.each("bdmc") as batches:
         for _, batch in batches:

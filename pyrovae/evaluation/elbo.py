@@ -12,10 +12,10 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from pyrovae.evaluation.draws import CHUNK_SIZE, Call, Draws, checked
-from pyrovae.traces import latent_names, log_terms
-from pyrovae.traces.sites import expanded, frame_of, sites_of
-from pyrovae.traces.terms import Axes
+from pyrovae.programs import latent_names, log_terms
+from pyrovae.programs.draws import CHUNK_SIZE, Call, Draws, checked
+from pyrovae.programs.sites import expanded, frame_of, sites_of
+from pyrovae.programs.terms import Axes
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Bound:
 def bound(
     program: Any,
     x: Any,
-    context: Mapping[str, Any] | None = None,
+    covariates: Mapping[str, Any] | None = None,
     num_samples: int = 100,
     *,
     exact_kl: bool = False,
@@ -50,7 +50,7 @@ def bound(
     Args:
         program: as in :func:`pyrovae.evaluation.log_weights`.
         x: the data, N rows.
-        context: for each name, a tensor of N rows.
+        covariates: for each name, a tensor of N rows.
         num_samples: draws per datum.
         exact_kl: the divergence in closed form, given the draws that its sites depend on. It spares the divergence's
             noise, and loses the zero variance of an exact guide.
@@ -72,7 +72,7 @@ def bound(
     >>> torch.equal(found.elbo, found.reconstruction - found.kl), found.elbo.shape
     (True, torch.Size([4]))
     """
-    draws = Draws(program, x, context, num_samples, chunk_size, vectorize, seed, progress)
+    draws = Draws(program, x, covariates, num_samples, chunk_size, vectorize, seed, progress)
     parts = []
     with draws.each("elbo") as batches:
         for _, batch in batches:
@@ -85,7 +85,7 @@ def bound(
 def elbo(
     program: Any,
     x: Any,
-    context: Mapping[str, Any] | None = None,
+    covariates: Mapping[str, Any] | None = None,
     num_samples: int = 100,
     *,
     exact_kl: bool = False,
@@ -98,7 +98,7 @@ def elbo(
     Args:
         program: as there.
         x: the data, N rows.
-        context: for each name, a tensor of N rows.
+        covariates: for each name, a tensor of N rows.
         num_samples: draws per datum.
         exact_kl: the divergence in closed form, see :func:`bound`, which also returns the errors.
         chunk_size: the most draws evaluated at once.
@@ -118,13 +118,13 @@ def elbo(
     torch.Size([4])
     """
     options: dict[str, Any] = {"exact_kl": exact_kl, "chunk_size": chunk_size, "vectorize": vectorize, "seed": seed}
-    return bound(program, x, context, num_samples, **options).elbo
+    return bound(program, x, covariates, num_samples, **options).elbo
 
 
 def kl(
     program: Any,
     x: Any,
-    context: Mapping[str, Any] | None = None,
+    covariates: Mapping[str, Any] | None = None,
     num_samples: int = 100,
     *,
     exact_kl: bool = False,
@@ -137,7 +137,7 @@ def kl(
     Args:
         program: as in :func:`elbo`.
         x: the data, N rows.
-        context: for each name, a tensor of N rows.
+        covariates: for each name, a tensor of N rows.
         num_samples: draws per datum.
         exact_kl: the divergence in closed form, see :func:`bound`, which also returns the errors.
         chunk_size: the most draws evaluated at once.
@@ -157,13 +157,13 @@ def kl(
     torch.Size([4])
     """
     options: dict[str, Any] = {"exact_kl": exact_kl, "chunk_size": chunk_size, "vectorize": vectorize, "seed": seed}
-    return bound(program, x, context, num_samples, **options).kl
+    return bound(program, x, covariates, num_samples, **options).kl
 
 
 def reconstruction(
     program: Any,
     x: Any,
-    context: Mapping[str, Any] | None = None,
+    covariates: Mapping[str, Any] | None = None,
     num_samples: int = 100,
     *,
     exact_kl: bool = False,
@@ -176,7 +176,7 @@ def reconstruction(
     Args:
         program: as in :func:`elbo`.
         x: the data, N rows.
-        context: for each name, a tensor of N rows.
+        covariates: for each name, a tensor of N rows.
         num_samples: draws per datum.
         exact_kl: the divergence in closed form, see :func:`bound`, which also returns the errors.
         chunk_size: the most draws evaluated at once.
@@ -196,7 +196,7 @@ def reconstruction(
     torch.Size([4])
     """
     options: dict[str, Any] = {"exact_kl": exact_kl, "chunk_size": chunk_size, "vectorize": vectorize, "seed": seed}
-    return bound(program, x, context, num_samples, **options).reconstruction
+    return bound(program, x, covariates, num_samples, **options).reconstruction
 
 
 def _terms(draws: Draws, call: Call, size: int, exact_kl: bool, is_first: bool) -> tuple[Tensor, Tensor]:

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from pyrovae.evaluation import ais
-from pyrovae.evaluation.draws import Call, Draws, checked
 from pyrovae.evaluation.gaussian import Gaussian
 from pyrovae.evaluation.refine import RefinedGuide, fit_gaussian
 from pyrovae.evaluation.unconstrained import LatentSpace
+from pyrovae.programs.draws import Call, Draws, checked
 
 
 class Estimator(ABC):

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pyrovae.evaluation.draws import CHUNK_SIZE
 from pyrovae.evaluation.elbo import Bound, bound
 from pyrovae.evaluation.estimators import Estimator, Refined, as_estimator
 from pyrovae.evaluation.marginal import log_marginal
 from pyrovae.evaluation.refine import refine
+from pyrovae.programs.draws import CHUNK_SIZE
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def inference_gaps(
     program: Any,
     x: Any,
-    context: Mapping[str, Any] | None = None,
+    covariates: Mapping[str, Any] | None = None,
     family: str = "normal",
     method: str | Estimator = "refined",
     num_samples: int = 1000,
@@ -43,7 +43,7 @@ def inference_gaps(
     Args:
         program: as in :func:`pyrovae.evaluation.log_weights`.
         x: the data, N rows.
-        context: for each name, a tensor of N rows.
+        covariates: for each name, a tensor of N rows.
         family: of q*: ``"normal"`` or ``"full"``, on the unconstrained latents.
         method: how log p(x) is estimated, as in :func:`pyrovae.evaluation.log_marginal`.
         num_samples: draws per datum, for each of the three quantities.
@@ -72,10 +72,10 @@ def inference_gaps(
     estimator = replace(estimator, num_steps=num_steps) if isinstance(estimator, Refined) else estimator
     options: dict[str, Any] = {"chunk_size": chunk_size, "progress": progress}
     seeds = [None if seed is None else seed + number for number in range(4)]
-    guide = refine(program, x, context, family, num_steps=num_steps, seed=seeds[0], **options)
-    best = bound(guide, x, context, num_samples, seed=seeds[1], **options)
-    own = bound(program, x, context, num_samples, seed=seeds[2], **options)
-    evidence = log_marginal(program, x, estimator, num_samples, context, seed=seeds[3], **options)
+    guide = refine(program, x, covariates, family, num_steps=num_steps, seed=seeds[0], **options)
+    best = bound(guide, x, covariates, num_samples, seed=seeds[1], **options)
+    own = bound(program, x, covariates, num_samples, seed=seeds[2], **options)
+    evidence = log_marginal(program, x, estimator, num_samples, covariates, seed=seeds[3], **options)
     return _dataset(evidence, best, own)
 
 

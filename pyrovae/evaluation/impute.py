@@ -9,11 +9,11 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyrovae.evaluation.draws import CHUNK_SIZE, Call, Draws
-from pyrovae.evaluation.simulate import enumerated_draws, likelihood_draws
-from pyrovae.psis import psis
-from pyrovae.traces import latent_names, log_terms
-from pyrovae.traces.sites import Site, data_axis
+from pyrovae.evaluation.psis import psis
+from pyrovae.programs import latent_names, log_terms
+from pyrovae.programs.draws import CHUNK_SIZE, Call, Draws
+from pyrovae.programs.simulate import enumerated_draws, likelihood_draws
+from pyrovae.programs.sites import Site, data_axis
 
 
 class Imputation(NamedTuple):
@@ -31,7 +31,7 @@ def impute(
     program: Any,
     x: Any,
     num_samples: int = 100,
-    context: Mapping[str, Any] | None = None,
+    covariates: Mapping[str, Any] | None = None,
     *,
     num_proposals: int = 1000,
     chunk_size: int = CHUNK_SIZE,
@@ -50,7 +50,7 @@ def impute(
         program: as in :func:`pyrovae.evaluation.log_weights`, with one data site and no global latents.
         x: the data, N rows; NaN is a missing entry.
         num_samples: draws of the missing entries.
-        context: for each name, a tensor of N rows.
+        covariates: for each name, a tensor of N rows.
         num_proposals: draws of the guide from which the latents are chosen.
         chunk_size: the most draws evaluated at once.
         seed: makes the draws reproducible.
@@ -71,7 +71,7 @@ def impute(
     >>> pvae.impute(vae, x, num_samples=20, seed=0).draws.shape
     torch.Size([20, 1, 3])
     """
-    draws = Draws(program, x, context, num_proposals, chunk_size, seed=seed, progress=progress)
+    draws = Draws(program, x, covariates, num_proposals, chunk_size, seed=seed, progress=progress)
     parts = []
     with draws.each("impute") as batches:
         for _, batch in batches:

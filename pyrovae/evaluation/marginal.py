@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyrovae.evaluation.draws import CHUNK_SIZE, Draws
 from pyrovae.evaluation.estimators import Estimator, Importance, as_estimator
+from pyrovae.evaluation.psis import good_k, pareto_k
 from pyrovae.evaluation.resume import Progress, fingerprint
-from pyrovae.psis import good_k, pareto_k
+from pyrovae.programs.draws import CHUNK_SIZE, Draws
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -38,7 +38,7 @@ def log_marginal(
     x: Any,
     method: str | Estimator = "importance",
     num_samples: int | None = None,
-    context: Mapping[str, Any] | None = None,
+    covariates: Mapping[str, Any] | None = None,
     *,
     chunk_size: int = CHUNK_SIZE,
     vectorize: bool = True,
@@ -60,7 +60,7 @@ def log_marginal(
         method: ``"importance"`` (draws of the guide), ``"refined"`` (of a guide optimized for each datum), ``"ais"``
             (annealing from the guide), or an estimator with options of your own: ``Refined("normal", num_steps=500)``.
         num_samples: samples (or chains) per datum; by default 1000, 1000 and 16.
-        context: for each name, a tensor of N rows.
+        covariates: for each name, a tensor of N rows.
         chunk_size: the most draws (pairs of a sample and a datum) evaluated at once; memory grows with it.
         vectorize: False runs the program once for each draw (importance only).
         seed: makes the draws reproducible.
@@ -97,7 +97,7 @@ def log_marginal(
             "resume needs a seed, so that the rest of the draws is the same as without a stop: pass seed=0"
         )
     per_row = estimator.per_row(num_samples)
-    draws = Draws(program, x, context, num_samples, chunk_size, vectorize, seed, progress, per_row)
+    draws = Draws(program, x, covariates, num_samples, chunk_size, vectorize, seed, progress, per_row)
     result = evidence(draws, estimator, resume)
     _warn(result["pareto_k"].values, num_samples, estimator)
     return result

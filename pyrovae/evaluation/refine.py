@@ -14,9 +14,9 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
-from pyrovae.evaluation.draws import CHUNK_SIZE, Draws, checked
 from pyrovae.evaluation.gaussian import Gaussian
 from pyrovae.evaluation.unconstrained import Block, LatentSpace, bijection, enumerating
+from pyrovae.programs.draws import CHUNK_SIZE, Draws, checked
 
 STAGES = 4
 """Parts of the optimization, each in coordinates whitened by the part before."""
@@ -47,9 +47,9 @@ class RefinedGuide:
         """Itself, so that a refined guide can be evaluated as a program."""
         return self
 
-    def __call__(self, x: Any, *args: Any, context: Any = None, size: int | None = None) -> dict[str, Tensor]:
+    def __call__(self, x: Any, *args: Any, covariates: Any = None, size: int | None = None) -> dict[str, Tensor]:
         """Draw the latents of the rows, in the plate ``data``; of the data nothing but the latents' supports may depend."""
-        given = {name: value for name, value in (("context", context), ("size", size)) if value is not None}
+        given = {name: value for name, value in (("covariates", covariates), ("size", size)) if value is not None}
         blocks = self._blocks(x, *args, **given) if self.space.varies else self.space.blocks
         rows, dim = len(self.gaussian.loc), self.space.data_dim
         index = torch.arange(rows, device=self.gaussian.loc.device)
@@ -113,7 +113,7 @@ class RefinedGuide:
 
 
 def _enumerated(model: Callable) -> Callable:
-    """The model with discrete sites enumerated; Pyro's handler is put around the call, since it refuses a context."""
+    """The model with discrete sites enumerated; Pyro's handler is put around the call, since it refuses covariates."""
 
     def run(*args: Any, **kwargs: Any) -> Any:
         return enumerating(partial(model, **kwargs))(*args)
@@ -164,7 +164,7 @@ class _Parameters(nn.Module):
 def refine(
     program: Any,
     x: Any,
-    context: Mapping[str, Any] | None = None,
+    covariates: Mapping[str, Any] | None = None,
     family: str = "full",
     *,
     num_steps: int = 300,
@@ -185,7 +185,7 @@ def refine(
     Args:
         program: as in :func:`pyrovae.evaluation.log_weights`.
         x: the data, N rows.
-        context: for each name, a tensor of N rows.
+        covariates: for each name, a tensor of N rows.
         family: ``"normal"`` (independent coordinates) or ``"full"`` (any covariance).
         num_steps: steps of Adam for each batch of rows.
         num_particles: draws per datum and step.
@@ -212,7 +212,7 @@ def refine(
     """
     if family not in ("normal", "full"):
         raise ValueError(f"family must be 'normal' or 'full', got {family!r}")
-    draws = Draws(program, x, context, num_particles, chunk_size, seed=seed, progress=progress)
+    draws = Draws(program, x, covariates, num_particles, chunk_size, seed=seed, progress=progress)
     guides = []
     with draws.each("refine") as batches:
         for _, batch in batches:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.data.rows import leaves, take
-from pyrovae.evaluation.draws import Draws
+from pyrovae.programs.draws import Draws
 
 ROWS = 4096
 
@@ -79,7 +79,7 @@ def fingerprint(draws: Draws, settings: Any) -> str:
         for name, tensor in sorted(draws.pair.module.state_dict().items()):
             _add(digest, name, tensor)
     data = draws.data
-    for rows, path in [*leaves(data.x), *leaves(dict(data.context or {}), "context")]:
+    for rows, path in [*leaves(data.x), *leaves(dict(data.covariates or {}), "covariates")]:
         for start in range(0, len(data), ROWS):
             _add(digest, path, take(rows, slice(start, start + ROWS)))
     return digest.hexdigest()

@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.distributions import biject_to, constraints
 from torch.distributions.transforms import IndependentTransform, Transform
 
-from pyrovae.evaluation.draws import Call
-from pyrovae.evaluation.masks import Unmask, counted
-from pyrovae.traces import PARTICLES, Terms, given_terms, latent_names
-from pyrovae.traces.sites import Site, frame_of, sites_of
+from pyrovae.programs import PARTICLES, Terms, given_terms, latent_names
+from pyrovae.programs.draws import Call
+from pyrovae.programs.masks import Unmask, counted
+from pyrovae.programs.sites import Site, frame_of, sites_of
 
 CHECKED_DRAWS = 8
 """Draws of the guide at which it is checked what depends on a masked latent."""

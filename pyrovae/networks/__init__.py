@@ -3,8 +3,8 @@
 from pyrovae.networks.base import Network
 from pyrovae.networks.batch_axes import BatchAxes
 from pyrovae.networks.chain import Chain
-from pyrovae.networks.context import ConcatContext, FiLM
 from pyrovae.networks.convolutional import ConvDecoder, ConvEncoder
+from pyrovae.networks.covariates import ConcatCovariates, FiLM
 from pyrovae.networks.entries import Embed
 from pyrovae.networks.mlp import MLP
 from pyrovae.networks.sequence import GRU, Transformer
@@ -14,7 +14,7 @@ __all__ = [
     "MLP",
     "BatchAxes",
     "Chain",
-    "ConcatContext",
+    "ConcatCovariates",
     "ConvDecoder",
     "ConvEncoder",
     "Embed",

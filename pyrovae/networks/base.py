@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 Shape = int | Sequence[int]
-Context = Mapping[str, Tensor]
+Covariates = Mapping[str, Tensor]
 
 
 class Network(nn.Module, ABC):
@@ -27,7 +27,7 @@ class Network(nn.Module, ABC):
     Args:
         in_shape: shape of one input; an integer for a vector.
         out_shape: shape of one output; None for an open network.
-        context_names: the names that are read from the context, if any.
+        covariate_names: the names that are read from the covariates, if any.
 
     Raises:
         TypeError: a shape is not made of integers.
@@ -40,24 +40,24 @@ class Network(nn.Module, ABC):
 
     in_shape: torch.Size
     out_shape: torch.Size | None
-    context_names: tuple[str, ...] = ()
+    covariate_names: tuple[str, ...] = ()
 
-    def __init__(self, in_shape: Shape, out_shape: Shape | None = None, context_names: Sequence[str] = ()) -> None:
+    def __init__(self, in_shape: Shape, out_shape: Shape | None = None, covariate_names: Sequence[str] = ()) -> None:
         super().__init__()
         self.in_shape = as_shape(in_shape, "in_shape", least=0)
         self.out_shape = None if out_shape is None else as_shape(out_shape, "out_shape")
-        self.context_names = tuple(dict.fromkeys(context_names))
+        self.covariate_names = tuple(dict.fromkeys(covariate_names))
 
     @abstractmethod
-    def forward(self, x: Tensor | None, context: Context | None = None) -> Tensor:
+    def forward(self, x: Tensor | None, covariates: Covariates | None = None) -> Tensor:
         """The output of shape ``(*batch, *out_shape)``.
 
         Args:
-            x: input of shape ``(*batch, *in_shape)``; None for a network of the context alone.
-            context: tensors by name; names that this network does not read are left alone.
+            x: input of shape ``(*batch, *in_shape)``; None for a network of the covariates alone.
+            covariates: tensors by name; names that this network does not read are left alone.
 
         Raises:
-            ValueError: the network is open, a shape does not fit, or the context lacks a name.
+            ValueError: the network is open, a shape does not fit, or the covariates lack a name.
         """
 
     @abstractmethod
@@ -103,9 +103,9 @@ class Network(nn.Module, ABC):
         return self.out_shape
 
     def extra_repr(self) -> str:
-        """The shapes, and the context's names where there are any."""
+        """The shapes, and the covariates' names where there are any."""
         out_shape = "open" if self.out_shape is None else tuple(self.out_shape)
-        names = f", context_names={self.context_names}" if self.context_names else ""
+        names = f", covariate_names={self.covariate_names}" if self.covariate_names else ""
         return f"{tuple(self.in_shape)} -> {out_shape}{names}"
 
 
@@ -150,7 +150,9 @@ def check_input(network: Network, x: Tensor | None) -> tuple[Tensor, torch.Size]
     _, name, expected = network.closed_shape, type(network).__name__, network.in_shape
     if not isinstance(x, Tensor):
         remedy = (
-            "a network without a value is ConcatContext(net, None, context)" if x is None else "use torch.as_tensor"
+            "a network without a value is ConcatCovariates(net, None, covariates)"
+            if x is None
+            else "use torch.as_tensor"
         )
         raise TypeError(f"{name} expected a tensor of shape {batch_text(expected)}, got {type(x).__name__}: {remedy}")
     cut = x.ndim - len(expected)

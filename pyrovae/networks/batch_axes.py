@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pyrovae.networks.base import Context, Network, Rows, Shape, as_shape, closed_already
+from pyrovae.networks.base import Covariates, Network, Rows, Shape, as_shape, closed_already
 
 
 class BatchAxes(Network):
@@ -35,15 +35,15 @@ class BatchAxes(Network):
     def __init__(self, module: nn.Module, in_shape: Shape, out_shape: Shape) -> None:
         if not isinstance(module, nn.Module):
             raise TypeError(f"BatchAxes expected a module, got {type(module).__name__}: wrap functions in an nn.Module")
-        names = module.context_names if isinstance(module, Network) else ()
+        names = module.covariate_names if isinstance(module, Network) else ()
         super().__init__(in_shape, as_shape(out_shape, "out_shape"), names)
         self.module = self._closed(module) if isinstance(module, Network) else module
         self.train(self.training)
 
-    def forward(self, x: Tensor | None, context: Context | None = None) -> Tensor:
+    def forward(self, x: Tensor | None, covariates: Covariates | None = None) -> Tensor:
         """The module's output ``(*batch, *out_shape)`` for an input ``(*batch, *in_shape)``."""
         if isinstance(self.module, Network):
-            return self.module(x, context)
+            return self.module(x, covariates)
         rows = Rows.of(self, x)
         output = self.module(rows.values)
         self._check_output(output, len(rows.values))

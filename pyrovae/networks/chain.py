@@ -7,7 +7,7 @@ import itertools
 import torch
 from torch import Tensor, nn
 
-from pyrovae.networks.base import Context, Network, networks_of
+from pyrovae.networks.base import Covariates, Network, networks_of
 
 
 class Chain(Network):
@@ -16,7 +16,7 @@ class Chain(Network):
     .. math:: y = f_n(\dots f_2(f_1(x, c), c) \dots, c)
 
     Args:
-        *networks: each takes what the one before gives; all but the last are closed, and each reads the context's names
+        *networks: each takes what the one before gives; all but the last are closed, and each reads the covariates' names
             that are its own.
 
     Raises:
@@ -37,16 +37,16 @@ class Chain(Network):
             raise ValueError("Chain expected at least one network, got none: write Chain(first, second)")
         for before, after in itertools.pairwise(networks):
             _check_link(before, after)
-        names = [name for network in networks for name in network.context_names]
+        names = [name for network in networks for name in network.covariate_names]
         super().__init__(networks[0].in_shape, networks[-1].out_shape, names)
         self.networks = nn.ModuleList(networks)
 
-    def forward(self, x: Tensor | None, context: Context | None = None) -> Tensor:
-        """The last network's output ``(*batch, *out_shape)``; each network is given the context."""
+    def forward(self, x: Tensor | None, covariates: Covariates | None = None) -> Tensor:
+        """The last network's output ``(*batch, *out_shape)``; each network is given the covariates."""
         first, *others = self.networks
-        y = first(x, context)
+        y = first(x, covariates)
         for network in others:
-            y = network(y, context)
+            y = network(y, covariates)
         return y
 
     def add_head(self, out_shape: torch.Size) -> Network:

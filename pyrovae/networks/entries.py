@@ -1,4 +1,4 @@
-"""The named entries of a context: checked, cast, and encoded by networks of their own."""
+"""The named entries of covariates: checked, cast, and encoded by networks of their own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from pyrovae.networks.base import Context, Network, Shape, as_shape, check_input, closed_already, networks_of
+from pyrovae.networks.base import Covariates, Network, Shape, as_shape, check_input, closed_already, networks_of
 
 Entry = Shape | Network
 
@@ -33,7 +33,7 @@ class Embed(Network):
             raise ValueError(f"num_categories must be a positive integer, got {num_categories!r}")
         self.table = nn.Parameter(torch.randn(num_categories, *self.closed_shape))
 
-    def forward(self, x: Tensor | None, context: Context | None = None) -> Tensor:
+    def forward(self, x: Tensor | None, covariates: Covariates | None = None) -> Tensor:
         """The vectors ``(*batch, *out_shape)`` of codes ``(*batch,)``."""
         codes, batch_shape = check_input(self, x)
         return nn.functional.embedding(codes.long(), self.table.flatten(1)).reshape(batch_shape + self.closed_shape)
@@ -58,11 +58,11 @@ class Plain(Network):
     """
 
     def __init__(self, shape: Shape) -> None:
-        super().__init__(shape, as_shape(shape, "a context entry's shape"))
+        super().__init__(shape, as_shape(shape, "covariates entry's shape"))
         self.like: Tensor
         self.register_buffer("like", torch.empty(0), persistent=False)
 
-    def forward(self, x: Tensor | None, context: Context | None = None) -> Tensor:
+    def forward(self, x: Tensor | None, covariates: Covariates | None = None) -> Tensor:
         """The entry ``(*batch, *shape)``, cast."""
         return check_input(self, x)[0].to(self.like.dtype)
 
@@ -72,11 +72,11 @@ class Plain(Network):
 
 
 class Entries(nn.Module):
-    """The entries of the context that one network reads, each through a network of its own.
+    """The entries of the covariates that one network reads, each through a network of its own.
 
     Args:
         who: name of the network that reads them, for messages.
-        context: for each name the shape of one entry, or a closed network of the entry such as ``Embed(10, 4)``.
+        covariates: for each name the shape of one entry, or a closed network of the entry such as ``Embed(10, 4)``.
 
     Raises:
         ValueError: there is no name, or an entry's network is open.
@@ -86,14 +86,14 @@ class Entries(nn.Module):
     (('label', 'position'), 10)
     """
 
-    def __init__(self, who: str, context: Mapping[str, Entry]) -> None:
+    def __init__(self, who: str, covariates: Mapping[str, Entry]) -> None:
         super().__init__()
-        if not isinstance(context, Mapping) or not context:
-            remedy = "write context={'label': 10}, say, or leave this network out"
-            raise ValueError(f"{who} expected context={{name: shape or network}}, got {context!r}: {remedy}")
+        if not isinstance(covariates, Mapping) or not covariates:
+            remedy = "write covariates={'label': 10}, say, or leave this network out"
+            raise ValueError(f"{who} expected covariates={{name: shape or network}}, got {covariates!r}: {remedy}")
         self.who = who
-        self.own_names = tuple(context)
-        self.encoders = nn.ModuleList(e if isinstance(e, Network) else Plain(e) for e in context.values())
+        self.own_names = tuple(covariates)
+        self.encoders = nn.ModuleList(e if isinstance(e, Network) else Plain(e) for e in covariates.values())
         for name, encoder in self.items():
             if encoder.out_shape is None:
                 raise ValueError(
@@ -103,7 +103,7 @@ class Entries(nn.Module):
     @property
     def names(self) -> tuple[str, ...]:
         """The names that are read, those that the entries' networks read included."""
-        return (*self.own_names, *[name for encoder in networks_of(self.encoders) for name in encoder.context_names])
+        return (*self.own_names, *[name for encoder in networks_of(self.encoders) for name in encoder.covariate_names])
 
     @property
     def shapes(self) -> tuple[torch.Size, ...]:
@@ -119,25 +119,25 @@ class Entries(nn.Module):
         """Each name and its network."""
         return list(zip(self.own_names, networks_of(self.encoders), strict=True))
 
-    def forward(self, context: Context | None) -> list[Tensor]:
+    def forward(self, covariates: Covariates | None) -> list[Tensor]:
         """The encoded entries, each ``(*batch, *shape)``."""
-        return [self._encode(name, encoder, context) for name, encoder in self.items()]
+        return [self._encode(name, encoder, covariates) for name, encoder in self.items()]
 
-    def _encode(self, name: str, encoder: Network, context: Context | None) -> Tensor:
-        if context is None or name not in context:
-            came = "no context" if context is None else f"the names {sorted(context)}"
+    def _encode(self, name: str, encoder: Network, covariates: Covariates | None) -> Tensor:
+        if covariates is None or name not in covariates:
+            came = "no covariates" if covariates is None else f"the names {sorted(covariates)}"
             raise ValueError(
-                f"{self.who} reads {name!r} from the context, got {came}: pass context={{{name!r}: tensor}}"
+                f"{self.who} reads {name!r} from the covariates, got {came}: pass covariates={{{name!r}: tensor}}"
             )
         try:
-            return encoder(context[name], context)
+            return encoder(covariates[name], covariates)
         except (TypeError, ValueError) as error:
             remedy = "; a category's code needs Embed(num_categories, dim)" if isinstance(encoder, Plain) else ""
-            raise type(error)(f"context {name!r} of {self.who}: {error}{remedy}") from None
+            raise type(error)(f"covariates {name!r} of {self.who}: {error}{remedy}") from None
 
 
 def broadcast_batch(who: str, batch_shapes: Sequence[torch.Size]) -> torch.Size:
-    """The batch axes that value and context have together.
+    """The batch axes that value and covariates have together.
 
     Raises:
         ValueError: they do not broadcast.
@@ -150,6 +150,6 @@ def broadcast_batch(who: str, batch_shapes: Sequence[torch.Size]) -> torch.Size:
     except RuntimeError:
         came = " and ".join(str(tuple(shape)) for shape in batch_shapes)
         raise ValueError(
-            f"{who} expected batch axes of value and context that broadcast, got {came}: "
-            "give the context one row for each row of the value"
+            f"{who} expected batch axes of value and covariates that broadcast, got {came}: "
+            "give the covariates one row for each row of the value"
         ) from None

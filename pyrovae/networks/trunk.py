@@ -8,7 +8,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor, nn
 
-from pyrovae.networks.base import Context, Network, Rows, Shape, as_shape, closed_already
+from pyrovae.networks.base import Covariates, Network, Rows, Shape, as_shape, closed_already
 
 
 class Trunk(Network):
@@ -39,8 +39,8 @@ class Trunk(Network):
             self.out_shape = as_shape(out_shape, "out_shape")
             self.head = self.make_head(self.out_shape)
 
-    def forward(self, x: Tensor | None, context: Context | None = None) -> Tensor:
-        """The output ``(*batch, *out_shape)`` of an input ``(*batch, *in_shape)``; the context is not read."""
+    def forward(self, x: Tensor | None, covariates: Covariates | None = None) -> Tensor:
+        """The output ``(*batch, *out_shape)`` of an input ``(*batch, *in_shape)``; the covariates is not read."""
         rows = Rows.of(self, x)
         return rows.restore(self.run(rows.values, self.head), self.closed_shape)
 
@@ -72,8 +72,8 @@ class Headed(Network):
         self.trunk = trunk
         self.head = trunk.make_head(self.closed_shape)
 
-    def forward(self, x: Tensor | None, context: Context | None = None) -> Tensor:
-        """The output ``(*batch, *out_shape)`` of an input ``(*batch, *in_shape)``; the context is not read."""
+    def forward(self, x: Tensor | None, covariates: Covariates | None = None) -> Tensor:
+        """The output ``(*batch, *out_shape)`` of an input ``(*batch, *in_shape)``; the covariates is not read."""
         rows = Rows.of(self, x)
         return rows.restore(self.trunk.run(rows.values, self.head), self.closed_shape)
 

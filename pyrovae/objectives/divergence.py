@@ -11,8 +11,8 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 from torch.distributions import Distribution, Independent, kl_divergence
 
-from pyrovae.traces.sites import Site, expanded, frame_of, is_delta, site_log_prob, sites_of
-from pyrovae.traces.terms import Axes
+from pyrovae.programs.sites import Site, expanded, frame_of, is_delta, site_log_prob, sites_of
+from pyrovae.programs.terms import Axes
 
 PYRO_PARTICLES = "num_particles_vectorized"
 """The plate that Pyro's ELBOs draw their particles along."""

@@ -16,9 +16,9 @@ from pyro.poutine.trace_struct import Trace
 from pyro.util import warn_if_nan
 from torch import Tensor
 
-from pyrovae.traces import PARTICLES, Pair, check_latents, plate_nesting
-from pyrovae.traces.sites import Site, check_plates, expanded, frame_of, sites_of
-from pyrovae.traces.terms import Axes
+from pyrovae.programs import PARTICLES, Pair, check_latents, plate_nesting
+from pyrovae.programs.sites import Site, check_plates, expanded, frame_of, sites_of
+from pyrovae.programs.terms import Axes
 
 GRADIENTS = ("reparam", "dreg", "stl")
 

@@ -4,6 +4,8 @@ Words are looked up in tables here and nowhere else; a program of one's own is c
 """
 
 from pyrovae.presets.build import Standardize, build_vae, suggest
+from pyrovae.presets.loading import load
+from pyrovae.presets.saving import save
 from pyrovae.presets.tables import ACTIVATIONS, LIKELIHOODS, NETWORKS, POSTERIORS, PRIORS
 from pyrovae.presets.words import LIMITS, Words, check_words
 
@@ -18,5 +20,7 @@ __all__ = [
     "Words",
     "build_vae",
     "check_words",
+    "load",
+    "save",
     "suggest",
 ]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae.distributions import Factorized
-from pyrovae.models import VAE
+from pyrovae.graphs import VAE
 from pyrovae.networks import MLP, ConvDecoder, ConvEncoder, Network
 from pyrovae.presets.tables import ACTIVATIONS, LIKELIHOODS, NETWORKS, POSTERIORS, PRIORS, Preprocess
 from pyrovae.presets.words import Words, check_words

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyrovae.checkpoints import read_json, save_file_atomic, write_json_atomic
 from pyrovae.data import Data
-from pyrovae.psis import good_k
-from pyrovae.runs import Run
-from pyrovae.runs.config import MODEL, digest
+from pyrovae.evaluation.psis import good_k
+from pyrovae.files import Run, read_json, save_file_atomic, write_json_atomic
+from pyrovae.files.config import MODEL, digest
 
 if TYPE_CHECKING:
     import xarray as xr

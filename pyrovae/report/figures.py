@@ -12,7 +12,7 @@ import torch
 
 from pyrovae import plots
 from pyrovae.data import Data
-from pyrovae.models import VAE
+from pyrovae.graphs import VAE
 from pyrovae.report.codes import encoded, reconstructed
 from pyrovae.report.html import Html, element
 

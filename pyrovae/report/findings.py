@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from pyrovae.data import Data
-from pyrovae.diagnostics import (
+from pyrovae.checks import (
     SBC,
     LatentStructure,
     Reliability,
@@ -21,8 +20,9 @@ from pyrovae.diagnostics import (
     sbc,
     typicality,
 )
+from pyrovae.data import Data
 from pyrovae.evaluation import bound
-from pyrovae.models import VAE
+from pyrovae.graphs import VAE
 from pyrovae.report.budget import affordable_rows, some_rows
 from pyrovae.report.evaluated import Evaluated, read_evaluated
 from pyrovae.report.subject import Subject

@@ -9,8 +9,9 @@ from typing import Any
 
 from pyrovae import data as data_room
 from pyrovae.data import Data
-from pyrovae.models import VAE
-from pyrovae.runs import Run, load
+from pyrovae.files import Run
+from pyrovae.graphs import VAE
+from pyrovae.presets import load
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pyrovae.checkpoints import save_file_atomic
 from pyrovae.data import Data
+from pyrovae.files import save_file_atomic
 from pyrovae.report.findings import find
 from pyrovae.report.page import run_page
 from pyrovae.report.subject import Subject, read_subject, require_same_rows
@@ -90,7 +90,7 @@ def _subjects(folders: Sequence[Path], vae: Any, data: Data | None) -> list[Subj
 
 def _shared(folder: Path, first: Subject) -> Data | None:
     """The first run's data, where this run has the same."""
-    from pyrovae.runs import Run
+    from pyrovae.files import Run
 
     kept = Run.read(folder).config["data"]
     return first.data if kept and kept.get("fingerprint") == first.kept.get("fingerprint") else None

@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.optim import Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from pyrovae.checkpoints import CheckpointStore
 from pyrovae.data import Data
-from pyrovae.handlers import beta as beta_handler
+from pyrovae.files import CheckpointStore
+from pyrovae.programs import Pair, as_pair
+from pyrovae.programs import beta as beta_handler
 from pyrovae.schedules import Progress
-from pyrovae.traces import Pair, as_pair
 from pyrovae.training.atoms import warn_of_atoms
 from pyrovae.training.history import History
 from pyrovae.training.loop import Loop, Number, Plan, value_of
@@ -37,7 +37,6 @@ from pyrovae.training.setup import (
     rehearse_on,
     training_mode,
 )
-from pyrovae.training.sources import carried
 from pyrovae.training.step import Step
 from pyrovae.training.validation import Evaluation
 from pyrovae.training.weights import Weights
@@ -47,7 +46,7 @@ def fit(
     program: Any,
     data: Any,
     *,
-    context: Mapping[str, Any] | Sequence[str] | None = None,
+    covariates: Mapping[str, Any] | Sequence[str] | None = None,
     variant: str | None = None,
     epochs: int | None = None,
     steps: int | None = None,
@@ -84,7 +83,7 @@ def fit(
         program: anything with ``.model`` and ``.guide``, a tuple ``(model, guide)``, or a ``pyro.infer.SVI``.
         data: a tensor, array, DataFrame, scipy CSR matrix, :class:`~pyrovae.data.Data`, a dict or tuple of these, or a torch
             ``Dataset`` or ``DataLoader``; NaN is missing.
-        context: for rows in memory a tensor for each name; for a loader the names of the parts that are context.
+        covariates: for rows in memory a tensor for each name; for a loader the names of the parts that are covariates.
         variant: what kind of numbers bare arrays are, printed beside every result.
         epochs: passes through the data; or give ``steps``. The default is 50 epochs.
         steps: optimizer steps in all, instead of ``epochs``.
@@ -99,7 +98,7 @@ def fit(
         weight_decay: decoupled weight decay of the default optimizer.
         clip_norm: clip the norm of the per-row gradient to this.
         validation: data, or the fraction of the training rows to hold out; its ELBO at beta 1 is computed each epoch. Its
-            context comes with it: ``as_data(x, context)``.
+            covariates come with it: ``as_data(x, covariates)``.
         patience: stop after this many epochs without a better validation ELBO, and keep the best weights.
         keep_best: end with the weights of the best validation ELBO; by default where ``patience`` is given.
         callbacks: called with the history after each epoch; a true answer stops training.
@@ -147,8 +146,8 @@ def fit(
     pair, betas = as_pair(program), betas_by_site(beta)
     with randomness(seed), training_mode(pair.module, device), quiet_about_nan():
         generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
-        data, validation = divide(data, context, variant, transform, validation, seed)
-        source, rows, place = placed_source(pair, data, context, batch_size, drop_last, device, generator)
+        data, validation = divide(data, covariates, variant, transform, validation, seed)
+        source, rows, place = placed_source(pair, data, covariates, batch_size, drop_last, device, generator)
         plan = Plan(
             total_steps=steps if steps is not None else (50 if epochs is None else epochs) * len(source),
             steps_per_epoch=len(source),
@@ -166,7 +165,7 @@ def fit(
         evaluation = Evaluation(pair, rows, validation, place, 0 if seed is None else seed, whole=len(source) == 1)
         evaluation.check()
         tensors = _tensors(betas, len(source))
-        scaled = carried(pair) if beta_is_one else _scaled(carried(pair), tensors)
+        scaled = pair if beta_is_one else _scaled(pair, tensors)
         step = Step(
             scaled.model,
             scaled.guide,

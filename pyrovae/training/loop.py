@@ -13,7 +13,7 @@ from typing import Any
 from pyro.infer.elbo import ELBO
 from torch import Tensor
 
-from pyrovae.checkpoints import StopRequest
+from pyrovae.files import StopRequest
 from pyrovae.objectives import CapacityELBO
 from pyrovae.schedules import Progress, Schedule
 from pyrovae.training.history import History

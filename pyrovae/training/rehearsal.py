@@ -17,9 +17,8 @@ from pyro.poutine.trace_struct import Trace
 from torch import nn
 from torch.distributions import kl_divergence
 
-from pyrovae.parameters import announced
-from pyrovae.traces import Pair, check_sites
-from pyrovae.traces.sites import frame_of
+from pyrovae.programs import Pair, announced, check_sites
+from pyrovae.programs.sites import frame_of
 from pyrovae.training.step import BufferGuard, check_data
 
 

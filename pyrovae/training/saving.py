@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from pyrovae.checkpoints import CheckpointStore, check_packable, load_optimizer_state, rng_state, set_rng_state
+from pyrovae.files import CheckpointStore, check_packable, load_optimizer_state, rng_state, set_rng_state
 from pyrovae.training.loop import Loop, State
 
 

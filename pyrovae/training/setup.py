@@ -19,10 +19,10 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, Dataset
 
 from pyrovae.data import Batch, Data, as_data, split
-from pyrovae.traces import Pair, announced_like
+from pyrovae.programs import Pair, announced_like
 from pyrovae.training.loop import Number
 from pyrovae.training.rehearsal import Rehearsal, check_batches, check_objective, check_rows, rehearse
-from pyrovae.training.sources import Source, carried, source_of
+from pyrovae.training.sources import Source, source_of
 
 Transform = Callable[[Tensor, "torch.Generator | None"], Tensor]
 
@@ -92,7 +92,7 @@ def betas_by_site(beta: Number | Mapping[str, Number]) -> dict[str | None, Numbe
 
 
 def divide(
-    data: Any, context: Any, variant: str | None, transform: Transform | None, validation: Any, seed: int | None
+    data: Any, covariates: Any, variant: str | None, transform: Transform | None, validation: Any, seed: int | None
 ) -> tuple[Any, Data | None]:
     """The training data and the validation data, the latter drawn once."""
     if isinstance(data, (DataLoader, Dataset)):
@@ -101,9 +101,9 @@ def divide(
         if transform is not None:
             raise ValueError("transform= is for rows in memory: transform inside the Dataset")
         return data, None if validation is None else as_data(validation)
-    if context is not None and not isinstance(context, Mapping):
-        raise TypeError(f"context must be a mapping from names to arrays, got {type(context).__name__}")
-    rows = as_data(data, context, variant)
+    if covariates is not None and not isinstance(covariates, Mapping):
+        raise TypeError(f"covariates must be a mapping from names to arrays, got {type(covariates).__name__}")
+    rows = as_data(data, covariates, variant)
     _require_observed(rows)
     rows = rows if transform is None else replace(rows, transform=transform)
     seed = rows.seed or 0 if seed is None else seed
@@ -112,10 +112,10 @@ def divide(
     if validation is None:
         return rows, None
     held_out = as_data(validation).drawn(seed)
-    lacking = [name for name in rows.context or () if name not in (held_out.context or ())]
+    lacking = [name for name in rows.covariates or () if name not in (held_out.covariates or ())]
     if lacking:
         raise ValueError(
-            f"validation= lacks the context {lacking[0]!r} that the training rows have: write "
+            f"validation= lacks the covariates {lacking[0]!r} that the training rows have: write "
             f"validation=pyrovae.data.as_data(x, {{{lacking[0]!r}: values}})"
         )
     return rows, held_out
@@ -137,8 +137,7 @@ def rehearse_on(pair: Pair, source: Source, objective: ELBO, beta_is_one: bool) 
     """Run the program once on the first batch and check the objective against it; no random state is used up."""
     batch = _first_batch(source)
     args, kwargs, _ = source.arguments(batch)
-    able = carried(pair)
-    rehearsal = rehearse(able.model, able.guide, args, kwargs, pair.module)
+    rehearsal = rehearse(pair.model, pair.guide, args, kwargs, pair.module)
     source.full_size = check_rows(rehearsal, len(batch.index))
     if len(source) > 1:
         check_batches(pair, rehearsal, len(batch.index), scaled=source.sized or source.full_size is not None)
@@ -174,7 +173,7 @@ def place_of(module: nn.Module | None, device: str | torch.device | None) -> dic
 def placed_source(
     pair: Pair,
     data: Any,
-    context: Any,
+    covariates: Any,
     batch_size: int,
     drop_last: bool,
     device: str | torch.device | None,
@@ -182,15 +181,15 @@ def placed_source(
 ) -> tuple[Source, Data | None, dict[str, Any]]:
     """The batches, the rows in memory, and the device and dtype of both; of a program without a module by what it announces."""
     place = place_of(pair.module, device)
-    source, rows = source_of(pair, data, context, batch_size, drop_last, place, generator)
+    source, rows = source_of(pair, data, covariates, batch_size, drop_last, place, generator)
     if "dtype" in place:
         return source, rows, place
     args, kwargs, _ = source.arguments(_first_batch(source))
-    like = announced_like(carried(pair), args, kwargs)
+    like = announced_like(pair, args, kwargs)
     if like is None:
         return source, rows, place
     place = {"device": like.device, "dtype": like.dtype}
-    return *source_of(pair, data, context, batch_size, drop_last, place, generator), place
+    return *source_of(pair, data, covariates, batch_size, drop_last, place, generator), place
 
 
 @contextmanager

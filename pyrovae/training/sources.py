@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -11,33 +11,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pyrovae.data import Batch, Batches, Data, LoaderBatches, as_data, batches, loader_batches
-from pyrovae.traces import Pair, call_arguments
-
-
-class Carried:
-    """A model or guide that takes its context under another name, and hands it on.
-
-    Pyro's handlers have an argument named ``context`` themselves, so none may be passed through them by that keyword.
-    """
-
-    def __init__(self, function: Callable) -> None:
-        self.function = function
-
-    def __call__(self, *args: Any, row_context: Mapping[str, Tensor] | None = None, **kwargs: Any) -> Any:
-        """Run the function on a batch."""
-        return self.function(*args, **({} if row_context is None else {"context": row_context}), **kwargs)
-
-
-def carried(pair: Pair) -> Pair:
-    """The pair as Pyro's handlers can call it on a batch with a context."""
-    return Pair(Carried(pair.model), Carried(pair.guide), pair.module)
+from pyrovae.programs import Pair, call_arguments
 
 
 def arguments_of(pair: Pair, batch: Batch, size: int) -> tuple[tuple, dict[str, Any]]:
-    """Positional and keyword arguments of a carried pair for one batch."""
-    kwargs = call_arguments(pair, batch.context, size)
-    if "context" in kwargs:
-        kwargs["row_context"] = kwargs.pop("context")
+    """Positional and keyword arguments of a pair for one batch."""
+    kwargs = call_arguments(pair, batch.covariates, size, batch.index)
     return (batch.x if isinstance(batch.x, tuple) else (batch.x,)), kwargs
 
 
@@ -143,7 +122,7 @@ class Loader(Source):
 def source_of(
     pair: Pair,
     data: Any,
-    context: Any,
+    covariates: Any,
     batch_size: int,
     drop_last: bool,
     place: Mapping[str, Any],
@@ -154,11 +133,11 @@ def source_of(
     Rows that fill one batch keep their order: a guide may hold parameters for each row.
     """
     if isinstance(data, (DataLoader, Dataset)):
-        names = () if context is None else tuple(context)
+        names = () if covariates is None else tuple(covariates)
         size = batch_size if isinstance(data, Dataset) else None
-        found = loader_batches(data, size, True, generator, drop_last, context_names=names, **place)
+        found = loader_batches(data, size, True, generator, drop_last, covariate_names=names, **place)
         return Loader(pair, found, generator), None
-    rows = as_data(data)  # its context is already with it
+    rows = as_data(data)  # its covariates are already with it
     is_whole = isinstance(batch_size, int) and batch_size >= len(rows)
     loader = batches(rows, batch_size, not is_whole, generator, drop_last, **place)
     return Memory(pair, loader, generator), rows

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from pyrovae.data import Data, batches
-from pyrovae.traces import Pair, eval_mode, log_terms, paired_traces
-from pyrovae.training.sources import arguments_of, carried
+from pyrovae.programs import Pair, eval_mode, log_terms, paired_traces
+from pyrovae.training.sources import arguments_of
 
 BATCH_SIZE = 1024
 TRAINING_ROWS = 1000
@@ -87,7 +87,7 @@ class Evaluation:
         return reconstruction - kl, kl, reconstruction
 
     def _batch(self, args: tuple, kwargs: Mapping[str, Any]) -> Tensor:
-        terms = log_terms(*paired_traces(carried(self.pair), args, kwargs, nesting=self.nesting))
+        terms = log_terms(*paired_traces(self.pair, args, kwargs, nesting=self.nesting))
         return torch.stack([terms.reconstruction.sum(), terms.kl.sum()]).double().cpu()
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import pyro.distributions as dist
 
 import pyrovae as pvae
-from pyrovae.diagnostics import Sampler, reference_posterior
-from pyrovae.io_arviz import datasets_of, import_arviz, split_chains, to_arviz, to_datasets
+from pyrovae.arviz import datasets_of, import_arviz, split_chains, to_arviz, to_datasets
+from pyrovae.checks import Sampler, reference_posterior
 
 
 def trained(data, epochs):

@@ -36,7 +36,7 @@ def measure(way, options):
     import torch
 
     import pyrovae as pvae
-    from pyrovae.io_arviz import import_arviz, to_netcdf
+    from pyrovae.arviz import import_arviz, to_netcdf
 
     torch.set_num_threads(options.threads)
     import_arviz()

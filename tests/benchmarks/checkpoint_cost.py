@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 
 import pyrovae as pvae
-from pyrovae.checkpoints import CheckpointStore, load_tree
 from pyrovae.cli.defaults import RECIPES
+from pyrovae.files import CheckpointStore, load_tree
 from pyrovae.training.saving import Saver
 
 SAVES, STEPS = 20, 200

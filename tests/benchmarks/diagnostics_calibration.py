@@ -11,7 +11,7 @@ import torch
 from guided import correlated, exact, marginals, mean_field, shifted, tempered
 from oracles import PPCA
 
-from pyrovae.diagnostics import reliability, sbc
+from pyrovae.checks import reliability, sbc
 
 DEFECTS = {
     "variance x 0.7": tempered(0.7**0.5),

@@ -6,7 +6,7 @@ import pyro.distributions as dist
 import torch
 
 import pyrovae as pvae
-from pyrovae.diagnostics import Sampler, compare_posteriors, diagnose, posterior_draws, reference_posterior, reliability
+from pyrovae.checks import Sampler, compare_posteriors, diagnose, posterior_draws, reference_posterior, reliability
 from pyrovae.evaluation import refine
 
 

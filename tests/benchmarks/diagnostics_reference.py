@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch
 from oracles import PPCA
 
-from pyrovae.diagnostics import Sampler, reference_posterior
+from pyrovae.checks import Sampler, reference_posterior
 
 
 def against_closed_form(rows, latent, sampler, method="hmc"):

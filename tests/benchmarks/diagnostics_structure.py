@@ -12,7 +12,7 @@ import torch
 from guided import GuidedPPCA, exact, tempered
 from oracles import PPCA
 
-from pyrovae.diagnostics import elbo_surgery, leave_one_feature_out, predictive_check
+from pyrovae.checks import elbo_surgery, leave_one_feature_out, predictive_check
 
 
 def information():

@@ -21,7 +21,7 @@ TESTS = Path(__file__).parents[1]
 sys.path.insert(0, str(TESTS))
 
 
-from pyrovae.checkpoints import CheckpointStore, load_tree  # noqa: E402
+from pyrovae.files import CheckpointStore, load_tree  # noqa: E402
 
 MOMENTS = ["data", "forward", "updated", "validation", "half written", "written", "renamed", "rotated"]
 

@@ -8,7 +8,7 @@ import time
 import arviz as az
 import torch
 
-from pyrovae.psis import pareto_k, psis
+from pyrovae.evaluation.psis import pareto_k, psis
 
 
 def best(function, repeats=3):

@@ -41,7 +41,7 @@ def simulate(cells: int, seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def likelihoods() -> dict[str, Callable[[], nn.Module]]:
-    size = pvae.FromContext("size_factor")
+    size = pvae.FromCovariate("size_factor")
 
     def factorized(family: type, dispersed: bool, **given: object) -> Callable[[], nn.Module]:
         def make() -> nn.Module:
@@ -60,16 +60,16 @@ def likelihoods() -> dict[str, Callable[[], nn.Module]]:
 
 
 def program(vae: pvae.VAE) -> tuple[Callable, Callable]:
-    """The VAE on rows of a dict: the sparse counts beside the library sizes, which become context where they are read."""
+    """The VAE on rows of a dict: the sparse counts beside the library sizes, which become covariates where they are read."""
 
-    def context(rows: dict) -> dict | None:
-        return {"size_factor": rows["size"]} if "size_factor" in vae.context_names else None
+    def covariates(rows: dict) -> dict | None:
+        return {"size_factor": rows["size"]} if "size_factor" in vae.covariate_names else None
 
     def model(rows: dict, size: int | None = None) -> torch.Tensor:
-        return vae.model(rows["counts"], context(rows), size)
+        return vae.model(rows["counts"], covariates(rows), size)
 
     def guide(rows: dict, size: int | None = None) -> torch.Tensor:
-        return vae.guide(rows["counts"], context(rows), size)
+        return vae.guide(rows["counts"], covariates(rows), size)
 
     return model, guide
 
@@ -82,12 +82,14 @@ def train(likelihood: Callable[[], nn.Module], rows: dict, epochs: int, seed: in
     return vae
 
 
-def recovery(vae: pvae.VAE, truth: dict, context: dict, rows: slice) -> str:
-    x, own = torch.as_tensor(truth["counts"][rows]), {name: value[rows] for name, value in context.items()}
+def recovery(vae: pvae.VAE, truth: dict, covariates: dict, rows: slice) -> str:
+    x, own = torch.as_tensor(truth["counts"][rows]), {name: value[rows] for name, value in covariates.items()}
     mean = vae.decode(vae.encode(x, own), own).numpy() / truth["size"][rows, None]
     rates = np.corrcoef(np.log(mean).ravel(), np.log(truth["rate"][rows]).ravel())[0, 1]
     with torch.no_grad():
-        found = vae.likelihood(torch.zeros(1, LATENTS), context={"size_factor": torch.ones(1)}).base_dist.dispersion[0]
+        found = vae.likelihood(torch.zeros(1, LATENTS), covariates={"size_factor": torch.ones(1)}).base_dist.dispersion[
+            0
+        ]
     ratio = np.log(found.numpy() / truth["dispersion"])
     genes = np.corrcoef(np.log(found.numpy()), np.log(truth["dispersion"]))[0, 1]
     return (

@@ -1,0 +1,5 @@
+"""Graphical models: one class for each graph, each with a ``model`` and a ``guide`` that are plain Pyro programs."""
+
+from pyrovae.graphs.vae import VAE
+
+__all__ = ["VAE"]

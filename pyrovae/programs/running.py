@@ -1,0 +1,143 @@
+"""Running a pair: the model replayed against its guide, particles and enumerated sites along axes of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions import Delta, constraints
+from pyro.poutine.enum_messenger import EnumMessenger
+from pyro.poutine.trace_struct import Trace
+from pyro.poutine.util import site_is_subsample
+from pyro.util import check_site_shape
+from torch import Tensor
+
+from pyrovae.programs.pairs import Pair, as_pair
+
+PARTICLES = "particles"
+"""The plate of the particles, to the left of every plate of the program."""
+
+
+def plate_nesting(pair: Pair, args: tuple, kwargs: Mapping[str, Any]) -> int:
+    """The number of nested plates of a pair, found by running it once; the random state is left as it was."""
+    with torch.random.fork_rng(), poutine.block(), torch.no_grad():
+        guide_trace, model_trace = _run(pair, args, kwargs)
+        return check_sites(guide_trace, model_trace)
+
+
+def announced_like(pair: Pair, args: tuple, kwargs: Mapping[str, Any]) -> Tensor | None:
+    """A tensor of the dtype and device that data need for a program whose module is not known; None if they will do.
+
+    If the program fails on them, that is the first floating-point parameter that it announces.
+    """
+    with torch.no_grad(), torch.random.fork_rng(), poutine.trace(param_only=True) as capture:
+        try:
+            pair.guide(*args, **kwargs)
+            pair.model(*args, **kwargs)
+        except (RuntimeError, ValueError, TypeError):
+            found = [site["value"] for site in capture.trace.nodes.values() if site["type"] == "param"]
+            return next((value for value in found if value.is_floating_point()), None)
+    return None
+
+
+def check_sites(guide_trace: Trace, model_trace: Trace) -> int:
+    """The number of nested plates of two traces, whose sites are checked on the way.
+
+    Raises:
+        ValueError: a site's log density has another shape than its plates (``.to_event`` is missing an axis: it would be
+            broadcast, silently), or a latent lives on a simplex or a sphere in the model or in the guide alone.
+    """
+    sites = [site for trace in (guide_trace, model_trace) for site in trace.nodes.values() if site["type"] == "sample"]
+    dims = [frame.dim for site in sites for frame in site["cond_indep_stack"] if frame.vectorized]
+    nesting = -min(dims, default=0)
+    for name, site in guide_trace.nodes.items():
+        if site["type"] == "sample" and name in model_trace.nodes and not _is_delta(site["fn"]):
+            _check_spaces(name, site["fn"], model_trace.nodes[name]["fn"])
+    with torch.no_grad(), pyro.validation_enabled(False):
+        for trace in (guide_trace, model_trace):
+            trace.compute_log_prob(lambda name, site: not site_is_subsample(site))
+    for site in sites:
+        if not site_is_subsample(site):
+            check_site_shape(
+                site, max(nesting, site["log_prob"].ndim)
+            )  # nothing is enumerated: no axis is left of the plates
+    return nesting
+
+
+def _is_delta(distribution: Any) -> bool:
+    """Whether it is a point, as where an autoguide maps its auxiliary draw: its support says nothing of its space."""
+    while (base := getattr(distribution, "base_dist", None)) is not None:
+        distribution = base
+    return isinstance(distribution, Delta)
+
+
+def _check_spaces(name: str, posterior: Any, prior: Any) -> None:
+    one, other = _space(posterior), _space(prior)
+    if one != other and {one, other} & set(_THIN):
+        raise ValueError(
+            f"latent {name!r} lives on the {one} in the guide and on the {other} in the model, so their densities are of "
+            f"different spaces: give prior and posterior the same ({_THIN[one if one in _THIN else other]})"
+        )
+
+
+_THIN = {
+    "simplex": "SimplexNormal, SimplexDirichlet or RelaxedOneHot for both",
+    "sphere": "UniformDirection with Spherical",
+}
+
+
+def _space(distribution: Any) -> str:
+    support = getattr(distribution, "support", None)
+    while (base := getattr(support, "base_constraint", None)) is not None:
+        support = base
+    if support is constraints.simplex:
+        return "simplex"
+    return "sphere" if support is constraints.sphere else "whole space"
+
+
+def _run(pair: Pair, args: tuple, kwargs: Mapping[str, Any]) -> tuple[Trace, Trace]:
+    messenger = poutine.unwrap(pair.guide)
+    if isinstance(messenger, poutine.guide.GuideMessenger):
+        pair.guide(*args, **kwargs)
+        model_trace, guide_trace = messenger.get_traces()
+        return guide_trace, model_trace
+    guide_trace = poutine.trace(pair.guide).get_trace(*args, **kwargs)
+    model_trace = poutine.trace(poutine.replay(pair.model, trace=guide_trace)).get_trace(*args, **kwargs)
+    return guide_trace, model_trace
+
+
+def paired_traces(
+    program: Any,
+    args: tuple,
+    kwargs: Mapping[str, Any] | None = None,
+    num_particles: int | None = None,
+    nesting: int | None = None,
+    enumerate_discrete: bool = True,
+) -> tuple[Trace, Trace]:
+    """A trace of the model replayed against a trace of its guide, the particles along an axis left of every plate.
+
+    Args:
+        program: a program or a pair.
+        args: positional arguments of both functions.
+        kwargs: keyword arguments of both functions.
+        num_particles: draws per datum; None draws once and adds no axis.
+        nesting: the number of nested plates of the program; None finds it by one more run.
+        enumerate_discrete: enumerate the sites marked ``infer={"enumerate": "parallel"}``, left of the particles.
+
+    Returns:
+        The model's trace and the guide's.
+    """
+    pair, kwargs = as_pair(program), kwargs or {}
+    nesting = plate_nesting(pair, args, kwargs) if nesting is None else nesting
+    model, guide = pair.model, pair.guide
+    if num_particles is not None:
+        particles = pyro.plate(PARTICLES, num_particles, dim=-1 - nesting)
+        model, guide = particles(model), particles(guide)
+    if enumerate_discrete:
+        first = -1 - nesting - (num_particles is not None)
+        model, guide = EnumMessenger()(model), EnumMessenger(first)(guide)
+    guide_trace, model_trace = _run(Pair(model, guide, None), args, kwargs)
+    return model_trace, guide_trace
