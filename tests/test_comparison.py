@@ -273,7 +273,7 @@ def test_results_of_log_marginal_are_taken_as_they_are():
         (lambda p, x: log_marginal(p, x + 1.0, num_samples=30, seed=0), "differ in rows"),
         (lambda p, x: log_marginal(p, x[:10], num_samples=30, seed=0), "different numbers of rows"),
         (lambda p, x: log_marginal(p, x, num_samples=40, seed=0), "differ in num_samples"),
-        (lambda p, x: log_marginal(p, x, "refined", num_samples=30, seed=0), "differ in estimator"),
+        (lambda p, x: log_marginal(p, x, method="refined", num_samples=30, seed=0), "differ in estimator"),
         (lambda p, x: log_marginal(p, as_data(x, variant="grey"), num_samples=30, seed=0), "differ in variant"),
         (lambda p, x: Pointwise(np.zeros(20), measure="mass"), "differ in measure"),
     ],

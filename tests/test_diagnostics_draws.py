@@ -165,7 +165,7 @@ def test_resampled_draws_are_corrected(defect, factor):
     x = program.simulate(40)
     posterior = program.posterior(x)
     for method, wanted in (("guide", factor), ("psis", 1.0)):
-        draws = posterior_draws(program, x, method, num_samples=1000, num_proposals=4000).values["z"]
+        draws = posterior_draws(program, x, method=method, num_samples=1000, num_proposals=4000).values["z"]
         ratio = (draws.var(0) / posterior.variance).sqrt().mean().item()
         assert ratio == pytest.approx(wanted, rel=0.03)
     corrected = ((draws.mean(0) - posterior.mean) / posterior.variance.sqrt()).mean(0)
@@ -200,9 +200,9 @@ def test_auto_escalates_row_by_row():
 
 def test_unreliable_rows_are_named_with_the_remedy():
     program = correlated(tempered(0.3))
-    result = posterior_draws(program, program.simulate(20), "psis")
+    result = posterior_draws(program, program.simulate(20), method="psis")
     assert "method='auto' or 'hmc', or refine the guide" in result.summary()
-    exact_result = posterior_draws(correlated(exact), program.simulate(20), "psis")
+    exact_result = posterior_draws(correlated(exact), program.simulate(20), method="psis")
     assert "refine" not in exact_result.summary()
     np.testing.assert_allclose(exact_result.ess, 1000, rtol=1e-6)
 
@@ -210,7 +210,7 @@ def test_unreliable_rows_are_named_with_the_remedy():
 def test_khat_is_that_of_the_exact_gaussian():
     """A single k-hat at 1,000 draws scatters by 0.13 around the exact 1 - lambda_min."""
     program = PPCA.random(latent=10, data=20, seed=2)
-    result = posterior_draws(program, program.simulate(100), "guide", num_proposals=2000)
+    result = posterior_draws(program, program.simulate(100), method="guide", num_proposals=2000)
     assert program.exact_khat() > 0.5
     assert result.pareto_k.mean() == pytest.approx(program.exact_khat(), abs=0.12)
     assert result.pareto_k.std() < 0.15
@@ -219,12 +219,12 @@ def test_khat_is_that_of_the_exact_gaussian():
 def test_discrete_latents_are_resampled_but_not_chained():
     program = EnumeratedMixture("sampled")
     x = program.simulate(50)
-    draws = posterior_draws(program, x, "psis", num_samples=500, num_proposals=4000)
+    draws = posterior_draws(program, x, method="psis", num_samples=500, num_proposals=4000)
     expected = (program.weights.log() + dist.Normal(program.means, 1.7**0.5).log_prob(x[:, None])).softmax(-1)
     shares = torch.stack([(draws.values["y"] == y).double().mean(0) for y in range(3)], -1)
     assert (shares - expected).abs().mean() < 0.02
     with pytest.raises(ValueError, match=r"sum out the discrete sites \['y'\]"):
-        posterior_draws(program, x[:3], "hmc", sampler=Sampler(2, 4, 4), num_samples=4)
+        posterior_draws(program, x[:3], method="hmc", sampler=Sampler(2, 4, 4), num_samples=4)
 
 
 @pytest.mark.parametrize(
@@ -254,6 +254,6 @@ def test_covariates_travels_to_every_method():
     mean = torch.tensor([-5.0, 0.0, 5.0])
     for method in ("guide", "psis", "hmc"):
         result = posterior_draws(
-            (model, guide), torch.zeros(3), method, covariates={"mean": mean}, sampler=Sampler(4, 50, 100)
+            (model, guide), torch.zeros(3), method=method, covariates={"mean": mean}, sampler=Sampler(4, 50, 100)
         )
         np.testing.assert_allclose(result.values["z"].mean(0), mean / 2, atol=0.35)

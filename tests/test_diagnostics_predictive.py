@@ -66,7 +66,7 @@ def test_replicates_are_draws_and_not_the_data():
     program = correlated(exact)
     x = program.simulate(50)
     sets = []
-    predictive_check(program, x, {"keep": lambda s: sets.append(s) or 0.0}, num_samples=200)
+    predictive_check(program, x, statistics={"keep": lambda s: sets.append(s) or 0.0}, num_samples=200)
     replicated = np.stack(sets[1:])
     expected = (program.posterior(x).loc @ program.weight.T + program.mean).detach()
     np.testing.assert_allclose(replicated.mean(0), expected, atol=5 * 1.1 / math.sqrt(200))
@@ -93,7 +93,7 @@ def test_replicates_are_missing_where_the_data_are():
     x = counts(40)
     x[:, 0] = torch.nan
     seen = []
-    predictive_check(vae, x, {"keep": lambda s: seen.append(np.isnan(s)) or 0.0}, num_samples=5)
+    predictive_check(vae, x, statistics={"keep": lambda s: seen.append(np.isnan(s)) or 0.0}, num_samples=5)
     assert all((s == np.isnan(x.numpy())).all() for s in seen)
 
 
@@ -141,7 +141,7 @@ def test_the_correction_removes_the_bias_of_a_guide_too_wide():
     program = GuidedPPCA.with_defect(tempered(1.3), latent=2, data=8, noise=1.0)
     x = program.simulate(150)
     exact_elpd = left_out(program, x).log_prob(x).numpy()
-    right, naive = (leave_one_feature_out(program, x, 1000, corrected=c) for c in (True, False))
+    right, naive = (leave_one_feature_out(program, x, num_samples=1000, corrected=c) for c in (True, False))
     assert abs((right.elpd - exact_elpd).mean()) < 0.02
     assert (naive.elpd - exact_elpd).mean() < -0.1
     assert "Not corrected for the guide" in repr(naive)
@@ -152,7 +152,7 @@ def test_missing_entries_are_not_scored_and_condition_nothing():
     x = program.simulate(40)
     partial = x.clone()
     partial[:, 0] = torch.nan
-    result = leave_one_feature_out(program, partial, 1000)
+    result = leave_one_feature_out(program, partial, num_samples=1000)
     assert np.isnan(result.elpd[:, 0]).all()
     assert np.isnan(result.pit.p_values[0])
     smaller = PPCA(program.weight.detach()[1:], 1.0, program.mean.detach()[1:])
@@ -171,14 +171,14 @@ def test_unreliable_entries_are_named_with_the_remedy():
 
 def test_joint_likelihoods_are_refused():
     with pytest.raises(ValueError, match="factorized likelihood"):
-        leave_one_feature_out((_joint, _prior), torch.zeros(4, 2), 50)
+        leave_one_feature_out((_joint, _prior), torch.zeros(4, 2), num_samples=50)
 
 
 def test_a_single_feature_is_predicted_from_the_prior():
     """With one entry a row nothing is left to predict it from: elpd is log p(x), also with a class summed out."""
     program = EnumeratedMixture("model")
     x = program.simulate(50)
-    result = leave_one_feature_out(program, x, 2000)
+    result = leave_one_feature_out(program, x, num_samples=2000)
     assert result.elpd.shape == (50,)
     assert abs(result.elpd - program.log_evidence(x).numpy()).mean() < 0.15
 

@@ -17,7 +17,7 @@ from pyrovae.evaluation import refine
 def test_an_exact_guide_is_reliable_and_its_numbers_exact():
     program = correlated(exact)
     x = program.simulate(20)
-    result = reliability(program, x, 100)
+    result = reliability(program, x, num_samples=100)
     np.testing.assert_allclose(result.log_marginal, program.log_evidence(x), atol=1e-9)
     np.testing.assert_allclose(result.elbo, result.log_marginal, atol=1e-9)
     np.testing.assert_allclose(result.ess, 100, rtol=1e-9)
@@ -30,7 +30,7 @@ def test_an_exact_guide_is_reliable_and_its_numbers_exact():
 def test_kl_and_elbo_are_those_of_the_closed_form():
     program = PPCA.random()
     x = program.simulate(10)
-    result = reliability(program, x, 4000)
+    result = reliability(program, x, num_samples=4000)
     np.testing.assert_allclose(result.elbo, program.elbo(x), atol=0.15)
     prior = dist.Normal(torch.zeros(3).double(), 1.0).to_event(1)
     kl = torch.distributions.kl_divergence(program.proposal(x), prior).detach()
@@ -74,12 +74,12 @@ def test_words_name_the_limit_for_so_many_samples(num_samples, words):
 def test_refinement_moves_the_advice():
     program = correlated(shifted(1.5))
     x = program.simulate(8)
-    before = reliability(program, x, 1000)
+    before = reliability(program, x, num_samples=1000)
     assert before.count("refine") > 3
-    after = reliability(refine(program, x, num_steps=60, learning_rate=0.1, seed=0), x, 1000)
+    after = reliability(refine(program, x, num_steps=60, learning_rate=0.1, seed=0), x, num_samples=1000)
     assert after.refined
     assert after.count("fine") == 8
-    stuck = reliability(refine(correlated(mean_field), x, family="normal", num_steps=2, seed=0), x, 1000)
+    stuck = reliability(refine(correlated(mean_field), x, family="normal", num_steps=2, seed=0), x, num_samples=1000)
     assert stuck.count("refine") == 0
     assert stuck.count("richer guide") > 3
     assert "a richer guide" in stuck.summary()
@@ -109,7 +109,7 @@ def test_typicality_of_vaes_covariates_and_missing_rows():
     vae = counts_vae()
     x = counts(30)
     x[0] = torch.nan
-    assert typicality(vae, x, 200).p_value.shape == (30,)
+    assert typicality(vae, x, num_simulations=200).p_value.shape == (30,)
 
     def model(x=None, covariates=None, size=None):
         with pyro.plate("data", size or len(x)):
@@ -122,11 +122,11 @@ def test_typicality_of_vaes_covariates_and_missing_rows():
 
     mean = torch.linspace(-30, 30, 50)
     x = mean + 2**0.5 * torch.randn(50, generator=torch.Generator().manual_seed(5))
-    result = typicality((model, guide), x, 500, {"mean": mean})
+    result = typicality((model, guide), x, num_simulations=500, covariates={"mean": mean})
     assert result.atypical.mean() < 0.15
 
 
 def test_the_level_is_that_of_the_simulations():
     program = correlated(tempered(1.2))
-    result = typicality(program, program.simulate(1000), 1000, level=0.2)
+    result = typicality(program, program.simulate(1000), num_simulations=1000, level=0.2)
     assert 0.05 < result.atypical.mean() < 0.27

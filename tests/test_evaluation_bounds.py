@@ -265,7 +265,7 @@ def one_normal(x):
 @pytest.mark.parametrize("method", ["refined", "ais"])
 def test_a_latent_under_a_mixture_can_be_refined_and_annealed(method):
     x = torch.linspace(-2.0, 3.0, 6, dtype=torch.float64)[:, None]
-    found = log_marginal((mixture_prior, one_normal), x, method, num_samples=200, seed=0, progress=False)
+    found = log_marginal((mixture_prior, one_normal), x, method=method, num_samples=200, seed=0, progress=False)
     scores = dist.Normal(torch.tensor([-0.5, 0.7]).double(), math.sqrt(2.0)).log_prob(x)
     exact = (scores + torch.tensor([0.3, 0.7]).double().log()).logsumexp(-1)
     estimate, error = (torch.as_tensor(found[name].values) for name in ("log_marginal", "mcse"))

@@ -45,8 +45,8 @@ def _seeded():
     pyro.clear_param_store()
 
 
-def estimate(program, x, *args, **kwargs):
-    result = log_marginal(program, x, *args, seed=0, **kwargs)
+def estimate(program, x, method="importance", num_samples=None):
+    result = log_marginal(program, x, method=method, num_samples=num_samples, seed=0)
     return result, torch.as_tensor(result["log_marginal"].values)
 
 
@@ -167,7 +167,7 @@ def test_a_guide_with_auxiliary_sites_can_be_refined_and_not_annealed():
     _, log_p = estimate((program.model, refine((program.model, auto), x, seed=0)), x, "importance", 500)
     torch.testing.assert_close(log_p, program.log_evidence(x), rtol=0, atol=0.05)
     with pytest.raises(ValueError, match="auxiliary"):
-        log_marginal((program.model, auto), x, "ais")
+        log_marginal((program.model, auto), x, method="ais")
 
 
 def two_latents(x):
@@ -344,7 +344,7 @@ def test_a_stopped_computation_goes_on_where_it_was(tmp_path):
 @pytest.mark.parametrize("method", ["bootstrap", Refined(family="diagonal")])
 def test_unknown_methods_are_refused(method):
     with pytest.raises(ValueError, match="must be"):
-        log_marginal(PPCA.random(), torch.zeros(3, 6).double(), method)
+        log_marginal(PPCA.random(), torch.zeros(3, 6).double(), method=method)
 
 
 def conditional(ppca, x):
@@ -383,7 +383,7 @@ def test_imputations_follow_the_exact_conditional():
     ppca = MissingPPCA.random(2, 5)
     x = ppca.simulate(3)
     x[0, :2], x[1, 3] = torch.nan, torch.nan
-    result = impute(ppca, x, 4000, num_proposals=4000, seed=0)
+    result = impute(ppca, x, num_samples=4000, num_proposals=4000, seed=0)
     assert result.draws.shape == (4000, 3, 5)
     observed = ~x.isnan()
     assert torch.equal(result.draws[:, observed], x[observed].expand(4000, -1))
@@ -417,7 +417,7 @@ def test_an_error_in_the_middle_leaves_no_trace():
             raise Stop
 
     with pytest.raises(Stop) as held:
-        log_marginal(program, torch.zeros(3, 6, dtype=torch.float64), Failing(), seed=0)
+        log_marginal(program, torch.zeros(3, 6, dtype=torch.float64), method=Failing(), seed=0)
     assert held.traceback
     assert torch.is_grad_enabled()
     assert program.training

@@ -85,16 +85,16 @@ class Masked:
 @pytest.mark.parametrize("method", METHODS)
 def test_a_latent_that_is_masked_in_some_rows(method, inner):
     program, x = Masked(inner=inner), torch.randn(20, 2, dtype=torch.float64)
-    found = log_marginal(program, x, METHODS[method], num_samples=200, seed=0)
+    found = log_marginal(program, x, method=METHODS[method], num_samples=200, seed=0)
     assert_unbiased(found, program.log_evidence(x))
 
 
 def test_annealing_keeps_what_is_masked_as_it_was_drawn():
     """A guide far off the prior where neither counts costs nothing."""
     program, x = Masked(), torch.randn(20, 2, dtype=torch.float64)
-    near = log_marginal(program, x, AIS(5), seed=0)
+    near = log_marginal(program, x, method=AIS(5), seed=0)
     program.guide = _far_where_masked(program.guide)
-    far = log_marginal(program, x, AIS(5), seed=0)
+    far = log_marginal(program, x, method=AIS(5), seed=0)
     torch.testing.assert_close(far["log_marginal"].values, near["log_marginal"].values, rtol=0, atol=1e-9)
 
 
@@ -112,9 +112,9 @@ def _far_where_masked(guide):
 @pytest.mark.parametrize("family", ["normal", "full"])
 def test_a_guide_that_forgets_the_mask_is_mended_by_refining(family):
     program, x = Masked(guide_masks=False), torch.randn(20, 2, dtype=torch.float64)
-    found = log_marginal(program, x, Refined(family, **FEW), num_samples=200, seed=0)
+    found = log_marginal(program, x, method=Refined(family, **FEW), num_samples=200, seed=0)
     assert_unbiased(found, program.log_evidence(x))
-    assert_unbiased(log_marginal(program, x, AIS(100), seed=0), program.log_evidence(x))
+    assert_unbiased(log_marginal(program, x, method=AIS(100), seed=0), program.log_evidence(x))
 
 
 @pytest.mark.parametrize("family", ["normal", "full"])
@@ -125,7 +125,7 @@ def test_a_refined_guide_of_masked_latents_as_a_program(family):
     exact = program.log_evidence(x)
     for pair in (guide, (program.model, guide)):
         assert (log_weights(pair, x, num_samples=50, seed=1, chunk_size=200) - exact).abs().max() < 0.1
-    found = log_marginal(program, x, Refined(guide=guide), num_samples=100, seed=0)
+    found = log_marginal(program, x, method=Refined(guide=guide), num_samples=100, seed=0)
     assert_unbiased(found, exact)
     svi = pyro.infer.SVI(program.model, guide, pyro.optim.Adam({}), pyro.infer.Trace_ELBO())
     assert abs(svi.evaluate_loss(x) + exact.sum()) < 0.5
@@ -176,7 +176,7 @@ def ragged(rows=24):
 def test_sequences_of_different_lengths(method):
     walk, x = Walk(), ragged()
     samples = 200 if method == "full" else 32
-    assert_unbiased(log_marginal(walk, x, METHODS[method], num_samples=samples, seed=0), walk.log_evidence(x))
+    assert_unbiased(log_marginal(walk, x, method=METHODS[method], num_samples=samples, seed=0), walk.log_evidence(x))
 
 
 def test_the_best_independent_normals_of_sequences_are_a_bound():
@@ -203,7 +203,7 @@ def test_what_nothing_counts_in_may_depend_on_the_mask():
     x = torch.randn(6, dtype=torch.float64)
     for method in ("refined", "ais"):
         with pytest.raises(ValueError, match="'z' is masked, and what is not masked depends on it"):
-            log_marginal((model, guide), x, method)
+            log_marginal((model, guide), x, method=method)
 
 
 def flat_model(x):
@@ -222,10 +222,10 @@ def flat_guide(x):
 @pytest.mark.parametrize("method", ["normal", "full", "ais"])
 def test_a_mask_in_the_model_alone_is_a_flat_prior(method):
     x = torch.randn(10, dtype=torch.float64)
-    found = log_marginal((flat_model, flat_guide), x, METHODS[method], num_samples=200, seed=0)
+    found = log_marginal((flat_model, flat_guide), x, method=METHODS[method], num_samples=200, seed=0)
     assert_unbiased(found, dist.Normal(1.0, math.sqrt(2.0)).log_prob(x))
     with pytest.raises(ValueError, match="have no prior to start at"):
-        log_marginal((flat_model, flat_guide), x, AIS(start=from_prior), seed=0)
+        log_marginal((flat_model, flat_guide), x, method=AIS(start=from_prior), seed=0)
 
 
 def observed_partly(x):
@@ -246,7 +246,7 @@ def observed_partly_guide(x):
 def test_entries_that_pyro_makes_latent(method):
     x = torch.randn(12, dtype=torch.float64)
     x[::3] = torch.nan
-    found = log_marginal((observed_partly, observed_partly_guide), x, METHODS[method], num_samples=200, seed=0)
+    found = log_marginal((observed_partly, observed_partly_guide), x, method=METHODS[method], num_samples=200, seed=0)
     exact = dist.Normal(0.0, math.sqrt(2.0)).log_prob(x.nan_to_num()).where(~x.isnan(), 0.0)
     assert_unbiased(found, exact)
 
@@ -266,7 +266,7 @@ def test_masks_on_entries_of_an_event_and_inner_plates():
     exact = dist.Normal(0.0, 1.0).log_prob(x).sum(-1)
     program = (lambda x: latents(x, 1.0, observe=True), lambda x: latents(x, 0.7))
     for method in ("normal", "full", "ais"):
-        assert_unbiased(log_marginal(program, x, METHODS[method], num_samples=100, seed=0), exact)
+        assert_unbiased(log_marginal(program, x, method=METHODS[method], num_samples=100, seed=0), exact)
     for family in ("normal", "full"):
         guide = refine(program, x, family=family, num_steps=400, seed=0)
         assert (log_weights((program[0], guide), x, num_samples=20, seed=0) - exact).abs().max() < 0.1
@@ -300,7 +300,9 @@ def test_factors_of_the_model_count(method):
     """The unnormalized prior is half of N(0, 1/2) in two dimensions."""
     x = torch.randn(10, 2, dtype=torch.float64)
     exact = dist.Normal(0.0, math.sqrt(1.5)).log_prob(x).sum(-1) - math.log(2)
-    assert_unbiased(log_marginal((with_factor, with_factor_guide), x, METHODS[method], num_samples=100, seed=0), exact)
+    assert_unbiased(
+        log_marginal((with_factor, with_factor_guide), x, method=METHODS[method], num_samples=100, seed=0), exact
+    )
 
 
 def test_a_latent_that_the_guide_lacks_is_named():
@@ -346,7 +348,7 @@ GAMMAS = [dist.Gamma(2.0, 2.0), dist.Gamma(0.7, 1.0)]
 @pytest.mark.parametrize("prior", GAMMAS, ids=["vanishing at zero", "unbounded at zero"])
 def test_chains_that_leave_the_support_in_floats_are_refused_a_step(prior):
     x = torch.randn(30)
-    found = log_marginal(positive(prior), x, AIS(100), num_samples=64, seed=0)
+    found = log_marginal(positive(prior), x, method=AIS(100), num_samples=64, seed=0)
     assert_unbiased(found, by_quadrature(prior, x))
 
 
@@ -359,7 +361,7 @@ def test_rows_outside_the_support_are_still_refused():
     _, guide = positive(GAMMAS[0])
     for method in ("ais", "refined"):
         with pytest.raises(ValueError, match="support"):
-            log_marginal((model, guide), torch.tensor([1.0, -1.0]), method, seed=0)
+            log_marginal((model, guide), torch.tensor([1.0, -1.0]), method=method, seed=0)
 
 
 class Bowl:
@@ -429,7 +431,7 @@ def test_a_support_that_depends_on_another_latent_is_refused():
 
     for method in ("refined", "ais"):
         with pytest.raises(ValueError, match="support of latent 'b' depends on another latent"):
-            log_marginal((model, guide), torch.randn(4), method, seed=0)
+            log_marginal((model, guide), torch.randn(4), method=method, seed=0)
 
 
 MEANS = torch.tensor([-3.0, 3.0])
@@ -460,7 +462,7 @@ def test_imputation_draws_the_classes_that_the_model_sums_out(dim):
     """Given 2.5 the class is certain; z | 2.5 ~ N(-0.4, 0.2), and the other entry N(2.6, 0.2 + 0.25)."""
     x = torch.tensor([[2.5, torch.nan], [torch.nan, torch.nan], [-2.0, -4.0]])
     program = (partial(clusters, dim=dim), partial(clusters_guide, dim=dim))
-    draws = pvae.impute(program, x, 2000, num_proposals=4000, seed=0).draws
+    draws = pvae.impute(program, x, num_samples=2000, num_proposals=4000, seed=0).draws
     assert draws.shape == (2000, 3, 2)
     assert (draws[:, 0, 0] == 2.5).all()
     assert torch.equal(draws[:, 2], x[2].expand(2000, 2))
@@ -483,7 +485,7 @@ def test_imputation_with_the_rows_right_of_a_plate():
             pyro.sample("z", dist.Normal(x.nanmean(1), 0.1))
 
     x = torch.tensor([[1.0, torch.nan, 1.0], [-2.0, -2.0, torch.nan]])
-    means = pvae.impute((model, guide), x, 200, seed=0).draws.mean(0)
+    means = pvae.impute((model, guide), x, num_samples=200, seed=0).draws.mean(0)
     torch.testing.assert_close(means, torch.tensor([[1.0, 1.0, 1.0], [-2.0, -2.0, -2.0]]), rtol=0, atol=0.05)
 
 
@@ -498,7 +500,7 @@ def test_imputation_says_what_the_data_site_must_hold():
             pyro.sample("z", dist.Normal(x[:, 0] / 2, 1.0))
 
     with pytest.raises(ValueError, match="observes all of x"):
-        pvae.impute((model, guide), torch.zeros(3, 2), 5, seed=0)
+        pvae.impute((model, guide), torch.zeros(3, 2), num_samples=5, seed=0)
 
 
 def normal_model(x):
@@ -562,7 +564,7 @@ def test_a_masked_class_of_a_masked_latent_does_not_count():
     each = ((classes + seen).logsumexp(-1) + dist.Normal(0.0, 1.0).log_prob(z)).logsumexp(0) + math.log(16 / 2000)
     exact = each.where(~x.isnan(), 0.0).sum(-1)
     for method in ("full", "ais", "prior"):
-        assert_unbiased(log_marginal((model, guide), x, METHODS[method], num_samples=100, seed=0), exact)
+        assert_unbiased(log_marginal((model, guide), x, method=METHODS[method], num_samples=100, seed=0), exact)
 
 
 def entries(x):
@@ -585,7 +587,7 @@ def entries_guide(x):
 
 def test_draws_and_imputations_of_what_is_masked_come_from_the_prior_given_the_rest():
     x = torch.tensor([[3.0, math.nan], [math.nan, math.nan], [1.0, 2.0]])
-    z = pvae.posterior_draws((entries, entries_guide), x, "psis", num_samples=3000, num_proposals=3000, seed=0)
+    z = pvae.posterior_draws((entries, entries_guide), x, method="psis", num_samples=3000, num_proposals=3000, seed=0)
     z = z.values["z"]  # a given x_00 = 3: N(1, 2/3), so that z_01: N(1, 5/3)
     torch.testing.assert_close(z[:, 0, 1].mean(), torch.tensor(1.0), atol=0.15, rtol=0)
     torch.testing.assert_close(z[:, 0, 1].std(), torch.tensor((5 / 3) ** 0.5), atol=0.15, rtol=0)

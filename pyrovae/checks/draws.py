@@ -88,11 +88,11 @@ class PosteriorDraws:
 
 def posterior_draws(
     program: Any,
-    x: Any,
-    method: str = "auto",
-    num_samples: int = 200,
+    data: Any,
     covariates: Covariates | None = None,
     *,
+    method: str = "auto",
+    num_samples: int = 200,
     num_proposals: int = 1000,
     sampler: Sampler | None = None,
     chunk_size: int = CHUNK_SIZE,
@@ -106,7 +106,7 @@ def posterior_draws(
 
     Args:
         program: anything with ``model`` and ``guide``, a pair of them, or a ``pyro.infer.SVI``; local latents only.
-        x: data of N rows.
+        data: data of N rows.
         method: ``"guide"``: as they are; ``"psis"``: resampled by Pareto-smoothed weights; ``"hmc"``: chains, half of them
             started at the guide; ``"auto"``: row by row the guide where 95 % of its draws are effective, else smoothed
             weights where k-hat allows, else chains.
@@ -138,7 +138,7 @@ def posterior_draws(
         raise ValueError(f"method must be one of {', '.join(map(repr, _TABLE))} or 'auto', got {method!r}")
     if not 1 <= num_samples <= num_proposals:
         raise ValueError(f"expected 1 <= num_samples <= num_proposals, got {num_samples} and {num_proposals}")
-    draws = Draws(program, x, covariates, num_proposals, chunk_size, seed=seed, progress=progress)
+    draws = Draws(program, data, covariates, num_proposals, chunk_size, seed=seed, progress=progress)
     check_local(draws)
     values, proposals, chosen = [], [], []
     with draws.each("posterior_draws") as batches:

@@ -70,7 +70,7 @@ def _uniformity(pit: Array) -> float:
 
 
 def marginal_pit(
-    program: Any, x: Any, num_samples: int = 199, covariates: Covariates | None = None, *, seed: int = 0
+    program: Any, data: Any, covariates: Covariates | None = None, *, num_samples: int = 199, seed: int = 0
 ) -> PIT:
     r"""Where each feature lies in the model's own marginal distribution of it; no guide is involved.
 
@@ -79,7 +79,7 @@ def marginal_pit(
 
     Args:
         program: anything with ``model`` and ``guide``, a pair of them, or a ``pyro.infer.SVI``; one data site.
-        x: data of N rows, best held out.
+        data: data of N rows, best held out.
         num_samples: draws of the model for each row.
         covariates: a tensor of N rows for each name.
         seed: of the draws.
@@ -95,7 +95,7 @@ def marginal_pit(
     >>> marginal_pit(vae, torch.zeros(20, 5)).pit.shape
     (20, 5)
     """
-    draws = _few_rows(program, x, covariates, num_samples, seed)
+    draws = _few_rows(program, data, covariates, num_samples, seed)
     parts = []
     with draws.each("marginal_pit") as batches:
         for _, batch in batches:
@@ -168,10 +168,10 @@ class FeatureLOO:
 
 def leave_one_feature_out(
     program: Any,
-    x: Any,
-    num_samples: int = 1000,
+    data: Any,
     covariates: Covariates | None = None,
     *,
+    num_samples: int = 1000,
     corrected: bool = True,
     seed: int = 0,
 ) -> FeatureLOO:
@@ -187,7 +187,7 @@ def leave_one_feature_out(
     Args:
         program: anything with ``model`` and ``guide``, a pair of them, or a ``pyro.infer.SVI``; one data site, with
             entries that are independent given the latents.
-        x: data of N rows; NaN is a missing entry.
+        data: data of N rows; NaN is a missing entry.
         num_samples: draws a row.
         covariates: a tensor of N rows for each name.
         corrected: reweight the guide's draws to the posterior.
@@ -204,7 +204,7 @@ def leave_one_feature_out(
     >>> leave_one_feature_out(vae, torch.zeros(20, 5), num_samples=100).elpd.shape
     (20, 5)
     """
-    draws = _few_rows(program, x, covariates, num_samples, seed)
+    draws = _few_rows(program, data, covariates, num_samples, seed)
     with draws.each("features") as batches:
         parts = [_left_out(draws, draws.call(batch), batch.x, corrected) for _, batch in batches]
     elpd, k, pit = (np.concatenate([array(part[i]) for part in parts]) for i in range(3))

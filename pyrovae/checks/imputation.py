@@ -91,11 +91,11 @@ class ImputationCalibration:
 
 def imputation_calibration(
     program: Any,
-    x: Any,
-    hidden: float = 0.1,
-    num_samples: int = 99,
+    data: Any,
     covariates: Covariates | None = None,
     *,
+    hidden: float = 0.1,
+    num_samples: int = 99,
     num_proposals: int = 1000,
     seed: int = 0,
 ) -> ImputationCalibration:
@@ -105,7 +105,7 @@ def imputation_calibration(
 
     Args:
         program: anything with ``model`` and ``guide``, a pair of them, or a ``pyro.infer.SVI``, that takes missing entries.
-        x: data of N rows; entries that are missing already stay so.
+        data: data of N rows; entries that are missing already stay so.
         hidden: the share of the observed entries to hide, between 0 and 1.
         num_samples: imputations of each.
         covariates: a tensor of N rows for each name.
@@ -125,12 +125,18 @@ def imputation_calibration(
     """
     if not 0 < hidden < 1:
         raise ValueError(f"hidden is the share of entries to hide, between 0 and 1, got {hidden}")
-    draws = Draws(program, x, covariates, 1, seed=seed, progress=False)
+    draws = Draws(program, data, covariates, 1, seed=seed, progress=False)
     data = torch.cat([batch.x for batch in draws.batches]).cpu()
     chosen = _chosen(data, hidden, stream(seed, 1))
     masked = torch.where(chosen, torch.nan, data)
     imputed = impute(
-        program, masked, num_samples, covariates, num_proposals=num_proposals, seed=stream(seed, 2), progress=False
+        program,
+        masked,
+        num_samples=num_samples,
+        covariates=covariates,
+        num_proposals=num_proposals,
+        seed=stream(seed, 2),
+        progress=False,
     )
     truth, drawn = array(data[chosen]), array(imputed.draws[:, chosen])
     ranks = ranks_among(truth, drawn, np.random.default_rng(seed))

@@ -86,12 +86,12 @@ def _range(values: Array) -> str:
 
 def predictive_check(
     program: Any,
-    x: Any,
+    data: Any,
+    covariates: Covariates | None = None,
+    *,
     statistics: Mapping[str, Statistic] | None = None,
     kind: str = "posterior",
     num_samples: int = 500,
-    covariates: Covariates | None = None,
-    *,
     chunk_size: int = CHUNK_SIZE,
     seed: int = 0,
 ) -> PredictiveCheck:
@@ -105,7 +105,7 @@ def predictive_check(
 
     Args:
         program: anything with ``model`` and ``guide``, a pair of them, or a ``pyro.infer.SVI``; one data site.
-        x: data of N rows.
+        data: data of N rows.
         statistics: from a name to a function of an array ``(rows, *event_shape)``; :data:`STATISTICS` by default.
         kind: ``"posterior"`` or ``"prior"``.
         num_samples: replicated data sets; the smallest p-value is twice one in so many.
@@ -127,7 +127,7 @@ def predictive_check(
     if kind not in _KINDS:
         raise ValueError(f"kind must be 'posterior' or 'prior', got {kind!r}")
     statistics = STATISTICS if statistics is None else statistics
-    draws = Draws(program, x, covariates, 1, chunk_size, seed=seed, progress=False)
+    draws = Draws(program, data, covariates, 1, chunk_size, seed=seed, progress=False)
     check_local(draws)
     data = array(torch.cat([_only_site(batch.x) for batch in draws.batches]))
     sets = list(_replicates(draws, _KINDS[kind], num_samples, data))

@@ -104,11 +104,11 @@ class ReferencePosterior:
 
 def reference_posterior(
     program: Any,
-    x: Any,
+    data: Any,
     covariates: Covariates | None = None,
+    *,
     method: str = "hmc",
     sampler: Sampler | None = None,
-    *,
     chunk_size: int = CHUNK_SIZE,
     seed: int = 0,
     progress: bool | None = None,
@@ -122,7 +122,7 @@ def reference_posterior(
 
     Args:
         program: anything with ``model`` and ``guide``, a pair of them, or a ``pyro.infer.SVI``; local latents only.
-        x: data of N rows.
+        data: data of N rows.
         covariates: a tensor of N rows for each name.
         method: ``"hmc"``, batched; or ``"nuts"``, Pyro's own, row by row and a hundred times slower: a cross-check.
         sampler: number and length of chains.
@@ -149,7 +149,7 @@ def reference_posterior(
     if method not in _METHODS:
         raise ValueError(f"method must be one of {', '.join(map(repr, _METHODS))}, got {method!r}")
     sampler = Sampler() if sampler is None else sampler
-    draws = Draws(program, x, covariates, sampler.num_chains, chunk_size, seed=seed, progress=progress)
+    draws = Draws(program, data, covariates, sampler.num_chains, chunk_size, seed=seed, progress=progress)
     check_local(draws)
     with draws.each(method) as batches:
         parts = [_METHODS[method](draws, batch, sampler) for _, batch in batches]

@@ -102,10 +102,10 @@ _ADVICE = {
 
 def reliability(
     program: Any,
-    x: Any,
-    num_samples: int = 1000,
+    data: Any,
     covariates: Covariates | None = None,
     *,
+    num_samples: int = 1000,
     chunk_size: int = CHUNK_SIZE,
     seed: int = 0,
     progress: bool | None = None,
@@ -119,7 +119,7 @@ def reliability(
 
     Args:
         program: anything with ``model`` and ``guide``, a pair of them, a ``pyro.infer.SVI``, or a refined guide.
-        x: data of N rows.
+        data: data of N rows.
         num_samples: draws a row.
         covariates: a tensor of N rows for each name.
         chunk_size: draws (pairs of a sample and a row) evaluated at once.
@@ -142,7 +142,7 @@ def reliability(
     >>> reliability((model, guide), torch.zeros(3)).advice
     array(['fine', 'fine', 'fine'], dtype='<U12')
     """
-    draws = Draws(program, x, covariates, num_samples, chunk_size, seed=seed, progress=progress)
+    draws = Draws(program, data, covariates, num_samples, chunk_size, seed=seed, progress=progress)
     check_local(draws)
     parts = []
     with draws.each("reliability") as batches:
@@ -205,10 +205,10 @@ class Typicality:
 
 def typicality(
     program: Any,
-    x: Any,
-    num_simulations: int = 1000,
+    data: Any,
     covariates: Covariates | None = None,
     *,
+    num_simulations: int = 1000,
     num_samples: int = 16,
     level: float = 0.05,
     seed: int = 0,
@@ -222,7 +222,7 @@ def typicality(
 
     Args:
         program: anything with ``model`` and ``guide``, a pair of them, or a ``pyro.infer.SVI``; local latents only.
-        x: data of N rows.
+        data: data of N rows.
         num_simulations: rows simulated from the model.
         covariates: a tensor of N rows for each name; its rows are used in turn for the simulations.
         num_samples: draws of the guide for each row.
@@ -237,10 +237,10 @@ def typicality(
     >>> import pyrovae as pvae, pyro.distributions as dist
     >>> vae = pvae.VAE(pvae.standard_normal(2), pvae.Factorized(dist.Normal, pvae.MLP(2, (8,)), 5, scale=1.0),
     ...     pvae.Factorized(dist.Normal, pvae.MLP(5, (8,)), 2))
-    >>> typicality(vae, 100 * torch.ones(3, 5), 200).atypical
+    >>> typicality(vae, 100 * torch.ones(3, 5), num_simulations=200).atypical
     array([ True,  True,  True])
     """
-    draws = Draws(program, x, covariates, num_samples, seed=seed, progress=False)
+    draws = Draws(program, data, covariates, num_samples, seed=seed, progress=False)
     check_local(draws)
     first = draws.call(next(iter(draws.batches)))
     with draws.evaluating(stream(seed)):

@@ -148,11 +148,11 @@ def _indented(words: str) -> str:
 
 def diagnose(
     program: Any,
-    x: Any,
-    train: Any = None,
+    data: Any,
     covariates: Covariates | None = None,
-    train_covariates: Covariates | None = None,
     *,
+    train: Any = None,
+    train_covariates: Covariates | None = None,
     num_samples: int = 1000,
     num_simulations: int = 1000,
     max_rows: int = 1000,
@@ -168,7 +168,7 @@ def diagnose(
 
     Args:
         program: anything with ``model`` and ``guide``, a pair of them, or a ``pyro.infer.SVI``; local latents only.
-        x: data of N rows, best held out.
+        data: data of N rows, best held out.
         train: training rows, for the gap; as many as ``max_rows`` are used.
         covariates: a tensor of N rows for each name.
         train_covariates: likewise for the training rows.
@@ -192,14 +192,16 @@ def diagnose(
     >>> sorted(report.parts())
     ['predictive', 'reliability', 'sbc', 'structure', 'typicality']
     """
-    reliable = reliability(program, x, num_samples, covariates, seed=seed, progress=progress)
-    data = _some(program, x, covariates, max_rows, seed)
-    template = next(iter(Draws(program, data, seed=seed, progress=False).batches)).x
+    reliable = reliability(program, data, num_samples=num_samples, covariates=covariates, seed=seed, progress=progress)
+    some = _some(program, data, covariates, max_rows, seed)
+    template = next(iter(Draws(program, some, seed=seed, progress=False).batches)).x
     tasks: dict[str, Callable[[], Any]] = {
-        "structure": lambda: latent_structure(program, data, seed=seed),
-        "sbc": lambda: sbc(program, num_simulations, x=template, covariates=data.covariates, seed=seed),
-        "typicality": lambda: typicality(program, x, num_simulations, covariates, seed=seed),
-        "predictive": lambda: predictive_check(program, data, seed=seed),
+        "structure": lambda: latent_structure(program, some, seed=seed),
+        "sbc": lambda: sbc(program, num_simulations, x=template, covariates=some.covariates, seed=seed),
+        "typicality": lambda: typicality(
+            program, data, num_simulations=num_simulations, covariates=covariates, seed=seed
+        ),
+        "predictive": lambda: predictive_check(program, some, seed=seed),
         "gap": lambda: _gap(program, train, train_covariates, reliable, max_rows, seed),
     }
     done: dict[str, Any] = {"reliability": reliable}
@@ -232,7 +234,7 @@ def _gap(
     if train is None:
         return None
     rows = _some(program, train, covariates, max_rows, seed)
-    there = reliability(program, rows, here.num_samples, seed=seed)
+    there = reliability(program, rows, num_samples=here.num_samples, seed=seed)
     elbo, log_marginal = (_difference(getattr(there, n), getattr(here, n)) for n in ("elbo", "log_marginal"))
     return Gap(*elbo, *log_marginal)
 

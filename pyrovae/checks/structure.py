@@ -124,7 +124,7 @@ def _off_prior(structure: LatentStructure) -> list[str]:
 
 
 def latent_structure(
-    program: Any, x: Any, covariates: Covariates | None = None, *, num_samples: int = 4, seed: int = 0
+    program: Any, data: Any, covariates: Covariates | None = None, *, num_samples: int = 4, seed: int = 0
 ) -> LatentStructure:
     r"""Which latents carry information, how much of it, and whether together they follow the prior.
 
@@ -136,7 +136,7 @@ def latent_structure(
 
     Args:
         program: anything with ``model`` and ``guide``, a pair of them, or a ``pyro.infer.SVI``; local latents only.
-        x: data of N rows, a few thousand at most: the surgery's work grows with N squared.
+        data: data of N rows, a few thousand at most: the surgery's work grows with N squared.
         covariates: a tensor of rows for each name.
         num_samples: draws a row.
         seed: of the draws.
@@ -152,7 +152,7 @@ def latent_structure(
     >>> latent_structure(vae, torch.zeros(20, 5)).verdict
     'collapsed'
     """
-    draws, call = whole(program, x, covariates, seed)
+    draws, call = whole(program, data, covariates, seed)
     with draws.evaluating(stream(seed)):
         drawn = draw(call, num_samples)
         surgery = surgery_of(call, drawn)
@@ -196,7 +196,12 @@ class RateDistortion:
 
 
 def rate_distortion(
-    programs: Mapping[float, Any], x: Any, covariates: Covariates | None = None, *, num_samples: int = 16, seed: int = 0
+    programs: Mapping[float, Any],
+    data: Any,
+    covariates: Covariates | None = None,
+    *,
+    num_samples: int = 16,
+    seed: int = 0,
 ) -> RateDistortion:
     r"""The rate-distortion curve of programs that were trained at different beta, on the same rows.
 
@@ -206,7 +211,7 @@ def rate_distortion(
 
     Args:
         programs: from beta to the program trained with it.
-        x: data, best held out.
+        data: data, best held out.
         covariates: a tensor of rows for each name.
         num_samples: draws a row.
         seed: of the draws, the same for every program.
@@ -225,7 +230,7 @@ def rate_distortion(
     if not programs:
         raise ValueError("rate_distortion needs at least one program: {beta: program trained with that beta}")
     betas = sorted(programs)
-    bounds = [bound(programs[b], x, covariates, num_samples, seed=seed, progress=False) for b in betas]
+    bounds = [bound(programs[b], data, covariates, num_samples=num_samples, seed=seed, progress=False) for b in betas]
     rates, distortions = [array(b.kl) for b in bounds], [-array(b.reconstruction) for b in bounds]
     return RateDistortion(np.array(betas, dtype=float), *_means(rates, distortions), *_errors(rates, distortions))
 

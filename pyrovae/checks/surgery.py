@@ -240,7 +240,7 @@ def _summed(log_prob: Tensor, own: Tensor, shape: tuple[int, int]) -> Cross:
 
 
 def elbo_surgery(
-    program: Any, x: Any, covariates: Covariates | None = None, *, num_samples: int = 4, seed: int = 0
+    program: Any, data: Any, covariates: Covariates | None = None, *, num_samples: int = 4, seed: int = 0
 ) -> Surgery:
     r"""Takes the mean ELBO apart into reconstruction, mutual information and marginal KL.
 
@@ -250,7 +250,7 @@ def elbo_surgery(
 
     Args:
         program: anything with ``model`` and ``guide``, a pair of them, or a ``pyro.infer.SVI``; local latents only.
-        x: data of N rows; the work grows with N squared.
+        data: data of N rows; the work grows with N squared.
         covariates: a tensor of rows for each name; the aggregate then mixes over covariates, too.
         num_samples: draws a row.
         seed: of the draws.
@@ -267,7 +267,7 @@ def elbo_surgery(
     >>> elbo_surgery(vae, torch.zeros(20, 5)).entry_mutual_information["z"].shape
     (2,)
     """
-    draws, call = whole(program, x, covariates, seed)
+    draws, call = whole(program, data, covariates, seed)
     with draws.evaluating(stream(seed)):
         return surgery_of(call, draw(call, num_samples))
 

@@ -38,7 +38,9 @@ def evaluate(
     test = test if rows is None else test[:rows]
     kept = folder / f".evaluate-{method}.npz"
     estimator = estimator_of(method, steps)
-    result = log_marginal(vae, test, estimator, samples, seed=seed, progress=False if quiet else None, resume=kept)
+    result = log_marginal(
+        vae, test, method=estimator, num_samples=samples, seed=seed, progress=False if quiet else None, resume=kept
+    )
     path = write_evaluated(run, result, method)
     kept.unlink(missing_ok=True)
     console(quiet).print(_evidence(test, result, method))

@@ -73,7 +73,7 @@ def diagnose(folder: Path, rows: int | None, seed: int, quiet: bool) -> None:
     run, vae = Run.read(folder), load_vae(folder)
     data = data_of(run)
     test = data.test if rows is None else data.test[:rows]
-    report = diagnose_program(vae, test, data.train.drawn(seed), seed=seed, progress=False if quiet else None)
+    report = diagnose_program(vae, test, train=data.train.drawn(seed), seed=seed, progress=False if quiet else None)
     say(quiet, str(report))
     save_file_atomic(folder / "report.txt", f"{report}\n".encode())
     idata = from_pyro_svi(vae, test[:ARVIZ_ROWS], seed=seed, progress=False if quiet else None)

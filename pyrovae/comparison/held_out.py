@@ -28,11 +28,11 @@ WEIGHTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 def compare(
     models: Mapping[str, Any],
-    x: Any = None,
-    method: str | Estimator = "importance",
-    num_samples: int | None = None,
+    data: Any = None,
     covariates: Mapping[str, Any] | None = None,
     *,
+    method: str | Estimator = "importance",
+    num_samples: int | None = None,
     train: Any = None,
     weights: str = "stacking",
     in_sample: bool = False,
@@ -52,7 +52,7 @@ def compare(
         models: by name, each one of: a program; a list of programs (refits of one model); what ``log_marginal`` returned;
             an array of log densities in nats, one a row, from elsewhere; a :class:`Pointwise`; a baseline
             (``probabilistic_pca``, ``factor_analysis``, or any function ``(train, x)`` that returns log densities).
-        x: the held-out rows; not needed for results alone.
+        data: the held-out rows; not needed for results alone.
         method: how programs are evaluated, as in :func:`pyrovae.evaluation.log_marginal`.
         num_samples: samples per row.
         covariates: for each name, a tensor of as many rows.
@@ -91,7 +91,7 @@ def compare(
         raise ValueError("expected at least one model")
     if weights not in WEIGHTS:
         raise ValueError(f"weights must be one of {', '.join(WEIGHTS)}, got {weights!r}")
-    data = None if x is None else as_data(x, covariates)
+    data = None if data is None else as_data(data, covariates)
     _check_split(data, train, in_sample)
     evaluate = _Evaluation(data, train, as_estimator(method), num_samples, chunk_size, seed, progress)
     refits = {name: evaluate.all(name, model) for name, model in models.items()}

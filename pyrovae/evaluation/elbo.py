@@ -33,10 +33,10 @@ class Bound:
 
 def bound(
     program: Any,
-    x: Any,
+    data: Any,
     covariates: Mapping[str, Any] | None = None,
-    num_samples: int = 100,
     *,
+    num_samples: int = 100,
     exact_kl: bool = False,
     chunk_size: int = CHUNK_SIZE,
     vectorize: bool = True,
@@ -49,7 +49,7 @@ def bound(
 
     Args:
         program: as in :func:`pyrovae.evaluation.log_weights`.
-        x: the data, N rows.
+        data: the data, N rows.
         covariates: for each name, a tensor of N rows.
         num_samples: draws per datum.
         exact_kl: the divergence in closed form, given the draws that its sites depend on. It spares the divergence's
@@ -72,7 +72,7 @@ def bound(
     >>> torch.equal(found.elbo, found.reconstruction - found.kl), found.elbo.shape
     (True, torch.Size([4]))
     """
-    draws = Draws(program, x, covariates, num_samples, chunk_size, vectorize, seed, progress)
+    draws = Draws(program, data, covariates, num_samples, chunk_size, vectorize, seed, progress)
     parts = []
     with draws.each("elbo") as batches:
         for _, batch in batches:
@@ -84,10 +84,10 @@ def bound(
 
 def elbo(
     program: Any,
-    x: Any,
+    data: Any,
     covariates: Mapping[str, Any] | None = None,
-    num_samples: int = 100,
     *,
+    num_samples: int = 100,
     exact_kl: bool = False,
     chunk_size: int = CHUNK_SIZE,
     vectorize: bool = True,
@@ -97,7 +97,7 @@ def elbo(
 
     Args:
         program: as there.
-        x: the data, N rows.
+        data: the data, N rows.
         covariates: for each name, a tensor of N rows.
         num_samples: draws per datum.
         exact_kl: the divergence in closed form, see :func:`bound`, which also returns the errors.
@@ -118,15 +118,15 @@ def elbo(
     torch.Size([4])
     """
     options: dict[str, Any] = {"exact_kl": exact_kl, "chunk_size": chunk_size, "vectorize": vectorize, "seed": seed}
-    return bound(program, x, covariates, num_samples, **options).elbo
+    return bound(program, data, covariates, num_samples=num_samples, **options).elbo
 
 
 def kl(
     program: Any,
-    x: Any,
+    data: Any,
     covariates: Mapping[str, Any] | None = None,
-    num_samples: int = 100,
     *,
+    num_samples: int = 100,
     exact_kl: bool = False,
     chunk_size: int = CHUNK_SIZE,
     vectorize: bool = True,
@@ -136,7 +136,7 @@ def kl(
 
     Args:
         program: as in :func:`elbo`.
-        x: the data, N rows.
+        data: the data, N rows.
         covariates: for each name, a tensor of N rows.
         num_samples: draws per datum.
         exact_kl: the divergence in closed form, see :func:`bound`, which also returns the errors.
@@ -157,15 +157,15 @@ def kl(
     torch.Size([4])
     """
     options: dict[str, Any] = {"exact_kl": exact_kl, "chunk_size": chunk_size, "vectorize": vectorize, "seed": seed}
-    return bound(program, x, covariates, num_samples, **options).kl
+    return bound(program, data, covariates, num_samples=num_samples, **options).kl
 
 
 def reconstruction(
     program: Any,
-    x: Any,
+    data: Any,
     covariates: Mapping[str, Any] | None = None,
-    num_samples: int = 100,
     *,
+    num_samples: int = 100,
     exact_kl: bool = False,
     chunk_size: int = CHUNK_SIZE,
     vectorize: bool = True,
@@ -175,7 +175,7 @@ def reconstruction(
 
     Args:
         program: as in :func:`elbo`.
-        x: the data, N rows.
+        data: the data, N rows.
         covariates: for each name, a tensor of N rows.
         num_samples: draws per datum.
         exact_kl: the divergence in closed form, see :func:`bound`, which also returns the errors.
@@ -196,7 +196,7 @@ def reconstruction(
     torch.Size([4])
     """
     options: dict[str, Any] = {"exact_kl": exact_kl, "chunk_size": chunk_size, "vectorize": vectorize, "seed": seed}
-    return bound(program, x, covariates, num_samples, **options).reconstruction
+    return bound(program, data, covariates, num_samples=num_samples, **options).reconstruction
 
 
 def _terms(draws: Draws, call: Call, size: int, exact_kl: bool, is_first: bool) -> tuple[Tensor, Tensor]:

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 def inference_gaps(
     program: Any,
-    x: Any,
+    data: Any,
     covariates: Mapping[str, Any] | None = None,
+    *,
     family: str = "normal",
     method: str | Estimator = "refined",
     num_samples: int = 1000,
-    *,
     num_steps: int = 500,
     chunk_size: int = CHUNK_SIZE,
     seed: int | None = None,
@@ -42,7 +42,7 @@ def inference_gaps(
 
     Args:
         program: as in :func:`pyrovae.evaluation.log_weights`.
-        x: the data, N rows.
+        data: the data, N rows.
         covariates: for each name, a tensor of N rows.
         family: of q*: ``"normal"`` or ``"full"``, on the unconstrained latents.
         method: how log p(x) is estimated, as in :func:`pyrovae.evaluation.log_marginal`.
@@ -72,10 +72,12 @@ def inference_gaps(
     estimator = replace(estimator, num_steps=num_steps) if isinstance(estimator, Refined) else estimator
     options: dict[str, Any] = {"chunk_size": chunk_size, "progress": progress}
     seeds = [None if seed is None else seed + number for number in range(4)]
-    guide = refine(program, x, covariates, family, num_steps=num_steps, seed=seeds[0], **options)
-    best = bound(guide, x, covariates, num_samples, seed=seeds[1], **options)
-    own = bound(program, x, covariates, num_samples, seed=seeds[2], **options)
-    evidence = log_marginal(program, x, estimator, num_samples, covariates, seed=seeds[3], **options)
+    guide = refine(program, data, covariates, family=family, num_steps=num_steps, seed=seeds[0], **options)
+    best = bound(guide, data, covariates, num_samples=num_samples, seed=seeds[1], **options)
+    own = bound(program, data, covariates, num_samples=num_samples, seed=seeds[2], **options)
+    evidence = log_marginal(
+        program, data, method=estimator, num_samples=num_samples, covariates=covariates, seed=seeds[3], **options
+    )
     return _dataset(evidence, best, own)
 
 

@@ -29,10 +29,10 @@ class Imputation(NamedTuple):
 
 def impute(
     program: Any,
-    x: Any,
-    num_samples: int = 100,
+    data: Any,
     covariates: Mapping[str, Any] | None = None,
     *,
+    num_samples: int = 100,
     num_proposals: int = 1000,
     chunk_size: int = CHUNK_SIZE,
     seed: int | None = None,
@@ -48,7 +48,7 @@ def impute(
 
     Args:
         program: as in :func:`pyrovae.evaluation.log_weights`, with one data site and no global latents.
-        x: the data, N rows; NaN is a missing entry.
+        data: the data, N rows; NaN is a missing entry.
         num_samples: draws of the missing entries.
         covariates: for each name, a tensor of N rows.
         num_proposals: draws of the guide from which the latents are chosen.
@@ -71,7 +71,7 @@ def impute(
     >>> pvae.impute(vae, x, num_samples=20, seed=0).draws.shape
     torch.Size([20, 1, 3])
     """
-    draws = Draws(program, x, covariates, num_proposals, chunk_size, seed=seed, progress=progress)
+    draws = Draws(program, data, covariates, num_proposals, chunk_size, seed=seed, progress=progress)
     parts = []
     with draws.each("impute") as batches:
         for _, batch in batches:

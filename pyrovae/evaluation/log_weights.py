@@ -13,10 +13,10 @@ from pyrovae.programs.draws import CHUNK_SIZE, Draws
 
 def log_weights(
     program: Any,
-    x: Any,
+    data: Any,
     covariates: Mapping[str, Any] | None = None,
-    num_samples: int = 100,
     *,
+    num_samples: int = 100,
     chunk_size: int = CHUNK_SIZE,
     vectorize: bool = True,
     seed: int | None = None,
@@ -31,7 +31,7 @@ def log_weights(
 
     Args:
         program: an object with ``.model`` and ``.guide``, a tuple of both, or a ``pyro.infer.SVI``.
-        x: the data, N rows; NaN is a missing entry.
+        data: the data, N rows; NaN is a missing entry.
         covariates: for each name, a tensor of N rows.
         num_samples: draws per datum, S.
         chunk_size: the most draws (pairs of a sample and a datum) evaluated at once; memory grows with it.
@@ -58,7 +58,7 @@ def log_weights(
     >>> log_weights((model, guide), torch.zeros(3), num_samples=10, seed=0).shape
     torch.Size([10, 3])
     """
-    draws = Draws(program, x, covariates, num_samples, chunk_size, vectorize, seed, progress)
+    draws = Draws(program, data, covariates, num_samples, chunk_size, vectorize, seed, progress)
     weights = torch.empty(num_samples, len(draws), dtype=torch.float64)
     if draws.global_sites:
         with draws.shared_chunks() as chunks:
@@ -74,10 +74,10 @@ def log_weights(
 
 def joint_log_weights(
     program: Any,
-    x: Any,
+    data: Any,
     covariates: Mapping[str, Any] | None = None,
-    num_samples: int = 100,
     *,
+    num_samples: int = 100,
     chunk_size: int = CHUNK_SIZE,
     vectorize: bool = True,
     seed: int | None = None,
@@ -88,7 +88,7 @@ def joint_log_weights(
 
     Args:
         program: as in :func:`log_weights`.
-        x: the data, N rows.
+        data: the data, N rows.
         covariates: for each name, a tensor of N rows.
         num_samples: draws, S.
         chunk_size: the most draws evaluated at once.
@@ -107,7 +107,7 @@ def joint_log_weights(
     >>> pvae.joint_log_weights(vae, torch.ones(4, 3), num_samples=5).shape
     torch.Size([5])
     """
-    draws = Draws(program, x, covariates, num_samples, chunk_size, vectorize, seed)
+    draws = Draws(program, data, covariates, num_samples, chunk_size, vectorize, seed)
     weights = torch.zeros(num_samples, dtype=torch.float64)
     outside = torch.zeros_like(weights)
     with draws.shared_chunks() as chunks:

@@ -35,11 +35,11 @@ LONG_NAMES = {
 
 def log_marginal(
     program: Any,
-    x: Any,
-    method: str | Estimator = "importance",
-    num_samples: int | None = None,
+    data: Any,
     covariates: Mapping[str, Any] | None = None,
     *,
+    method: str | Estimator = "importance",
+    num_samples: int | None = None,
     chunk_size: int = CHUNK_SIZE,
     vectorize: bool = True,
     seed: int | None = None,
@@ -56,7 +56,7 @@ def log_marginal(
 
     Args:
         program: as in :func:`pyrovae.evaluation.log_weights`.
-        x: the data, N rows; NaN is a missing entry.
+        data: the data, N rows; NaN is a missing entry.
         method: ``"importance"`` (draws of the guide), ``"refined"`` (of a guide optimized for each datum), ``"ais"``
             (annealing from the guide), or an estimator with options of your own: ``Refined("normal", num_steps=500)``.
         num_samples: samples (or chains) per datum; by default 1000, 1000 and 16.
@@ -97,7 +97,7 @@ def log_marginal(
             "resume needs a seed, so that the rest of the draws is the same as without a stop: pass seed=0"
         )
     per_row = estimator.per_row(num_samples)
-    draws = Draws(program, x, covariates, num_samples, chunk_size, vectorize, seed, progress, per_row)
+    draws = Draws(program, data, covariates, num_samples, chunk_size, vectorize, seed, progress, per_row)
     result = evidence(draws, estimator, resume)
     _warn(result["pareto_k"].values, num_samples, estimator)
     return result

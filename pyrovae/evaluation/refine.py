@@ -163,10 +163,10 @@ class _Parameters(nn.Module):
 
 def refine(
     program: Any,
-    x: Any,
+    data: Any,
     covariates: Mapping[str, Any] | None = None,
-    family: str = "full",
     *,
+    family: str = "full",
     num_steps: int = 300,
     num_particles: int = 8,
     learning_rate: float = 0.05,
@@ -184,7 +184,7 @@ def refine(
 
     Args:
         program: as in :func:`pyrovae.evaluation.log_weights`.
-        x: the data, N rows.
+        data: the data, N rows.
         covariates: for each name, a tensor of N rows.
         family: ``"normal"`` (independent coordinates) or ``"full"`` (any covariance).
         num_steps: steps of Adam for each batch of rows.
@@ -212,7 +212,7 @@ def refine(
     """
     if family not in ("normal", "full"):
         raise ValueError(f"family must be 'normal' or 'full', got {family!r}")
-    draws = Draws(program, x, covariates, num_particles, chunk_size, seed=seed, progress=progress)
+    draws = Draws(program, data, covariates, num_particles, chunk_size, seed=seed, progress=progress)
     guides = []
     with draws.each("refine") as batches:
         for _, batch in batches:

@@ -35,9 +35,6 @@ class VAE(nn.Module):
         posterior: module with ``forward(x, covariates=None)`` returning the guide's distribution of ``z``.
         name: the prefix of the parameters' names in Pyro; two VAEs inside one bigger model need two names.
 
-    Through Pyro's own machinery the covariates go by position, ``svi.step(x, covariates)``: its handlers have a keyword
-    ``covariates`` of their own. Everywhere in pyrovae it is a keyword.
-
     A conditional that reads the covariates lists the names in an attribute ``covariate_names``; the name ``"mask"`` is
     provided by the program (True where ``x`` is observed).
 

@@ -175,11 +175,15 @@ def find(subject: Subject, rows: int | None = None, seed: int = 0) -> Findings:
     tasks: dict[str, Callable[[], Any]] = {
         "test": lambda: known or bound_means(vae, some_rows(data.test, BOUND_ROWS, seed), seed),
         "train": lambda: bound_means(vae, some_rows(data.train, BOUND_ROWS, seed).drawn(seed), seed)["elbo"],
-        "reliability": lambda: reliability(vae, _evidence_rows(vae, data, rows, seed), EVIDENCE_DRAWS, seed=seed),
+        "reliability": lambda: reliability(
+            vae, _evidence_rows(vae, data, rows, seed), num_samples=EVIDENCE_DRAWS, seed=seed
+        ),
         "evaluated": lambda: read_evaluated(subject.run, data.test),
         "structure": lambda: latent_structure(vae, some_rows(data.test, STRUCTURE_ROWS, seed), seed=seed),
         "sbc": lambda: sbc(vae, SIMULATIONS, x=data.test[:2].dense().x, seed=seed),
-        "typicality": lambda: typicality(vae, some_rows(data.test, STRUCTURE_ROWS, seed), 2 * SIMULATIONS, seed=seed),
+        "typicality": lambda: typicality(
+            vae, some_rows(data.test, STRUCTURE_ROWS, seed), num_simulations=2 * SIMULATIONS, seed=seed
+        ),
     }
     done = {name: attempt(name, task, skipped) for name, task in tasks.items()}
     return Findings(**{**done, "test": done["test"] or {}}, skipped=skipped)

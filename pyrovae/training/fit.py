@@ -45,8 +45,8 @@ from pyrovae.training.weights import Weights
 def fit(
     program: Any,
     data: Any,
-    *,
     covariates: Mapping[str, Any] | Sequence[str] | None = None,
+    *,
     variant: str | None = None,
     epochs: int | None = None,
     steps: int | None = None,

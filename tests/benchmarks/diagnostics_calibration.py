@@ -46,7 +46,7 @@ def khat():
     for latent in (2, 5, 10):
         for seed in (0, 1):
             program = PPCA.random(latent=latent, data=2 * latent, seed=seed)
-            k = reliability(program, program.simulate(200), 4000).pareto_k
+            k = reliability(program, program.simulate(200), num_samples=4000).pareto_k
             exact_k = program.exact_khat()
             print(f"  L = {latent:2d}: exact {exact_k:.2f}, mean {np.mean(k):.2f}, sd of a row {np.std(k):.2f}")
 

@@ -46,8 +46,8 @@ def main():
             f"{time.perf_counter() - start:.1f} s for 200 rows"
         )
     reference = timed("HMC, 20 rows", lambda: reference_posterior(vae, rows[:20], seed=0))
-    guide = posterior_draws(vae, rows[:20], "guide", num_samples=1000)
-    corrected = posterior_draws(vae, rows[:20], "psis", num_samples=1000, num_proposals=4000)
+    guide = posterior_draws(vae, rows[:20], method="guide", num_samples=1000)
+    corrected = posterior_draws(vae, rows[:20], method="psis", num_samples=1000, num_proposals=4000)
     print("\nguide beside HMC:", compare_posteriors(guide, reference))
     print("reweighted beside HMC:", compare_posteriors(corrected, reference))
     timed("auto, 20 rows", lambda: posterior_draws(vae, rows[:20]))

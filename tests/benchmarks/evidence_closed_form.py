@@ -50,7 +50,7 @@ def table(name, program, x, estimators):
     )
     for method, samples in estimators:
         start = time.perf_counter()
-        result = log_marginal(program, x, method, samples, seed=0, progress=False)
+        result = log_marginal(program, x, method=method, num_samples=samples, seed=0, progress=False)
         seconds = time.perf_counter() - start
         error = torch.as_tensor(result["log_marginal"].values) - exact
         k = torch.as_tensor(result["pareto_k"].values)

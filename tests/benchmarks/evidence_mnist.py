@@ -43,7 +43,7 @@ def trained(digits, epochs, keep):
 
 def row(name, vae, x, method, samples):
     start = time.perf_counter()
-    result = log_marginal(vae, x, method, samples, seed=0, progress=False)
+    result = log_marginal(vae, x, method=method, num_samples=samples, seed=0, progress=False)
     seconds = time.perf_counter() - start
     k = result["pareto_k"].values
     known = samples >= 25
@@ -105,7 +105,7 @@ def whole_test_set(vae, x, samples=5000):
     operations = 2 * (40 * 400 + 400 * 400 + 400 * 784) * len(x) * samples
     rate = matrix_rate()
     start = time.perf_counter()
-    result = log_marginal(vae, x, "importance", samples, seed=0)
+    result = log_marginal(vae, x, method="importance", num_samples=samples, seed=0)
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"\n{len(x)} rows x {samples}: {float(result['log_marginal'].mean()):.3f} nats a row")
