@@ -1,0 +1,91 @@
+"""Errors about arguments, and the checks that many doors share: every room may use them."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+Error = TypeVar("Error", bound=Exception)
+
+
+def refusal(message: str, argument: str | None = None, kind: type[Error] = ValueError) -> Error:  # type: ignore[assignment]
+    """Return the error to raise; its attribute ``argument`` names the public keyword at fault.
+
+    A reader of Python sees the message alone. The command line looks the keyword up among its own options and names the
+    option before the message, so that no text is rewritten.
+
+    Args:
+        message: what was expected, what came and what to do.
+        argument: the keyword of the public function that was called.
+        kind: the class of the error.
+
+    >>> error = refusal("epochs must be at least 1, got 0", argument="epochs")
+    >>> error, error.argument
+    (ValueError('epochs must be at least 1, got 0'), 'epochs')
+    """
+    error = kind(message)
+    error.argument = argument  # type: ignore[attr-defined]
+    return error
+
+
+def check_word(argument: str, value: Any, known: Iterable[Any]) -> Any:
+    """Return the value if it is one of the known words (or None, where None is among them).
+
+    Args:
+        argument: the keyword that the value was given for.
+        value: what was given.
+        known: the words that are allowed.
+
+    Raises:
+        ValueError: it is another; the message lists the words and proposes the closest.
+
+    >>> check_word("method", "refine", ["importance", "refined"])
+    Traceback (most recent call last):
+    ValueError: method must be one of importance, refined, got 'refine'; did you mean 'refined'?
+    """
+    words = list(known)
+    if isinstance(value, str | None) and value in words:
+        return value
+    message = f"{argument} must be one of {', '.join(map(str, words))}, got {value!r:.100}{did_you_mean(value, words)}"
+    raise refusal(message, argument)
+
+
+def did_you_mean(value: Any, known: Iterable[Any]) -> str:
+    """The end of a message that proposes the closest known word; empty if none is close.
+
+    Args:
+        value: what was given.
+        known: the words that are allowed.
+
+    >>> did_you_mean("latentdim", ["latent_dim", "hidden"])
+    "; did you mean 'latent_dim'?"
+    """
+    near = difflib.get_close_matches(str(value)[:100], [str(word) for word in known], n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def check_integer(argument: str, value: Any, least: int = 1, most: float = math.inf) -> int:
+    """Return the value if it is an integer in the range.
+
+    Args:
+        argument: the keyword that the value was given for.
+        value: what was given.
+        least: the smallest that is allowed.
+        most: the largest that is allowed.
+
+    Raises:
+        TypeError: it is no integer (True and 2.0 are none).
+        ValueError: it is out of range.
+
+    >>> check_integer("num_samples", 0)
+    Traceback (most recent call last):
+    ValueError: num_samples must be at least 1, got 0
+    """
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise refusal(f"{argument} must be an integer, got {value!r:.100}", argument, TypeError)
+    if not least <= value <= most:
+        span = f"at least {least}" if most == math.inf else f"from {least} to {most}"
+        raise refusal(f"{argument} must be {span}, got {value}", argument)
+    return value
