@@ -189,7 +189,7 @@ def test_evaluation_speaks_in_sentences_and_options(run, monkeypatch):
     done = invoke("evaluate", folder, "--samples", 100, "--rows", 20)
     assert done.exit_code == 0, done.output
     assert "k > 0.50" in done.output  # the limit for 100 samples
-    assert "pyrovae: importance-sampling estimates with this guide are unreliable" in done.output
+    assert "note: importance-sampling estimates with this guide are unreliable" in done.output
     assert "--method refined or ais" in done.output
     assert "UserWarning" not in done.output
     assert ".py:" not in done.output

@@ -16,6 +16,7 @@ HEAVY = ["pandas", "xarray", "arviz", "matplotlib", "zuko", "sklearn", "lightnin
 
 ROOMS = {
     "errors": (),
+    "limits": (),
     "schedules": (),
     "plots": (),
     "networks": (),
@@ -40,7 +41,7 @@ ROOMS = {
     "__main__": ("cli",),
 }
 """The rooms in their order, each with those that it uses: all of them stand before it."""
-SHARED = {"errors"}
+SHARED = {"errors", "limits"}
 """What every room may use without a word in the table."""
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pyrovae.arviz.containers import import_arviz
+from pyrovae.limits import MOST_K, too_many_bad_k
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,7 +61,7 @@ def compare_frame(frame: pd.DataFrame) -> pd.DataFrame:
         raise ValueError(f"expected the columns {', '.join(wanted)} and pct_bad_k, missing: {', '.join(missing)}")
     table = frame[wanted].copy()
     table.insert(2, "p", np.nan)
-    table["warning"] = frame["pct_bad_k"].fillna(0.0) > 5
+    table["warning"] = too_many_bad_k(frame["pct_bad_k"].fillna(0.0) / 100)
     if _is_old():
         table["elpd_diff"] = -table["elpd_diff"]
         table = table.rename(columns={"elpd": "elpd_loo", "p": "p_loo"})
@@ -105,7 +106,7 @@ def _new_elpd_data(values: np.ndarray, se: float, num_samples: int, pointwise: A
         "n_data_points": len(values),
         "scale": "log",
         "warning": False,
-        "good_k": 0.7,
+        "good_k": MOST_K,
         "elpd_i": pointwise,
     }
     of_loo = getattr(utils, "ELPDDataLOO", None)  # before 1.3 of arviz-stats one class was told its kind

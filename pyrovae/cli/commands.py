@@ -12,13 +12,13 @@ import torch
 
 from pyrovae import data as data_room
 from pyrovae import plots
-from pyrovae.cli.console import console, named, number, say, table
+from pyrovae.cli.console import console, in_options, named, number, say, table
 from pyrovae.data import Data
 from pyrovae.evaluation import AIS, Estimator, Refined, log_marginal
 from pyrovae.evaluation.estimators import as_estimator
-from pyrovae.evaluation.psis import good_k
 from pyrovae.files import Run, save_file_atomic
 from pyrovae.graphs import VAE
+from pyrovae.limits import FEWEST_SAMPLES, good_k, share_bad_k
 from pyrovae.presets import load
 from pyrovae.report.codes import reconstructed
 from pyrovae.report.evaluated import write_evaluated
@@ -44,6 +44,8 @@ def evaluate(
     path = write_evaluated(run, result, method)
     kept.unlink(missing_ok=True)
     console(quiet).print(_evidence(test, result, method))
+    if "notes" in result.attrs:
+        say(quiet, f"note: {in_options(result.attrs['notes'])}")
     say(quiet, f"per datum  {path}")
 
 
@@ -70,14 +72,14 @@ def _evidence(test: Data, result: xr.Dataset, method: str) -> Any:
     is_mass = result.attrs.get("measure") == "mass"  # the bits of a density depend on the data's unit
     bits = -values.mean() / (math.log(2) * test.event_shape.numel()) if is_mass else None
     limit = good_k(result.attrs["num_samples"])
-    has_tail = result.attrs["num_samples"] >= 25  # or there is no k-hat
+    has_tail = result.attrs["num_samples"] >= FEWEST_SAMPLES  # or there is no k-hat
     cells = [
         f"{values.mean():.2f} ± {values.std(ddof=1) / math.sqrt(len(values)):.2f}",
         number(float(result["mcse"].mean()), ".3f"),
         number(float(result["elbo"].mean())),
         number(float(result["gap"].mean())),
         number(bits, ".3f"),
-        f"{float((result['pareto_k'] > limit).mean()):.0%}" if has_tail else "",
+        f"{share_bad_k(result['pareto_k'], result.attrs['num_samples']):.0%}" if has_tail else "",
     ]
     title = f"{named(test)}, {len(test)} test rows, {method}: nats per datum"
     return table(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,11 +48,9 @@ def compare(
     data = data_of(next(iter(found.values())))
     test = data.test if rows is None else data.test[:rows]
     models = {folder.name: load_vae(folder) for folder in folders}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # the table's notes say the same
-        result = compare_models(
-            models, test, method=estimator, num_samples=samples, seed=seed, progress=False if quiet else None
-        )
+    result = compare_models(
+        models, test, method=estimator, num_samples=samples, seed=seed, progress=False if quiet else None
+    )
     say(quiet, f"{named(test)}, {len(test)} test rows\n{in_options(str(result))}")
     save_file_atomic(written, result.frame.to_csv().encode())
     say(quiet, f"table  {written}")

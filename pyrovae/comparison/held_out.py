@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -65,12 +64,8 @@ def compare(
 
     Returns:
         A :class:`Comparison`: the table ``frame`` (its columns are explained there), each model's results row by row, and
-        what to know before believing the order, in words.
-
-    Warns:
-        UserWarning: Pareto shapes of more than 5 % of a model's rows are above ``psis.good_k(num_samples)``, estimates
-            still rise with the number of samples, or an order lies inside the estimators' error; the same is said in the
-            table's notes.
+        what to know before believing the order, in words (``notes``): where Pareto shapes of more than 5 % of a model's
+        rows are too large, where estimates still rise with the number of samples, where models are not told apart.
 
     Raises:
         ValueError: other rows, variants, base measures (density and mass), estimators or numbers of samples; training
@@ -99,10 +94,7 @@ def compare(
     points = {name: averaged(parts) for name, parts in refits.items()}
     log_p = np.stack([point.log_p for point in points.values()], 1)
     columns = _columns(points, refits, WEIGHTS[weights](log_p))
-    comparison = Comparison.build(columns, points, {name: [r.elpd for r in parts] for name, parts in refits.items()})
-    for warning in comparison.warnings:
-        warnings.warn(warning, stacklevel=2)
-    return comparison
+    return Comparison.build(columns, points, {name: [r.elpd for r in parts] for name, parts in refits.items()})
 
 
 class _Evaluation:

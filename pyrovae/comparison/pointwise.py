@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from pyrovae.evaluation.psis import good_k
+from pyrovae.limits import share_bad_k
 
 if TYPE_CHECKING:
     import xarray as xr
 
 UNKNOWN = ("unknown", "None", "")
-MANY = 10**6
-"""Samples assumed where their number is not known: Pareto shapes are then held against 0.7."""
 
 
 @dataclass(frozen=True)
@@ -83,10 +81,10 @@ class Pointwise:
 
     @property
     def bad_k(self) -> float:
-        """The share of rows, in per cent, whose Pareto shape is above ``good_k``; NaN where it is not known."""
+        """The share of rows, in per cent, whose Pareto shape is above the limit for so many samples; NaN where none is known."""
         if self.pareto_k is None or not np.isfinite(self.pareto_k).any():
             return float("nan")
-        return 100.0 * float((self.pareto_k > good_k(self.num_samples or MANY)).mean())
+        return 100.0 * share_bad_k(self.pareto_k, self.num_samples)
 
     @classmethod
     def of_dataset(cls, dataset: xr.Dataset) -> Pointwise:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pyrovae.comparison.pointwise import MANY, Pointwise
-from pyrovae.evaluation.psis import good_k
+from pyrovae.comparison.pointwise import Pointwise
+from pyrovae.limits import BAD_SHARE, ERRORS, good_k, too_many_bad_k
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,14 +53,12 @@ class Comparison:
         frame: the table, a DataFrame.
         pointwise: each model's results row by row.
         refits: each model's elpd for each of its refits.
-        warnings: where estimates cannot be trusted; the first of the notes.
-        notes: what to know before believing the ranking.
+        notes: what to know before believing the ranking; first where the estimates cannot be trusted.
     """
 
     frame: pd.DataFrame
     pointwise: Mapping[str, Pointwise]
     refits: Mapping[str, list[float]]
-    warnings: tuple[str, ...]
     notes: tuple[str, ...]
 
     @classmethod
@@ -75,8 +73,19 @@ class Comparison:
         )
         frame.insert(0, "rank", range(len(frame)))
         frame.index.name = "model"
-        warnings = (*_reliability(frame), *_bias(frame))
-        return cls(frame, points, refits, warnings, (*warnings, *_elbo(frame), *_spread(frame)))
+        return cls(frame, points, refits, (*_reliability(frame), *_bias(frame), *_elbo(frame), *_spread(frame)))
+
+    def lead(self) -> str:
+        """Whether the best model is ahead of the second, and by how much, in one sentence that the notes agree with."""
+        frame = self.per_datum()
+        best, second = frame.index[:2]
+        difference, error = -frame["elpd_diff"].iloc[1], frame["dse"].iloc[1]
+        numbers = f"{difference:.2f} ± {error:.2f} nats per datum, paired over {frame['num_data'].iloc[0]:,} rows"
+        if second in _not_told_apart(self.frame):
+            return f"{best} and {second} are not told apart: {numbers}."
+        if (best, second) in _inside_the_error(self.frame):
+            return f"The order of {best} and {second} lies inside the estimators' error: {numbers}."
+        return f"{best} is ahead of {second} by {numbers}."
 
     def per_datum(self) -> pd.DataFrame:
         """The table divided by the number of rows: nats per datum."""
@@ -162,14 +171,31 @@ def _escaped(name: str) -> str:
 
 def _spread(frame: pd.DataFrame) -> list[str]:
     notes = []
-    error = 2 * np.hypot(frame["dse"], frame["mcse"])
-    close = [name for name in frame.index[1:] if -frame.loc[name, "elpd_diff"] < error[name]]
+    close = _not_told_apart(frame)
     if close:
-        notes.append(f"not told apart from {frame.index[0]!r} (difference below 2 dse): {_quoted(close)}")
+        notes.append(f"not told apart from {frame.index[0]!r} (difference below {ERRORS:g} dse): {_quoted(close)}")
     wide = frame.index[frame["refit_sd"] > max(frame["dse"].max(), 1e-12)]
     if len(wide):
         notes.append(f"refits of {_quoted(wide)} differ by more than any dse: training matters more than the rows")
     return notes
+
+
+def _not_told_apart(frame: pd.DataFrame) -> list[str]:
+    """The models whose difference to the best is below two standard errors, over rows and of the estimates."""
+    error = ERRORS * np.hypot(frame["dse"], frame["mcse"])
+    return [name for name in frame.index[1:] if -frame.loc[name, "elpd_diff"] < error[name]]
+
+
+def _inside_the_error(frame: pd.DataFrame) -> dict[tuple[str, str], tuple[float, float]]:
+    """Neighbors in the table whose distance is below what bias and Monte-Carlo errors may amount to, with both numbers."""
+    found = {}
+    for above, below in zip(frame.index[:-1], frame.index[1:], strict=True):
+        distance = frame.loc[above, "elpd"] - frame.loc[below, "elpd"]
+        error = ERRORS * np.hypot(frame.loc[above, "mcse"], frame.loc[below, "mcse"])
+        reach = abs(frame.loc[above, "bias"]) + abs(frame.loc[below, "bias"]) + error
+        if reach > NEGLIGIBLE and distance < reach:
+            found[above, below] = (distance, reach)
+    return found
 
 
 def _quoted(names: Iterable[str]) -> str:
@@ -177,12 +203,12 @@ def _quoted(names: Iterable[str]) -> str:
 
 
 def _reliability(frame: pd.DataFrame) -> list[str]:
-    bad = frame.index[frame["pct_bad_k"] > 5]
+    bad = frame.index[too_many_bad_k(frame["pct_bad_k"] / 100)]
     if not len(bad):
         return []
     first = frame.loc[bad[0]]
     return [
-        f"Pareto k too large (above {_limit(first['num_samples'])}) on more than 5 % of the rows of {_quoted(bad)}: "
+        f"Pareto k too large (above {_limit(first['num_samples'])}) on more than {BAD_SHARE:.0%} of the rows of {_quoted(bad)}: "
         f"{_remedy(first['estimator'])}"
     ]
 
@@ -190,7 +216,7 @@ def _reliability(frame: pd.DataFrame) -> list[str]:
 def _limit(num_samples: int) -> str:
     """The largest Pareto shape that is no cause for a warning, in words."""
     known = f", the limit for {num_samples:,} samples" if num_samples else ""
-    return f"{good_k(num_samples or MANY):.2f}{known}"
+    return f"{good_k(num_samples):.2f}{known}"
 
 
 def _remedy(estimator: str) -> str:
@@ -211,14 +237,10 @@ def _bias(frame: pd.DataFrame) -> list[str]:
     if len(rising):
         remedy = _remedy(frame.loc[rising[0], "estimator"])
         notes.append(f"estimates of {_quoted(rising)} still rise with the number of samples: {remedy}")
-    for above, below in zip(frame.index[:-1], frame.index[1:], strict=True):
-        distance = frame.loc[above, "elpd"] - frame.loc[below, "elpd"]
-        error = 2 * np.hypot(frame.loc[above, "mcse"], frame.loc[below, "mcse"])
-        reach = abs(frame.loc[above, "bias"]) + abs(frame.loc[below, "bias"]) + error
-        if reach > NEGLIGIBLE and distance < reach:
-            notes.append(
-                f"the order of {above!r} and {below!r} lies inside the estimators' error ({distance:.3g} < {reach:.3g} nats)"
-            )
+    for (above, below), (distance, reach) in _inside_the_error(frame).items():
+        notes.append(
+            f"the order of {above!r} and {below!r} lies inside the estimators' error ({distance:.3g} < {reach:.3g} nats)"
+        )
     return notes
 
 

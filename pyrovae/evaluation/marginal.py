@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +12,9 @@ import torch
 from torch import Tensor
 
 from pyrovae.evaluation.estimators import Estimator, Importance, as_estimator
-from pyrovae.evaluation.psis import good_k, pareto_k
+from pyrovae.evaluation.psis import pareto_k
 from pyrovae.evaluation.resume import Progress, fingerprint
+from pyrovae.limits import FEWEST_SAMPLES, good_k, share_bad_k, too_many_bad_k
 from pyrovae.programs.draws import CHUNK_SIZE, Draws
 
 if TYPE_CHECKING:
@@ -71,13 +71,11 @@ def log_marginal(
     Returns:
         A Dataset over ``data`` with ``log_marginal, mcse, ess, pareto_k, elbo, gap`` and ``half`` (the estimate from half of
         the samples, to see whether it has converged), in nats, float64. Its attributes say how, and on which rows;
-        that of a relaxed discrete latent is the relaxed model's, and says so.
+        ``notes`` is among them where the estimates are unreliable: more than 5 % of the rows have a Pareto shape above
+        the limit for so many samples. The evidence of a relaxed discrete latent is the relaxed model's, and says so.
 
     Raises:
         ValueError: an unknown method; ``resume`` without a seed, or with a file of another call.
-
-    Warns:
-        UserWarning: more than 5 % of the rows have a Pareto shape above the threshold for so many samples.
 
     >>> import pyro, pyro.distributions as dist
     >>> def model(x):
@@ -98,13 +96,11 @@ def log_marginal(
         )
     per_row = estimator.per_row(num_samples)
     draws = Draws(program, data, covariates, num_samples, chunk_size, vectorize, seed, progress, per_row)
-    result = evidence(draws, estimator, resume)
-    _warn(result["pareto_k"].values, num_samples, estimator)
-    return result
+    return evidence(draws, estimator, resume)
 
 
 def evidence(draws: Draws, estimator: Estimator, resume: str | Path | None = None) -> xr.Dataset:
-    """What :func:`log_marginal` returns, without its warning.
+    """What :func:`log_marginal` returns, of draws that are set up already.
 
     Args:
         draws: the program and the data.
@@ -151,18 +147,16 @@ def summary(log_weights: Tensor) -> dict[str, Tensor]:
     }
 
 
-def _warn(k: np.ndarray, num_samples: int, estimator: Estimator) -> None:
-    """Too few samples for a Pareto fit (k = inf) say nothing, so there is nothing to warn of."""
-    bad = float((k > good_k(num_samples)).mean())
-    if num_samples >= 25 and bad > 0.05:
-        remedy = (
-            "refine: method='refined' or 'ais'" if isinstance(estimator, Importance) else "take more steps or samples"
-        )
-        warnings.warn(
-            f"importance-sampling estimates with this guide are unreliable for {bad:.0%} of the rows (Pareto k above "
-            f"{good_k(num_samples):.2f}), and biased downwards; {remedy}",
-            stacklevel=3,
-        )
+def _note(k: np.ndarray, num_samples: int, estimator: Estimator) -> str:
+    """Whether the estimates are unreliable, in a sentence; with too few samples for a Pareto fit there is no telling."""
+    share = share_bad_k(k, num_samples)
+    if num_samples < FEWEST_SAMPLES or not too_many_bad_k(share):
+        return ""
+    remedy = "refine: method='refined' or 'ais'" if isinstance(estimator, Importance) else "take more steps or samples"
+    return (
+        f"importance-sampling estimates with this guide are unreliable for {share:.0%} of the rows (Pareto k above "
+        f"{good_k(num_samples):.2f}), and biased downwards; {remedy}"
+    )
 
 
 def _dataset(columns: Mapping[str, Tensor], estimator: Estimator, draws: Draws) -> xr.Dataset:
@@ -182,6 +176,8 @@ def _dataset(columns: Mapping[str, Tensor], estimator: Estimator, draws: Draws) 
         "split": draws.data.split,
         "measure": draws.measure,
     }
+    if note := _note(columns["pareto_k"].numpy(), draws.num_samples, estimator):
+        attributes["notes"] = note
     if draws.relaxed_sites:
         attributes["relaxed"] = f"the evidence is that of the model with {', '.join(draws.relaxed_sites)} relaxed"
     return xr.Dataset(variables, {"data": range(len(draws))}, attributes)

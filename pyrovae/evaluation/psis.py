@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyrovae.limits import good_k
+
 ROWS = 64
 """Rows that are fitted at once: their candidates fill about the second-level cache."""
 
@@ -31,17 +33,6 @@ class _Tail(NamedTuple):
     cutoff: Tensor
     place: Tensor
     length: Tensor
-
-
-def good_k(num_samples: int) -> float:
-    r"""The largest Pareto shape at which an estimate from so many samples can be trusted.
-
-    .. math:: \min(1 - 1 / \log_{10} S,\ 0.7)
-
-    >>> round(good_k(100), 3), good_k(10_000)
-    (0.5, 0.7)
-    """
-    return min(1.0 - 1.0 / math.log10(num_samples), 0.7) if num_samples > 1 else 0.0
 
 
 def psis(log_weights: Tensor, reff: float = 1.0) -> Psis:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pyrovae.limits import MOST_K, good_k
 from pyrovae.plots.arrays import at_least, to_numpy, to_shape
 from pyrovae.plots.style import BLUE, VERMILLION, color, finding, ink, legend, marker, one_panel
 
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from pyrovae.plots.arrays import Values
-
-_LIMIT = 0.7
 
 
 def plot_khat(
@@ -45,8 +44,8 @@ def plot_khat(
     arrays = {str(name): _khats(str(name), values) for name, values in named.items()}
     if not arrays:
         raise ValueError("pareto_k is an empty mapping: there is nothing to draw")
-    limit = _good_k(num_samples)
-    said = f"{limit:.2g}{f', the limit for {num_samples:,} samples' if limit < _LIMIT else ''}"
+    limit = good_k(None if num_samples is None else at_least(2, num_samples=num_samples))
+    said = f"{limit:.2g}{f', the limit for {num_samples:,} samples' if limit < MOST_K else ''}"
     ax = one_panel(ax)
     top = _top(np.concatenate(list(arrays.values())))
     words = {name: _share(values, limit, said, named=bool(name)) for name, values in arrays.items()}
@@ -66,12 +65,6 @@ def _khats(name: str, values: Values) -> np.ndarray:
             f"pareto_k holds {np.isnan(array).sum()} NaN of {len(array)}: find out why before drawing the others"
         )
     return np.sort(array)
-
-
-def _good_k(num_samples: int | None) -> float:
-    if num_samples is None:
-        return _LIMIT
-    return float(min(1 - 1 / np.log10(at_least(2, num_samples=num_samples)), _LIMIT))
 
 
 def _top(values: np.ndarray) -> float:
