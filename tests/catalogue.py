@@ -1,4 +1,4 @@
-"""Every conditional of ``pyrovae.distributions`` with a grid over its support: what the tests of the catalogue run over."""
+"""Every conditional of ``pyrovae.conditionals`` with a grid over its support: what the tests of the catalogue run over."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import pyrovae as pvae
+from pyrovae import conditionals
 from pyrovae import distributions as parts
 
 DATA = 3
@@ -142,12 +143,12 @@ def factorized(family: type, event_shape: tuple[int, ...] = (2,), **given: float
 
 def vamp() -> nn.Module:
     posterior = pvae.Factorized(dist.Normal, net(), event_shape=2)
-    return parts.VampPrior(posterior, torch.randn(5, DATA), weighted=True)
+    return conditionals.VampPrior(posterior, torch.randn(5, DATA), weighted=True)
 
 
 def table_posterior() -> nn.Module:
     table = schema()
-    network = parts.TableNetwork(table, pvae.Chain(pvae.MLP(table.num_features, (8,), DATA), net()))
+    network = conditionals.TableNetwork(table, pvae.Chain(pvae.MLP(table.num_features, (8,), DATA), net()))
     return pvae.Factorized(dist.Normal, network, event_shape=2)
 
 
@@ -162,10 +163,12 @@ CASES = [
     Case("MeasuredStudentT", factorized(parts.MeasuredStudentT, (1,), df=6.0, error=0.5), plane(1, 3000, 400_000)),
     Case("DiscretizedLogistic", factorized(parts.DiscretizedLogistic, levels=256), integers(255, 2)),
     Case("DiscretizedNormal", factorized(parts.DiscretizedNormal, levels=7), integers(6, 2)),
-    Case("LogisticMixture coupled", lambda: parts.LogisticMixture(3, net(), (3, 1), levels=16), integers(15, 3, 1)),
+    Case(
+        "LogisticMixture coupled", lambda: conditionals.LogisticMixture(3, net(), (3, 1), levels=16), integers(15, 3, 1)
+    ),
     Case(
         "LogisticMixture uncoupled",
-        lambda: parts.LogisticMixture(3, net(), (2, 1, 2), levels=8, coupled=False),
+        lambda: conditionals.LogisticMixture(3, net(), (2, 1, 2), levels=8, coupled=False),
         integers(7, 2, 1, 2),
     ),
     Case(
@@ -191,38 +194,46 @@ CASES = [
     Case("MeanBetaBinomial", factorized(parts.MeanBetaBinomial, total_count=16), integers(16, 2)),
     Case(
         "Multinomials",
-        lambda: parts.Multinomials(net(), 3, total_count=pvae.FromCovariate("total")),
+        lambda: conditionals.Multinomials(net(), 3, total_count=pvae.FromCovariate("total")),
         integers(6, 3),
         {"total": torch.tensor(6.0)},
     ),
-    Case("Categories", lambda: parts.Categories(5, net(), (2, 1)), integers(4, 2, 1)),
-    Case("OneHot", lambda: parts.OneHot(net(), 4), one_hots(4, 1)),
-    Case("OneHot vectors", lambda: parts.OneHot(net(), (2, 3)), one_hots(3, 2)),
-    Case("RelaxedOneHot", lambda: parts.RelaxedOneHot(net(), 3, temperature=0.8), triangle),
-    Case("SimplexNormal", lambda: parts.SimplexNormal(net(), 3), triangle),
-    Case("SimplexDirichlet", lambda: parts.SimplexDirichlet(net(), 3), triangle),
-    Case("Spherical", lambda: parts.Spherical(net(), 3), sphere),
-    Case("Spherical prior", lambda: parts.Spherical(event_shape=3), sphere, reads_value=False),
-    Case("UniformDirection", lambda: parts.UniformDirection(3), sphere, reads_value=False),
-    Case("FullNormal", lambda: parts.FullNormal(net(), 2), plane(2, 15, 300)),
-    Case("FullNormal prior", lambda: parts.FullNormal(event_shape=2), plane(2, 15, 300), reads_value=False),
-    Case("LowRank", lambda: parts.LowRank(1, net(), 2), plane(2, 15, 300)),
-    Case("GaussianMixture", lambda: parts.GaussianMixture(3, net(), 2), plane(2, 15, 300)),
+    Case("Categories", lambda: conditionals.Categories(5, net(), (2, 1)), integers(4, 2, 1)),
+    Case("OneHot", lambda: conditionals.OneHot(net(), 4), one_hots(4, 1)),
+    Case("OneHot vectors", lambda: conditionals.OneHot(net(), (2, 3)), one_hots(3, 2)),
+    Case("RelaxedOneHot", lambda: conditionals.RelaxedOneHot(net(), 3, temperature=0.8), triangle),
+    Case("SimplexNormal", lambda: conditionals.SimplexNormal(net(), 3), triangle),
+    Case("SimplexDirichlet", lambda: conditionals.SimplexDirichlet(net(), 3), triangle),
+    Case("Spherical", lambda: conditionals.Spherical(net(), 3), sphere),
+    Case("Spherical prior", lambda: conditionals.Spherical(event_shape=3), sphere, reads_value=False),
+    Case("UniformDirection", lambda: conditionals.UniformDirection(3), sphere, reads_value=False),
+    Case("FullNormal", lambda: conditionals.FullNormal(net(), 2), plane(2, 15, 300)),
+    Case("FullNormal prior", lambda: conditionals.FullNormal(event_shape=2), plane(2, 15, 300), reads_value=False),
+    Case("LowRank", lambda: conditionals.LowRank(1, net(), 2), plane(2, 15, 300)),
+    Case("GaussianMixture", lambda: conditionals.GaussianMixture(3, net(), 2), plane(2, 15, 300)),
     Case(
-        "GaussianMixture prior", lambda: parts.GaussianMixture(3, event_shape=2), plane(2, 15, 300), reads_value=False
+        "GaussianMixture prior",
+        lambda: conditionals.GaussianMixture(3, event_shape=2),
+        plane(2, 15, 300),
+        reads_value=False,
     ),
     Case("VampPrior", vamp, plane(2, 15, 300), reads_value=False),
-    Case("AffineFlow posterior", lambda: parts.AffineFlow(net(), 2, hidden=(8,)), plane(2, 20, 300)),
+    Case("AffineFlow posterior", lambda: conditionals.AffineFlow(net(), 2, hidden=(8,)), plane(2, 20, 300)),
     Case(
-        "AffineFlow prior", lambda: parts.AffineFlow(event_shape=2, hidden=(8,)), plane(2, 20, 300), reads_value=False
+        "AffineFlow prior",
+        lambda: conditionals.AffineFlow(event_shape=2, hidden=(8,)),
+        plane(2, 20, 300),
+        reads_value=False,
     ),
-    Case("SplineFlow posterior", lambda: parts.SplineFlow(net(), 2, hidden=(8,)), plane(2, 9, 240), tolerance=1e-3),
+    Case(
+        "SplineFlow posterior", lambda: conditionals.SplineFlow(net(), 2, hidden=(8,)), plane(2, 9, 240), tolerance=1e-3
+    ),
     Case(
         "SplineFlow prior",
-        lambda: parts.SplineFlow(event_shape=2, hidden=(8,)),
+        lambda: conditionals.SplineFlow(event_shape=2, hidden=(8,)),
         plane(2, 9, 240),
         tolerance=1e-3,
         reads_value=False,
     ),
-    Case("TableLikelihood", lambda: parts.TableLikelihood(schema(), net()), rows_of_a_table),
+    Case("TableLikelihood", lambda: conditionals.TableLikelihood(schema(), net()), rows_of_a_table),
 ]

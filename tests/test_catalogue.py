@@ -1,4 +1,4 @@
-"""One test runs over the whole catalogue: every conditional of ``pyrovae.distributions``, found by inspection."""
+"""One test runs over the whole catalogue: every conditional of ``pyrovae.conditionals``, found by inspection."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from catalogue import CASES, Case
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import nn
 
+from pyrovae import conditionals
 from pyrovae import distributions as parts
 
 every_case = pytest.mark.parametrize("case", CASES, ids=repr)
-IN_FACTORIZED_TESTS = {parts.Factorized}
-NOT_CONDITIONAL = {parts.TableNetwork}
+IN_FACTORIZED_TESTS = {conditionals.Factorized}
+NOT_CONDITIONAL = {conditionals.TableNetwork}
 
 
 def public(kind):
-    found = [getattr(parts, name) for name in parts.__all__]
+    found = [getattr(room, name) for room in (conditionals, parts) for name in room.__all__]
     return {c for c in found if inspect.isclass(c) and issubclass(c, kind)}
 
 

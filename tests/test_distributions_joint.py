@@ -14,6 +14,7 @@ from catalogue import CASES
 from torch.distributions import kl_divergence
 
 import pyrovae as pvae
+from pyrovae import conditionals
 from pyrovae import distributions as parts
 
 DOUBLE = torch.float64
@@ -162,7 +163,7 @@ def test_expanded_full_normal_keeps_its_factor_and_its_draws_covariance():
 def test_vamp_prior_is_the_mean_of_posteriors_and_shares_the_weights():
     posterior = pvae.Factorized(dist.Normal, pvae.MLP(3, (8,)), event_shape=2)
     inputs = torch.randn(5, 3)
-    prior = parts.VampPrior(posterior, inputs)
+    prior = conditionals.VampPrior(posterior, inputs)
     z = torch.randn(7, 2)
     wanted = torch.stack([posterior(u).log_prob(z) for u in inputs]).logsumexp(0) - torch.log(torch.tensor(5.0))
     assert torch.allclose(prior().log_prob(z), wanted, atol=1e-5)
@@ -187,21 +188,21 @@ def test_vamp_prior_is_the_mean_of_posteriors_and_shares_the_weights():
 def test_vamp_prior_refuses_bad_pseudo_inputs(inputs, bounds, message):
     posterior = pvae.Factorized(dist.Normal, pvae.MLP(3, (8,)), event_shape=2)
     with pytest.raises(ValueError, match=message):
-        parts.VampPrior(posterior, inputs, bounds=bounds)
+        conditionals.VampPrior(posterior, inputs, bounds=bounds)
 
 
 def test_vamp_prior_keeps_counts_in_bounds_and_refuses_covariates():
     posterior = pvae.Factorized(dist.Normal, pvae.MLP(3, (8,)), event_shape=2, preprocess=torch.log1p)
-    prior = parts.VampPrior(posterior, torch.zeros(4, 3), bounds=(0, float("inf")))
+    prior = conditionals.VampPrior(posterior, torch.zeros(4, 3), bounds=(0, float("inf")))
     with torch.no_grad():
         prior.pseudo_inputs.fill_(-5.0)
     assert prior().log_prob(torch.zeros(2)).isfinite()
     net = pvae.ConcatCovariates(pvae.MLP(4, (8,)), 3, covariates={"size": 1})
     with pytest.raises(ValueError, match="size"):
-        parts.VampPrior(pvae.Factorized(dist.Normal, net, event_shape=2), torch.zeros(4, 3))
+        conditionals.VampPrior(pvae.Factorized(dist.Normal, net, event_shape=2), torch.zeros(4, 3))
 
 
-@pytest.mark.parametrize("kind", [parts.AffineFlow, parts.SplineFlow])
+@pytest.mark.parametrize("kind", [conditionals.AffineFlow, conditionals.SplineFlow])
 @pytest.mark.parametrize("inverse", [True, False])
 def test_flow_remembers_its_latest_draw_and_inverts_the_others(kind, inverse):
     torch.manual_seed(0)
@@ -221,12 +222,13 @@ def test_flow_remembers_its_latest_draw_and_inverts_the_others(kind, inverse):
 ZUKO = """
 import torch, pyro, pickle, sys
 import pyrovae as pvae
+from pyrovae import conditionals
 from pyrovae import distributions as parts
 D = torch.distributions.Distribution
 before = (D._validate_args, D.__dict__["arg_constraints"], torch.distributions.transforms._InverseTransform.__name__)
 assert "zuko" not in sys.modules
 if sys.argv[1] == "build":
-    flow = parts.SplineFlow(event_shape=2)
+    flow = conditionals.SplineFlow(event_shape=2)
     pickle.dump(flow, open(sys.argv[2], "wb"))
 else:
     flow = pickle.load(open(sys.argv[2], "rb"))
@@ -250,20 +252,29 @@ def test_zuko_leaves_validation_as_it_was_when_built_and_when_unpickled(tmp_path
 
 
 LATENTS = {
-    "normal": (lambda: pvae.standard_normal(2), lambda net: parts.FullNormal(net, 2)),
-    "low rank": (lambda: pvae.standard_normal(2), lambda net: parts.LowRank(1, net, 2)),
-    "mixture": (lambda: parts.GaussianMixture(3, event_shape=2), lambda net: parts.GaussianMixture(2, net, 2)),
-    "affine flow": (lambda: parts.AffineFlow(event_shape=2), lambda net: parts.AffineFlow(net, 2)),
-    "spline flow": (lambda: parts.SplineFlow(event_shape=2), lambda net: parts.SplineFlow(net, 2)),
-    "sphere": (lambda: parts.UniformDirection(2), lambda net: parts.Spherical(net, 2)),
-    "logistic-normal": (lambda: parts.SimplexNormal(event_shape=2), lambda net: parts.SimplexNormal(net, 2)),
-    "dirichlet": (lambda: parts.SimplexDirichlet(event_shape=2), lambda net: parts.SimplexDirichlet(net, 2)),
+    "normal": (lambda: pvae.standard_normal(2), lambda net: conditionals.FullNormal(net, 2)),
+    "low rank": (lambda: pvae.standard_normal(2), lambda net: conditionals.LowRank(1, net, 2)),
+    "mixture": (
+        lambda: conditionals.GaussianMixture(3, event_shape=2),
+        lambda net: conditionals.GaussianMixture(2, net, 2),
+    ),
+    "affine flow": (lambda: conditionals.AffineFlow(event_shape=2), lambda net: conditionals.AffineFlow(net, 2)),
+    "spline flow": (lambda: conditionals.SplineFlow(event_shape=2), lambda net: conditionals.SplineFlow(net, 2)),
+    "sphere": (lambda: conditionals.UniformDirection(2), lambda net: conditionals.Spherical(net, 2)),
+    "logistic-normal": (
+        lambda: conditionals.SimplexNormal(event_shape=2),
+        lambda net: conditionals.SimplexNormal(net, 2),
+    ),
+    "dirichlet": (
+        lambda: conditionals.SimplexDirichlet(event_shape=2),
+        lambda net: conditionals.SimplexDirichlet(net, 2),
+    ),
     "gamma": (
         lambda: pvae.Factorized(dist.Gamma, event_shape=2, concentration=2.0, rate=1.0),
         lambda net: pvae.Factorized(dist.LogNormal, net, event_shape=2),
     ),
-    "relaxed": (lambda: parts.RelaxedOneHot(event_shape=2), lambda net: parts.RelaxedOneHot(net, 2)),
-    "one-hot": (lambda: parts.OneHot(event_shape=2), lambda net: parts.OneHot(net, 2)),
+    "relaxed": (lambda: conditionals.RelaxedOneHot(event_shape=2), lambda net: conditionals.RelaxedOneHot(net, 2)),
+    "one-hot": (lambda: conditionals.OneHot(event_shape=2), lambda net: conditionals.OneHot(net, 2)),
 }
 CLOSED = {"normal", "low rank", "sphere", "logistic-normal", "dirichlet"}
 
@@ -322,7 +333,7 @@ def test_enumerated_one_hot_latent_is_summed_exactly():
 
 
 def test_straight_through_one_hot_has_gradients():
-    posterior = parts.OneHot(pvae.MLP(3, (8,)), 4, family=dist.OneHotCategoricalStraightThrough)
+    posterior = conditionals.OneHot(pvae.MLP(3, (8,)), 4, family=dist.OneHotCategoricalStraightThrough)
     posterior(torch.randn(5, 3)).rsample()[:, 0].sum().backward()
     assert all(p.grad is not None for p in posterior.parameters())
 
@@ -330,20 +341,24 @@ def test_straight_through_one_hot_has_gradients():
 @pytest.mark.parametrize(
     ("build", "error", "message"),
     [
-        (lambda: parts.FullNormal(pvae.MLP(3, (8,)), (2, 2)), ValueError, "flatten the data and write event_shape=4"),
-        (lambda: parts.FullNormal(pvae.MLP(3, (8,))), ValueError, "needs event_shape="),
-        (lambda: parts.FullNormal(torch.nn.Linear(3, 5), 2), TypeError, "BatchAxes"),
-        (lambda: parts.FullNormal(pvae.MLP(3, (8,), 4), 2), ValueError, r"write out_shape=\(5,\)"),
-        (lambda: parts.LowRank(0, pvae.MLP(3, (8,)), 2), ValueError, "rank must be at least 1"),
-        (lambda: parts.GaussianMixture(0, event_shape=2), ValueError, "num_components"),
-        (lambda: parts.Spherical(event_shape=1), ValueError, "2 or more"),
-        (lambda: parts.SimplexNormal(event_shape=1), ValueError, "2 or more"),
-        (lambda: parts.RelaxedOneHot(event_shape=3, temperature=0.0), ValueError, "temperature"),
-        (lambda: parts.Categories(1, event_shape=3), ValueError, "num_categories"),
-        (lambda: parts.LogisticMixture(0, event_shape=(1, 2)), ValueError, "num_components"),
-        (lambda: parts.Multinomials(pvae.MLP(3, (8,)), 4), ValueError, "total_count"),
-        (lambda: parts.SplineFlow(event_shape=2, transforms=0), ValueError, "transforms"),
-        (lambda: parts.UniformDirection((2, 2)), ValueError, "vectors"),
+        (
+            lambda: conditionals.FullNormal(pvae.MLP(3, (8,)), (2, 2)),
+            ValueError,
+            "flatten the data and write event_shape=4",
+        ),
+        (lambda: conditionals.FullNormal(pvae.MLP(3, (8,))), ValueError, "needs event_shape="),
+        (lambda: conditionals.FullNormal(torch.nn.Linear(3, 5), 2), TypeError, "BatchAxes"),
+        (lambda: conditionals.FullNormal(pvae.MLP(3, (8,), 4), 2), ValueError, r"write out_shape=\(5,\)"),
+        (lambda: conditionals.LowRank(0, pvae.MLP(3, (8,)), 2), ValueError, "rank must be at least 1"),
+        (lambda: conditionals.GaussianMixture(0, event_shape=2), ValueError, "num_components"),
+        (lambda: conditionals.Spherical(event_shape=1), ValueError, "2 or more"),
+        (lambda: conditionals.SimplexNormal(event_shape=1), ValueError, "2 or more"),
+        (lambda: conditionals.RelaxedOneHot(event_shape=3, temperature=0.0), ValueError, "temperature"),
+        (lambda: conditionals.Categories(1, event_shape=3), ValueError, "num_categories"),
+        (lambda: conditionals.LogisticMixture(0, event_shape=(1, 2)), ValueError, "num_components"),
+        (lambda: conditionals.Multinomials(pvae.MLP(3, (8,)), 4), ValueError, "total_count"),
+        (lambda: conditionals.SplineFlow(event_shape=2, transforms=0), ValueError, "transforms"),
+        (lambda: conditionals.UniformDirection((2, 2)), ValueError, "vectors"),
     ],
 )
 def test_bad_arguments_are_refused_with_the_remedy(build, error, message):
@@ -353,12 +368,12 @@ def test_bad_arguments_are_refused_with_the_remedy(build, error, message):
 
 PRIORS = {
     "normal": lambda net: pvae.Factorized(dist.Normal, net, event_shape=2),
-    "full normal": lambda net: parts.FullNormal(net, 2),
-    "mixture": lambda net: parts.GaussianMixture(3, net, 2),
-    "spline flow": lambda net: parts.SplineFlow(net, 2, inverse=False),
-    "sphere": lambda net: parts.Spherical(net, 2),
-    "simplex": lambda net: parts.SimplexNormal(net, 2),
-    "one-hot": lambda net: parts.OneHot(net, 2),
+    "full normal": lambda net: conditionals.FullNormal(net, 2),
+    "mixture": lambda net: conditionals.GaussianMixture(3, net, 2),
+    "spline flow": lambda net: conditionals.SplineFlow(net, 2, inverse=False),
+    "sphere": lambda net: conditionals.Spherical(net, 2),
+    "simplex": lambda net: conditionals.SimplexNormal(net, 2),
+    "one-hot": lambda net: conditionals.OneHot(net, 2),
 }
 
 

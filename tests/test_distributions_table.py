@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import pyrovae as pvae
+from pyrovae import conditionals
 from pyrovae import distributions as parts
 
 
@@ -54,7 +55,7 @@ def test_encoding_and_decoding_are_inverse_and_keep_missing_entries():
 
 def test_likelihood_is_the_sum_of_its_columns_in_their_own_units():
     table = schema()
-    likelihood = parts.TableLikelihood(table, pvae.MLP(2, (8,))).double()
+    likelihood = conditionals.TableLikelihood(table, pvae.MLP(2, (8,))).double()
     z = torch.randn(3, 2, dtype=torch.float64)
     d = likelihood(z)
     x = torch.tensor([1.7, 20.0, 1, 3, 0, 2, 1], dtype=torch.float64)
@@ -71,8 +72,10 @@ def test_missing_entries_of_every_kind_are_left_out_and_gradients_are_finite():
     torch.manual_seed(0)
     vae = pvae.VAE(
         pvae.standard_normal(2),
-        parts.TableLikelihood(table, pvae.MLP(2, (8,))),
-        pvae.Factorized(dist.Normal, parts.TableNetwork(table, pvae.MLP(table.num_features, (8,))), event_shape=2),
+        conditionals.TableLikelihood(table, pvae.MLP(2, (8,))),
+        pvae.Factorized(
+            dist.Normal, conditionals.TableNetwork(table, pvae.MLP(table.num_features, (8,))), event_shape=2
+        ),
     )
     x = torch.as_tensor(table.encode(frame()), dtype=torch.float32)
     x = torch.cat([x, torch.full((1, 7), float("nan"))])
@@ -101,7 +104,7 @@ def test_posterior_sees_zeros_for_what_is_missing_and_the_mask():
 
 def test_likelihood_starts_at_the_columns_marginals():
     table = schema()
-    d = parts.TableLikelihood(table)()
+    d = conditionals.TableLikelihood(table)()
     mean = d.mean
     assert torch.allclose(mean[0], torch.tensor(table.columns[0].loc))
     assert torch.allclose(mean[2], torch.tensor(table.columns[2].mean), rtol=1e-4)
@@ -119,7 +122,7 @@ def test_likelihood_starts_at_the_columns_marginals():
         (lambda: schema().encode(frame().drop(columns="price")), "lacks the column 'price'"),
         (lambda: schema().encode(frame().assign(colour="green")), "unknown to the schema"),
         (lambda: schema().encode(frame().assign(visits=0.5)), "row 0 holds 0.5"),
-        (lambda: parts.TableNetwork(schema(), pvae.MLP(3, (8,))), "in_shape=schema.num_features"),
+        (lambda: conditionals.TableNetwork(schema(), pvae.MLP(3, (8,))), "in_shape=schema.num_features"),
     ],
 )
 def test_bad_tables_are_refused_with_the_remedy(build, message):
@@ -130,9 +133,9 @@ def test_bad_tables_are_refused_with_the_remedy(build, message):
 def test_fit_takes_a_table_and_a_count_network():
     table = schema()
     posterior = pvae.Factorized(
-        dist.Normal, parts.TableNetwork(table, pvae.MLP(table.num_features, (8,))), event_shape=2
+        dist.Normal, conditionals.TableNetwork(table, pvae.MLP(table.num_features, (8,))), event_shape=2
     )
-    vae = pvae.VAE(pvae.standard_normal(2), parts.TableLikelihood(table, pvae.MLP(2, (8,))), posterior)
+    vae = pvae.VAE(pvae.standard_normal(2), conditionals.TableLikelihood(table, pvae.MLP(2, (8,))), posterior)
     data = torch.as_tensor(table.encode(pd.concat([frame()] * 20)), dtype=torch.float32)
     history = pvae.fit(vae, data, epochs=30, batch_size=20, learning_rate=1e-2, seed=0)
     assert history["elbo"][-1] > history["elbo"][0]
@@ -141,6 +144,6 @@ def test_fit_takes_a_table_and_a_count_network():
 def test_trace_mean_field_without_a_closed_form_says_so():
     net = pvae.MLP(3, (8,))
     likelihood = pvae.Factorized(dist.Normal, pvae.MLP(2, (8,)), event_shape=3)
-    vae = pvae.VAE(pvae.standard_normal(2), likelihood, parts.AffineFlow(net, 2))
+    vae = pvae.VAE(pvae.standard_normal(2), likelihood, conditionals.AffineFlow(net, 2))
     with pytest.warns(UserWarning, match="closed"):
         pvae.fit(vae, torch.randn(8, 3), steps=1, objective=pyro.infer.TraceMeanField_ELBO(), seed=0)

@@ -15,7 +15,7 @@ from torch import nn
 
 import pyrovae as pvae
 from pyrovae.arviz import datasets_of, from_netcdf, from_pyro_svi, from_zarr, to_netcdf
-from pyrovae.distributions.gaussian import CholeskyNormal
+from pyrovae.distributions.normal import CholeskyNormal
 from pyrovae.missing import observed
 from pyrovae.programs import paired_traces
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from pyro.infer import Trace_ELBO
 
-from pyrovae.distributions import VampPrior
+from pyrovae.conditionals import VampPrior
 from pyrovae.presets import (
     ACTIVATIONS,
     LIKELIHOODS,

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 import pyrovae as pvae
-from pyrovae.distributions import GaussianMixture
+from pyrovae.conditionals import GaussianMixture
 from pyrovae.files import DamagedError, NewerFormatError, Run
 from pyrovae.files.config import digest, sealed
 from pyrovae.presets import build_vae, load, save

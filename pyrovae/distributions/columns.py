@@ -14,16 +14,13 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.nn.functional import one_hot
 
+from pyrovae.distributions.categorical import LevelCategorical
 from pyrovae.distributions.counts import SizedNegativeBinomial
-from pyrovae.distributions.discrete import LevelCategorical
-from pyrovae.distributions.links import link
+from pyrovae.distributions.links import RAW_ONE, positive
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
-
-_positive = link(constraints.positive).forward
-_ONE = float(link(constraints.positive).inverse(torch.tensor(1.0)))
 
 
 @dataclass(frozen=True)
@@ -51,7 +48,7 @@ class Column(ABC):
     @property
     def offset(self) -> tuple[float, ...]:
         """Where the network's numbers start: at the data's marginal distribution, roughly."""
-        return (0.0, _ONE)
+        return (0.0, RAW_ONE)
 
     @classmethod
     @abstractmethod
@@ -120,7 +117,7 @@ class Real(Column):
 
     def distribution(self, raw: Tensor) -> dist.TorchDistribution:
         """A normal."""
-        return dist.Normal(self.loc + self.scale * raw[..., 0], self.scale * _positive(raw[..., 1]))
+        return dist.Normal(self.loc + self.scale * raw[..., 0], self.scale * positive(raw[..., 1]))
 
     def features(self, value: Tensor) -> Tensor:
         """The standardised value."""
@@ -162,7 +159,7 @@ class Positive(Column):
 
     def distribution(self, raw: Tensor) -> dist.TorchDistribution:
         """A log-normal."""
-        return dist.LogNormal(self.loc + self.scale * raw[..., 0], self.scale * _positive(raw[..., 1]))
+        return dist.LogNormal(self.loc + self.scale * raw[..., 0], self.scale * positive(raw[..., 1]))
 
     def features(self, value: Tensor) -> Tensor:
         """The standardised logarithm."""
@@ -193,7 +190,7 @@ class Count(Column):
     @property
     def offset(self) -> tuple[float, ...]:
         """Rate and dispersion one."""
-        return (_ONE, _ONE)
+        return (RAW_ONE, RAW_ONE)
 
     @classmethod
     def from_series(cls, name: Hashable, series: pd.Series) -> Count:
@@ -202,7 +199,7 @@ class Count(Column):
 
     def distribution(self, raw: Tensor) -> dist.TorchDistribution:
         """A negative binomial."""
-        return SizedNegativeBinomial(self.mean * _positive(raw[..., 0]), _positive(raw[..., 1]))
+        return SizedNegativeBinomial(self.mean * positive(raw[..., 0]), positive(raw[..., 1]))
 
     def features(self, value: Tensor) -> Tensor:
         """The logarithm of one plus the count, centred."""

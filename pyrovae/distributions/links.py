@@ -97,3 +97,16 @@ def link(constraint: constraints.Constraint) -> Link:
         f"no link onto {constraint}: a network can only give real, positive, bounded or one-sided scalars. "
         "Give this parameter a value instead (a number, a tensor or FromCovariate)."
     )
+
+
+def positive(raw: Tensor) -> Tensor:
+    """The link onto the positive numbers.
+
+    >>> positive(torch.tensor(RAW_ONE))
+    tensor(1.)
+    """
+    return link(constraints.positive).forward(raw)
+
+
+RAW_ONE = float(link(constraints.positive).inverse(torch.tensor(1.0)))
+"""The raw number whose :func:`positive` is one."""

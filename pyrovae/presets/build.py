@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyrovae.distributions import Factorized
+from pyrovae.conditionals import Factorized
 from pyrovae.graphs import VAE
 from pyrovae.networks import MLP, ConvDecoder, ConvEncoder, Network
 from pyrovae.presets.tables import ACTIVATIONS, LIKELIHOODS, NETWORKS, POSTERIORS, PRIORS, Preprocess

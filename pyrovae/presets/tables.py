@@ -11,8 +11,9 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyrovae import conditionals
 from pyrovae import distributions as pdist
-from pyrovae.distributions import Factorized, standard_normal
+from pyrovae.conditionals import Factorized, standard_normal
 from pyrovae.networks import Network
 
 if TYPE_CHECKING:
@@ -52,11 +53,11 @@ def _count(parameter: str, words: Words) -> int:
 
 
 def _logistic_mixture(net: Network, words: Words) -> nn.Module:
-    return pdist.LogisticMixture(min(words.components, 10), net, words.event_shape, levels=words.top_level + 1)
+    return conditionals.LogisticMixture(min(words.components, 10), net, words.event_shape, levels=words.top_level + 1)
 
 
 def _categories(net: Network, words: Words) -> nn.Module:
-    return pdist.Categories(words.top_level + 1, net, words.event_shape)
+    return conditionals.Categories(words.top_level + 1, net, words.event_shape)
 
 
 _unit = functools.partial(Likelihood, upper=1.0, lower=0.0)
@@ -89,11 +90,11 @@ Preprocess = Callable[[Tensor], Tensor]
 
 POSTERIORS: Mapping[str, Callable[[Network, int, Preprocess | None], nn.Module]] = {
     "normal": lambda net, size, pre: Factorized(dist.Normal, net, size, preprocess=pre),
-    "full_normal": lambda net, size, pre: pdist.FullNormal(net, size, preprocess=pre),
-    "low_rank_normal": lambda net, size, pre: pdist.LowRank(min(2, size), net, size, preprocess=pre),
-    "affine_flow": lambda net, size, pre: pdist.AffineFlow(net, size, preprocess=pre),
-    "spline_flow": lambda net, size, pre: pdist.SplineFlow(net, size, preprocess=pre),
-    "spherical": lambda net, size, pre: pdist.Spherical(net, size, preprocess=pre),
+    "full_normal": lambda net, size, pre: conditionals.FullNormal(net, size, preprocess=pre),
+    "low_rank_normal": lambda net, size, pre: conditionals.LowRank(min(2, size), net, size, preprocess=pre),
+    "affine_flow": lambda net, size, pre: conditionals.AffineFlow(net, size, preprocess=pre),
+    "spline_flow": lambda net, size, pre: conditionals.SplineFlow(net, size, preprocess=pre),
+    "spherical": lambda net, size, pre: conditionals.Spherical(net, size, preprocess=pre),
 }
 """The posteriors by name."""
 
@@ -102,16 +103,18 @@ def _vamp(words: Words, posterior: nn.Module, start: Tensor | None) -> nn.Module
     likelihood = LIKELIHOODS[words.likelihood]
     upper = float(words.top_level) if likelihood.leveled else likelihood.upper
     inputs = _pseudo_inputs(words, start, likelihood.lower, upper)
-    return pdist.VampPrior(posterior, inputs, bounds=(likelihood.lower, upper))
+    return conditionals.VampPrior(posterior, inputs, bounds=(likelihood.lower, upper))
 
 
 PRIORS: Mapping[str, Callable[[Words, nn.Module, Tensor | None], nn.Module]] = {
     "standard_normal": lambda words, posterior, start: standard_normal(words.latent_dim),
-    "mixture": lambda words, posterior, start: pdist.GaussianMixture(words.components, event_shape=words.latent_dim),
+    "mixture": lambda words, posterior, start: conditionals.GaussianMixture(
+        words.components, event_shape=words.latent_dim
+    ),
     "vamp": _vamp,
-    "affine_flow": lambda words, posterior, start: pdist.AffineFlow(event_shape=words.latent_dim),
-    "spline_flow": lambda words, posterior, start: pdist.SplineFlow(event_shape=words.latent_dim),
-    "uniform_direction": lambda words, posterior, start: pdist.UniformDirection(words.latent_dim),
+    "affine_flow": lambda words, posterior, start: conditionals.AffineFlow(event_shape=words.latent_dim),
+    "spline_flow": lambda words, posterior, start: conditionals.SplineFlow(event_shape=words.latent_dim),
+    "uniform_direction": lambda words, posterior, start: conditionals.UniformDirection(words.latent_dim),
 }
 """The priors by name."""
 
