@@ -27,7 +27,7 @@ ROOMS = {
     "files": (),
     "programs": ("data",),
     "graphs": ("missing", "programs"),
-    "presets": ("conditionals", "distributions", "files", "graphs", "networks"),
+    "presets": ("conditionals", "distributions", "files", "graphs", "networks", "schedules"),
     "objectives": ("programs",),
     "training": ("data", "files", "objectives", "programs", "schedules"),
     "evaluation": ("data", "programs"),

@@ -520,7 +520,7 @@ def test_changed_data_are_not_taken_for_the_runs_own(copy):
 def test_a_composition_of_ones_own_is_reported_as_far_as_it_goes(tmp_path):
     digits = pvae.data.load("digits")
     vae = pvae.build_vae((1, 8, 8), likelihood="binomial", levels=17, latent_dim=2, hidden=(8,))
-    del vae.words
+    del vae.spec
     folder = pvae.save(vae, tmp_path / "run", data=digits.train)
     assert "which no file can rebuild" in page_of(pvae.write_report(folder)).text
     whole = page_of(pvae.write_report(folder, vae=vae, data=digits, rows=10))

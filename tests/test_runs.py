@@ -24,8 +24,8 @@ X = torch.randint(0, 17, (40, 1, 8, 8), generator=torch.Generator().manual_seed(
 
 
 def vae_of(**more):
-    words = {"likelihood": "binomial", "levels": 17, "latent_dim": 3, "hidden": (12,), "components": 4, "seed": 0}
-    return build_vae((1, 8, 8), **words | more)
+    fields = {"likelihood": "binomial", "levels": 17, "latent_dim": 3, "hidden": (12,), "components": 4, "seed": 0}
+    return build_vae((1, 8, 8), **fields | more)
 
 
 class Own(nn.Module):
@@ -79,7 +79,7 @@ def test_a_trained_vae_comes_back_the_same(tmp_path, more):
     vae, _ = trained(vae_of(**more))
     back = load(save(vae, tmp_path))
     assert back is not vae
-    assert back.words == vae.words
+    assert back.spec == vae.spec
     assert_equal(vae, back)
 
 
@@ -229,7 +229,7 @@ def test_a_run_says_what_it_is(tmp_path):
     assert run.config["settings"] == {"epochs": 2, "beta": 1.0, "hidden": [8]}
     assert run.config["results"] == {"elbo": -123.4, "best": "-inf"}
     assert {"pyrovae", "python", "torch", "pyro-ppl", "numpy", "safetensors"} == set(run.config["versions"])
-    assert run.words["likelihood"] == "binomial"
+    assert run.spec["likelihood"] == "binomial"
     assert run.history == history.to_dict()
     assert [path.name for path in run.figures] == ["history.png", "raw-bytes_1.png"]
     assert run.figures[0].read_bytes()[:4] == b"\x89PNG"
@@ -243,7 +243,7 @@ def test_a_run_is_not_overwritten_unasked(tmp_path):
     with pytest.raises(ValueError, match="holds a run already: choose another folder, or write overwrite=True"):
         save(vae_of(latent_dim=4), tmp_path)
     assert (tmp_path / "config.json").read_bytes() == before
-    assert load(save(vae_of(latent_dim=4), tmp_path, overwrite=True)).words["latent_dim"] == 4
+    assert load(save(vae_of(latent_dim=4), tmp_path, overwrite=True)).spec.latent_dim == 4
 
 
 def test_a_save_that_is_cut_short_leaves_no_wrong_run(tmp_path, monkeypatch):
@@ -324,41 +324,41 @@ def test_the_weights_of_another_run_are_refused(copy, tmp_path):
         load(copy)
 
 
-WORDS = {"event_shape": [1, 8, 8], "likelihood": "binomial", "levels": 17, "latent_dim": 2, "hidden": [8]}
+SPEC = {"event_shape": [1, 8, 8], "likelihood": "binomial", "levels": 17, "latent_dim": 2, "hidden": [8]}
 FORGED = [
     ({"format": "absent"}, DamagedError, "is not of a pyrovae run"),
     ({"version": "1"}, DamagedError, "no valid format version"),
     ({"version": True}, DamagedError, "no valid format version"),
     ({"version": 9}, NewerFormatError, "format version 9, this pyrovae reads up to 1: upgrade it"),
     ({"version": 10**4000}, NewerFormatError, "format version 1000"),
-    ({"words": 3}, DamagedError, "no valid 'words'"),
-    ({"words": "absent"}, DamagedError, "no valid 'words'"),
-    ({"words": {}}, DamagedError, "the word 'event_shape' is missing"),
-    ({"words": {**WORDS, "likelihood": "os.system"}}, DamagedError, "likelihood must be one of"),
-    ({"words": {**WORDS, "start": [1]}}, DamagedError, "unknown word 'start'"),
-    ({"words": {**WORDS, "latent_dim": 3}}, ValueError, "does not fit this VAE: .* there, .* here"),
-    ({"words": {**WORDS, "prior": "mixture"}}, ValueError, "does not fit this VAE"),
+    ({"spec": 3}, DamagedError, "no valid 'spec'"),
+    ({"spec": "absent"}, DamagedError, "no valid 'spec'"),
+    ({"spec": {}}, DamagedError, "the spec lacks event_shape"),
+    ({"spec": {**SPEC, "likelihood": "os.system"}}, DamagedError, "likelihood must be one of"),
+    ({"spec": {**SPEC, "start": [1]}}, DamagedError, "a spec has no field 'start'"),
+    ({"spec": {**SPEC, "latent_dim": 3}}, ValueError, "does not fit this VAE: .* there, .* here"),
+    ({"spec": {**SPEC, "prior": "mixture"}}, ValueError, "does not fit this VAE"),
     (
-        {"words": {**WORDS, "hidden": [65536, 65536]}},
+        {"spec": {**SPEC, "hidden": [65536, 65536]}},
         DamagedError,
-        "far more numbers than the weights beside them hold",
+        "far more numbers than the weights beside it hold",
     ),
-    ({"words": {**WORDS, "hidden": [65536] * 60}}, DamagedError, "far more numbers than the weights"),
-    ({"words": {**WORDS, "hidden": [4000] * 64}}, DamagedError, "far more numbers than the weights"),  # each layer fits
-    ({"words": {**WORDS, "event_shape": [2**22], "hidden": [65536]}}, DamagedError, "far more numbers"),
-    ({"words": {**WORDS, "latent_dim": 4096, "posterior": "full_normal"}}, DamagedError, "far more numbers"),
+    ({"spec": {**SPEC, "hidden": [65536] * 60}}, DamagedError, "far more numbers than the weights"),
+    ({"spec": {**SPEC, "hidden": [4000] * 64}}, DamagedError, "far more numbers than the weights"),  # each layer fits
+    ({"spec": {**SPEC, "event_shape": [2**22], "hidden": [65536]}}, DamagedError, "far more numbers"),
+    ({"spec": {**SPEC, "latent_dim": 4096, "posterior": "full_normal"}}, DamagedError, "far more numbers"),
     (
-        {"words": {**WORDS, "prior": "mixture", "components": 65536, "latent_dim": 4096}},
+        {"spec": {**SPEC, "prior": "mixture", "components": 65536, "latent_dim": 4096}},
         DamagedError,
         "far more numbers",
     ),
     (
-        {"words": {**WORDS, "likelihood": "categories", "levels": 65536, "event_shape": [2**20]}},
+        {"spec": {**SPEC, "likelihood": "categories", "levels": 65536, "event_shape": [2**20]}},
         DamagedError,
         "far more",
     ),
-    ({"words": {**WORDS, "prior": "vamp", "components": 65536, "event_shape": [2**20]}}, DamagedError, "far more"),
-    ({"words": {**WORDS, "posterior": "spline_flow", "latent_dim": 4096}}, DamagedError, "far more"),
+    ({"spec": {**SPEC, "prior": "vamp", "components": 65536, "event_shape": [2**20]}}, DamagedError, "far more"),
+    ({"spec": {**SPEC, "posterior": "spline_flow", "latent_dim": 4096}}, DamagedError, "far more"),
     ({"dtype": "float16"}, DamagedError, "the dtype 'float16'; known are float64"),
     ({"dtype": "float64"}, ValueError, "is torch.float32 there, torch.float64 here"),
     ({"dtype": ["float32"]}, DamagedError, "no valid 'dtype'"),

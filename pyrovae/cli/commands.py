@@ -135,10 +135,10 @@ def encode(folder: Path, source: str | None, out: Path | None, samples: int | No
 
 
 def info(folder: Path) -> None:
-    """Say what is in a run: the words, the data, the settings, the results, the versions."""
+    """Say what is in a run: the spec, the data, the settings, the results, the versions."""
     run = Run.read(folder)
     out = console()
-    for name in ("words", "data", "settings", "results", "versions"):
+    for name in ("spec", "data", "settings", "results", "versions"):
         found = run.config[name]
         if found:
             out.print(table(name, ["", ""], [(key, _told(key, value)) for key, value in found.items()]))

@@ -226,9 +226,9 @@ def _table(rows: Data, history: History, results: Mapping[str, Any], seconds: fl
 
 
 def _words(vae: VAE) -> str:
-    words = vae.words
+    spec = vae.spec
     parameters = sum(parameter.numel() for parameter in vae.parameters())
     return (
-        f"prior {words['prior']}, likelihood {words['likelihood']}, posterior {words['posterior']}, "
-        f"{words['latent_dim']} latent dimensions, {parameters:,} parameters"
+        f"prior {spec.prior}, likelihood {spec.likelihood}, posterior {spec.posterior}, "
+        f"{spec.latent_dim} latent dimensions, {parameters:,} parameters"
     )

@@ -68,7 +68,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 def _check_config(config: Mapping[str, Any], path: Path) -> None:
     maybe = (dict, type(None))
     kinds = {
-        "words": maybe,
+        "spec": maybe,
         "data": maybe,
         "dtype": str,
         "files": dict,

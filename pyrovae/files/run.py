@@ -32,7 +32,7 @@ class Run:
         >>> import pyrovae as pvae
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     run = Run.read(pvae.save(torch.nn.Linear(2, 1), folder, seed=7))
-        >>> run.config["seed"], run.words is None
+        >>> run.config["seed"], run.spec is None
         (7, True)
     """
 
@@ -66,12 +66,12 @@ class Run:
         return cls(folder, config, history, tuple(folder / name for name in sorted(files) if FIGURE.fullmatch(name)))
 
     @property
-    def words(self) -> dict[str, Any] | None:
-        """The words of `pyrovae.presets.build_vae`, or None for a composition of one's own."""
-        return self.config["words"]
+    def spec(self) -> dict[str, Any] | None:
+        """The fields of `pyrovae.presets.Spec`, or None for a VAE that was composed of classes."""
+        return self.config["spec"]
 
     def __repr__(self) -> str:
-        kind = "a composition" if self.words is None else f"{self.words['likelihood']}, prior {self.words['prior']}"
+        kind = "a composition" if self.spec is None else f"{self.spec['likelihood']}, prior {self.spec['prior']}"
         data = self.config["data"] or {}
         return f"Run({str(self.folder)!r}, {kind}, data={data.get('name')!r}, variant={data.get('variant')!r})"
 

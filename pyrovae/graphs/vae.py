@@ -57,8 +57,8 @@ class VAE(nn.Module):
     prior: nn.Module
     likelihood: nn.Module
     posterior: nn.Module
-    words: dict[str, Any]
-    """The words of ``presets.build_vae``, on a VAE that it made."""
+    spec: Any
+    """The `presets.Spec` of a VAE that ``build_vae`` made."""
 
     def __init__(self, prior: nn.Module, likelihood: nn.Module, posterior: nn.Module, name: str = "vae") -> None:
         super().__init__()

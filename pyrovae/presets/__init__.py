@@ -1,26 +1,9 @@
-"""A whole VAE from a few words that fit into a JSON file: the builder behind the command line and saved runs.
+"""A whole VAE from a spec of words and numbers that fits into a JSON file: for the command line and for saved runs.
 
-Words are looked up in tables here and nowhere else; a program of one's own is composed of classes instead.
+Words are looked up in tables here and nowhere else; a program of your own is composed of classes instead. The names load
+when they are touched, so that the command line can read the spec's options without torch.
 """
 
-from pyrovae.presets.build import Standardize, build_vae, suggest
-from pyrovae.presets.loading import load
-from pyrovae.presets.saving import save
-from pyrovae.presets.tables import ACTIVATIONS, LIKELIHOODS, NETWORKS, POSTERIORS, PRIORS
-from pyrovae.presets.words import LIMITS, Words, check_words
+import lazy_loader
 
-__all__ = [
-    "ACTIVATIONS",
-    "LIKELIHOODS",
-    "LIMITS",
-    "NETWORKS",
-    "POSTERIORS",
-    "PRIORS",
-    "Standardize",
-    "Words",
-    "build_vae",
-    "check_words",
-    "load",
-    "save",
-    "suggest",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

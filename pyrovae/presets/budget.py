@@ -1,4 +1,4 @@
-"""A bound on the memory that words from a file may take."""
+"""A bound on the memory that a spec from a file may take."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 class Budget(TorchDispatchMode):
     """Refuses to make tensors of more than so many bytes in all.
 
-    Weights as large as the file can fill are allowed; words that ask for terabytes are refused before they are taken.
+    Weights as large as the file can fill are allowed; a spec that asks for terabytes is refused before they are taken.
     """
 
     def __init__(self, limit: int) -> None:
@@ -38,7 +38,7 @@ class Budget(TorchDispatchMode):
         self.left -= 0 if keep else size
 
     def _refuse(self) -> NoReturn:
-        raise MemoryError("they ask for far more numbers than the weights beside them hold")
+        raise MemoryError("it asks for far more numbers than the weights beside it hold")
 
 
 def _address(tensor: Tensor) -> int:

@@ -13,7 +13,7 @@ from pyrovae.files import DamagedError, load_state, load_tree
 from pyrovae.files.config import CONFIG, DTYPES, MODEL, check_file, read_config
 from pyrovae.presets.budget import Budget
 from pyrovae.presets.build import build_vae
-from pyrovae.presets.words import check_words
+from pyrovae.presets.spec import Spec
 
 if TYPE_CHECKING:
     from pyrovae.graphs import VAE
@@ -57,8 +57,7 @@ def load(folder: str | os.PathLike[str], into: Module | None = None) -> VAE | Mo
 
 
 def _rebuild(config: Mapping[str, Any], folder: Path, state: Mapping[str, Any]) -> VAE:
-    words = config["words"]
-    if words is None:
+    if config["spec"] is None:
         raise ValueError(
             f"{str(folder)!r} holds a composition of one's own ({str(config.get('class'))[:100]}), and no code is loaded: "
             "build it as it was built, then write pyrovae.load(folder, into=vae)"
@@ -67,8 +66,8 @@ def _rebuild(config: Mapping[str, Any], folder: Path, state: Mapping[str, Any]) 
         raise DamagedError(f"{folder / CONFIG} has the dtype {config['dtype'][:50]!r}; known are {', '.join(DTYPES)}")
     size = sum(value.nbytes for value in state.values() if isinstance(value, Tensor))
     try:
-        check_words(words)
+        spec = Spec.from_json(config["spec"])
         with Budget(8 * size + 2**26):
-            return build_vae(**words, seed=0).to(DTYPES[config["dtype"]])
+            return build_vae(spec, seed=0).to(DTYPES[config["dtype"]])
     except (TypeError, ValueError, MemoryError) as error:
-        raise DamagedError(f"no VAE can be built of the words in {folder / CONFIG}: {error}") from error
+        raise DamagedError(f"no VAE can be built of the spec in {folder / CONFIG}: {error}") from error

@@ -19,6 +19,7 @@ from pyrovae import __version__
 from pyrovae.files import remove_leftovers, save_file_atomic, save_tree, write_json_atomic
 from pyrovae.files.config import CONFIG, DTYPES, FIGURE, FORMAT, HISTORY, MODEL, VERSION, digest, sealed
 from pyrovae.presets.build import build_vae
+from pyrovae.presets.spec import Spec
 
 _PACKAGES = ("torch", "pyro-ppl", "numpy", "safetensors")
 
@@ -72,11 +73,11 @@ def save(
     """
     folder = Path(folder)
     _check_save(vae, folder, figures or {}, overwrite)
-    words = _words_of(vae)
+    spec = _spec_of(vae)
     config = {
         "format": FORMAT,
         "version": VERSION,
-        "words": words,
+        "spec": None if spec is None else spec.to_json(),
         "class": f"{type(vae).__module__}.{type(vae).__qualname__}",
         "dtype": _dtype_of(vae),
         "data": None if data is None else _describe(data),
@@ -110,16 +111,16 @@ def _check_save(vae: nn.Module, folder: Path, figures: Mapping[str, Any], overwr
         raise ValueError(f"{str(folder)!r} holds a run already: choose another folder, or write overwrite=True")
 
 
-def _words_of(vae: nn.Module) -> dict[str, Any] | None:
-    """The words, if what they build is what stands here."""
-    words = getattr(vae, "words", None)
-    if not isinstance(words, dict):
+def _spec_of(vae: nn.Module) -> Spec | None:
+    """The spec, if what it builds is what stands here."""
+    spec = getattr(vae, "spec", None)
+    if not isinstance(spec, Spec):
         return None
-    again = build_vae(**words, seed=0).to(DTYPES.get(_dtype_of(vae)))
+    again = build_vae(spec, seed=0).to(DTYPES.get(_dtype_of(vae)))
     if _outline(again) == _outline(vae):
-        return words
+        return spec
     warnings.warn(
-        "this VAE is no longer what build_vae made of its words (a part was changed), so it is saved as a composition of "
+        "this VAE is no longer what build_vae made of its spec (a part was changed), so it is saved as a composition of "
         "your own: load it with pyrovae.load(folder, into=vae)",
         stacklevel=3,
     )

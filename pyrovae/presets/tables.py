@@ -1,4 +1,4 @@
-"""The words for parts of a VAE, and how each part is made."""
+"""The words for the parts of a VAE, and how each part is made; reading the words alone imports no torch."""
 
 from __future__ import annotations
 
@@ -7,57 +7,63 @@ import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import pyro.distributions as dist
-import torch
-from torch import Tensor, nn
-
-from pyrovae import conditionals
-from pyrovae import distributions as pdist
-from pyrovae.conditionals import Factorized, standard_normal
-from pyrovae.networks import Network
-
 if TYPE_CHECKING:
-    from pyrovae.presets.words import Words
+    from torch import Tensor, nn
 
-_INF = math.inf
+    from pyrovae.networks import Network
+    from pyrovae.presets.spec import Spec
+
+    Preprocess = Callable[[Tensor], Tensor]
 
 
 class Likelihood(NamedTuple):
     """How a likelihood is made of an open network, the range of its data, and what suits its encoder."""
 
-    make: Callable[[Network, Words], nn.Module]
-    upper: float = _INF
-    lower: float = -_INF
+    make: Callable[[Network, Spec], nn.Module]
+    upper: float = math.inf
+    lower: float = -math.inf
     leveled: bool = False
     scaled: bool = False
     preprocess: str = "none"
 
+    def bounds(self, spec: Spec) -> tuple[float, float]:
+        """The smallest and the largest value of the data."""
+        return self.lower, float(spec.levels - 1) if spec.levels else self.upper
 
-def _factorized(family: type, leveled: str = "") -> Callable[[Network, Words], nn.Module]:
+
+def _named(name: str) -> Any:
+    """A class by its name: of this library, of Pyro or of torch."""
+    import pyro.distributions
+    from torch import nn
+
+    from pyrovae import conditionals, distributions
+
+    rooms = (conditionals, distributions, pyro.distributions, nn)
+    return next(getattr(room, name) for room in rooms if hasattr(room, name))
+
+
+def _factorized(family: str, leveled: str = "") -> Callable[[Network, Spec], nn.Module]:
     """A factorized likelihood; ``leveled`` names the family's parameter that the number of levels sets."""
 
-    def make(net: Network, words: Words) -> nn.Module:
-        given: dict[str, Any] = {leveled: _count(leveled, words)} if leveled else {}
-        scaled = LIKELIHOODS[words.likelihood].scaled
-        if scaled and words.scale == "learned":
-            given["scale"] = nn.Parameter(torch.ones(()))
-        elif scaled and words.scale != "network":
-            given["scale"] = words.scale
-        return Factorized(family, net, words.event_shape, **given)
+    def make(net: Network, spec: Spec) -> nn.Module:
+        import torch
+
+        given: dict[str, Any] = {}
+        if leveled and spec.levels:
+            given[leveled] = spec.levels - (leveled == "total_count")
+        if LIKELIHOODS[spec.likelihood].scaled and spec.scale != "network":
+            given["scale"] = torch.nn.Parameter(torch.ones(())) if spec.scale == "learned" else spec.scale
+        return _named("Factorized")(_named(family), net, spec.event_shape, **given)
 
     return make
 
 
-def _count(parameter: str, words: Words) -> int:
-    return words.top_level + 1 if parameter == "levels" else words.top_level
+def _logistic_mixture(net: Network, spec: Spec) -> nn.Module:
+    return _named("LogisticMixture")(min(spec.components, 10), net, spec.event_shape, levels=spec.levels)
 
 
-def _logistic_mixture(net: Network, words: Words) -> nn.Module:
-    return conditionals.LogisticMixture(min(words.components, 10), net, words.event_shape, levels=words.top_level + 1)
-
-
-def _categories(net: Network, words: Words) -> nn.Module:
-    return conditionals.Categories(words.top_level + 1, net, words.event_shape)
+def _categories(net: Network, spec: Spec) -> nn.Module:
+    return _named("Categories")(spec.levels, net, spec.event_shape)
 
 
 _unit = functools.partial(Likelihood, upper=1.0, lower=0.0)
@@ -65,83 +71,92 @@ _levels = functools.partial(Likelihood, lower=0.0, leveled=True, preprocess="lev
 _counts = functools.partial(Likelihood, lower=0.0, preprocess="log1p")
 _real = functools.partial(Likelihood, preprocess="standardize")
 LIKELIHOODS: Mapping[str, Likelihood] = {
-    "bernoulli": _unit(_factorized(dist.Bernoulli)),
-    "continuous_bernoulli": _unit(_factorized(dist.ContinuousBernoulli)),
-    "beta": _unit(_factorized(dist.Beta)),
-    "binomial": _levels(_factorized(dist.Binomial, "total_count")),
-    "beta_binomial": _levels(_factorized(pdist.MeanBetaBinomial, "total_count")),
-    "discretized_logistic": _levels(_factorized(pdist.DiscretizedLogistic, "levels")),
-    "discretized_normal": _levels(_factorized(pdist.DiscretizedNormal, "levels")),
+    "bernoulli": _unit(_factorized("Bernoulli")),
+    "continuous_bernoulli": _unit(_factorized("ContinuousBernoulli")),
+    "beta": _unit(_factorized("Beta")),
+    "binomial": _levels(_factorized("Binomial", "total_count")),
+    "beta_binomial": _levels(_factorized("MeanBetaBinomial", "total_count")),
+    "discretized_logistic": _levels(_factorized("DiscretizedLogistic", "levels")),
+    "discretized_normal": _levels(_factorized("DiscretizedNormal", "levels")),
     "logistic_mixture": _levels(_logistic_mixture),
     "categories": _levels(_categories),
-    "poisson": _counts(_factorized(dist.Poisson)),
-    "negative_binomial": _counts(_factorized(pdist.SizedNegativeBinomial)),
-    "zero_inflated_poisson": _counts(_factorized(pdist.ZeroInflatedSizedPoisson)),
-    "zero_inflated_negative_binomial": _counts(_factorized(pdist.ZeroInflatedSizedNegativeBinomial)),
-    "gamma": _counts(_factorized(dist.Gamma)),
-    "log_normal": _counts(_factorized(dist.LogNormal), scaled=True),
-    "normal": _real(_factorized(dist.Normal), scaled=True),
-    "laplace": _real(_factorized(dist.Laplace), scaled=True),
-    "student_t": _real(_factorized(dist.StudentT)),
+    "poisson": _counts(_factorized("Poisson")),
+    "negative_binomial": _counts(_factorized("SizedNegativeBinomial")),
+    "zero_inflated_poisson": _counts(_factorized("ZeroInflatedSizedPoisson")),
+    "zero_inflated_negative_binomial": _counts(_factorized("ZeroInflatedSizedNegativeBinomial")),
+    "gamma": _counts(_factorized("Gamma")),
+    "log_normal": _counts(_factorized("LogNormal"), scaled=True),
+    "normal": _real(_factorized("Normal"), scaled=True),
+    "laplace": _real(_factorized("Laplace"), scaled=True),
+    "student_t": _real(_factorized("StudentT")),
 }
-"""The likelihoods by name; those of ``levels`` need it: the data are the integers 0 to levels - 1."""
+"""The likelihoods by name; those of levels need ``levels``: the data are the integers 0 to levels - 1."""
 
-Preprocess = Callable[[Tensor], Tensor]
+
+def _posterior(name: str, *first: Any) -> Callable[[Network, int, Preprocess | None], nn.Module]:
+    return lambda net, size, preprocess: _named(name)(*first, net, size, preprocess=preprocess)
+
 
 POSTERIORS: Mapping[str, Callable[[Network, int, Preprocess | None], nn.Module]] = {
-    "normal": lambda net, size, pre: Factorized(dist.Normal, net, size, preprocess=pre),
-    "full_normal": lambda net, size, pre: conditionals.FullNormal(net, size, preprocess=pre),
-    "low_rank_normal": lambda net, size, pre: conditionals.LowRank(min(2, size), net, size, preprocess=pre),
-    "affine_flow": lambda net, size, pre: conditionals.AffineFlow(net, size, preprocess=pre),
-    "spline_flow": lambda net, size, pre: conditionals.SplineFlow(net, size, preprocess=pre),
-    "spherical": lambda net, size, pre: conditionals.Spherical(net, size, preprocess=pre),
+    "normal": lambda net, size, preprocess: _named("Factorized")(_named("Normal"), net, size, preprocess=preprocess),
+    "full_normal": _posterior("FullNormal"),
+    "low_rank_normal": lambda net, size, preprocess: _named("LowRank")(min(2, size), net, size, preprocess=preprocess),
+    "affine_flow": _posterior("AffineFlow"),
+    "spline_flow": _posterior("SplineFlow"),
+    "spherical": _posterior("Spherical"),
 }
 """The posteriors by name."""
 
 
-def _vamp(words: Words, posterior: nn.Module, start: Tensor | None) -> nn.Module:
-    likelihood = LIKELIHOODS[words.likelihood]
-    upper = float(words.top_level) if likelihood.leveled else likelihood.upper
-    inputs = _pseudo_inputs(words, start, likelihood.lower, upper)
-    return conditionals.VampPrior(posterior, inputs, bounds=(likelihood.lower, upper))
+def _prior(name: str) -> Callable[[Spec, nn.Module, Tensor | None], nn.Module]:
+    return lambda spec, posterior, start: _named(name)(event_shape=spec.latent_dim)
 
 
-PRIORS: Mapping[str, Callable[[Words, nn.Module, Tensor | None], nn.Module]] = {
-    "standard_normal": lambda words, posterior, start: standard_normal(words.latent_dim),
-    "mixture": lambda words, posterior, start: conditionals.GaussianMixture(
-        words.components, event_shape=words.latent_dim
-    ),
+def _vamp(spec: Spec, posterior: nn.Module, start: Tensor | None) -> nn.Module:
+    """Pseudo-inputs are rows of the data; without data noise within the bounds, which saved weights then replace."""
+    import torch
+
+    lower, upper = LIKELIHOODS[spec.likelihood].bounds(spec)
+    if start is None:
+        width = upper - lower
+        inputs = torch.rand(spec.components, *spec.event_shape)
+        inputs = inputs * width + lower if math.isfinite(width) else inputs
+    else:
+        filled = torch.where(start.isnan(), start.nanmean(0).nan_to_num(), start)
+        few = len(filled) < spec.components
+        chosen = torch.randint(len(filled), (spec.components,)) if few else torch.randperm(len(filled))
+        inputs = filled[chosen[: spec.components]]
+    return _named("VampPrior")(posterior, inputs, bounds=(lower, upper))
+
+
+PRIORS: Mapping[str, Callable[[Spec, nn.Module, Tensor | None], nn.Module]] = {
+    "standard_normal": lambda spec, posterior, start: _named("standard_normal")(spec.latent_dim),
+    "mixture": lambda spec, posterior, start: _named("GaussianMixture")(spec.components, event_shape=spec.latent_dim),
     "vamp": _vamp,
-    "affine_flow": lambda words, posterior, start: conditionals.AffineFlow(event_shape=words.latent_dim),
-    "spline_flow": lambda words, posterior, start: conditionals.SplineFlow(event_shape=words.latent_dim),
-    "uniform_direction": lambda words, posterior, start: conditionals.UniformDirection(words.latent_dim),
+    "affine_flow": _prior("AffineFlow"),
+    "spline_flow": _prior("SplineFlow"),
+    "uniform_direction": _prior("UniformDirection"),
 }
 """The priors by name."""
 
+
+def _torch(name: str, *first: Any) -> Callable[..., nn.Module]:
+    return lambda *rest: _named(name)(*first, *rest)
+
+
 ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = {
-    "silu": nn.SiLU,
-    "relu": nn.ReLU,
-    "gelu": nn.GELU,
-    "elu": nn.ELU,
-    "tanh": nn.Tanh,
-    "softplus": nn.Softplus,
-    "leaky_relu": functools.partial(nn.LeakyReLU, 0.2),
+    "silu": _torch("SiLU"),
+    "relu": _torch("ReLU"),
+    "gelu": _torch("GELU"),
+    "elu": _torch("ELU"),
+    "tanh": _torch("Tanh"),
+    "softplus": _torch("Softplus"),
+    "leaky_relu": _torch("LeakyReLU", 0.2),
 }
 """The activations by name."""
 
 NETWORKS: Mapping[str, Mapping[str | None, Callable[[int], nn.Module] | None]] = {
-    "mlp": {None: None, "layer": nn.LayerNorm, "batch": nn.BatchNorm1d},
-    "convolutional": {None: None, "layer": functools.partial(nn.GroupNorm, 1), "batch": nn.BatchNorm2d},
+    "mlp": {None: None, "layer": _torch("LayerNorm"), "batch": _torch("BatchNorm1d")},
+    "convolutional": {None: None, "layer": _torch("GroupNorm", 1), "batch": _torch("BatchNorm2d")},
 }
 """The networks by name, each with its normalizations."""
-
-
-def _pseudo_inputs(words: Words, start: Tensor | None, lower: float, upper: float) -> Tensor:
-    """Some rows of the data; without data, noise within the bounds, which saved weights then replace."""
-    shape = (words.components, *words.event_shape)
-    if start is None:
-        width = upper - lower
-        return torch.rand(shape) * width + lower if math.isfinite(width) else torch.rand(shape)
-    filled = torch.where(start.isnan(), start.nanmean(0).nan_to_num(), start)
-    chosen = torch.randint(len(filled), shape[:1]) if len(filled) < shape[0] else torch.randperm(len(filled))
-    return filled[chosen[: shape[0]]]

@@ -110,16 +110,16 @@ def sentence(subject: Subject) -> str:
     Args:
         subject: the run.
     """
-    words, kept = subject.run.words, subject.kept
+    spec, kept = subject.run.spec, subject.kept
     rows = f" on {_count(kept.get('rows'), 'row')}" if kept else ""
     epochs = subject.run.history.get("epoch", ())
     length = f" for {_count(len(epochs), 'epoch')}" if epochs else ""
-    if words is None:
+    if spec is None:
         return f"A composition of one's own ({str(subject.run.config.get('class'))[:100]}), trained{rows}{length}."
-    prior, likelihood, posterior = (_plain(words[name]) for name in ("prior", "likelihood", "posterior"))
+    prior, likelihood, posterior = (_plain(spec[name]) for name in ("prior", "likelihood", "posterior"))
     size = "" if subject.num_parameters is None else f" and {subject.num_parameters:,} parameters"
     prior = prior if prior.endswith("Prior") else f"{prior} prior"
-    latent = _count(words["latent_dim"], "latent dimension")
+    latent = _count(spec["latent_dim"], "latent dimension")
     return (
         f"A VAE with {_with_article(prior)}, {_with_article(f'{likelihood} likelihood')} and "
         f"{_with_article(f'{posterior} posterior')}, {latent}{size}, "
@@ -264,7 +264,7 @@ def facts(subject: Subject) -> Html:
     config = subject.run.config
     groups = {
         "Data": _data_facts(subject),
-        "Model": _present(subject.run.words or {"class": config.get("class")}),
+        "Model": _present(subject.run.spec or {"class": config.get("class")}),
         "Settings": _present({**subject.settings, "seed": config.get("seed")}),
         "Versions": _present(config["versions"]),
     }

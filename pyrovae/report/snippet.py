@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pyrovae.presets import check_words
+from pyrovae.presets import Spec
 from pyrovae.report.subject import Subject
 
 _LOAD = """\
@@ -28,7 +28,7 @@ data = pvae.data.load({name}, {variant}, seed={split_seed})
 order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed({seed}))
 start = data.train[order[:5000]].drawn({seed}).dense().x.to(torch.get_default_dtype())
 vae = pvae.build_vae(
-{words}    start=start,
+{spec}    start=start,
     seed={seed},
 )
 history = pvae.fit(
@@ -48,24 +48,25 @@ def load_snippet(subject: Subject) -> str | None:
     Args:
         subject: the run.
     """
-    if subject.run.words is None:
+    if subject.run.spec is None:
         return None
     held_out = _HELD_OUT.format(**_data(subject)) if subject.data is not None and _is_named(subject) else ""
     return _LOAD.format(folder=repr(str(subject.run.folder)), data=held_out)
 
 
 def fit_snippet(subject: Subject) -> str | None:
-    """Code that builds the same VAE from its words and trains it anew; None where the run does not say enough.
+    """Code that builds the same VAE from its spec and trains it anew; None where the run does not say enough.
 
     Args:
         subject: the run.
     """
-    if subject.run.words is None or not _is_named(subject):
+    if subject.run.spec is None or not _is_named(subject):
         return None
-    words = vars(check_words(subject.run.words, have_start=True))
-    written = "".join(f"    {key}={_literal(value)},\n" for key, value in words.items())
+    spec = dict(vars(Spec.from_json(subject.run.spec)))
+    written = f"    {spec.pop('event_shape')!r},\n"
+    written += "".join(f"    {key}={value!r},\n" for key, value in spec.items())
     options = "".join(f"    {key}={value},\n" for key, value in _options(subject).items())
-    return _FIT.format(words=written, options=options, **_data(subject))
+    return _FIT.format(spec=written, options=options, **_data(subject))
 
 
 def _is_named(subject: Subject) -> bool:
@@ -85,10 +86,6 @@ def _data(subject: Subject) -> dict[str, str]:
         "split_seed": repr(split_seed),
         "seed": repr(int(seed) if isinstance(seed, int) else split_seed),
     }
-
-
-def _literal(value: Any) -> str:
-    return repr(tuple(value) if isinstance(value, list) else value)
 
 
 def _options(subject: Subject) -> dict[str, str]:

@@ -145,7 +145,7 @@ def read_subject(folder: Path, name: str | None = None, vae: VAE | None = None, 
     """
     run = Run.read(folder)
     missing: list[str] = []
-    if vae is None and run.words is None:
+    if vae is None and run.spec is None:
         missing.append(
             "The run is a composition of one's own, which no file can rebuild: what needs the VAE is left out. Build it "
             "as it was built, fill it by pyrovae.load(folder, into=vae), and write the report with vae=."

@@ -1,0 +1,13 @@
+from .build import Standardize as Standardize
+from .build import build_vae as build_vae
+from .build import suggest as suggest
+from .loading import load as load
+from .recipes import RECIPES as RECIPES
+from .recipes import Training as Training
+from .saving import save as save
+from .spec import Spec as Spec
+from .tables import ACTIVATIONS as ACTIVATIONS
+from .tables import LIKELIHOODS as LIKELIHOODS
+from .tables import NETWORKS as NETWORKS
+from .tables import POSTERIORS as POSTERIORS
+from .tables import PRIORS as PRIORS
