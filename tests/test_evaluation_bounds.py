@@ -228,7 +228,7 @@ def test_covariates_goes_to_those_who_take_it():
     vae = digits_vae()
     with pytest.raises(ValueError, match="no part reads"):
         elbo(vae, torch.zeros(3, 5), covariates={"label": torch.zeros(3)})
-    with pytest.raises(ValueError, match="no argument named covariates"):
+    with pytest.raises(ValueError, match="takes an argument named covariates"):
         elbo(PPCA.random(), torch.zeros(3, 6).double(), covariates={"label": torch.zeros(3)})
 
 

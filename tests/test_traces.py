@@ -1,5 +1,6 @@
 """Log densities per datum: exact on closed forms, whatever plates, masks, scales and enumeration a program has."""
 
+import functools
 import math
 from functools import partial
 
@@ -16,14 +17,15 @@ from torch import nn
 
 import pyrovae as pvae
 from pyrovae.programs import (
-    as_pair,
+    Program,
     beta,
-    call_arguments,
+    dry_run,
     eval_mode,
     log_terms,
     paired_traces,
     particle_terms,
     plate_nesting,
+    register,
     site_log_prob,
 )
 
@@ -448,21 +450,48 @@ def test_programs_without_evidence_per_datum_are_refused(model, guide, message):
         particle_terms((model, guide), (x,), num_particles=2)
 
 
-def test_every_form_of_a_program_is_one_pair():
+def test_every_form_of_a_program_is_one_program():
     ppca = PPCA.random()
     svi = SVI(ppca.model, ppca.guide, pyro.optim.Adam({}), Trace_ELBO())
-    for program in (ppca, (ppca.model, ppca.guide), svi, as_pair(ppca)):
-        assert as_pair(program) == (ppca.model, ppca.guide, ppca)
+    for program in (ppca, (ppca.model, ppca.guide), svi, Program.of(ppca)):
+        assert Program.of(program) == Program(ppca.model, ppca.guide, (ppca,))
     with pytest.raises(TypeError, match="expected a program"):
-        as_pair(ppca.model)
+        Program.of(ppca.model)
 
 
-def test_modules_behind_plain_functions_are_put_into_eval_mode():
+def test_a_run_finds_the_modules_that_hide_from_the_eye_and_leaves_their_modes():
+    hidden = {"net": nn.Sequential(nn.Linear(2, 2), nn.Dropout(), nn.BatchNorm1d(2))}
+    bound, frozen = nn.Linear(2, 1), nn.Linear(1, 1).requires_grad_(False)
+    hidden["net"][0].eval()
+    seen = []
+
+    def model(x, scale):
+        register(frozen=frozen)
+        hidden["net"](x)
+        seen.append([part.training for part in hidden["net"]])
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z + scale(x)[:, 0], 1.0), obs=x[:, 0])
+
+    def guide(x):
+        width = pyro.param("width", torch.tensor(1.0), constraint=dist.constraints.positive)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x[:, 0], width))
+
+    state = {name: value.clone() for name, value in hidden["net"].state_dict().items()}
+    run = dry_run(Program(functools.partial(model, scale=bound), guide), (torch.ones(4, 2),), {})
+    assert seen == [[False, False, False]]
+    assert [part.training for part in hidden["net"]] == [False, True, True]
+    assert all(torch.equal(value, state[name]) for name, value in hidden["net"].state_dict().items())
+    assert list(run.announced.modules.values()) == [frozen, hidden["net"], bound]
+    assert {"frozen.weight", "Sequential.2.running_var", "Linear.weight", "width"} <= set(run.announced.tensors)
+    assert list(run.announced.trained) == ["width"]
+
+
+def test_eval_mode_is_left_also_after_an_error():
     net = nn.Sequential(nn.Linear(2, 2), nn.Dropout())
     net[0].eval()
-    pair = as_pair((lambda x: net(x), lambda x: x))
-    assert pair.module is net
-    with pytest.raises(KeyError), eval_mode(pair.module):
+    with pytest.raises(KeyError), eval_mode(net):
         _raise_unless(not net[1].training)
     assert (net.training, net[0].training, net[1].training) == (True, False, True)
 
@@ -475,13 +504,23 @@ def test_the_nesting_is_found_without_spending_random_numbers():
     ppca = PPCA.random()
     x = ppca.simulate(3)
     before = torch.get_rng_state()
-    assert plate_nesting(as_pair(ppca), (x,), {}) == 1
+    assert plate_nesting(Program.of(ppca), (x,), {}) == 1
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_arguments_go_only_to_programs_that_take_them():
-    pair = as_pair((lambda x: x, lambda x, size=None: x))
-    assert call_arguments(pair, None, 10) == {}
-    assert call_arguments(as_pair(PPCA.random()), None, 10) == {"size": 10}
-    with pytest.raises(ValueError, match="no argument named covariates"):
-        call_arguments(pair, {"label": torch.zeros(2)})
+def test_arguments_go_to_the_functions_that_take_them():
+    program = Program.of((lambda x: ("model", x), lambda x, size=None, index=None: ("guide", index)))
+    bound, args, kwargs = program.on(torch.zeros(2), None, 10, torch.arange(2))
+    assert (args[0].tolist(), kwargs) == ([0.0, 0.0], {})
+    assert bound.model(*args) == ("model", args[0])
+    assert bound.guide(*args)[1].tolist() == [0, 1]
+    ppca = Program.of(PPCA.random())
+    assert ppca.on(torch.zeros(2), None, 10)[2] == {"size": 10}
+    with pytest.raises(ValueError, match="takes an argument named covariates"):
+        program.on(torch.zeros(2), {"label": torch.zeros(2)})
+
+
+def test_an_index_that_comes_by_position_is_not_given_twice():
+    program = Program.of((lambda y, index: index, lambda y, index: index))
+    bound, args, kwargs = program.on((torch.zeros(2), torch.ones(2)), None, None, torch.arange(2))
+    assert bound.model(*args, **kwargs).tolist() == [1.0, 1.0]

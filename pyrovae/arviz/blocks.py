@@ -19,7 +19,7 @@ from pyrovae.data import Data
 from pyrovae.evaluation.marginal import summary
 from pyrovae.programs import Terms, concatenate, log_terms
 from pyrovae.programs.draws import Call
-from pyrovae.programs.simulate import callable_without_data
+from pyrovae.programs.program import callable_without_data
 
 Arrays = dict[str, dict[str, Named]]
 WITH_TERMS = frozenset({"sample_stats", "amortized_diagnostics", "log_likelihood"})
@@ -85,7 +85,7 @@ class Writer:
         return {"prior": _latents(drawn, besides=names), "prior_predictive": drawn_data(drawn, names)}
 
     def _template(self, call: Call, model_trace: Trace) -> Call:
-        if callable_without_data(call.pair.model):
+        if callable_without_data(call.program.model):
             return call
         return call._replace(args=without_gaps(self.sources, model_trace, call.args))
 

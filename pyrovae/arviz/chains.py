@@ -69,7 +69,7 @@ class _Pieces:
         self.call: Call = draws.call(next(iter(everything)))
         self.rows: Data = draws.data.dense()
         self.flat, self.groups, self.vectorize = flat, request.groups - {"amortized_diagnostics"}, request.vectorize
-        trace = poutine.trace(self.call.pair.model).get_trace(*self.call.args, **self.call.kwargs)
+        trace = poutine.trace(self.call.program.model).get_trace(*self.call.args, **self.call.kwargs)
         self.event_dims = {name: len(trace.nodes[name]["fn"].event_shape) for name in flat}
 
     def slices(self) -> Iterator[slice]:

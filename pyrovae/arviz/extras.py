@@ -13,7 +13,7 @@ from pyrovae.arviz.sites import Named, variable
 from pyrovae.checks import SBC
 from pyrovae.data import as_data, batches
 from pyrovae.programs.draws import Draws
-from pyrovae.programs.simulate import callable_without_data
+from pyrovae.programs.program import callable_without_data
 
 
 class NewRows:
@@ -28,7 +28,7 @@ class NewRows:
     """
 
     def __init__(self, draws: Draws, covariates: Mapping[str, Any]) -> None:
-        if not callable_without_data(draws.pair.model):
+        if not callable_without_data(draws.program.model):
             raise ValueError(
                 "predictions of new rows need a model that samples its data when it is called without them: write "
                 "def model(x=None, covariates=None, size=None)"
@@ -51,7 +51,7 @@ class NewRows:
         done = 0
         for batch in self.batches:
             rows = slice(done, done + len(batch.index))
-            call = self.draws.call(batch, guide=self.draws.pair.model)  # no guide is run
+            call = self.draws.call(batch, guide=self.draws.program.model)  # no guide is run
             traces = (runner.simulate(runner.global_draws, call) for runner in runners)
             drawn = joined([{"predictions": drawn_data(trace, sites)} for trace in traces])
             yield rows, drawn | {"predictions_constant_data": covariates_of(self.rows[rows])}

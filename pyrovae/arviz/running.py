@@ -14,9 +14,8 @@ from torch import Tensor
 
 from pyrovae.arviz.sites import inside
 from pyrovae.checks.simulate import Substitute, num_rows
-from pyrovae.programs import PARTICLES, Pair, latent_names, paired_traces
+from pyrovae.programs import PARTICLES, Program, callable_without_data, latent_names, paired_traces
 from pyrovae.programs.draws import Call
-from pyrovae.programs.simulate import callable_without_data
 from pyrovae.programs.sites import sites_of
 
 
@@ -39,9 +38,9 @@ class Runner:
 
     def posterior(self, call: Call) -> tuple[Trace, Trace]:
         """The model's trace replayed against the guide's; a site that the guide would enumerate is drawn."""
-        drawn = poutine.infer_config(call.pair.guide, config_fn=lambda _: {"enumerate": None})
-        pair = Pair(call.pair.model, Substitute(self.global_draws)(drawn), call.pair.module)
-        traces = paired_traces(pair, call.args, call.kwargs, self.num_samples, call.nesting)
+        drawn = poutine.infer_config(call.program.guide, config_fn=lambda _: {"enumerate": None})
+        program = Program(call.program.model, Substitute(self.global_draws)(drawn))
+        traces = paired_traces(program, call.args, call.kwargs, self.num_samples, call.nesting)
         self.global_draws = self.global_draws or _outside(traces[1])
         return traces
 
@@ -53,7 +52,7 @@ class Runner:
         model_trace, guide_trace = traces
         if not any("_enumerate_dim" in site["infer"] for site in sites_of(model_trace)):
             return model_trace
-        model = poutine.replay(self._many(call.pair.model, call), trace=guide_trace)
+        model = poutine.replay(self._many(call.program.model, call), trace=guide_trace)
         drawn = infer_discrete(model, first_available_dim=self._first_free(call), temperature=1)
         return poutine.trace(drawn).get_trace(*call.args, **call.kwargs)
 
@@ -63,7 +62,7 @@ class Runner:
         Raises:
             ValueError: a latent is neither given nor enumerated.
         """
-        model = Substitute(latents)(self._many(call.pair.model, call))
+        model = Substitute(latents)(self._many(call.program.model, call))
         trace = poutine.trace(model).get_trace(*call.args, **call.kwargs)
         rest = [name for name in latent_names(trace) if name not in latents]
         if not rest:
@@ -86,7 +85,7 @@ class Runner:
         A model that can be called without data is, so that what it draws cannot depend on them (on which entries are
         missing, say). Any other runs on the data with its observations released.
         """
-        model, args, kwargs = call.pair.model, call.args, dict(call.kwargs)
+        model, args, kwargs = call.program.model, call.args, dict(call.kwargs)
         if callable_without_data(model):
             args, kwargs["size"] = (), num_rows(call.args)
         else:

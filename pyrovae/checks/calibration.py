@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from pyrovae.checks.uniformity import (
     uniformity_p_value,
 )
 from pyrovae.checks.words import entry_names, listed
-from pyrovae.programs import Pair, Terms, as_pair, eval_mode, latent_names, log_terms
+from pyrovae.programs import Program, Terms, eval_mode, latent_names, log_terms
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -153,10 +153,10 @@ def sbc(
     """
     if num_simulations < 2 or num_draws < 2:
         raise ValueError(f"expected at least 2 simulations and 2 draws, got {num_simulations} and {num_draws}")
-    pair, rng = as_pair(program), np.random.default_rng(seed)
-    with torch.random.fork_rng(), torch.no_grad(), eval_mode(pair.module):
+    source, rng = Program.of(program), np.random.default_rng(seed)
+    with torch.random.fork_rng(), torch.no_grad(), eval_mode(source.owners):
         torch.manual_seed(seed)
-        parts = list(_batches(pair, num_simulations, num_draws, x, covariates, batch_size, rng))
+        parts = list(_batches(source, num_simulations, num_draws, x, covariates, batch_size, rng))
     sites = parts[0].ranks
     return SBC(
         {name: np.concatenate([p.ranks[name] for p in parts]) for name in sites},
@@ -176,7 +176,7 @@ class _Part:
 
 
 def _batches(
-    pair: Pair,
+    program: Program,
     size: int,
     num_draws: int,
     x: Any,
@@ -187,14 +187,14 @@ def _batches(
     for start in range(0, size, batch_size):
         rows = min(batch_size, size - start)
         own = {n: v[torch.arange(start, start + rows) % len(v)] for n, v in covariates.items()} if covariates else None
-        yield _part(pair, simulate(pair.model, rows, x, own), own, num_draws, rng)
+        yield _part(program, simulate(program.model, rows, x, own), own, num_draws, rng)
 
 
 def _part(
-    pair: Pair, truth: Simulated, covariates: Covariates | None, num_draws: int, rng: np.random.Generator
+    program: Program, truth: Simulated, covariates: Covariates | None, num_draws: int, rng: np.random.Generator
 ) -> _Part:
-    _, call = whole(pair, truth.x, covariates, 0)
-    fixed = call._replace(pair=call.pair._replace(guide=Substitute(truth.latents)(call.pair.guide)))
+    _, call = whole(program, truth.x, covariates, 0)
+    fixed = call._replace(program=replace(call.program, guide=Substitute(truth.latents)(call.program.guide)))
     model_trace, guide_trace = sampled_traces(call, num_draws)
     exact_model, exact_guide = sampled_traces(fixed, 1)
     drawn, exact = log_terms(model_trace, guide_trace), log_terms(exact_model, exact_guide)

@@ -211,7 +211,9 @@ def _replace_by_chains(
 ) -> Array:
     """Puts chains' draws into the rows that need them, in place, and returns every row's R-hat."""
     rows = torch.as_tensor(np.flatnonzero(methods == "hmc"))
-    reference = reference_posterior(draws.pair, draws.data[rows], sampler=sampler, seed=seed, progress=draws.progress)
+    reference = reference_posterior(
+        draws.program, draws.data[rows], sampler=sampler, seed=seed, progress=draws.progress
+    )
     chains = reference.draws()
     if set(chains) != set(values):
         raise ValueError(

@@ -42,7 +42,7 @@ def _natural(space: LatentSpace, block: Any, u: Tensor) -> Tensor:
 
 
 def _shape(space: LatentSpace, block: Any) -> torch.Size:
-    trace = poutine.trace(poutine.block(space.call.pair.model, expose_types=["sample"])).get_trace(
+    trace = poutine.trace(poutine.block(space.call.program.model, expose_types=["sample"])).get_trace(
         *space.call.args, **space.call.kwargs
     )
     return block.transform.inv(trace.nodes[block.name]["value"]).shape
@@ -51,7 +51,7 @@ def _shape(space: LatentSpace, block: Any) -> torch.Size:
 def _chain(
     call: Call, initial: Mapping[str, Tensor], num_warmup: int, num_samples: int, masked: Collection[str]
 ) -> dict[str, Tensor]:
-    kernel = NUTS(Unmask(masked)(_frozen(call.pair.model)), max_plate_nesting=call.nesting)
+    kernel = NUTS(Unmask(masked)(_frozen(call.program.model)), max_plate_nesting=call.nesting)
     kernel.initial_params = {name: value.detach() for name, value in initial.items()}
     mcmc = MCMC(kernel, num_samples, num_warmup, initial_params=kernel.initial_params, disable_progbar=True)
     with torch.enable_grad(), warnings.catch_warnings():

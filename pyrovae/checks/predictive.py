@@ -19,7 +19,7 @@ from pyrovae.checks.simulate import Covariates
 from pyrovae.checks.words import listed
 from pyrovae.programs import PARTICLES, latent_names
 from pyrovae.programs.draws import CHUNK_SIZE, Call, Draws
-from pyrovae.programs.simulate import callable_without_data
+from pyrovae.programs.program import callable_without_data
 from pyrovae.programs.sites import sites_of
 
 Array = NDArray[np.float64]
@@ -176,8 +176,8 @@ def replicates_at(call: Call, values: Mapping[str, Tensor], num_samples: int) ->
     names = [site["name"] for site in sites_of(model_trace) if site["is_observed"]]
     if len(names) != 1:
         raise ValueError(f"expected one data site to draw from, got {names}")
-    model, args, keywords = poutine.uncondition(call.pair.model), call.args, dict(call.kwargs)
-    if callable_without_data(call.pair.model):
+    model, args, keywords = poutine.uncondition(call.program.model), call.args, dict(call.kwargs)
+    if callable_without_data(call.program.model):
         args, keywords["size"] = (), _rows(call)
     particles = pyro.plate(PARTICLES, num_samples, dim=-1 - call.nesting)
     with torch.no_grad():

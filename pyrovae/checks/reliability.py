@@ -163,7 +163,7 @@ def _of_weights(log_weights: torch.Tensor) -> list[Array]:
 
 
 def _is_refined(draws: Draws) -> bool:
-    return callable(getattr(draws.pair.guide, "select_rows", None))
+    return callable(getattr(draws.program.guide, "select_rows", None))
 
 
 @dataclass(frozen=True, repr=False)
@@ -245,11 +245,11 @@ def typicality(
     first = draws.call(next(iter(draws.batches)))
     with draws.evaluating(stream(seed)):
         own = draws.data.covariates
-        simulated = simulate(draws.pair.model, num_simulations, first.args[0], own)
+        simulated = simulate(draws.program.model, num_simulations, first.args[0], own)
         repeated = None if own is None else {n: v[torch.arange(num_simulations) % len(v)] for n, v in own.items()}
     with draws.each("typicality") as batches:
         here = [_statistics(draws.call(b), num_samples) for _, b in batches]
-    there_draws, there_call = whole(draws.pair, simulated.x, repeated, stream(seed, 1))
+    there_draws, there_call = whole(draws.program, simulated.x, repeated, stream(seed, 1))
     with there_draws.evaluating(stream(seed, 2)):
         there = _statistics(there_call, num_samples)
     elbo, means = (np.concatenate([part[i] for part in here]) for i in (0, 1))

@@ -212,7 +212,7 @@ def _guide_at(call: Call, drawn: Drawn, index: Tensor) -> Trace:
         chosen = value.index_select(axis, index).movedim(axis, 1).flatten(0, 1).unsqueeze(axis)
         values[name] = chosen.expand(*chosen.shape[:axis], value.shape[axis], *chosen.shape[axis + 1 :])
     particles = pyro.plate(PARTICLES, len(index) * len(drawn.log_guide), dim=-1 - call.nesting)
-    guide = particles(Substitute(values)(call.pair.guide))
+    guide = particles(Substitute(values)(call.program.guide))
     return poutine.trace(guide).get_trace(*call.args, **call.kwargs)
 
 

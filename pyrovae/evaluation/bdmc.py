@@ -13,7 +13,7 @@ from torch import Tensor
 from pyrovae.evaluation import ais
 from pyrovae.evaluation.estimators import AIS
 from pyrovae.evaluation.unconstrained import LatentSpace
-from pyrovae.programs import as_pair, eval_mode
+from pyrovae.programs import Program, eval_mode
 from pyrovae.programs.draws import CHUNK_SIZE, Draws
 from pyrovae.programs.simulate import simulate
 
@@ -87,11 +87,11 @@ def bdmc(
     """
     estimator = AIS() if estimator is None else estimator
     chains = estimator.num_samples if num_chains is None else num_chains
-    pair = as_pair(program)
-    with eval_mode(pair.module), torch.no_grad(), torch.random.fork_rng():
+    source = Program.of(program)
+    with eval_mode(source.owners), torch.no_grad(), torch.random.fork_rng():
         if seed is not None:
             torch.manual_seed(seed)
-        x, latents = simulate(pair, num_simulations, covariates)
+        x, latents = simulate(source, num_simulations, covariates)
     draws = Draws(
         program, x, covariates, chains, chunk_size, seed=None if seed is None else seed + 1, progress=progress
     )

@@ -210,17 +210,17 @@ def _terms(draws: Draws, call: Call, size: int, exact_kl: bool, is_first: bool) 
         return torch.cat(likelihoods), torch.cat([closed_kl(*pair) for pair in traces])
 
 
-def closed_kl(model_trace: Trace, guide_trace: Trace, plate: str = "data") -> Tensor:
+def closed_kl(model_trace: Trace, guide_trace: Trace) -> Tensor:
     """The sum over latent sites in the plate of the closed-form divergences, of shape (samples, data), float64.
 
     Raises:
         NotImplementedError: naming a site whose divergence has no closed form.
     """
-    axes = Axes.of(sites_of(guide_trace), plate)
+    axes = Axes.of(sites_of(guide_trace))
     total: Any = 0.0
     for name in latent_names(guide_trace):
         guide, model = guide_trace.nodes[name], model_trace.nodes[name]
-        if not frame_of(guide, plate):
+        if not frame_of(guide):
             continue
         divergence = scale_and_mask(_closed(name, guide["fn"], model["fn"]), 1.0, guide["mask"])
         total = total + axes.keep(expanded(divergence.double(), guide), axes.particles, axes.data)

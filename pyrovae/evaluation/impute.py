@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -83,8 +84,8 @@ def impute(
 
 
 def _impute(draws: Draws, call: Call, x: Tensor, num_samples: int) -> tuple[Tensor, Tensor, Tensor]:
-    guide = poutine.infer_config(call.pair.guide, config_fn=lambda _: {"enumerate": None})
-    call = call._replace(pair=call.pair._replace(guide=guide))
+    guide = poutine.infer_config(call.program.guide, config_fn=lambda _: {"enumerate": None})
+    call = call._replace(program=replace(call.program, guide=guide))
     values: dict[str, list[Tensor]] = {}
     weights = []
     redrawing, redrawn = draws.redrawing(call)

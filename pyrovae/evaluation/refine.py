@@ -39,7 +39,7 @@ class RefinedGuide:
 
     def __init__(self, space: LatentSpace, gaussian: Gaussian, counted: Tensor, model: Callable | None = None) -> None:
         self.space, self.gaussian, self.counted = space, gaussian, counted
-        self.program_model = space.call.pair.model if model is None else model
+        self.program_model = space.call.program.model if model is None else model
         self.model = _enumerated(self.program_model)
 
     @property
@@ -220,7 +220,7 @@ def refine(
             guides.append((space, fit_gaussian(space, family == "full", num_steps, num_particles, learning_rate)))
     gaussian = Gaussian(*(torch.cat(values) for values in zip(*(g for _, g in guides), strict=True)))
     counted = torch.cat([space.counted for space, _ in guides])
-    return RefinedGuide(guides[0][0], gaussian, counted, draws.pair.model)
+    return RefinedGuide(guides[0][0], gaussian, counted, draws.program.model)
 
 
 def fit_gaussian(

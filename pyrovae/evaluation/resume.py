@@ -75,9 +75,8 @@ class Progress:
 def fingerprint(draws: Draws, settings: Any) -> str:
     """A hash of the program's parameters, the data, the seed and the settings."""
     digest = hashlib.sha256(repr((settings, draws.seed, draws.num_samples, draws.chunk_size, draws.vectorize)).encode())
-    if draws.pair.module is not None:
-        for name, tensor in sorted(draws.pair.module.state_dict().items()):
-            _add(digest, name, tensor)
+    for name, tensor in sorted(draws.dry_run.announced.tensors.items()):
+        _add(digest, name, tensor)
     data = draws.data
     for rows, path in [*leaves(data.x), *leaves(dict(data.covariates or {}), "covariates")]:
         for start in range(0, len(data), ROWS):

@@ -102,7 +102,7 @@ class LatentSpace:
         self.varies = any(bound.numel() > 1 for name in self.names for bound in _bounds(model_trace.nodes[name]))
         self.blocks = self._layout([(guide_trace.nodes[name], model_trace.nodes[name]) for name in self.names])
         self.size = self.blocks[-1].coordinates.stop
-        frame = frame_of(guide_trace.nodes[self.names[0]], "data")
+        frame = frame_of(guide_trace.nodes[self.names[0]])
         self.rows, self.data_dim = frame.size, frame.dim
         value = guide_trace.nodes[self.names[0]]["value"]
         self.like = value.new_empty(0)
@@ -133,7 +133,7 @@ class LatentSpace:
             u = self.guide_draws(CHECKED_DRAWS)
         with torch.enable_grad(), poutine.block():
             u.requires_grad_()
-            terms = self._given(self.call.pair.model, self.values(u)[0], len(u))
+            terms = self._given(self.call.program.model, self.values(u)[0], len(u))
             total = terms.log_weights.sum() + 0.0 * u.sum()
             gradient = torch.autograd.grad(total, u)[0].nan_to_num().abs()
         noise = torch.finfo(u.dtype).eps ** 0.5 * gradient.amax().clamp_min(1.0)
@@ -153,7 +153,7 @@ class LatentSpace:
             raise ValueError("the program has no continuous latent: nothing to refine or to anneal")
         blocks, start = [], 0
         for guide, model in pairs:
-            if frame_of(guide, "data") is None:
+            if frame_of(guide) is None:
                 raise ValueError(
                     f"latent {guide['name']!r} lies outside the data plate: only latents of a datum can be refined or annealed"
                 )
@@ -196,7 +196,7 @@ class LatentSpace:
             u: vectors of shape (samples, rows, size).
             masked: leave out what the program masks, instead of counting it as drawn from its prior.
         """
-        return self._log_density(self.call.pair.model if masked else self._unmasked_model(), u, masked)
+        return self._log_density(self.call.program.model if masked else self._unmasked_model(), u, masked)
 
     def log_prior_and_joint(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """The model's log density of the vector alone, and with the data, each of shape (samples, rows)."""
@@ -210,7 +210,7 @@ class LatentSpace:
         return prior, joint
 
     def _unmasked_model(self) -> Callable:
-        return Unmask(set(self.names) - self.flat)(self.call.pair.model)
+        return Unmask(set(self.names) - self.flat)(self.call.program.model)
 
     def log_guide(self, u: Tensor, masked: bool = False) -> Tensor:
         """The guide's log density of the vector, of shape (samples, rows); arguments as :meth:`log_joint`.
@@ -223,19 +223,19 @@ class LatentSpace:
                 f"the guide's density at a given latent is unknown (it draws the auxiliary sites {self.auxiliary}): refine "
                 "it first"
             )
-        guide = self.call.pair.guide
+        guide = self.call.program.guide
         return self._log_density(guide if masked else Unmask(self.names)(guide), u, masked)
 
     def guide_draws(self, num_samples: int) -> Tensor:
         """Draws of the guide as vectors, of shape (samples, rows, size)."""
         with torch.no_grad(), poutine.block():
-            guide_trace = self._particles(self.call.pair.guide, num_samples, None)
+            guide_trace = self._particles(self.call.program.guide, num_samples, None)
         return self.flatten({name: guide_trace.nodes[name]["value"] for name in self.names})
 
     def prior_draws(self, num_samples: int) -> Tensor:
         """Draws of the model's prior as vectors, of shape (samples, rows, size)."""
         with torch.no_grad(), poutine.block():
-            trace = self._particles(self.call.pair.model, num_samples, None)
+            trace = self._particles(self.call.program.model, num_samples, None)
         return self.flatten({name: trace.nodes[name]["value"] for name in self.names})
 
     def _log_density(self, function: Callable, u: Tensor, masked: bool) -> Tensor:

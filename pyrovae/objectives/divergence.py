@@ -11,7 +11,7 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 from torch.distributions import Distribution, Independent, kl_divergence
 
-from pyrovae.programs.sites import Site, expanded, frame_of, is_delta, site_log_prob, sites_of
+from pyrovae.programs.sites import DATA, Site, expanded, frame_of, is_delta, site_log_prob, sites_of
 from pyrovae.programs.terms import Axes
 
 PYRO_PARTICLES = "num_particles_vectorized"
@@ -36,30 +36,28 @@ class Divergence:
     Args:
         model_trace: trace of the model, replayed against the guide.
         guide_trace: trace of the guide.
-        plate: the name of the plate over data.
 
     Raises:
         ValueError: a latent of the guide is not reparameterized, none lies inside the plate, the plate is sequential, or
             the guide draws the rows jointly.
     """
 
-    def __init__(self, model_trace: Trace, guide_trace: Trace, plate: str = "data") -> None:
+    def __init__(self, model_trace: Trace, guide_trace: Trace) -> None:
         model = sites_of(model_trace)
-        self.plate = plate
         self.observed = [site for site in model if site["is_observed"]]
         self.prior = {site["name"]: site for site in model if not site["is_observed"]}
         known = {site["name"] for site in self.observed}
         guide = [site for site in sites_of(guide_trace) if not site["is_observed"] and site["name"] not in known]
-        self.local = [site for site in guide if frame_of(site, plate)]
-        self.outside = [site for site in guide if not frame_of(site, plate)]
+        self.local = [site for site in guide if frame_of(site)]
+        self.outside = [site for site in guide if not frame_of(site)]
         _check_reparameterized(guide)
         self._check_local()
-        self.axes = Axes.of(self.local, plate, PYRO_PARTICLES)
+        self.axes = Axes.of(self.local, PYRO_PARTICLES)
 
     @property
     def size(self) -> int:
         """The number of rows of the whole data set."""
-        return frame_of(self.local[0], self.plate).full_size
+        return frame_of(self.local[0]).full_size
 
     @property
     def data_terms(self) -> Tensor:
@@ -124,7 +122,7 @@ class Divergence:
         return self._per_datum(site_log_prob(site) - site_log_prob(prior), site)
 
     def _per_datum(self, terms: Tensor, site: Site) -> Tensor:
-        inner = math.prod(f.full_size / f.size for f in site["cond_indep_stack"] if f.name != self.plate)
+        inner = math.prod(f.full_size / f.size for f in site["cond_indep_stack"] if f.name != DATA)
         return self.axes.keep(inner * expanded(terms, site), self.axes.particles, self.axes.data)
 
     def _weight(self, site: Site) -> Any:
@@ -136,11 +134,11 @@ class Divergence:
     def _check_local(self) -> None:
         if not self.local:
             raise ValueError(
-                f"no latent site of the guide lies inside the plate {self.plate!r}: put it under pyro.plate({self.plate!r})"
+                f"no latent site of the guide lies inside the plate {DATA!r}: put it under pyro.plate({DATA!r})"
             )
-        if any(not frame_of(site, self.plate).vectorized for site in self.local):
+        if any(not frame_of(site).vectorized for site in self.local):
             raise ValueError(
-                f"the plate {self.plate!r} is sequential: write `with pyro.plate(...)` instead of `for i in pyro.plate(...)`"
+                f"the plate {DATA!r} is sequential: write `with pyro.plate(...)` instead of `for i in pyro.plate(...)`"
             )
         points = [site["name"] for site in self.local if is_delta(site["fn"])]
         jointly = any(map(self._is_auxiliary, self.outside)) and not any(map(self._is_auxiliary, self.local))

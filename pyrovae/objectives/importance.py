@@ -16,7 +16,7 @@ from pyro.poutine.trace_struct import Trace
 from pyro.util import warn_if_nan
 from torch import Tensor
 
-from pyrovae.programs import PARTICLES, Pair, check_latents, plate_nesting
+from pyrovae.programs import PARTICLES, Program, check_latents, plate_nesting
 from pyrovae.programs.sites import Site, check_plates, expanded, frame_of, sites_of
 from pyrovae.programs.terms import Axes
 
@@ -128,7 +128,7 @@ class ImportanceWeightedELBO(ELBO):
 
     def _find_nesting(self, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> None:
         if math.isinf(self.max_plate_nesting):
-            self.max_plate_nesting = plate_nesting(Pair(model, guide, None), args, kwargs)
+            self.max_plate_nesting = plate_nesting(Program(model, guide), args, kwargs)
 
     def _run(self, function: Callable, args: tuple, kwargs: dict) -> Trace:
         particles = pyro.plate(PARTICLES, self.num_particles, dim=-1 - int(self.max_plate_nesting))
@@ -136,12 +136,12 @@ class ImportanceWeightedELBO(ELBO):
 
     def _weights(self, model_trace: Trace, guide_trace: Trace) -> Weights:
         model, guide = sites_of(model_trace), sites_of(guide_trace)
-        check_plates([*model, *guide], "data")
-        axes = Axes.of(model, "data")
-        frame = next(frame_of(site, "data") for site in model if frame_of(site, "data"))
+        check_plates([*model, *guide])
+        axes = Axes.of(model)
+        frame = next(frame_of(site) for site in model if frame_of(site))
         plate_scale = frame.full_size / frame.size
-        local, own = (_sum([s for s in sites if frame_of(s, "data")], axes, plate_scale) for sites in (model, guide))
-        outside = [(s, sign) for sites, sign in ((model, 1), (guide, -1)) for s in sites if not frame_of(s, "data")]
+        local, own = (_sum([s for s in sites if frame_of(s)], axes, plate_scale) for sites in (model, guide))
+        outside = [(s, sign) for sites, sign in ((model, 1), (guide, -1)) for s in sites if not frame_of(s)]
         return Weights(local, own, self._outside(outside, axes), plate_scale)
 
     def _outside(self, sites: list[tuple[Site, int]], axes: Axes) -> Tensor | None:
@@ -206,7 +206,7 @@ class ImportanceWeightedELBO(ELBO):
     def _direct(self, weights: Weights, model_trace: Trace) -> Tensor:
         """The model's own parameters: as in the plain gradient."""
         direct = weights.plate_scale * (self._normalized(weights.log_weights) * weights.model).sum()
-        outside = [site for site in sites_of(model_trace) if not frame_of(site, "data")]
+        outside = [site for site in sites_of(model_trace) if not frame_of(site)]
         return direct + sum(_scaled(site, 1.0).sum() for site in outside)
 
     def _normalized(self, log_weights: Tensor) -> Tensor:
@@ -246,7 +246,7 @@ def _scaled(site: Site, plate_scale: float) -> Tensor:
 
 def _common_scale(guide_trace: Trace, plate_scale: float) -> Any:
     """The beta of the guide's sites, which must be one: otherwise the removed scores would need a path of their own each."""
-    scales = [s["scale"] / plate_scale for s in sites_of(guide_trace) if frame_of(s, "data") and not s["is_observed"]]
+    scales = [s["scale"] / plate_scale for s in sites_of(guide_trace) if frame_of(s) and not s["is_observed"]]
     numbers = {float(scale) for scale in scales if not isinstance(scale, Tensor)}
     if len(numbers) > 1 or (numbers and any(isinstance(scale, Tensor) for scale in scales)):
         raise ValueError("doubly reparameterized gradients need one beta for all sites: use gradient='reparam'")

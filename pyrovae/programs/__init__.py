@@ -1,26 +1,31 @@
-"""A program and data -> log densities per datum, unscaled and mask-aware: where evidence and diagnostics start."""
+"""A program and data -> what one run tells, log densities per datum, simulations: where everything downstream starts."""
 
+from pyrovae.programs.dry_run import Announced, DryRun, announced_like, dry_run
 from pyrovae.programs.handlers import Beta, BetaMessenger, beta
-from pyrovae.programs.pairs import Pair, as_pair, call_arguments, eval_mode
-from pyrovae.programs.parameters import announced, register
-from pyrovae.programs.running import PARTICLES, announced_like, check_sites, paired_traces, plate_nesting
-from pyrovae.programs.sites import check_latents, latent_names, site_log_prob
+from pyrovae.programs.parameters import announced, announcements_off, register
+from pyrovae.programs.program import Program, callable_without_data, eval_mode
+from pyrovae.programs.running import PARTICLES, check_sites, paired_traces, plate_nesting
+from pyrovae.programs.sites import DATA, check_latents, latent_names, site_log_prob
 from pyrovae.programs.terms import Terms, concatenate, given_terms, log_terms, particle_terms
 
 __all__ = [
+    "DATA",
     "PARTICLES",
+    "Announced",
     "Beta",
     "BetaMessenger",
-    "Pair",
+    "DryRun",
+    "Program",
     "Terms",
     "announced",
     "announced_like",
-    "as_pair",
+    "announcements_off",
     "beta",
-    "call_arguments",
+    "callable_without_data",
     "check_latents",
     "check_sites",
     "concatenate",
+    "dry_run",
     "eval_mode",
     "given_terms",
     "latent_names",

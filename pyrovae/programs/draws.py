@@ -5,29 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import pyro
 import torch
 from pyro import poutine
 from pyro.poutine.trace_struct import Trace
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyrovae.data import Batch, as_data, batches
-from pyrovae.programs import (
-    Pair,
-    Terms,
-    announced_like,
-    as_pair,
-    call_arguments,
-    concatenate,
-    eval_mode,
-    log_terms,
-    paired_traces,
-    plate_nesting,
-)
-from pyrovae.programs.masks import Redraw, counted
-from pyrovae.programs.sites import frame_of, sites_of
+from pyrovae.programs.dry_run import announced_like, dry_run
+from pyrovae.programs.masks import Redraw
+from pyrovae.programs.program import Program, eval_mode
+from pyrovae.programs.running import paired_traces, plate_nesting
+from pyrovae.programs.terms import Terms, concatenate, log_terms
 
 CHUNK_SIZE = 4096
 """Draws (pairs of a sample and a datum) that are evaluated at once."""
@@ -36,7 +28,7 @@ CHUNK_SIZE = 4096
 class Call(NamedTuple):
     """The arguments of both functions of a program, for one batch of rows."""
 
-    pair: Pair
+    program: Program
     args: tuple
     kwargs: Mapping[str, Any]
     nesting: int
@@ -45,7 +37,7 @@ class Call(NamedTuple):
 
     def traces(self, num_samples: int | None, enumerate_discrete: bool = True) -> tuple[Trace, Trace]:
         """The model's trace replayed against the guide's."""
-        return paired_traces(self.pair, self.args, self.kwargs, num_samples, self.nesting, enumerate_discrete)
+        return paired_traces(self.program, self.args, self.kwargs, num_samples, self.nesting, enumerate_discrete)
 
     def terms(self, num_samples: int, vectorize: bool = True, dtype: torch.dtype | None = torch.float64) -> Terms:
         """The log densities per datum of fresh draws."""
@@ -58,7 +50,7 @@ class Draws:
     """A program and data, ready to be evaluated batch by batch.
 
     Args:
-        program: a program, see :func:`pyrovae.programs.as_pair`.
+        program: see :meth:`pyrovae.programs.Program.of`.
         x: whatever :func:`pyrovae.data.as_data` takes; floating-point rows are cast to the module's dtype and device.
         covariates: for each name, a tensor of as many rows.
         num_samples: draws per datum.
@@ -86,20 +78,23 @@ class Draws:
     ) -> None:
         if num_samples < 1 or chunk_size < 1:
             raise ValueError(f"num_samples and chunk_size must be at least 1, got {num_samples} and {chunk_size}")
-        self.pair, self.data = as_pair(program), as_data(x, covariates)
+        self.program, self.data = Program.of(program), as_data(x, covariates)
         self.num_samples, self.chunk_size, self.vectorize, self.progress = num_samples, chunk_size, vectorize, progress
         self.seed = int(torch.randint(2**62, ())) if seed is None else seed
-        like = _like(self.pair)
-        if self.pair.module is None:
-            first = self.call(self._batch_of(2, {}), nesting=0)
-            like = announced_like(first.pair, first.args, first.kwargs)
+        like = announced_like(self.program, lambda: self.call(self._batch_of(2, {}), nesting=0)[:3])
         place: dict[str, Any] = {} if like is None else {"device": like.device, "dtype": like.dtype}
         rows = min(len(self.data), max(1, math.ceil(math.sqrt(chunk_size)), chunk_size // (per_row or num_samples)))
         self.batches = batches(self.data, rows, shuffle=False, **place)
         self.rows_at_once = rows
+        self.modules: tuple[nn.Module, ...] = self.program.owners
         with self.evaluating():
             first, self.nesting = self._look(place, per_row or num_samples)
-            self.global_sites, self.relaxed_sites, self.masked_sites, self.measure = _describe(first)
+            with poutine.block():
+                self.dry_run = dry_run(first.program, first.args, first.kwargs)
+        self.dry_run.check_rows(len(first.rows))
+        self.modules = tuple(self.dry_run.announced.modules.values())
+        self.global_sites, self.masked_sites = self.dry_run.global_latents, self.dry_run.masked_latents
+        self.relaxed_sites, self.measure = self.dry_run.relaxed_latents, self.dry_run.measure
 
     def __len__(self) -> int:
         return len(self.data)
@@ -107,8 +102,8 @@ class Draws:
     def redrawing(self, call: Call) -> tuple[Call, Mapping[str, Tensor]]:
         """The call with the latents that both functions mask drawn from their prior there; and their values of its last run."""
         redraw = Redraw(self.masked_sites)
-        model = redraw(call.pair.model) if self.masked_sites else call.pair.model
-        return call._replace(pair=call.pair._replace(model=model)), redraw.values
+        model = redraw(call.program.model) if self.masked_sites else call.program.model
+        return call._replace(program=replace(call.program, model=model)), redraw.values
 
     def _look(self, place: Mapping[str, Any], per_row: int) -> tuple[Call, int]:
         """A call of two rows, or of a whole batch where a guide takes no less; and the number of nested plates."""
@@ -118,7 +113,7 @@ class Draws:
             return few, nesting
         batch = self.call(next(iter(self.batches)), nesting=0)
         try:
-            return batch, plate_nesting(batch.pair, batch.args, batch.kwargs)
+            return batch, plate_nesting(batch.program, batch.args, batch.kwargs)
         except (ValueError, RuntimeError) as error:
             every = self.call(self._batch_of(len(self.data), place), nesting=0)
             if self.rows_at_once == len(self.data) or _nesting(every) is None:
@@ -134,17 +129,16 @@ class Draws:
 
     def call(self, batch: Batch, nesting: int | None = None, guide: Any = None) -> Call:
         """The program's arguments on a batch of rows; a guide that belongs to certain rows is cut to them."""
-        pair = self.pair if guide is None else self.pair._replace(guide=guide)
-        rows = getattr(pair.guide, "select_rows", None)
-        pair = pair if rows is None else pair._replace(guide=rows(batch.index))
-        args = batch.x if isinstance(batch.x, tuple) else (batch.x,)
-        kwargs = call_arguments(self.pair, batch.covariates, index=batch.index)
-        return Call(pair, args, kwargs, self.nesting if nesting is None else nesting, batch.index)
+        program = self.program if guide is None else replace(self.program, guide=guide)
+        rows = getattr(program.guide, "select_rows", None)
+        program = program if rows is None else replace(program, guide=rows(batch.index))
+        program, args, kwargs = program.on(batch.x, batch.covariates, index=batch.index)
+        return Call(program, args, kwargs, self.nesting if nesting is None else nesting, batch.index)
 
     @contextmanager
     def evaluating(self, seed: int | None = None) -> Iterator[None]:
         """Eval mode and no gradient; the random state is seeded if asked, and restored."""
-        with eval_mode(self.pair.module), torch.no_grad(), torch.random.fork_rng():
+        with eval_mode(self.modules), torch.no_grad(), torch.random.fork_rng():
             if seed is not None:
                 torch.manual_seed(seed)
             yield
@@ -190,7 +184,9 @@ class Draws:
                 with self.evaluating(_mixed(self.seed, number * len(self.batches) + position)):
                     call = self.call(batch)
                     if drawn is not None:
-                        call = call._replace(pair=call.pair._replace(guide=poutine.replay(call.pair.guide, drawn)))
+                        call = call._replace(
+                            program=replace(call.program, guide=poutine.replay(call.program.guide, drawn))
+                        )
                     model_trace, guide_trace = call.traces(size if self.vectorize else None)
                     drawn = drawn or _only(guide_trace, self.global_sites)
                     yield slice(done, done + size), batch, log_terms(model_trace, guide_trace, dtype=torch.float64)
@@ -200,7 +196,7 @@ class Draws:
 def _nesting(call: Call) -> int | None:
     """The number of nested plates; None if the program does not run."""
     try:
-        return plate_nesting(call.pair, call.args, call.kwargs)
+        return plate_nesting(call.program, call.args, call.kwargs)
     except (ValueError, RuntimeError):
         return None
 
@@ -223,42 +219,8 @@ def _mixed(seed: int, number: int) -> int:
     return (seed * 6364136223846793005 + (number + 1) * 1442695040888963407) % 2**63
 
 
-def _like(pair: Pair) -> Tensor | None:
-    if pair.module is None:
-        return None
-    tensors = (*pair.module.parameters(), *pair.module.buffers())
-    return next((t for t in tensors if t.is_floating_point()), None)
-
-
-def _describe(call: Call) -> tuple[list[str], list[str], list[str], str]:
-    """The latents outside the data plate, the relaxed ones, those masked by both functions, and whether data have masses."""
-    with poutine.block():
-        guide_trace = poutine.trace(call.pair.guide).get_trace(*call.args, **call.kwargs)
-        replayed = poutine.replay(call.pair.model, trace=guide_trace)
-        model_trace = poutine.trace(replayed).get_trace(*call.args, **call.kwargs)
-    _check_rows(model_trace, len(call.rows))
-    outside = [s["name"] for s in sites_of(guide_trace) if not s["is_observed"] and not frame_of(s, "data")]
-    observed = [s["fn"] for s in sites_of(model_trace) if s["is_observed"]]
-    kinds = {
-        "mass" if fn.support.is_discrete else "density" for fn in observed if getattr(fn, "support", None) is not None
-    }
-    relaxed = [s["name"] for s in sites_of(model_trace) if not s["is_observed"] and "Relaxed" in type(s["fn"]).__name__]
-    masks = [{s["name"] for s in sites_of(trace) if counted(s) is not None} for trace in (guide_trace, model_trace)]
-    return outside, relaxed, sorted(masks[0] & masks[1]), " and ".join(sorted(kinds)) or "unknown"
-
-
 def _only(trace: Trace, names: list[str]) -> Trace:
     kept = Trace()
     for name in names:
         kept.add_node(name, **trace.nodes[name])
     return kept
-
-
-def _check_rows(model_trace: Trace, rows: int) -> None:
-    frames = [frame for site in sites_of(model_trace) if (frame := frame_of(site, "data"))]
-    for frame in frames:
-        if frame.size != rows:
-            raise ValueError(
-                f"the plate 'data' holds {frame.size} rows of the {rows} given: the program draws rows of its own, and the "
-                "others would have no evidence; let its plate hold all rows of x"
-            )

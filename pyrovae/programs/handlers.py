@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pyro.distributions import Delta
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.scale_messenger import ScaleMessenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
+
+from pyrovae.programs.sites import DATA, is_delta
 
 Beta = float | Tensor | Mapping[str, float | Tensor]
 
@@ -17,10 +18,9 @@ Beta = float | Tensor | Mapping[str, float | Tensor]
 class BetaMessenger(ScaleMessenger):
     """Scales the latent sites inside the data plate; global latents and data sites keep their weight."""
 
-    def __init__(self, beta: Beta, plate: str = "data") -> None:
+    def __init__(self, beta: Beta) -> None:
         Messenger.__init__(self)  # Pyro's own constructor refuses 0, where a warm-up starts
         self.scale: Mapping[Any, float | Tensor] = beta if isinstance(beta, Mapping) else {None: beta}
-        self.plate = plate
         self._draws: dict[str, float | Tensor] = {}
         self._transformed = False
 
@@ -34,16 +34,16 @@ class BetaMessenger(ScaleMessenger):
         weight = self._weight(msg)
         if msg["infer"].get("is_auxiliary"):
             self._remember(msg["name"], weight)
-        elif _is_delta(msg["fn"]):
+        elif is_delta(msg["fn"]):
             self._check_draws(msg["name"], weight)
         msg["scale"] = weight * msg["scale"]
 
     def _weight(self, msg: dict[str, Any]) -> float | Tensor:
         name = msg["name"]
-        if any(frame.name == self.plate for frame in msg["cond_indep_stack"]):
+        if any(frame.name == DATA for frame in msg["cond_indep_stack"]):
             return self.scale.get(name, self.scale.get(None, 1.0))
         if name in self.scale:
-            raise ValueError(f"beta names {name!r}, which lies outside the plate {self.plate!r} and is never scaled")
+            raise ValueError(f"beta names {name!r}, which lies outside the plate {DATA!r} and is never scaled")
         return 1.0
 
     def _remember(self, name: str, weight: float | Tensor) -> None:
@@ -59,14 +59,8 @@ class BetaMessenger(ScaleMessenger):
                 raise ValueError(
                     f"beta weights the latent {name!r} by {weight}, but the guide's auxiliary draw {draw!r}, which holds its "
                     f"density, by {other}: name both with one weight, or give beta as one number. A draw outside the plate "
-                    f"{self.plate!r} is never weighted: use a guide that draws each row by itself"
+                    f"{DATA!r} is never weighted: use a guide that draws each row by itself"
                 )
-
-
-def _is_delta(distribution: Any) -> bool:
-    while not isinstance(distribution, Delta) and (base := getattr(distribution, "base_dist", None)) is not None:
-        distribution = base
-    return isinstance(distribution, Delta)
 
 
 def _differ(one: float | Tensor, other: float | Tensor) -> bool:
@@ -76,7 +70,7 @@ def _differ(one: float | Tensor, other: float | Tensor) -> bool:
     return one != other
 
 
-def beta(program: Callable, beta: Beta, plate: str = "data") -> Callable:
+def beta(program: Callable, beta: Beta) -> Callable:
     r"""A model or guide whose latent log densities are scaled by beta; apply it to both.
 
     .. math:: \mathrm{ELBO}_\beta = \mathbb{E}_q[\log p(x \mid z)] - \beta\, \mathrm{KL}(q(z \mid x)\,\|\,p(z))
@@ -84,11 +78,11 @@ def beta(program: Callable, beta: Beta, plate: str = "data") -> Callable:
     Beta stays outside the program: inside, it would silently change every evidence that is reported later.
 
     Args:
-        program: a model or a guide with a plate ``plate``.
+        program: a model or a guide with a plate ``data``.
         beta: a number or 0-dim tensor of at least 0, or ``{"z2": 0.3}`` by site (sites not named keep weight 1; a name
             that is not sampled, or observed, in a call has no effect there). A tensor is read when the program runs, so
-            it may be updated in place between steps. Name an auxiliary draw of the guide with the latent made of it.
-        plate: the name of the plate over data; latent sites outside of it (global ones) are not scaled.
+            it may be updated in place between steps. Latents outside the plate (global ones) are not scaled. Name an
+            auxiliary draw of the guide with the latent made of it.
 
     Returns:
         A callable with the arguments of ``program``.
@@ -109,7 +103,7 @@ def beta(program: Callable, beta: Beta, plate: str = "data") -> Callable:
     """
     for value in beta.values() if isinstance(beta, Mapping) else (beta,):
         _check_beta(value)
-    return BetaMessenger(beta, plate)(program)
+    return BetaMessenger(beta)(program)
 
 
 def _check_beta(value: float | Tensor) -> None:

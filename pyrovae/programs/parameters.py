@@ -1,21 +1,26 @@
-"""Modules announce their parameters to Pyro by messages, so that any SVI trains them and no global store is touched."""
+"""Modules announce themselves to Pyro by messages, so that any SVI trains them and no global store is touched."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
 
-import torch
 from pyro.poutine.runtime import _PYRO_STACK, am_i_wrapped, effectful
 from pyro.poutine.trace_messenger import TraceMessenger
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+_silent: ContextVar[bool] = ContextVar("silent", default=False)
+
 
 def register(*modules: nn.Module, **named: nn.Module) -> None:
-    """Announce the parameters that require a gradient to Pyro: one param message each, inside a model or a guide.
+    """Announce modules to Pyro, inside a model or a guide: one param message for each parameter that requires a gradient.
 
     ``pyro.infer.SVI`` then trains the modules; Pyro's global parameter store is neither read nor written, so any number
-    of models live in one process. Frozen parameters are not announced.
+    of models live in one process. Frozen parameters get no param message. Beside these, one message of type ``module``
+    for each module, frozen or not, tells pyrovae what to save, to move and to put into eval mode.
 
     Args:
         *modules: named after their class (``Linear``, ``Linear_2``, ...).
@@ -33,42 +38,45 @@ def register(*modules: nn.Module, **named: nn.Module) -> None:
     for module in (*modules, *named.values()):
         if not isinstance(module, nn.Module):
             raise TypeError(f"register takes torch modules, got {type(module).__name__}")
-    if not am_i_wrapped():
+    if _silent.get() or not am_i_wrapped():
         return
     traces = [handler.trace for handler in _PYRO_STACK if isinstance(handler, TraceMessenger)]
-    for module in modules:
-        prefix = _free_prefix(module, traces)
+    for given, module in (*((None, module) for module in modules), *named.items()):
+        prefix = _free_prefix(module, traces) if given is None else given
+        _module(module, name=prefix)
         for path, parameter in _trainable(module):
-            _announce(f"{prefix}.{path}", parameter)
-    for prefix, module in named.items():
-        for path, parameter in _trainable(module):
-            _check_free(f"{prefix}.{path}", parameter, traces)
-            _announce(f"{prefix}.{path}", parameter)
+            name = f"{prefix}.{path}"
+            if _clashes(name, parameter, traces):
+                raise ValueError(
+                    f"the parameter {name!r} is already announced for another tensor, so one of the two would silently not "
+                    "train: give the models different names, e.g. VAE(..., name='vae2')"
+                )
+            value = parameter.detach()  # an attribute on the parameter itself would break pickling and deep copies
+            value.unconstrained = lambda parameter=parameter: parameter  # type: ignore[attr-defined]
+            _param(value, name=name, constraint=constraints.real, event_dim=None)
 
 
-def announced(trace: object) -> dict[str, nn.Parameter]:
+@contextmanager
+def announcements_off() -> Iterator[None]:
+    """Let ``register`` send no message: for runs of a program whose announcements are known already."""
+    token = _silent.set(True)
+    try:
+        yield
+    finally:
+        _silent.reset(token)
+
+
+def announced(trace: Any) -> dict[str, nn.Parameter]:
     """The unconstrained tensors behind the param sites of a Pyro trace, by name, each tensor once."""
     found: dict[str, nn.Parameter] = {}
-    seen: set[int] = set()
-    for name, site in trace.nodes.items():  # type: ignore[attr-defined]
-        if site["type"] != "param":
-            continue
-        tensor = site["value"].unconstrained()
-        if id(tensor) not in seen:
-            seen.add(id(tensor))
-            found[name] = tensor
+    for name, site in trace.nodes.items():
+        if site["type"] == "param" and not any(site["value"].unconstrained() is known for known in found.values()):
+            found[name] = site["value"].unconstrained()
     return found
 
 
 def _trainable(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     return ((path, parameter) for path, parameter in module.named_parameters() if parameter.requires_grad)
-
-
-def _announce(name: str, parameter: nn.Parameter) -> None:
-    """The value is a detached view: an attribute on the parameter itself would break pickling and deep copies."""
-    value = parameter.detach()
-    value.unconstrained = lambda: parameter  # type: ignore[attr-defined]
-    _param(value, name=name, constraint=constraints.real, event_dim=None)
 
 
 @effectful(type="param")
@@ -77,24 +85,14 @@ def _param(value: Tensor, constraint: constraints.Constraint, event_dim: int | N
     return value
 
 
-def _holder(name: str, traces: list) -> torch.Tensor | None:
-    for trace in traces:
-        if name in trace.nodes and trace.nodes[name]["type"] == "param":
-            return trace.nodes[name]["value"].unconstrained()
-    return None
-
-
-def _check_free(name: str, parameter: nn.Parameter, traces: list) -> None:
-    if _clashes(name, parameter, traces):
-        raise ValueError(
-            f"the parameter {name!r} is already announced for another tensor, so one of the two would silently not train: "
-            "give the models different names, e.g. VAE(..., name='vae2')"
-        )
+@effectful(type="module")
+def _module(module: nn.Module) -> nn.Module:
+    return module
 
 
 def _clashes(name: str, parameter: nn.Parameter, traces: list) -> bool:
-    holder = _holder(name, traces)
-    return holder is not None and holder is not parameter
+    nodes = [trace.nodes[name] for trace in traces if name in trace.nodes]
+    return any(node["type"] == "param" and node["value"].unconstrained() is not parameter for node in nodes)
 
 
 def _free_prefix(module: nn.Module, traces: list) -> str:

@@ -8,39 +8,24 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
-from pyro.distributions import Delta, constraints
+from pyro.distributions import constraints
 from pyro.poutine.enum_messenger import EnumMessenger
 from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import site_is_subsample
 from pyro.util import check_site_shape
-from torch import Tensor
 
-from pyrovae.programs.pairs import Pair, as_pair
+from pyrovae.programs.program import Program, unwrapped
+from pyrovae.programs.sites import is_delta
 
 PARTICLES = "particles"
 """The plate of the particles, to the left of every plate of the program."""
 
 
-def plate_nesting(pair: Pair, args: tuple, kwargs: Mapping[str, Any]) -> int:
-    """The number of nested plates of a pair, found by running it once; the random state is left as it was."""
+def plate_nesting(program: Program, args: tuple, kwargs: Mapping[str, Any]) -> int:
+    """The number of nested plates of a program, found by running it once; the random state is left as it was."""
     with torch.random.fork_rng(), poutine.block(), torch.no_grad():
-        guide_trace, model_trace = _run(pair, args, kwargs)
+        guide_trace, model_trace = run(program, args, kwargs)
         return check_sites(guide_trace, model_trace)
-
-
-def announced_like(pair: Pair, args: tuple, kwargs: Mapping[str, Any]) -> Tensor | None:
-    """A tensor of the dtype and device that data need for a program whose module is not known; None if they will do.
-
-    If the program fails on them, that is the first floating-point parameter that it announces.
-    """
-    with torch.no_grad(), torch.random.fork_rng(), poutine.trace(param_only=True) as capture:
-        try:
-            pair.guide(*args, **kwargs)
-            pair.model(*args, **kwargs)
-        except (RuntimeError, ValueError, TypeError):
-            found = [site["value"] for site in capture.trace.nodes.values() if site["type"] == "param"]
-            return next((value for value in found if value.is_floating_point()), None)
-    return None
 
 
 def check_sites(guide_trace: Trace, model_trace: Trace) -> int:
@@ -54,7 +39,7 @@ def check_sites(guide_trace: Trace, model_trace: Trace) -> int:
     dims = [frame.dim for site in sites for frame in site["cond_indep_stack"] if frame.vectorized]
     nesting = -min(dims, default=0)
     for name, site in guide_trace.nodes.items():
-        if site["type"] == "sample" and name in model_trace.nodes and not _is_delta(site["fn"]):
+        if site["type"] == "sample" and name in model_trace.nodes and not is_delta(site["fn"]):
             _check_spaces(name, site["fn"], model_trace.nodes[name]["fn"])
     with torch.no_grad(), pyro.validation_enabled(False):
         for trace in (guide_trace, model_trace):
@@ -65,13 +50,6 @@ def check_sites(guide_trace: Trace, model_trace: Trace) -> int:
                 site, max(nesting, site["log_prob"].ndim)
             )  # nothing is enumerated: no axis is left of the plates
     return nesting
-
-
-def _is_delta(distribution: Any) -> bool:
-    """Whether it is a point, as where an autoguide maps its auxiliary draw: its support says nothing of its space."""
-    while (base := getattr(distribution, "base_dist", None)) is not None:
-        distribution = base
-    return isinstance(distribution, Delta)
 
 
 def _check_spaces(name: str, posterior: Any, prior: Any) -> None:
@@ -98,14 +76,15 @@ def _space(distribution: Any) -> str:
     return "sphere" if support is constraints.sphere else "whole space"
 
 
-def _run(pair: Pair, args: tuple, kwargs: Mapping[str, Any]) -> tuple[Trace, Trace]:
-    messenger = poutine.unwrap(pair.guide)
+def run(program: Program, args: tuple, kwargs: Mapping[str, Any]) -> tuple[Trace, Trace]:
+    """A trace of the guide, and a trace of the model replayed against it."""
+    messenger = unwrapped(program.guide)
     if isinstance(messenger, poutine.guide.GuideMessenger):
-        pair.guide(*args, **kwargs)
+        program.guide(*args, **kwargs)
         model_trace, guide_trace = messenger.get_traces()
         return guide_trace, model_trace
-    guide_trace = poutine.trace(pair.guide).get_trace(*args, **kwargs)
-    model_trace = poutine.trace(poutine.replay(pair.model, trace=guide_trace)).get_trace(*args, **kwargs)
+    guide_trace = poutine.trace(program.guide).get_trace(*args, **kwargs)
+    model_trace = poutine.trace(poutine.replay(program.model, trace=guide_trace)).get_trace(*args, **kwargs)
     return guide_trace, model_trace
 
 
@@ -120,7 +99,7 @@ def paired_traces(
     """A trace of the model replayed against a trace of its guide, the particles along an axis left of every plate.
 
     Args:
-        program: a program or a pair.
+        program: anything that :meth:`Program.of` takes.
         args: positional arguments of both functions.
         kwargs: keyword arguments of both functions.
         num_particles: draws per datum; None draws once and adds no axis.
@@ -130,14 +109,14 @@ def paired_traces(
     Returns:
         The model's trace and the guide's.
     """
-    pair, kwargs = as_pair(program), kwargs or {}
-    nesting = plate_nesting(pair, args, kwargs) if nesting is None else nesting
-    model, guide = pair.model, pair.guide
+    program, kwargs = Program.of(program), kwargs or {}
+    nesting = plate_nesting(program, args, kwargs) if nesting is None else nesting
+    model, guide = program.model, program.guide
     if num_particles is not None:
         particles = pyro.plate(PARTICLES, num_particles, dim=-1 - nesting)
         model, guide = particles(model), particles(guide)
     if enumerate_discrete:
         first = -1 - nesting - (num_particles is not None)
         model, guide = EnumMessenger()(model), EnumMessenger(first)(guide)
-    guide_trace, model_trace = _run(Pair(model, guide, None), args, kwargs)
+    guide_trace, model_trace = run(Program(model, guide), args, kwargs)
     return model_trace, guide_trace

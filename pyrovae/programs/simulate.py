@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,35 +10,38 @@ import torch
 from pyro import poutine
 from pyro.infer import infer_discrete
 from pyro.poutine.trace_struct import Trace
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from pyrovae.programs import PARTICLES, Pair
 from pyrovae.programs.draws import Call
+from pyrovae.programs.program import Program, callable_without_data
+from pyrovae.programs.running import PARTICLES
 from pyrovae.programs.sites import data_axis, sites_of
 
 
-def simulate(pair: Pair, size: int, covariates: Mapping[str, Tensor] | None = None) -> tuple[Any, dict[str, Tensor]]:
+def simulate(
+    program: Program, size: int, covariates: Mapping[str, Tensor] | None = None
+) -> tuple[Any, dict[str, Tensor]]:
     """Rows of data from the model, and the values of its latent sites.
 
     The model is called without data, and must return what it sampled: ``model(size=100)``.
 
     Args:
-        pair: the program.
+        program: the program.
         size: rows.
         covariates: for each name, a tensor of ``size`` rows.
 
     Raises:
         ValueError: the model needs data, or returns none.
     """
-    if not callable_without_data(pair.model):
+    if not callable_without_data(program.model):
         raise ValueError(
             "simulating needs a model that samples its data when called without them: def model(x=None, size=None), "
             "returning x"
         )
     keywords = {"size": size} if covariates is None else {"size": size, "covariates": covariates}
     with torch.no_grad():
-        trace = poutine.trace(pair.model).get_trace(**keywords)
+        trace = poutine.trace(program.model).get_trace(**keywords)
     x = trace.nodes["_RETURN"]["value"]
     if x is None:
         raise ValueError("simulating needs a model that returns the data it sampled: end it with `return x`")
@@ -59,7 +61,7 @@ def likelihood_draws(call: Call, values: Mapping[str, Tensor], num_samples: int,
     Raises:
         ValueError: there is not one data site.
     """
-    model, args, kwargs = call.pair.model, call.args, dict(call.kwargs)
+    model, args, kwargs = call.program.model, call.args, dict(call.kwargs)
     if callable_without_data(model):
         args, kwargs["size"] = (), rows
     else:
@@ -87,7 +89,7 @@ def enumerated_draws(
     names = [s["name"] for s in sites_of(model_trace) if "_enumerate_dim" in s["infer"]]
     if not names:
         return {}
-    model = poutine.condition(many(call, call.pair.model, num_samples), data=values)
+    model = poutine.condition(many(call, call.program.model, num_samples), data=values)
     drawn = infer_discrete(model, first_available_dim=-2 - call.nesting, temperature=1)
     with torch.no_grad():
         trace = poutine.trace(drawn).get_trace(*call.args, **call.kwargs)
@@ -97,10 +99,3 @@ def enumerated_draws(
 def many(call: Call, model: Callable, num_samples: int) -> Callable:
     """A model that is run so many times at once."""
     return pyro.plate(PARTICLES, num_samples, dim=-1 - call.nesting)(model)
-
-
-def callable_without_data(model: Callable) -> bool:
-    """Whether a model takes ``size`` and needs no other argument."""
-    parameters = inspect.signature(model.forward if isinstance(model, nn.Module) else model).parameters.values()
-    needed = [p for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    return not needed and any(p.name == "size" for p in parameters)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pyro
 import torch
 from pyro.distributions import Delta
 from pyro.distributions.util import scale_and_mask
@@ -13,11 +12,14 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 Site = dict[str, Any]
+DATA = "data"
+"""The plate over the rows of the data."""
 
 
 def site_log_prob(site: Site) -> Tensor:
     """The log density of a trace's site: masks count, scales (plates, beta) do not.
 
+    >>> import pyro
     >>> with pyro.poutine.scale(scale=7.0):
     ...     trace = pyro.poutine.trace(lambda: pyro.sample("z", Delta(torch.tensor(1.0), log_density=2.0))).get_trace()
     >>> site_log_prob(trace.nodes["z"])
@@ -49,17 +51,17 @@ def plate_dims(site: Site) -> frozenset[int]:
     return frozenset(frame.dim for frame in site["cond_indep_stack"] if frame.vectorized)
 
 
-def frame_of(site: Site, plate: str) -> Any:
-    """The plate of that name around a site, or None."""
+def frame_of(site: Site, plate: str = DATA) -> Any:
+    """The plate of that name around a site, by default the one over the data; or None."""
     return next((frame for frame in site["cond_indep_stack"] if frame.name == plate), None)
 
 
-def data_axis(site: Site, plate: str = "data") -> int:
+def data_axis(site: Site) -> int:
     """The axis of a site's value, counted from the left, that is the data plate."""
-    frame = frame_of(site, plate)
+    frame = frame_of(site)
     if frame is None:
         raise ValueError(
-            f"site {site['name']!r} lies outside the plate {plate!r}: diagnostics per datum need local latents"
+            f"site {site['name']!r} lies outside the plate {DATA!r}: diagnostics per datum need local latents"
         )
     return site["value"].ndim - len(site["fn"].event_shape) + frame.dim
 
@@ -76,7 +78,7 @@ def latent_names(trace: Trace) -> list[str]:
     return [s["name"] for s in latents if "_enumerate_dim" not in s["infer"]]
 
 
-def check_latents(model_trace: Trace, guide_trace: Trace, plate: str = "data") -> None:
+def check_latents(model_trace: Trace, guide_trace: Trace) -> None:
     """Refuse a pair that has no evidence: latents that differ between model and guide, or a guide without a density.
 
     Raises:
@@ -93,7 +95,7 @@ def check_latents(model_trace: Trace, guide_trace: Trace, plate: str = "data") -
             "infer={'is_auxiliary': True}, or mark a discrete site infer={'enumerate': 'parallel'} to sum it out"
         )
     _check_enumerated(sites_of(model_trace), sites_of(guide_trace))
-    _check_points(sites_of(guide_trace), plate)
+    _check_points(sites_of(guide_trace))
 
 
 def _check_enumerated(model: list[Site], guide: list[Site]) -> None:
@@ -111,7 +113,7 @@ def _check_enumerated(model: list[Site], guide: list[Site]) -> None:
             )
 
 
-def _check_points(sites: list[Site], plate: str) -> None:
+def _check_points(sites: list[Site]) -> None:
     """A Delta in a guide is a density only as the image of auxiliary draws, which must be draws for each row."""
     points = [s for s in sites if not s["is_observed"] and is_delta(s["fn"])]
     draws = [s for s in sites if s["infer"].get("is_auxiliary") and not is_delta(s["fn"])]
@@ -120,8 +122,8 @@ def _check_points(sites: list[Site], plate: str) -> None:
         raise ValueError(
             f"the guide is a point estimate (Delta) at {names}: it has no density, and so no evidence bound"
         )
-    local = [s["name"] for s in points if frame_of(s, plate)]
-    if local and not any(frame_of(s, plate) for s in draws):
+    local = [s["name"] for s in points if frame_of(s)]
+    if local and not any(frame_of(s) for s in draws):
         raise ValueError(
             f"the guide draws {local} jointly over the rows, so there is no log density per datum: use a guide whose "
             "draws lie inside the data plate, such as AutoNormal or an amortized guide"
@@ -129,23 +131,25 @@ def _check_points(sites: list[Site], plate: str) -> None:
 
 
 def is_delta(distribution: Any) -> bool:
-    """Whether a distribution is a point, under whatever events and masks."""
-    while True:
-        if isinstance(distribution, Delta):
-            return True
-        if not isinstance(distribution, (torch.distributions.Independent, pyro.distributions.MaskedDistribution)):
+    """Whether a distribution is a point, under whatever events, masks, expansions and transforms.
+
+    >>> is_delta(Delta(torch.zeros(3)).to_event(1).mask(False))
+    True
+    """
+    while not isinstance(distribution, Delta):
+        if (distribution := getattr(distribution, "base_dist", None)) is None:
             return False
-        distribution = distribution.base_dist
+    return True
 
 
-def check_plates(sites: list[Site], plate: str) -> None:
+def check_plates(sites: list[Site]) -> None:
     """Refuse programs without the plate over data, and sequential plates.
 
     Raises:
         ValueError: naming the site and what to write.
     """
-    if not any(frame_of(site, plate) for site in sites):
-        raise ValueError(f"no site lies inside a plate named {plate!r}: write with pyro.plate({plate!r}, size, dim=-1)")
+    if not any(frame_of(site) for site in sites):
+        raise ValueError(f"no site lies inside a plate named {DATA!r}: write with pyro.plate({DATA!r}, size, dim=-1)")
     for site in sites:
         for frame in site["cond_indep_stack"]:
             if not frame.vectorized:

@@ -11,7 +11,7 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
 from pyrovae.programs.elimination import Factor, eliminate, responsibilities
-from pyrovae.programs.pairs import as_pair
+from pyrovae.programs.program import Program
 from pyrovae.programs.running import PARTICLES, paired_traces, plate_nesting
 from pyrovae.programs.sites import Site, check_latents, check_plates, expanded_log_prob, frame_of, plate_dims, sites_of
 
@@ -48,23 +48,22 @@ class Terms:
         return self.log_guide - self.log_prior
 
 
-def log_terms(model_trace: Trace, guide_trace: Trace, plate: str = "data", dtype: torch.dtype | None = None) -> Terms:
+def log_terms(model_trace: Trace, guide_trace: Trace, dtype: torch.dtype | None = None) -> Terms:
     """The log densities per datum of a model's trace replayed against its guide's.
 
     Args:
         model_trace: from :func:`paired_traces`.
         guide_trace: from :func:`paired_traces`.
-        plate: the name of the plate over data.
         dtype: the type in which sites and plates are added up; None leaves the program's.
 
     Raises:
         ValueError: latent names differ; a Delta guide; no site in the plate; a sequential plate.
     """
-    check_latents(model_trace, guide_trace, plate)
-    return _terms(sites_of(model_trace), sites_of(guide_trace), plate, dtype)
+    check_latents(model_trace, guide_trace)
+    return _terms(sites_of(model_trace), sites_of(guide_trace), dtype)
 
 
-def given_terms(trace: Trace, latents: Collection[str], plate: str = "data", dtype: torch.dtype | None = None) -> Terms:
+def given_terms(trace: Trace, latents: Collection[str], dtype: torch.dtype | None = None) -> Terms:
     """The log densities per datum of one function, model or guide, run at given values of its latents.
 
     Its latents count as prior and its data as reconstruction; ``log_guide`` is zero, but for discrete sites summed out.
@@ -72,22 +71,21 @@ def given_terms(trace: Trace, latents: Collection[str], plate: str = "data", dty
     Args:
         trace: of the function conditioned on the values (``pyro.poutine.condition``).
         latents: the names of the sites that were conditioned.
-        plate: the name of the plate over data.
         dtype: the type in which sites and plates are added up.
     """
     sites = [{**s, "is_observed": s["is_observed"] and s["name"] not in latents} for s in sites_of(trace)]
-    return _terms(sites, [], plate, dtype)
+    return _terms(sites, [], dtype)
 
 
-def _terms(model: list[Site], guide: list[Site], plate: str, dtype: torch.dtype | None) -> Terms:
+def _terms(model: list[Site], guide: list[Site], dtype: torch.dtype | None) -> Terms:
     observed, latent = ([s for s in model if s["is_observed"] is wanted] for wanted in (True, False))
     roles = {"reconstruction": observed, "log_prior": latent, "log_guide": guide}
-    check_plates([*model, *guide], plate)
-    axes = Axes.of(model, plate)
-    local = {role: [s for s in sites if frame_of(s, plate)] for role, sites in roles.items()}
-    rest = {role: [s for s in sites if not frame_of(s, plate)] for role, sites in roles.items()}
+    check_plates([*model, *guide])
+    axes = Axes.of(model)
+    local = {role: [s for s in sites if frame_of(s)] for role, sites in roles.items()}
+    rest = {role: [s for s in sites if not frame_of(s)] for role, sites in roles.items()}
     enumerated = [s for s in (*latent, *guide) if "_enumerate_dim" in s["infer"]]
-    _check_local(enumerated, plate)
+    _check_local(enumerated)
     parts = _summed_out(local, enumerated, axes, dtype) if enumerated else _plain(local, axes, dtype)
     zeros = torch.zeros_like(next(value for values in parts.values() for value in values.values()))
     totals = {role: sum(values.values(), zeros) for role, values in parts.items()}
@@ -102,9 +100,9 @@ class Axes(NamedTuple):
     size: int
 
     @classmethod
-    def of(cls, sites: list[Site], plate: str, particle_plate: str = PARTICLES) -> Axes:
+    def of(cls, sites: list[Site], particle_plate: str = PARTICLES) -> Axes:
         """The axes of a program, from its sites' plates."""
-        data = next(frame for frame in (frame_of(s, plate) for s in sites) if frame)
+        data = next(frame for frame in (frame_of(s) for s in sites) if frame)
         particles = [frame.dim for s in sites for frame in s["cond_indep_stack"] if frame.name == particle_plate]
         return cls(particles[0] if particles else None, data.dim, data.size)
 
@@ -192,8 +190,8 @@ def _outside(rest: Mapping[str, list[Site]], axes: Axes, dtype: torch.dtype | No
     return sum(terms[1:], terms[0]) if terms else None
 
 
-def _check_local(enumerated: list[Site], plate: str) -> None:
-    if not all(frame_of(site, plate) for site in enumerated):
+def _check_local(enumerated: list[Site]) -> None:
+    if not all(frame_of(site) for site in enumerated):
         raise ValueError(
             "an enumerated site lies outside the data plate: the rows are not independent given the other latents"
         )
@@ -211,7 +209,7 @@ def particle_terms(
     """The log densities per datum of fresh draws, in one vectorized run or one run for each particle.
 
     Args:
-        program: a program or a pair.
+        program: anything that :meth:`Program.of` takes.
         args: positional arguments of both functions.
         kwargs: keyword arguments of both functions.
         num_particles: draws per datum.
@@ -219,12 +217,12 @@ def particle_terms(
         nesting: the number of nested plates; None finds it by one more run.
         dtype: the type in which sites and plates are added up.
     """
-    pair, kwargs = as_pair(program), kwargs or {}
+    program, kwargs = Program.of(program), kwargs or {}
     if vectorize:
-        return log_terms(*paired_traces(pair, args, kwargs, num_particles, nesting), dtype=dtype)
-    nesting = plate_nesting(pair, args, kwargs) if nesting is None else nesting
+        return log_terms(*paired_traces(program, args, kwargs, num_particles, nesting), dtype=dtype)
+    nesting = plate_nesting(program, args, kwargs) if nesting is None else nesting
     return concatenate(
-        [log_terms(*paired_traces(pair, args, kwargs, None, nesting), dtype=dtype) for _ in range(num_particles)]
+        [log_terms(*paired_traces(program, args, kwargs, None, nesting), dtype=dtype) for _ in range(num_particles)]
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from os import PathLike
 from typing import Any
 
@@ -16,21 +17,21 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from pyrovae.data import Data
 from pyrovae.files import CheckpointStore
-from pyrovae.programs import Pair, as_pair
+from pyrovae.programs import Program
 from pyrovae.programs import beta as beta_handler
 from pyrovae.schedules import Progress
 from pyrovae.training.atoms import warn_of_atoms
 from pyrovae.training.history import History
 from pyrovae.training.loop import Loop, Number, Plan, value_of
 from pyrovae.training.optimizer import Factory, TorchOptimizer
-from pyrovae.training.rehearsal import Rehearsal, check_beta_sites
+from pyrovae.training.rehearsal import check_beta_sites
 from pyrovae.training.saving import Saver
 from pyrovae.training.setup import (
     bar_of,
     betas_by_site,
     check_arguments,
     divide,
-    ordered,
+    placed,
     placed_source,
     quiet_about_nan,
     randomness,
@@ -143,11 +144,12 @@ def fit(
         checkpoint,
         callbacks,
     )
-    pair, betas = as_pair(program), betas_by_site(beta)
-    with randomness(seed), training_mode(pair.module, device), quiet_about_nan():
+    source_program, betas = Program.of(program), betas_by_site(beta)
+    placed(source_program.owners, device)
+    with randomness(seed), ExitStack() as modes, quiet_about_nan():
         generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
         data, validation = divide(data, covariates, variant, transform, validation, seed)
-        source, rows, place = placed_source(pair, data, covariates, batch_size, drop_last, device, generator)
+        source, rows, place = placed_source(source_program, data, covariates, batch_size, drop_last, device, generator)
         plan = Plan(
             total_steps=steps if steps is not None else (50 if epochs is None else epochs) * len(source),
             steps_per_epoch=len(source),
@@ -159,20 +161,29 @@ def fit(
         )
         objective = Trace_ELBO() if objective is None else objective
         beta_is_one = all(number == 1.0 for number in betas.values())
-        rehearsal = rehearse_on(pair, source, objective, beta_is_one)
+        rehearsal = rehearse_on(source_program, source, objective, beta_is_one)
+        announced = rehearsal.announced
+        modes.enter_context(training_mode(announced.modules.values()))
         check_beta_sites(betas, rehearsal)
         warn_of_atoms(rehearsal.model_trace)
-        evaluation = Evaluation(pair, rows, validation, place, 0 if seed is None else seed, whole=len(source) == 1)
+        evaluation = Evaluation(
+            source_program,
+            announced.modules.values(),
+            rows,
+            validation,
+            place,
+            0 if seed is None else seed,
+            whole=len(source) == 1,
+        )
         evaluation.check()
         tensors = _tensors(betas, len(source))
-        scaled = pair if beta_is_one else _scaled(pair, tensors)
         step = Step(
-            scaled.model,
-            scaled.guide,
+            source_program,
+            (lambda bound: bound) if beta_is_one else functools.partial(_scaled, tensors=tensors),
             objective,
-            _optimizer(pair, rehearsal, optimizer, weight_decay, clip_norm, scheduler),
-            pair.module,
-            rehearsal.parameters,
+            _optimizer(announced.trained, optimizer, weight_decay, clip_norm, scheduler),
+            announced.modules.values(),
+            announced.trained,
             max_skipped,
         )
         loop = Loop(
@@ -180,7 +191,7 @@ def fit(
             step,
             source,
             tensors,
-            Weights(pair.module, rehearsal.parameters),
+            Weights(announced.tensors),
             evaluation,
             History(variant=variant if rows is None else rows.variant),
             bar_of(plan.total_steps, progress),
@@ -197,14 +208,13 @@ def _tensors(betas: Mapping[str | None, Number], steps_per_epoch: int) -> dict[s
     return {site: torch.tensor(value_of(number, start), dtype=torch.float64) for site, number in betas.items()}
 
 
-def _scaled(pair: Pair, tensors: Mapping[str | None, Tensor]) -> Pair:
+def _scaled(program: Program, tensors: Mapping[str | None, Tensor]) -> Program:
     weight = tensors[None] if None in tensors else {site: value for site, value in tensors.items() if site is not None}
-    return Pair(beta_handler(pair.model, weight), beta_handler(pair.guide, weight), pair.module)
+    return Program(beta_handler(program.model, weight), beta_handler(program.guide, weight))
 
 
 def _optimizer(
-    pair: Pair,
-    rehearsal: Rehearsal,
+    trained: Mapping[str, Any],
     optimizer: Factory | None,
     weight_decay: float,
     clip_norm: float | None,
@@ -215,8 +225,7 @@ def _optimizer(
             "weight_decay is for the default optimizer: give it to your own, partial(AdamW, weight_decay=...)"
         )
     factory = optimizer or functools.partial(AdamW if weight_decay else Adam, fused=True, weight_decay=weight_decay)
-    parameters = ordered(pair.module, rehearsal.parameters)
-    return TorchOptimizer(factory, parameters, clip_norm=clip_norm, scheduler=scheduler)
+    return TorchOptimizer(factory, trained.values(), clip_norm=clip_norm, scheduler=scheduler)
 
 
 def _settings(loop: Loop, rows: Data | None, batch_size: int, seed: int | None) -> dict[str, Any]:

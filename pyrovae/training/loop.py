@@ -98,7 +98,7 @@ class Loop:
         self.checkpoint = checkpoint
         self.state = State()
         self.best: dict[str, Tensor] | None = None
-        self._last: tuple[tuple, dict[str, Any]] = ((), {})
+        self._last: Any = (step.program, (), {})
 
     def run(self) -> History:
         """Train to the end of the plan, or until something stops it."""
@@ -130,9 +130,9 @@ class Loop:
         while state.step < self.plan.total_steps and not self._stopped_early():
             for batch in self.source.along(self._order(), first=state.batch):
                 self._advance_schedules()
-                args, kwargs, size = self.source.arguments(batch)
-                self._last = args, kwargs
-                yield self.step(args, kwargs, size)
+                program, args, kwargs, size = self.source.arguments(batch)
+                self._last = program, args, kwargs
+                yield self.step(program, args, kwargs, size)
                 if state.step >= self.plan.total_steps or state.batch == 0 or self._stopped_early():
                     break
 

@@ -6,7 +6,7 @@ import contextlib
 import math
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -19,9 +19,9 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, Dataset
 
 from pyrovae.data import Batch, Data, as_data, split
-from pyrovae.programs import Pair, announced_like
+from pyrovae.programs import DryRun, Program, announced_like
 from pyrovae.training.loop import Number
-from pyrovae.training.rehearsal import Rehearsal, check_batches, check_objective, check_rows, rehearse
+from pyrovae.training.rehearsal import check_batches, check_objective, check_rows, rehearse
 from pyrovae.training.sources import Source, source_of
 
 Transform = Callable[[Tensor, "torch.Generator | None"], Tensor]
@@ -133,14 +133,14 @@ def _require_observed(rows: Data) -> None:
     )
 
 
-def rehearse_on(pair: Pair, source: Source, objective: ELBO, beta_is_one: bool) -> Rehearsal:
+def rehearse_on(program: Program, source: Source, objective: ELBO, beta_is_one: bool) -> DryRun:
     """Run the program once on the first batch and check the objective against it; no random state is used up."""
     batch = _first_batch(source)
-    args, kwargs, _ = source.arguments(batch)
-    rehearsal = rehearse(pair.model, pair.guide, args, kwargs, pair.module)
+    bound, args, kwargs, _ = source.arguments(batch)
+    rehearsal = rehearse(bound, args, kwargs)
     source.full_size = check_rows(rehearsal, len(batch.index))
     if len(source) > 1:
-        check_batches(pair, rehearsal, len(batch.index), scaled=source.sized or source.full_size is not None)
+        check_batches(bound, rehearsal, len(batch.index), scaled=source.sized or source.full_size is not None)
     check_objective(objective, rehearsal, beta_is_one=beta_is_one, subsampled=len(source) > 1)
     return rehearsal
 
@@ -153,25 +153,8 @@ def _first_batch(source: Source) -> Batch:
     return batch
 
 
-def ordered(module: nn.Module | None, announced: Mapping[str, nn.Parameter]) -> list[nn.Parameter]:
-    """The announced parameters, those of the module in its order first: one seed gives one result."""
-    wanted = {id(parameter): parameter for parameter in announced.values()}
-    first = [] if module is None else [parameter for parameter in module.parameters() if id(parameter) in wanted]
-    seen = {id(parameter) for parameter in first}
-    return first + [parameter for key, parameter in wanted.items() if key not in seen]
-
-
-def place_of(module: nn.Module | None, device: str | torch.device | None) -> dict[str, Any]:
-    """The device and dtype of a program's module; without one the data stay as they are."""
-    tensors = [] if module is None else [*module.parameters(), *module.buffers()]
-    floating = [tensor for tensor in tensors if tensor.is_floating_point()]
-    if not floating:
-        return {"device": device}
-    return {"device": floating[0].device, "dtype": floating[0].dtype}
-
-
 def placed_source(
-    pair: Pair,
+    program: Program,
     data: Any,
     covariates: Any,
     batch_size: int,
@@ -180,16 +163,12 @@ def placed_source(
     generator: torch.Generator,
 ) -> tuple[Source, Data | None, dict[str, Any]]:
     """The batches, the rows in memory, and the device and dtype of both; of a program without a module by what it announces."""
-    place = place_of(pair.module, device)
-    source, rows = source_of(pair, data, covariates, batch_size, drop_last, place, generator)
-    if "dtype" in place:
-        return source, rows, place
-    args, kwargs, _ = source.arguments(_first_batch(source))
-    like = announced_like(pair, args, kwargs)
+    source, rows = source_of(program, data, covariates, batch_size, drop_last, {"device": device}, generator)
+    like = announced_like(program, lambda: source.arguments(_first_batch(source))[:3])
     if like is None:
-        return source, rows, place
+        return source, rows, {"device": device}
     place = {"device": like.device, "dtype": like.dtype}
-    return *source_of(pair, data, covariates, batch_size, drop_last, place, generator), place
+    return *source_of(program, data, covariates, batch_size, drop_last, place, generator), place
 
 
 @contextmanager
@@ -201,20 +180,24 @@ def randomness(seed: int | None) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def training_mode(module: nn.Module | None, device: str | torch.device | None) -> Iterator[None]:
-    """Train mode on a device, frozen parts in eval mode; every part's own mode is restored."""
-    if module is None:
-        yield
-        return
+def placed(modules: Iterable[nn.Module], device: str | torch.device | None) -> None:
+    """Move modules to a device, if one is asked for."""
     if device is not None:
         if torch.device(device).type == "cuda" and not torch.cuda.is_available():
             raise ValueError(
                 f"device {str(device)!r} was asked for, and torch sees no GPU: leave device out, or write 'cpu'"
             )
-        module.to(device)
-    modes = [(part, part.training) for part in module.modules()]
-    _set_training(module)
+        for module in modules:
+            module.to(device)
+
+
+@contextmanager
+def training_mode(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Train mode, frozen parts in eval mode; every part's own mode is restored."""
+    modules = tuple(modules)
+    modes = [(part, part.training) for module in modules for part in module.modules()]
+    for module in modules:
+        _set_training(module)
     try:
         yield
     finally:

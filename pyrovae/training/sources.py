@@ -11,29 +11,23 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pyrovae.data import Batch, Batches, Data, LoaderBatches, as_data, batches, loader_batches
-from pyrovae.programs import Pair, call_arguments
-
-
-def arguments_of(pair: Pair, batch: Batch, size: int) -> tuple[tuple, dict[str, Any]]:
-    """Positional and keyword arguments of a pair for one batch."""
-    kwargs = call_arguments(pair, batch.covariates, size, batch.index)
-    return (batch.x if isinstance(batch.x, tuple) else (batch.x,)), kwargs
+from pyrovae.programs import Program
 
 
 class Source(ABC):
     """Batches for one pair of model and guide.
 
     Args:
-        pair: the program, which says whether it takes the whole data set's size.
+        program: the program, which says whether it takes the whole data set's size.
         num_rows: rows of the whole data set.
         generator: the source of the order and of per-batch draws.
     """
 
     resumes_within_epochs: bool
 
-    def __init__(self, pair: Pair, num_rows: int, generator: torch.Generator) -> None:
-        self.pair, self.num_rows, self.generator = pair, num_rows, generator
-        self.sized = "size" in call_arguments(pair, size=num_rows)
+    def __init__(self, program: Program, num_rows: int, generator: torch.Generator) -> None:
+        self.program, self.num_rows, self.generator = program, num_rows, generator
+        self.sized = program.sized
         self.full_size: int | None = None
         """Rows that a program without ``size`` scales each batch to by itself, with a plate that subsamples."""
 
@@ -54,10 +48,10 @@ class Source(ABC):
     def along(self, order: Tensor | None, first: int) -> Iterator[Batch]:
         """The batches of an epoch, from batch number ``first`` on."""
 
-    def arguments(self, batch: Batch) -> tuple[tuple, dict[str, Any], int]:
-        """Positional and keyword arguments of model and guide, and the rows that the loss stands for."""
+    def arguments(self, batch: Batch) -> tuple[Program, tuple, dict[str, Any], int]:
+        """The program with the arguments of model and guide, and the rows that the loss stands for."""
         size = self.num_rows if self.sized else self.full_size or len(batch.index)
-        return *arguments_of(self.pair, batch, size), size
+        return *self.program.on(batch.x, batch.covariates, size, batch.index), size
 
 
 class Memory(Source):
@@ -65,8 +59,8 @@ class Memory(Source):
 
     resumes_within_epochs = True
 
-    def __init__(self, pair: Pair, loader: Batches, generator: torch.Generator) -> None:
-        super().__init__(pair, loader.num_rows, generator)
+    def __init__(self, program: Program, loader: Batches, generator: torch.Generator) -> None:
+        super().__init__(program, loader.num_rows, generator)
         self.loader = loader
 
     def __len__(self) -> int:
@@ -86,13 +80,13 @@ class Loader(Source):
 
     resumes_within_epochs = False
 
-    def __init__(self, pair: Pair, loader: LoaderBatches, generator: torch.Generator) -> None:
+    def __init__(self, program: Program, loader: LoaderBatches, generator: torch.Generator) -> None:
         if loader.num_rows is None:
             raise ValueError(
                 "the loader does not say how many rows its data set has, and global latents would be counted wrongly: give a "
                 "Dataset with __len__, or the rows themselves"
             )
-        super().__init__(pair, loader.num_rows, generator)
+        super().__init__(program, loader.num_rows, generator)
         self.loader = loader
 
     def __len__(self) -> int:
@@ -120,7 +114,7 @@ class Loader(Source):
 
 
 def source_of(
-    pair: Pair,
+    program: Program,
     data: Any,
     covariates: Any,
     batch_size: int,
@@ -136,8 +130,8 @@ def source_of(
         names = () if covariates is None else tuple(covariates)
         size = batch_size if isinstance(data, Dataset) else None
         found = loader_batches(data, size, True, generator, drop_last, covariate_names=names, **place)
-        return Loader(pair, found, generator), None
+        return Loader(program, found, generator), None
     rows = as_data(data)  # its covariates are already with it
     is_whole = isinstance(batch_size, int) and batch_size >= len(rows)
     loader = batches(rows, batch_size, not is_whole, generator, drop_last, **place)
-    return Memory(pair, loader, generator), rows
+    return Memory(program, loader, generator), rows

@@ -14,6 +14,7 @@ from pyro.infer.elbo import ELBO
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from pyrovae.programs import Program
 from pyrovae.training.optimizer import TorchOptimizer
 
 
@@ -28,9 +29,10 @@ class Outcome(NamedTuple):
 class BufferGuard:
     """Copies of a module's buffers, to put back when a forward pass has poisoned them (batch norm's running moments)."""
 
-    def __init__(self, module: nn.Module | None) -> None:
-        buffers = {} if module is None else {id(buffer): buffer for buffer in module.buffers()}
-        norms = [] if module is None else [part for part in module.modules() if isinstance(part, _NormBase)]
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        parts = {id(part): part for module in modules for part in module.modules()}.values()
+        buffers = {id(buffer): buffer for part in parts for buffer in part.buffers(recurse=False)}
+        norms = [part for part in parts if isinstance(part, _NormBase)]
         # Normalization updates its moments without counting it as a change; other buffers are copied when they change.
         self._silent = {id(buffer) for norm in norms for buffer in norm.buffers()}
         self._kept: list[list[Any]] = [
@@ -58,40 +60,43 @@ class Step:
     """A step of ``pyro.infer.SVI`` on per-row gradients, skipped where loss or gradients are not finite.
 
     Args:
-        model: the model, under whatever handlers.
-        guide: the guide.
+        program: the program, under whatever handlers.
+        scaled: puts the handlers around a program that is bound to one batch.
         objective: an ELBO of Pyro or of pyrovae.
         optimizer: the optimizer.
-        module: the module whose buffers are guarded, if there is one.
+        modules: whose buffers are guarded.
         names: the parameters' names, for messages.
         max_skipped: bad steps in a row after which training stops with an error.
     """
 
     def __init__(
         self,
-        model: Callable,
-        guide: Callable,
+        program: Program,
+        scaled: Callable[[Program], Program],
         objective: ELBO,
         optimizer: TorchOptimizer,
-        module: nn.Module | None,
-        names: dict[str, nn.Parameter],
+        modules: Iterable[nn.Module],
+        names: dict[str, Tensor],
         max_skipped: int,
     ) -> None:
-        self.svi = SVI(model, guide, optimizer, objective)
+        self.program, self.scaled = program, scaled
+        self.handled = scaled(program)
+        self.svi = SVI(self.handled.model, self.handled.guide, optimizer, objective)
         self.optimizer = optimizer
-        self.buffers = BufferGuard(module)
+        self.buffers = BufferGuard(modules)
         self.names = names
         self.max_skipped = max_skipped
         self.in_a_row = 0
 
-    def __call__(self, args: tuple, kwargs: dict[str, Any], size: int) -> Outcome:
+    def __call__(self, program: Program, args: tuple, kwargs: dict[str, Any], size: int) -> Outcome:
         """Take a step on one batch; ``size`` is the number of rows of the whole data set.
 
         Raises:
             FloatingPointError: too many steps in a row were not finite; the message names the site, rows and parameter.
         """
         self.buffers.keep()
-        loss, announced = self._loss_and_gradients(args, kwargs)
+        program = self.handled if program is self.program else self.scaled(program)
+        loss, announced = self._loss_and_gradients(program, args, kwargs)
         self.optimizer.check_known(announced)
         gradients = self.optimizer.gradients()
         if gradients:
@@ -99,38 +104,38 @@ class Step:
         norm = torch.nn.utils.get_total_norm(gradients)
         norm_value = float(norm)
         if not (math.isfinite(loss) and math.isfinite(norm_value)):
-            self._skip(loss, args, kwargs)
+            self._skip(loss, program, args, kwargs)
             return Outcome(loss / size, norm_value, True)
         self.in_a_row = 0
         self.optimizer.update(norm)
         return Outcome(loss / size, norm_value, False)
 
-    def _loss_and_gradients(self, args: tuple, kwargs: dict[str, Any]) -> tuple[float, list[Tensor]]:
+    def _loss_and_gradients(self, program: Program, args: tuple, kwargs: dict[str, Any]) -> tuple[float, list[Tensor]]:
         try:
             with poutine.trace(param_only=True) as capture:
-                loss = self.svi.loss_and_grads(self.svi.model, self.svi.guide, *args, **kwargs)
+                loss = self.svi.loss_and_grads(program.model, program.guide, *args, **kwargs)
         except ValueError as error:
             self.optimizer.drop_gradients()
             if is_about_parameters(error):
-                check_data(self.svi.model, args, kwargs)
+                check_data(program.model, args, kwargs)
             self.buffers.restore()
             if not is_about_parameters(error):
                 raise
             return math.nan, []
         return float(loss), [site["value"].unconstrained() for site in capture.trace.nodes.values()]
 
-    def _skip(self, loss: float, args: tuple, kwargs: dict[str, Any]) -> None:
+    def _skip(self, loss: float, program: Program, args: tuple, kwargs: dict[str, Any]) -> None:
         self.buffers.restore()
         self.in_a_row += 1
         if self.in_a_row > self.max_skipped:
-            message = self.explain_skipped(args, kwargs)
+            message = self.explain_skipped(program, args, kwargs)
             self.optimizer.drop_gradients()
             raise FloatingPointError(f"{message} (Last loss: {loss}.)")
         self.optimizer.drop_gradients()
 
-    def explain_skipped(self, args: tuple, kwargs: dict[str, Any]) -> str:
+    def explain_skipped(self, program: Program, args: tuple, kwargs: dict[str, Any]) -> str:
         """How many steps in a row were skipped, what in the program is not finite on this batch, and what to try."""
-        found = explain(self.svi.model, self.svi.guide, args, kwargs, self.names)
+        found = explain(program.model, program.guide, args, kwargs, self.names)
         self.buffers.restore()
         return (
             f"{self.in_a_row} steps in a row had a loss or a gradient that is not finite; the weights are those before them. "
@@ -159,9 +164,7 @@ def check_data(model: Callable, args: tuple, kwargs: dict[str, Any]) -> None:
                 raise
 
 
-def explain(
-    model: Callable, guide: Callable, args: tuple, kwargs: dict[str, Any], names: dict[str, nn.Parameter]
-) -> str:
+def explain(model: Callable, guide: Callable, args: tuple, kwargs: dict[str, Any], names: dict[str, Tensor]) -> str:
     """Say where a program stops being finite: the first such site with its rows, and the first such parameter."""
     with torch.no_grad(), pyro.validation_enabled(False), torch.random.fork_rng():
         guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pyro
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyrovae.data import Data, batches
-from pyrovae.programs import Pair, eval_mode, log_terms, paired_traces
-from pyrovae.training.sources import arguments_of
+from pyrovae.programs import Program, eval_mode, log_terms, paired_traces
 
 BATCH_SIZE = 1024
 TRAINING_ROWS = 1000
@@ -23,7 +22,8 @@ class Evaluation:
     """Means over rows of ELBO, divergence and reconstruction, in eval mode, with the same noise each epoch.
 
     Args:
-        pair: the program.
+        program: the program.
+        modules: those behind it.
         rows: the training rows, or None for a loader.
         validation: the validation rows, or None.
         place: the program's device and dtype.
@@ -33,14 +33,15 @@ class Evaluation:
 
     def __init__(
         self,
-        pair: Pair,
+        program: Program,
+        modules: Iterable[nn.Module],
         rows: Data | None,
         validation: Data | None,
         place: Mapping[str, Any],
         seed: int,
         whole: bool = False,
     ) -> None:
-        self.pair, self.place, self.seed = pair, place, seed
+        self.program, self.modules, self.place, self.seed = program, tuple(modules), place, seed
         self.batch_size = BATCH_SIZE if rows is None or not whole else max(BATCH_SIZE, len(rows))
         training = rows.drawn(seed) if rows is not None and whole else _some(rows, seed)
         self.parts: dict[str, Data | None] = {"": training, "validation_": validation}
@@ -79,15 +80,15 @@ class Evaluation:
 
     def _terms(self, data: Data) -> tuple[float, float, float]:
         sums = torch.zeros(2, dtype=torch.float64)
-        with torch.random.fork_rng(), torch.no_grad(), pyro.validation_enabled(False), eval_mode(self.pair.module):
+        with torch.random.fork_rng(), torch.no_grad(), pyro.validation_enabled(False), eval_mode(self.modules):
             torch.manual_seed(self.seed)
             for batch in batches(data, self.batch_size, False, **self.place):
-                sums += self._batch(*arguments_of(self.pair, batch, len(data)))
+                sums += self._batch(*self.program.on(batch.x, batch.covariates, len(data), batch.index))
         reconstruction, kl = (sums / len(data)).tolist()
         return reconstruction - kl, kl, reconstruction
 
-    def _batch(self, args: tuple, kwargs: Mapping[str, Any]) -> Tensor:
-        terms = log_terms(*paired_traces(self.pair, args, kwargs, nesting=self.nesting))
+    def _batch(self, program: Program, args: tuple, kwargs: Mapping[str, Any]) -> Tensor:
+        terms = log_terms(*paired_traces(program, args, kwargs, nesting=self.nesting))
         return torch.stack([terms.reconstruction.sum(), terms.kl.sum()]).double().cpu()
 
 

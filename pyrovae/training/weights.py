@@ -1,28 +1,24 @@
-"""What is trained, as named tensors: a module's parameters and buffers, or the parameters that a pair of functions announces."""
+"""What is trained, as named tensors: the parameters and buffers behind a program."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 class Weights:
     """Copies and restores the tensors behind a program.
 
     Args:
-        module: the module, if the program is one: all its parameters and buffers are taken.
-        parameters: else the parameters that the program announced, by name.
+        tensors: the live tensors by name, see :class:`pyrovae.programs.Announced`.
     """
 
-    def __init__(self, module: nn.Module | None, parameters: dict[str, nn.Parameter]) -> None:
-        self.module = module
-        self.parameters = parameters
+    def __init__(self, tensors: dict[str, Tensor]) -> None:
+        self.live = tensors
 
     def tensors(self) -> dict[str, Tensor]:
-        """The live tensors by name."""
-        if self.module is None:
-            return {name: parameter.detach() for name, parameter in self.parameters.items()}
-        return dict(self.module.state_dict())
+        """The live tensors by name, without their graph."""
+        return {name: tensor.detach() for name, tensor in self.live.items()}
 
     def copy(self) -> dict[str, Tensor]:
         """Copies of the tensors by name."""
