@@ -6,13 +6,17 @@ log-normal, Weibull or Pareto likelihoods: an entry is filled first, with a poin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import pyro.distributions as dist
 import torch
 from pyro.distributions.util import is_validation_enabled
 from torch import Tensor
 from torch.distributions import constraints, transform_to
+
+_COMPLETE: ContextVar[bool] = ContextVar("complete", default=False)
 
 _REMEDIES = {
     "boolean": (
@@ -23,6 +27,32 @@ _REMEDIES = {
     "bounded": "scale the data into the interval, off its ends, or use a likelihood on the real line",
     "other": "transform the data into the support, or use a likelihood whose support holds them",
 }
+
+
+@contextmanager
+def complete_data(complete: bool = True) -> Iterator[None]:
+    """Take data as complete inside the ``with`` block, where :func:`observed` and :func:`fill_zeros` look for no NaN.
+
+    For steps over rows that are known to be complete (``Data.complete``). The flag belongs to the thread, and is restored
+    on exit. NaN that comes nevertheless makes the density NaN.
+
+    Args:
+        complete: False does nothing, so that a flag can be passed on.
+
+    >>> with complete_data():
+    ...     is_complete()
+    True
+    """
+    token = _COMPLETE.set(complete or _COMPLETE.get())
+    try:
+        yield
+    finally:
+        _COMPLETE.reset(token)
+
+
+def is_complete() -> bool:
+    """Whether the data are known to be complete: inside :func:`complete_data`."""
+    return _COMPLETE.get()
 
 
 def interior_point(support: constraints.Constraint, like: Tensor) -> Tensor:
@@ -81,13 +111,17 @@ def observed(distribution: dist.TorchDistribution, x: Tensor, site: str = "x") -
             f"{site} must have shape (rows, {', '.join(map(str, distribution.event_shape))}) for this likelihood, "
             f"got {tuple(x.shape)}: reshape the data, or change the likelihood's event_shape"
         )
-    mask = ~torch.isnan(x)
     base, reinterpreted = _base(distribution)
+    if is_complete():
+        if is_validation_enabled():
+            _check(base, x, site)
+        return distribution, x
+    mask = ~torch.isnan(x)
     own = len(base.event_shape)
     point = interior_point(base.support, x)
     filled = torch.where(mask, x, point)
     if is_validation_enabled():
-        _check(base, filled, mask, site)
+        _check(base, filled, site)
     if event_dim and callable(getattr(distribution, "mask_entries", None)):
         return distribution.mask_entries(mask), filled
     entries = mask.flatten(-own).all(-1) if own else mask
@@ -100,7 +134,9 @@ def observed(distribution: dist.TorchDistribution, x: Tensor, site: str = "x") -
 
 
 def fill_zeros(x: Tensor) -> tuple[Tensor, Tensor]:
-    """The data with zeros for its missing entries, as a posterior sees it, and the mask (True where observed)."""
+    """Return the data with zeros for missing entries, as a posterior sees them, and the mask (True where observed)."""
+    if is_complete():
+        return x, x.new_ones((), dtype=torch.bool).expand(x.shape)
     mask = ~torch.isnan(x)
     return torch.where(mask, x, x.new_zeros(())), mask
 
@@ -112,7 +148,7 @@ def _base(distribution: dist.TorchDistribution) -> tuple[dist.TorchDistribution,
     return distribution, 0
 
 
-def _check(base: dist.TorchDistribution, filled: Tensor, mask: Tensor, site: str) -> None:
+def _check(base: dist.TorchDistribution, filled: Tensor, site: str) -> None:
     support = base.support
     if filled.isinf().any():
         raise ValueError(
@@ -141,6 +177,3 @@ def _rows(wrong: Tensor) -> str:
     rows = wrong.reshape(wrong.shape[0], -1).any(-1).nonzero()[:, 0].tolist()
     shown = ", ".join(map(str, rows[:5])) + (", ..." if len(rows) > 5 else "")
     return f"{len(rows)} of {wrong.shape[0]} rows ({shown})"
-
-
-__all__: Sequence[str] = ["fill_zeros", "interior_point", "observed"]

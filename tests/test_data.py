@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
+import warnings
 
+import anndata
 import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse
 import torch
 
-from pyrovae.data import Binarize, Data, SparseRows, as_data, split
+from pyrovae.data import Binarize, Data, SparseRows, as_data, batches, split
 
 NAN = float("nan")
 TABLE = np.arange(12.0).reshape(6, 2)
@@ -50,7 +53,7 @@ def test_every_kind_of_table_holds_the_same_rows(make):
     assert (len(data), data.event_shape) == (6, (2,))
     np.testing.assert_array_equal(dense(data), TABLE)
     np.testing.assert_array_equal(dense(data[[4, -5, 1]]), TABLE[[4, 1, 1]])
-    assert data.fingerprint() == as_data(TABLE).fingerprint()
+    assert data.fingerprint(values_only=True) == as_data(TABLE).fingerprint()
 
 
 @pytest.mark.parametrize(
@@ -133,7 +136,7 @@ def test_trees_are_indexed_together():
 def test_rows_labels_and_covariates_are_selected_alike(rows, numbers):
     data = as_data(TABLE, covariates={"c": np.arange(6.0)[:, None]}, labels=range(6))[rows]
     np.testing.assert_array_equal(dense(data), TABLE[numbers])
-    assert data.labels.tolist() == numbers
+    assert data.label.tolist() == numbers
     assert data.covariates["c"][:, 0].tolist() == numbers
 
 
@@ -151,7 +154,7 @@ def test_labels_are_never_covariates():
 
 def test_as_data_adds_to_data_what_is_given():
     data = as_data(as_data(TABLE, labels=range(6), variant="counts"), covariates={"c": range(6)})
-    assert (data.variant, data.labels.tolist(), list(data.covariates)) == ("counts", list(range(6)), ["c"])
+    assert (data.variant, data.label.tolist(), list(data.covariates)) == ("counts", list(range(6)), ["c"])
     assert as_data(data, variant="grey").variant == "grey"
 
 
@@ -219,10 +222,10 @@ def test_split_is_a_partition_by_its_seed(fraction: float):
     data = as_data(torch.arange(100.0), labels=range(100))
     train, validation = split(data, fraction, seed=1)
     assert len(validation) == max(1, round(fraction * 100))
-    assert sorted([*train.labels.tolist(), *validation.labels.tolist()]) == list(range(100))
+    assert sorted([*train.label.tolist(), *validation.label.tolist()]) == list(range(100))
     assert (train.split, validation.split, train.seed) == ("train", "validation", 1)
     again, others = split(data, fraction, seed=1)[1], split(data, fraction, seed=2)[1]
-    assert again.labels.tolist() == validation.labels.tolist() != others.labels.tolist()
+    assert again.label.tolist() == validation.label.tolist() != others.label.tolist()
 
 
 def test_split_draws_the_validation_rows_once():
@@ -251,3 +254,299 @@ def test_drawn_is_recorded_and_done():
     once = data.drawn(5)
     assert (once.seed, once.transform, once.drawn(6) is once) == (5, None, True)
     assert once.fingerprint() == data.drawn(5).fingerprint() != data.drawn(6).fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("x", "complete"),
+    [
+        (TABLE, True),
+        (TABLE.astype(int), True),
+        (np.where(TABLE == 11, NAN, TABLE), False),
+        ({"a": TABLE, "b": np.where(TABLE == 0, NAN, TABLE)}, False),
+        (scipy.sparse.csr_array(TABLE), True),
+        (scipy.sparse.csr_array(np.where(TABLE == 11, NAN, TABLE)), False),
+        (np.append(np.zeros(9000), NAN), False),
+    ],
+)
+def test_data_know_whether_they_are_complete(x, complete):
+    assert as_data(x).complete is complete
+
+
+def test_rows_are_one_batch_without_the_transform():
+    data = Data(torch.rand(6, 2), covariates={"c": torch.arange(6)}, transform=Binarize())
+    for index, numbers in ((torch.tensor([4, 1]), [4, 1]), (slice(2, 4), [2, 3])):
+        batch = data.rows(index)
+        assert batch.index.tolist() == batch.covariates["c"].tolist() == numbers
+        assert torch.equal(batch.x, data.x[numbers])
+
+
+# Matched by name, never by place
+
+
+FRAME = pd.DataFrame(TABLE, columns=["a", "b"], index=list("uvwxyz"))
+
+
+def test_rows_of_covariates_and_labels_are_matched_by_index():
+    sizes = pd.Series(range(6), index=FRAME.index)
+    shuffled = sizes.sample(frac=1, random_state=0)
+    data = as_data(FRAME, covariates={"size": shuffled}, labels=shuffled.to_frame("kind"))
+    assert data.covariates["size"].tolist() == data.labels["kind"].tolist() == list(range(6))
+    assert as_data(data, labels=shuffled).label.tolist() == list(range(6))
+    assert as_data(data[2:], labels=shuffled[FRAME.index[:1:-1]]).label.tolist() == [2, 3, 4, 5]
+    both = as_data({"one": FRAME, "two": FRAME[::-1]})
+    assert torch.equal(both.x["one"], both.x["two"])
+    assert as_data(TABLE, labels=shuffled).label.tolist() == shuffled.tolist()  # an array's rows have no names
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        (pd.Series(range(6)), "the rows of .* lacking 'u', 'v', .* and others 0, 1"),
+        (pd.Series(range(7), index=list("uvwxyzA")), "got 7 for 6: others 'A'"),
+        (pd.Series(range(5), index=list("uvwxy")), "got 5 for 6: lacking 'z'"),
+        (pd.Series(range(6), index=list("uvwxyy")), "lacking 'z'"),
+    ],
+)
+def test_rows_with_other_names_are_refused(sizes, message):
+    with pytest.raises(ValueError, match=message):
+        as_data(FRAME, covariates={"size": sizes})
+    with pytest.raises(ValueError, match=message):
+        as_data(FRAME, labels=sizes)
+
+
+@pytest.mark.parametrize("make", [lambda f: f, lambda f: {"t": f}, lambda f: f.astype(pd.SparseDtype(float, 0))])
+def test_columns_in_another_order_are_put_right_and_others_refused(make):
+    train, other = as_data(make(FRAME)), as_data(make(FRAME[["b", "a"]] * 2))
+    matched = train.matched(other)
+    assert matched.fingerprint() == as_data(make(FRAME * 2)).fingerprint() != other.fingerprint()
+    assert matched.columns == train.columns
+    with pytest.raises(
+        ValueError, match=r"the columns of x.* got 2 for 2: lacking 'b' and others 'c'; rename or select"
+    ):
+        train.matched(as_data(make(FRAME.rename(columns={"b": "c"}))))
+    with pytest.raises(ValueError, match="got 1 for 2: lacking 'b'"):
+        train.matched(as_data(make(FRAME[["a"]])))
+
+
+def test_where_one_of_two_has_no_names_places_count():
+    assert as_data(FRAME).matched(as_data(TABLE + 1)).x.tolist() == (TABLE + 1).tolist()
+    assert as_data(TABLE).matched(as_data(FRAME)).columns == ("a", "b")
+    with pytest.raises(ValueError, match=r"expected rows of shape \(2,\) in x, as the training rows have, got \(3,\)"):
+        as_data(FRAME).matched(as_data(np.zeros((4, 3))))
+    with pytest.raises(ValueError, match=r"expected data with the parts x, got x\['a'\]; give the same dict or tuple"):
+        as_data(FRAME).matched(as_data({"a": FRAME}))
+
+
+def test_covariates_are_matched_by_name_and_level():
+    train = as_data(TABLE, covariates={"batch": list("abcabc"), "size": range(6)})
+    assert train.levels == {"batch": ("a", "b", "c")}
+    other = as_data(TABLE[:3], covariates={"size": range(3), "batch": list("cca"), "more": range(3)})
+    assert other.covariates["batch"].tolist() == [1, 1, 0]
+    matched = train.matched(other)
+    assert {name: value.tolist() for name, value in matched.covariates.items()} == {
+        "batch": [2, 2, 0],
+        "size": [0, 1, 2],
+    }
+    assert matched.levels == train.levels
+    codes = as_data(TABLE[:3], covariates={"size": range(3), "batch": [2, 1, 0]})
+    assert train.matched(codes).covariates["batch"].tolist() == [2, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("covariates", "message"),
+    [
+        ({"batch": list("abd")}, "'batch' has the level 'd' in row 2, expected one of 'a', 'b', 'c', coded 0..2: drop"),
+        ({"batch": [0, -1, 2]}, "'batch' has the code -1 in row 1"),
+        ({"batch": [0, 1, 3]}, "'batch' has the code 3 in row 2"),
+        ({"batch": [0.5, 1, 2]}, "'batch' has the code 0.5 in row 0"),
+        ({"batch": torch.zeros(3, 1)}, r"expected rows of shape \(\) in covariates\['batch'\].*got \(1,\); reshape"),
+        ({"other": [1, 2, 3]}, r"expected the covariate 'batch', which the training rows have, got \['other'\]"),
+        (None, r"expected the covariate 'batch', which the training rows have, got \[\]; write .*\{'batch': values\}"),
+    ],
+)
+def test_covariates_that_do_not_match_are_refused(covariates, message):
+    train = as_data(TABLE, covariates={"batch": list("abcabc")})
+    with pytest.raises(ValueError, match=message):
+        train.matched(as_data(TABLE[:3], covariates=covariates))
+
+
+def test_text_is_no_match_for_numbers():
+    train = as_data(TABLE, covariates={"batch": range(6)})
+    with pytest.raises(
+        ValueError, match=r"expected 'batch' to be numbers, as in the training rows, got the levels \['a'"
+    ):
+        train.matched(as_data(TABLE, covariates={"batch": list("abcabc")}))
+
+
+def test_covariates_come_once():
+    with pytest.raises(ValueError, match=r"expected covariates once, got \['c'\] with the data and others beside it"):
+        as_data(as_data(TABLE, covariates={"c": range(6)}), covariates={"c": range(6)})
+
+
+# Levels
+
+
+KINDS = pd.DataFrame({"size": [1.5, 2.0, NAN], "kind": ["cat", None, "dog"]}, index=[5, 3, 4])
+
+
+def test_categories_become_codes_on_request():
+    data = as_data(KINDS, categories=True)
+    np.testing.assert_array_equal(dense(data), [[1.5, 0], [2.0, NAN], [NAN, 1]])
+    assert data.levels == {"kind": ("cat", "dog")}
+    ordered = KINDS.assign(kind=pd.Categorical(["dog", None, "dog"], categories=["dog", "cow", "cat"]))
+    other = as_data(ordered, categories=True)
+    assert other.levels == {"kind": ("dog", "cow", "cat")}
+    np.testing.assert_array_equal(dense(data.matched(other))[:, 1], [1, NAN, 1])
+    with pytest.raises(ValueError, match="'kind' has the level 'cow' in row 1, expected one of 'cat', 'dog'"):
+        data.matched(as_data(KINDS.assign(kind=["cat", "cow", "dog"]), categories=True))
+
+
+def test_columns_by_name_are_taken_out():
+    data = as_data(KINDS.assign(batch=list("bab")), covariates=["batch"], labels="kind")
+    assert (data.columns, data.covariates["batch"].tolist(), data.labels["kind"].tolist()) == (
+        ("size",),
+        [1, 0, 1],
+        [0, -1, 1],
+    )
+    assert data.levels == {"batch": ("a", "b"), "kind": ("cat", "dog")}
+    with pytest.raises(
+        ValueError, match="expected a column 'bach' in the table, got: 'size', 'kind'; correct its name"
+    ):
+        as_data(KINDS, covariates=["bach"])
+    with pytest.raises(
+        ValueError, match=r"expected a table for columns by name, got ndarray and the names \['batch'\]"
+    ):
+        as_data(TABLE, covariates=["batch"])
+
+
+def test_a_missing_category_is_refused_as_a_covariate():
+    with pytest.raises(ValueError, match=r"expected covariates\['kind'\] without missing entries, got NaN in row 1"):
+        as_data(KINDS["size"].fillna(0), covariates=KINDS[["kind"]])
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        (pd.date_range("2020-01-01", periods=12), "'t' .dates: write .column - start..dt.days, say"),
+        (["2020-01-01", "2021-02-03"] * 6, "'t' .dates: write .pandas.to_datetime.column. - start..dt.days"),
+        (["01.02.2020 10:00"] * 12, "'t' .dates"),
+        ([f"patient {n}" for n in range(12)], "ids or free text, 12 distinct in 12 rows: make it the index"),
+        (["1", "2", "?"] * 4, "text among numbers, '\\?' in row 2: leave a missing entry empty"),
+        (["1,5", "2", "3"] * 4, "text among numbers, '1,5' in row 0"),
+        (["a", "b"] * 6, "the levels 'a', 'b': give it as a covariate or a label, or write categories=True"),
+    ],
+)
+def test_columns_that_are_no_numbers_are_refused_with_a_remedy(column, message):
+    with pytest.raises(TypeError, match=message):
+        as_data(pd.DataFrame({"n": range(12), "t": column}))
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "refused"),
+    [
+        ("id", range(12), True),
+        ("patient_ID", range(5, 17), True),
+        ("id", [*range(11), 0], False),
+        ("humid", range(12), False),
+        ("id", np.arange(12) / 2, False),
+    ],
+)
+def test_ids_are_integers_each_once_under_such_a_name(name, column, refused):
+    frame = pd.DataFrame({"n": range(12), name: column})
+    if refused:
+        with pytest.raises(TypeError, match=f"'{name}' .ids: make it the index, or leave it out"):
+            as_data(frame)
+    else:
+        assert as_data(frame).columns == ("n", name)
+
+
+def test_columns_come_once():
+    with pytest.raises(ValueError, match="expected each column of x once, got 'a' twice"):
+        as_data(pd.DataFrame(TABLE, columns=["a", "a"]))
+
+
+@pytest.mark.parametrize("dtype", [int, float])
+def test_sparse_frames_stay_sparse(dtype):
+    """Those that scanpy's ``to_df`` and ``DataFrame.sparse.from_spmatrix`` give."""
+    matrix = scipy.sparse.csr_array((TABLE % 3).astype(dtype))
+    data = as_data(pd.DataFrame.sparse.from_spmatrix(matrix, columns=["a", "b"]))
+    assert isinstance(data.x, SparseRows)
+    assert data.columns == ("a", "b")
+    np.testing.assert_array_equal(dense(data), matrix.toarray())
+    half = pd.DataFrame.sparse.from_spmatrix(matrix).assign(c=range(6))
+    np.testing.assert_array_equal(dense(as_data(half)), np.column_stack([matrix.toarray(), range(6)]))
+
+
+def test_anndata_give_counts_names_labels_and_covariates():
+    counts = scipy.sparse.csr_matrix(TABLE.astype("float32"))
+    obs = pd.DataFrame(
+        {"batch": list("bbabab"), "kind": pd.Categorical(list("xyxyxy")), "depth": range(6)}, list("uvwxyz")
+    )
+    cells = anndata.AnnData(counts, obs=obs, var=pd.DataFrame(index=["g1", "g2"]))
+    data = as_data(cells[::-1][::-1].copy(), covariates=["batch", "depth"])
+    assert isinstance(data.x, SparseRows)
+    assert (data.columns, list(data.row_names)) == (("g1", "g2"), list("uvwxyz"))
+    assert data.levels == {"batch": ("a", "b"), "kind": ("x", "y")}
+    assert data.covariates["batch"].tolist() == [1, 1, 0, 1, 0, 1]
+    assert data.labels["kind"].tolist() == [0, 1, 0, 1, 0, 1]
+    other = cells[:, ["g2", "g1"]].copy()
+    np.testing.assert_array_equal(dense(data.matched(as_data(other, covariates=["batch", "depth"]))), TABLE)
+    both = as_data({"rna": cells, "other": FRAME[::-1]})
+    np.testing.assert_array_equal(both.dense().x["rna"], both.x["other"])
+
+
+# Digits lost by a cast
+
+
+@pytest.mark.parametrize(
+    ("mean", "spread", "lost"),
+    [
+        (5_800_000.0, 0.2, True),
+        (2_460_000.0, 0.05, True),
+        (1_700_000_000.0, 60.0, True),
+        (1_700_000_000.0, 60.0 * 400, False),
+        (2_460_000.0, 365.0, False),
+        (0.1, 0.0, False),
+        (0.0, 1.0, False),
+    ],
+)
+def test_a_cast_that_loses_digits_warns(mean, spread, lost):
+    x = mean + spread * np.random.default_rng(0).normal(size=(200, 1))
+    frame = pd.DataFrame({"good": np.linspace(0, 1, 200), "when": x[:, 0]})
+    for data, name in (
+        (frame, "when"),
+        (x, r"x\[:, 0\]"),
+        (as_data(frame[["good"]], {"c": x[:, 0]}), r"covariates\['c'\]"),
+    ):
+        assert bool(as_data(data).coarse) is lost
+        batches(data, 10, dtype=torch.float64)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            batches(data, 10, dtype=torch.float32)
+        told = [str(warning.message) for warning in caught]
+        assert bool(told) is lost
+        assert all(
+            re.match(f"single precision rounds {name}.* by more than 1 % .*subtract a constant.*vae.double", t)
+            for t in told
+        )
+
+
+def test_integers_lose_digits_above_24_bits_alone():
+    exact = np.arange(2**24 - 30, 2**24)[:, None]
+    assert as_data(exact).coarse == ()
+    assert as_data(exact + 40).coarse == ("x[:, 0]",)
+
+
+def test_a_fingerprint_knows_names_covariates_and_levels():
+    prints = [
+        as_data(TABLE),
+        as_data(FRAME),
+        as_data(FRAME.rename(columns={"b": "c"})),
+        as_data(TABLE, {"c": range(6)}),
+        as_data(TABLE, {"c": [0, 1, 2, 3, 4, 4]}),
+        as_data(TABLE, {"d": range(6)}),
+        as_data(TABLE, {"c": list("abcdef")}),
+        as_data(TABLE, {"c": list("abcdeg")}),
+    ]
+    assert len({data.fingerprint() for data in prints}) == len(prints)
+    assert len({data.fingerprint(values_only=True) for data in prints}) == 1

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import anndata
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    Subset,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
-from pyrovae.data import Binarize, Data, as_data, batches, epoch_order, loader_batches
+from pyrovae.data import Binarize, Data, as_data, batches, epoch_order, loader_batches, map_batches
 
 ROWS = torch.arange(23.0)[:, None] + torch.tensor([0.0, 100.0])
 
@@ -134,7 +147,7 @@ class Stream(IterableDataset):
     ],
 )
 def test_loaders_are_read_by_name(source, names):
-    seen = list(loader_batches(source, covariate_names=names, dtype=torch.float64))
+    seen = list(loader_batches(source, covariates=names, dtype=torch.float64))
     x = torch.cat([batch.x["image"] if isinstance(batch.x, dict) else batch.x for batch in seen])
     assert torch.equal(x, ROWS.double())
     assert torch.equal(torch.cat([batch.index for batch in seen]), LABELS)
@@ -166,7 +179,7 @@ def test_loaders_tell_their_length_where_they_know_it():
 
 def test_several_covariates_variables_by_place():
     dataset = TensorDataset(ROWS, ROWS[:, 0], LABELS)
-    batch = next(iter(loader_batches(dataset, 23, shuffle=False, covariate_names=("size", "label"))))
+    batch = next(iter(loader_batches(dataset, 23, shuffle=False, covariates=("size", "label"))))
     assert torch.equal(batch.covariates["size"], ROWS[:, 0])
     assert torch.equal(batch.covariates["label"], LABELS)
 
@@ -183,3 +196,50 @@ def test_a_pass_resumes_in_its_middle():
     assert [batch.index.tolist() for batch in rest] == [batch.index.tolist() for batch in whole[4:]]
     assert torch.equal(torch.cat([batch.index for batch in whole]), order)
     assert batches(ROWS, 4, shuffle=False).order() is None
+
+
+PART = SubsetRandomSampler(range(9))
+
+
+@pytest.mark.parametrize(
+    ("options", "rows"),
+    [
+        ({"sampler": PART}, 9),
+        ({"sampler": range(9)}, 9),
+        ({"batch_sampler": BatchSampler(PART, 4, drop_last=False)}, 9),
+        ({"batch_sampler": [[0, 1], [2, 3]]}, 23),
+        ({"sampler": RandomSampler(LABELS, replacement=True, num_samples=7)}, 23),
+        ({"sampler": RandomSampler(LABELS, replacement=True, num_samples=70)}, 23),
+        ({"sampler": WeightedRandomSampler([1.0] * 23, 10)}, 23),
+        ({"sampler": DistributedSampler(LABELS, num_replicas=3, rank=0)}, 23),
+        ({"shuffle": True, "batch_size": 10, "drop_last": True}, 23),
+    ],
+)
+def test_a_sampler_of_a_part_sets_the_number_of_rows(options, rows):
+    """A sampler that draws from all rows does not, however long its epoch is."""
+    assert loader_batches(DataLoader(TensorDataset(ROWS), **options)).num_rows == rows
+    subset = DataLoader(Subset(TensorDataset(ROWS), range(12)), batch_size=5)
+    assert loader_batches(subset).num_rows == 12
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        as_data,
+        torch.Tensor.numpy,
+        torch.Tensor.tolist,
+        lambda x: pd.DataFrame(x.numpy()),
+        lambda x: scipy.sparse.csr_array(x.numpy()),
+        lambda x: scipy.sparse.dok_array(x.numpy()),
+        lambda x: anndata.AnnData(x.numpy()),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::anndata.ImplicitModificationWarning")
+def test_functions_are_mapped_over_any_kind_of_data(make):
+    like = torch.zeros((), dtype=torch.float64)
+    got = map_batches(lambda batch: {"sum": batch.x.sum(1), "row": batch.index}, make(ROWS), like=like, batch_size=5)
+    assert torch.equal(got["sum"], ROWS.double().sum(1))
+    assert torch.equal(got["row"], torch.arange(23))
+    covariates = {"size": range(23)}
+    got = map_batches(lambda batch: (batch.x + batch.covariates["size"])[None], ROWS[:, 0], covariates, dim=1)
+    assert torch.equal(got, 2 * ROWS[None, :, 0])

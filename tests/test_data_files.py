@@ -62,7 +62,7 @@ def test_an_npz_of_several_arrays(tmp_path: Path):
     np.savez(tmp_path / "rows.npz", images=TABLE, digit=np.arange(20), other=TABLE[:5])
     data = load(tmp_path / "rows.npz", array="images", labels="digit")
     np.testing.assert_array_equal(rows(data), TABLE)
-    assert data.labels.tolist() == list(range(20))
+    assert data.label.tolist() == list(range(20))
     np.savez(tmp_path / "pair.npz", images=TABLE, digit=np.arange(20))
     assert load(tmp_path / "pair.npz", labels="digit").event_shape == (3,)
 
@@ -92,13 +92,13 @@ def test_tables_of_text(tmp_path: Path, text: str, expected, columns):
         (["dog", "cat", "dog"], [1, 0, 1]),
         ([5, 3, 5], [5, 3, 5]),
         (["b", None, "a"], [1, -1, 0]),
-        ([0.5, 2, 1], [0, 2, 1]),
+        ([0.5, 2, 1], [0.5, 2, 1]),
     ],
 )
 def test_a_column_of_labels(tmp_path: Path, column, codes):
     pd.DataFrame({"a": [1, 2, 3], "kind": column}).to_csv(tmp_path / "rows.csv", index=False)
     data = load(tmp_path / "rows.csv", labels="kind")
-    assert (data.labels.tolist(), data.columns) == (codes, ("a",))
+    assert (data.label.tolist(), data.columns) == (codes, ("a",))
 
 
 @pytest.mark.parametrize("zipped", [True, False])
@@ -151,7 +151,7 @@ def test_images_are_read_when_they_are_wanted(tmp_path: Path):
 def test_subfolders_are_classes(tmp_path: Path):
     pictures(tmp_path, ["dog/1.png", "dog/2.jpg", "cat/1.png", "cat/old/2.bmp"])
     data = load(tmp_path)
-    assert data.labels.tolist() == [0, 0, 1, 1]
+    assert data.label.tolist() == [0, 0, 1, 1]
     assert [path.relative_to(tmp_path).as_posix() for path in data.x.paths][:2] == ["cat/1.png", "cat/old/2.bmp"]
     pictures(tmp_path, ["loose.png"])
     assert load(tmp_path).labels is None

@@ -88,7 +88,7 @@ def test_digits_are_counts_or_sixteenths():
     counts, scaled = load("digits"), load("digits", variant="scaled")
     np.testing.assert_array_equal(counts.x.reshape(1797, 64).numpy(), pixels)
     np.testing.assert_allclose(scaled.x.reshape(1797, 64).numpy(), pixels / 16)
-    np.testing.assert_array_equal(counts.labels.numpy(), labels)
+    np.testing.assert_array_equal(counts.label.numpy(), labels)
     assert (counts.variant, scaled.variant, counts.x.dtype) == ("counts", "scaled", torch.float32)
     assert counts.event_shape == (1, 8, 8)
 
@@ -126,7 +126,7 @@ def test_mnist_keeps_its_order_and_its_test_set(mnist: Path):
     assert torch.equal(data.test.x, raw("mnist/t10k-images-idx3-ubyte.gz"))
     assert data.train.x.data_ptr() == data.x.data_ptr()
     labels = np.frombuffer(tiny_mnist()["mnist/t10k-labels-idx1-ubyte.gz"][8:], np.uint8)
-    np.testing.assert_array_equal(data.test.labels.numpy(), labels)
+    np.testing.assert_array_equal(data.test.label.numpy(), labels)
     assert len(load("mnist", "uint8", validation=12).train) == 48
     assert list(load("mnist", "uint8", validation=0).parts) == ["train", "test"]
 
@@ -351,7 +351,7 @@ def test_the_real_test_sets_are_those_of_the_reported_numbers(variant: str, fing
     data = load("mnist", variant)
     assert [len(part) for part in (data.train, data.validation, data.test)] == [55_000, 5_000, 10_000]
     assert data.test.fingerprint() == fingerprint
-    assert data.test.labels[:5].tolist() == [7, 2, 1, 0, 4]
+    assert data.test.label[:5].tolist() == [7, 2, 1, 0, 4]
 
 
 @pytest.mark.usefixtures("real")

@@ -86,9 +86,13 @@ CASES = {
     "text columns": (
         lambda: as_data(pd.DataFrame({"a": [1.0], "kind": ["cat"]})),
         TypeError,
-        "expected x to hold columns of numbers, got others: 'kind'; drop them, code them by pandas.get_dummies",
+        r"expected x to hold columns of numbers, got 'kind' \(the levels 'cat': give it as a covariate or .*categories",
     ),
-    "categorical": (lambda: as_data(pd.DataFrame({"k": pd.Categorical([1])})), TypeError, "got others: 'k'"),
+    "categorical": (
+        lambda: as_data(pd.DataFrame({"k": pd.Categorical([1])})),
+        TypeError,
+        "got 'k' .the levels '1': give",
+    ),
     "dict of lengths": (
         lambda: as_data({"a": X, "b": X[:4]}),
         ValueError,
@@ -145,8 +149,8 @@ CASES = {
         ValueError,
         "some of the 1 rows to be left for training, got 1 for",
     ),
-    "batch size 0": (lambda: batches(X, 0), ValueError, "expected batch_size >= 1, got 0; write batch_size=128"),
-    "batch size 2.5": (lambda: batches(X, 2.5), TypeError, "expected batch_size to be a whole number, got 2.5"),
+    "batch size 0": (lambda: batches(X, 0), ValueError, "batch_size must be at least 1, got 0"),
+    "batch size 2.5": (lambda: batches(X, 2.5), TypeError, "batch_size must be an integer, got 2.5"),
     "nothing left": (
         lambda: batches(X, 7, drop_last=True),
         ValueError,
@@ -166,27 +170,27 @@ CASES = {
     "pair of data": (
         lambda: loaded(PAIRS, batch_size=3),
         ValueError,
-        r"expected x and 0 covariates from the loader, got a tuple of 2; name .*covariate_names=\['label'\]",
+        r"expected x and 0 covariates from the loader, got 2 parts; name .*covariates=\['label'\]",
     ),
     "too many names": (
-        lambda: loaded(PAIRS, batch_size=3, covariate_names=["a", "b"]),
+        lambda: loaded(PAIRS, batch_size=3, covariates=["a", "b"]),
         ValueError,
         "x and 2 covariates",
     ),
     "names as text": (
-        lambda: loaded(PAIRS, batch_size=3, covariate_names="label"),
+        lambda: loaded(PAIRS, batch_size=3, covariates="label"),
         TypeError,
         r"got 'label'; write \['label'\]",
     ),
     "unread part": (
         lambda: loaded([{"x": X, "label": X}]),
         ValueError,
-        r"expected each part beside 'x' to be named as covariates, got 'label'; write covariate_names=\['label'\]",
+        r"expected each part beside 'x' to be named as a covariate, got 'label'; write covariates=\['label'\]",
     ),
     "lacking part": (
-        lambda: loaded([{"x": X}], covariate_names=["label"]),
+        lambda: loaded([{"x": X}], covariates=["label"]),
         ValueError,
-        "expected the loader to yield a part named 'label', got: 'x'; correct covariate_names",
+        "expected the loader to yield a part named 'label', got: 'x'; correct covariates",
     ),
     "spent generator": (
         lambda: loaded(iter(())),
@@ -346,7 +350,7 @@ FILES = {
         lambda path: path.write_text("a,kind\n1,cat\n"),
         {},
         TypeError,
-        "columns of numbers, got others: 'kind'",
+        "columns of numbers, got 'kind' .the levels 'cat': give",
     ),
     "infinite csv": ("a.csv", lambda path: path.write_text("a,b\n1,inf\n"), {}, ValueError, "got 1 infinite entries"),
     "other column": (

@@ -1,5 +1,8 @@
 """Missing entries: gradients are finite, and those of the same program on the observed entries alone."""
 
+from concurrent.futures import ThreadPoolExecutor
+
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
@@ -7,7 +10,7 @@ from families import CASES
 from pyro.infer import Trace_ELBO
 
 import pyrovae as pvae
-from pyrovae.missing import observed
+from pyrovae.missing import complete_data, fill_zeros, is_complete, observed
 
 
 def likelihood_of(case):
@@ -103,3 +106,44 @@ def test_one_hot_entries_are_masked_whole():
     distribution, filled = observed(dist.OneHotCategorical(logits=logits).to_event(1), x)
     expected = torch.log(torch.tensor(0.25)) * torch.tensor([1.0, 2.0, 2.0])
     torch.testing.assert_close(distribution.log_prob(filled), expected)
+
+
+@pytest.mark.parametrize("case", CASES, ids=repr)
+def test_complete_data_need_no_mask_and_have_the_same_density(case):
+    likelihood = likelihood_of(case)
+    complete, _ = data_of(likelihood)
+    plain = likelihood(torch.zeros(6, 2, dtype=torch.float64))
+    masked, filled = observed(plain, complete)
+    with complete_data():
+        distribution, x = observed(plain, complete)
+    assert distribution is plain
+    assert x is complete
+    torch.testing.assert_close(distribution.log_prob(x), masked.log_prob(filled), rtol=0, atol=1e-12)
+
+
+def test_complete_data_are_still_checked_and_the_flag_is_left_as_it_was():
+    normal, x = dist.Normal(torch.zeros(2, 3), 1.0).to_event(1), torch.zeros(2, 3)
+    with complete_data():
+        assert fill_zeros(x)[0] is x
+        assert fill_zeros(x)[1].all()
+        assert fill_zeros(x)[1].shape == x.shape
+        with complete_data(False):
+            assert is_complete()
+        with ThreadPoolExecutor(1) as other:
+            assert not other.submit(is_complete).result()
+        with pytest.raises(ValueError, match="x holds infinite values in 1 of 2 rows"):
+            observed(normal, torch.tensor([[0.0, torch.inf, 0.0], [0.0, 0.0, 0.0]]))
+        with pytest.raises(ValueError, match="outside the support of Poisson"):
+            observed(dist.Poisson(torch.ones(2, 3)).to_event(1), x - 1)
+    assert not is_complete()
+    with pytest.raises(RuntimeError), complete_data():
+        raise RuntimeError
+    assert not is_complete()
+
+
+def test_a_missing_entry_in_complete_data_is_no_number_of_its_own():
+    """A wrong flag shows: the density is NaN, not that of a filled entry."""
+    normal = dist.Normal(torch.zeros(1, 2), 1.0, validate_args=False).to_event(1)
+    with complete_data(), pyro.validation_enabled(False):
+        distribution, x = observed(normal, torch.tensor([[torch.nan, 0.0]]))
+        assert distribution.log_prob(x).isnan().all()

@@ -177,7 +177,7 @@ def _suffix(path: Path) -> str:
 
 
 def _write_npz(path: Path, z: np.ndarray, rows: Data) -> None:
-    labels = {} if rows.labels is None else {"labels": rows.labels.numpy()}
+    labels = {} if rows.label is None else {"labels": rows.label.numpy()}
     _write_arrays(path, {"z": z, **labels})
 
 
@@ -187,8 +187,8 @@ def _write_parquet(path: Path, z: np.ndarray, rows: Data) -> None:
     if z.ndim != 2:
         raise ValueError("a .parquet file holds one vector a row: leave --samples out, or write an .npz file")
     frame = pd.DataFrame(z, columns=[f"z{number}" for number in range(z.shape[1])])
-    if rows.labels is not None:
-        frame["label"] = rows.labels.numpy()
+    if rows.label is not None:
+        frame["label"] = rows.label.numpy()
     save_file_atomic(path, frame.to_parquet)
 
 

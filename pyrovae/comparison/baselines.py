@@ -66,7 +66,7 @@ def _score(fitted: Any, x: Any) -> Pointwise:
     held_out = as_data(x)
     variant = held_out.variant
     scores = fitted.score_samples(_matrix(held_out))
-    return Pointwise(scores, measure="density", variant=variant, rows=held_out.fingerprint(), split=held_out.split)
+    return Pointwise(scores, measure="density", variant=variant, rows=held_out.fingerprint(True), split=held_out.split)
 
 
 def _matrix(x: Any) -> np.ndarray:

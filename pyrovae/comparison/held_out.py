@@ -152,7 +152,7 @@ class _Evaluation:
 def _check_split(data: Data | None, train: Any, in_sample: bool) -> None:
     if data is None or in_sample:
         return
-    if data.split == "train" or (train is not None and as_data(train).fingerprint() == data.fingerprint()):
+    if data.split == "train" or (train is not None and as_data(train).fingerprint(True) == data.fingerprint(True)):
         raise ValueError(
             "these rows are training rows, on which overfitting wins: pass held-out rows, or in_sample=True"
         )

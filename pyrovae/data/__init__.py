@@ -1,11 +1,12 @@
-"""Data: named sets, files and arrays as frozen `Data`, and its mini-batches."""
+"""Data: named sets, files, tables and arrays as frozen `Data`, and its mini-batches."""
 
-from pyrovae.data.batching import Batch, Batches, LoaderBatches, batches, epoch_order, loader_batches
-from pyrovae.data.convert import as_data
+from pyrovae.data.batching import Batches, batches, epoch_order, map_batches
+from pyrovae.data.convert import as_covariates, as_data
 from pyrovae.data.images import ImageRows
+from pyrovae.data.loaders import LoaderBatches, loader_batches
 from pyrovae.data.loading import Listing, available, load
 from pyrovae.data.rows import LazyRows, SparseRows
-from pyrovae.data.table import Data, split
+from pyrovae.data.table import Batch, Data, split
 from pyrovae.data.transforms import Binarize
 
 __all__ = [
@@ -18,11 +19,13 @@ __all__ = [
     "Listing",
     "LoaderBatches",
     "SparseRows",
+    "as_covariates",
     "as_data",
     "available",
     "batches",
     "epoch_order",
     "load",
     "loader_batches",
+    "map_batches",
     "split",
 ]

@@ -5,127 +5,196 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pyrovae.data.rows import LazyRows, Rows, SparseRows, map_tree
+from pyrovae.data.frames import aligned, coded, column_names, frame_values, is_from, own_columns, row_names
+from pyrovae.data.rows import LazyRows, Rows, SparseRows, first_row, leaves, map_tree, stored, take
 from pyrovae.data.table import Data
 
-if TYPE_CHECKING:
-    import pandas as pd
+Levels = dict[str, tuple[str, ...]]
 
 _WIDER = {"uint16": np.int32, "uint32": np.int64, "uint64": np.float64, "longdouble": np.float64}
 """Dtypes that torch lacks or hardly supports, and those that hold their values."""
 
 
 def as_data(
-    x: Any, covariates: Mapping[str, Any] | None = None, variant: str | None = None, *, labels: Any = None
+    x: Any,
+    covariates: Any = None,
+    variant: str | None = None,
+    *,
+    labels: Any = None,
+    categories: bool = False,
 ) -> Data:
-    """Rows of any common kind as `Data`; tensors and arrays are shared where possible, not copied.
+    """Return rows of any common kind as ``Data``; tensors and arrays are shared where possible, not copied.
+
+    The rows of tables are matched by their index, in ``covariates`` and ``labels`` too: another order is put right, other
+    names are refused.
 
     Args:
-        x: A tensor, a numpy array (a masked entry becomes NaN), lists of numbers, a pandas DataFrame (its columns are
-            kept), a scipy sparse matrix (kept sparse, made dense batch by batch), `Data`, or a dict or tuple of these.
-            NaN is a missing entry.
-        covariates: For each name, an array of as many rows; no missing entries. Labels never become covariates by themselves.
-        variant: What kind of numbers these are ("grey", "counts", ...), printed beside every result.
-        labels: One label a row, for figures and scores.
+        x: a tensor, a numpy array (a masked entry becomes NaN), lists of numbers, a pandas or polars DataFrame, a scipy
+            sparse matrix (kept sparse, made dense batch by batch), an AnnData (its ``X``; columns of ``obs`` with levels
+            are the labels), ``Data``, or a dict or tuple of these. NaN is a missing entry.
+        covariates: for each name, an array of as many rows, without missing entries; a DataFrame; or the names of columns
+            of ``x`` (of ``obs``), which are taken out of the data. Text becomes codes, whose levels are kept.
+        variant: what kind of numbers these are ("grey", "counts", ...), printed beside every result.
+        labels: one label a row, for figures and scores; a dict or DataFrame of these; or the name of a column of ``x``.
+            Labels never become covariates by themselves.
+        categories: whether columns of text or categories become codes 0, 1, ... in ``x``; by default they are refused,
+            since most likelihoods would take the codes for numbers.
 
     Raises:
-        TypeError: If something is no array of numbers.
-        ValueError: If data is empty, ragged, infinite, without rows, or of different lengths.
+        TypeError: something is no array of numbers.
+        ValueError: data are empty, ragged, infinite, without rows, or of different lengths or names; or covariates come
+            twice.
 
-    >>> as_data([[1.0, 2.0], [3.0, float("nan")]], covariates={"batch": [0, 1]}, variant="counts")
+    >>> as_data([[1.0, 2.0], [3.0, float("nan")]], covariates={"batch": ["b", "a"]}, variant="counts")
     Data('data', variant='counts', split='all', rows=2, event_shape=(2,), covariates=('batch',))
     """
+    levels: Levels = {}
     if not isinstance(x, Data):
-        x = Data(map_tree(_checked_rows, x), columns=_columns(x))
-    given = {
-        "covariates": None if covariates is None else _covariates(covariates),
-        "variant": variant,
-        "labels": None if labels is None else _dense(labels, "labels"),
-    }
-    given = {name: value for name, value in given.items() if value is not None}
-    return replace(x, **given) if given else x
+        x = map_tree(lambda value, _: value.to_pandas() if is_from(value, "polars", "DataFrame") else value, x)
+        x, covariates, labels = own_columns(x, covariates, labels)
+        names = next((own for value, _ in leaves(x) if (own := row_names(value)) is not None), None)
+        columns = map_tree(lambda value, _: column_names(value), x)
+        x = map_tree(
+            lambda value, path: _checked_rows(aligned(value, names, path), path, levels if categories else None), x
+        )
+        x = Data(x, columns=columns if any(map(_names, leaves(columns))) else None, row_names=names)
+    elif covariates is not None and x.covariates:
+        raise ValueError(f"expected covariates once, got {list(x.covariates)} with the data and others beside it")
+    given: dict[str, Any] = {} if variant is None else {"variant": variant}
+    if covariates is not None:
+        given["covariates"] = as_covariates(covariates, x.row_names, levels)
+    if labels is not None:
+        given["labels"] = _labels(labels, x.row_names, levels)
+    return replace(x, **given, levels={**x.levels, **levels}) if given or levels else x
 
 
-def _covariates(covariates: Mapping[str, Any]) -> dict[str, Tensor]:
-    if _is_from(covariates, "pandas", "DataFrame"):
-        covariates = {str(name): column for name, column in covariates.items()}
-    if not isinstance(covariates, Mapping):
+def as_covariates(covariates: Any, names: Any = None, levels: Levels | None = None) -> dict[str, Tensor]:
+    """Return covariates as tensors by name.
+
+    Args:
+        covariates: a dict of arrays, or a DataFrame; text becomes codes.
+        names: the pandas index of the data's rows, to be matched by; or None.
+        levels: gets the levels of what became codes.
+
+    Raises:
+        TypeError: they are no mapping from names.
+        ValueError: an entry is missing or infinite, or rows have other names.
+
+    >>> as_covariates({"batch": ["b", "a"]})
+    {'batch': tensor([1, 0])}
+    """
+    if not isinstance(covariates, Mapping) and not is_from(covariates, "pandas", "DataFrame"):
         raise TypeError(
             f"expected covariates to be a dict from names to arrays, got {type(covariates).__name__}; write "
             "covariates={'label': labels}"
         )
-    converted = {name: _dense(value, f"covariates[{name!r}]") for name, value in covariates.items()}
-    for name, value in converted.items():
-        if value.is_floating_point() and bool(value.isnan().any()):
+    converted = {}
+    for name, value in covariates.items():
+        path = f"covariates[{name!r}]"
+        tensor, own = _column(aligned(value, names, path), path)
+        missing = tensor < 0 if own else tensor.isnan()
+        if bool(missing.any()):
             raise ValueError(
-                f"expected covariates[{name!r}] without missing entries, got NaN in row {_first(value.isnan())}; only x "
-                "may be missing: drop those rows, or impute them"
+                f"expected {path} without missing entries, got NaN in row {first_row(missing)}; only x may be missing: "
+                "drop those rows, or impute them"
             )
+        converted[str(name)] = tensor
+        if own and levels is not None:
+            levels[str(name)] = own
     return converted
 
 
-def _dense(value: Any, path: str) -> Tensor:
-    rows = _checked_rows(value, path)
-    return rows.take(slice(None)) if isinstance(rows, LazyRows) else rows
+def _labels(labels: Any, names: Any, levels: Levels) -> dict[str, Tensor]:
+    """Labels by name; in a table, text and fractions become codes, -1 where missing."""
+    if is_from(labels, "pandas", "DataFrame"):
+        labels = {str(name): column for name, column in labels.items()}
+    table = labels if isinstance(labels, Mapping) else {"label": labels}
+    found = {
+        name: _column(aligned(value, names, f"labels[{name!r}]"), f"labels[{name!r}]") for name, value in table.items()
+    }
+    levels.update({name: own for name, (_, own) in found.items() if own})
+    return {name: tensor for name, (tensor, _) in found.items()}
 
 
-def _checked_rows(value: Any, path: str) -> Rows:
-    rows = as_rows(value, path)
+def _column(value: Any, path: str) -> tuple[Tensor, tuple[str, ...] | None]:
+    """A covariate or label as a tensor, and the names of its levels if it is text or a category."""
+    if not is_from(value, "pandas", "Series") and not isinstance(value, Tensor | LazyRows):
+        array = _array(value, path) if not is_from(value, "pandas", "DataFrame", "Categorical") else value
+        value = array
+        if getattr(getattr(array, "dtype", None), "kind", "") in "UO" or is_from(array, "pandas", "Categorical"):
+            import pandas as pd
+
+            value = pd.Series(array)
+    if is_from(value, "pandas", "Series"):
+        if value.dtype.kind in "mM":
+            raise _no_numbers(path, value.dtype)
+        value, own = coded(value)
+        return take(_checked_rows(value, path), slice(None)), own
+    return take(_checked_rows(value, path), slice(None)), None
+
+
+def _names(leaf: Any) -> bool:
+    return leaf[0] is not None
+
+
+def _checked_rows(value: Any, path: str, levels: Levels | None = None) -> Rows:
+    rows = as_rows(value, path, levels)
     if len(rows.shape) == 0:
         raise ValueError(f"expected {path} to be an array of rows, got a single number; write [value] for one row")
-    stored = torch.from_numpy(rows.matrix.data) if isinstance(rows, SparseRows) else rows
-    if isinstance(stored, Tensor) and stored.is_floating_point():
-        _check_finite(stored, path, isinstance(rows, SparseRows))
+    if rows.dtype.is_floating_point:
+        infinite = sum(int(part.isinf().sum()) for part in stored(rows))
+        if infinite:
+            first = f", the first in row {first_row(rows.isinf())}" if isinstance(rows, Tensor) else ""
+            allowed, remedy = (
+                "finite or NaN (missing)",
+                "write NaN where a value is missing, or clip or transform the data",
+            )
+            if path.startswith("covariates"):  # where nothing may be missing
+                allowed, remedy = "finite", "clip or transform it"
+            raise ValueError(f"expected {path} to be {allowed}, got {infinite} infinite entries{first}; {remedy}")
     return rows
 
 
-def _check_finite(stored: Tensor, path: str, is_sparse: bool) -> None:
-    infinite = stored.isinf()
-    if bool(infinite.any()):
-        where = "" if is_sparse else f", the first in row {_first(infinite)}"
-        expected, remedy = (
-            "finite or NaN (missing)",
-            "write NaN where a value is missing, or clip or transform the data",
-        )
-        if path.startswith("covariates"):  # where nothing may be missing
-            expected, remedy = "finite", "clip or transform it"
-        raise ValueError(
-            f"expected {path} to be {expected}, got {int(infinite.sum())} infinite entries{where}; {remedy}"
-        )
-
-
-def _first(wrong: Tensor) -> int:
-    return int(wrong.reshape(len(wrong), -1).any(1).nonzero()[0])
-
-
-def as_rows(value: Any, path: str) -> Rows:
-    """One array, table or sparse matrix as a tensor or compact rows.
+def as_rows(value: Any, path: str, levels: Levels | None = None) -> Rows:
+    """Return one array, table or sparse matrix as a tensor or compact rows.
 
     Args:
-        value: The array.
-        path: What it is called in messages.
+        value: the array.
+        path: what it is called in messages.
+        levels: gets the levels of a table's categories, which become codes; None refuses them.
 
     Raises:
-        TypeError: If it holds no numbers.
-        ValueError: If its rows are ragged.
+        TypeError: it holds no numbers.
+        ValueError: its rows are ragged.
     """
     if isinstance(value, LazyRows):
         return value
+    if is_from(value, "anndata", "AnnData"):
+        value = (value.to_memory() if value.isbacked else value).X
     if isinstance(value, Tensor):
         return _from_tensor(value, path)
+    if is_from(value, "pandas", "DataFrame"):
+        value = frame_values(value, path, levels)
+    elif is_from(value, "pandas", "Series"):
+        value = frame_values(value.to_frame(), path, levels)[:, 0]
     if "scipy.sparse" in sys.modules and sys.modules["scipy.sparse"].issparse(value):
-        return _from_sparse(value, path)
-    if _is_from(value, "pandas", "DataFrame"):
-        return _from_numpy(_frame_values(value, path), path)
-    if _is_from(value, "pandas", "Series"):
-        return _from_numpy(_frame_values(value.to_frame(), path)[:, 0], path)
-    return _from_numpy(_array(value, path), path)
+        if value.ndim != 2:
+            raise ValueError(
+                f"expected {path} to be a sparse matrix of rows, got {value.ndim} axes; reshape it to (1, -1)"
+            )
+        rows = value.tocsr()
+        return SparseRows(rows.astype(_native(rows.dtype, path), copy=False))
+    array = _array(value, path)
+    array = array.astype(_native(array.dtype, path), copy=False)
+    if not array.flags.writeable or any(stride < 0 for stride in array.strides):
+        array = array.copy()
+    return torch.from_numpy(array)
 
 
 def _from_tensor(value: Tensor, path: str) -> Rows:
@@ -138,15 +207,6 @@ def _from_tensor(value: Tensor, path: str) -> Rows:
     csr = value.detach().cpu().to_sparse_csr()
     parts = (csr.values().numpy(), csr.col_indices().numpy(), csr.crow_indices().numpy())
     return SparseRows(scipy.sparse.csr_array(parts, shape=tuple(value.shape)))
-
-
-def _from_sparse(matrix: Any, path: str) -> SparseRows:
-    if matrix.ndim != 2:
-        raise ValueError(
-            f"expected {path} to be a sparse matrix of rows, got {matrix.ndim} axes; reshape it to (1, -1)"
-        )
-    rows = matrix.tocsr()
-    return SparseRows(rows.astype(_native(rows.dtype, path), copy=False))
 
 
 def _array(value: Any, path: str) -> np.ndarray:
@@ -169,13 +229,6 @@ def _array(value: Any, path: str) -> np.ndarray:
         ) from None
 
 
-def _from_numpy(array: np.ndarray, path: str) -> Tensor:
-    array = array.astype(_native(array.dtype, path), copy=False)
-    if not array.flags.writeable or any(stride < 0 for stride in array.strides):
-        array = array.copy()
-    return torch.from_numpy(array)
-
-
 def _native(dtype: np.dtype, path: str) -> np.dtype:
     """The dtype in which torch holds such numbers."""
     if dtype.kind not in "biuf":
@@ -183,38 +236,8 @@ def _native(dtype: np.dtype, path: str) -> np.dtype:
     return np.dtype(_WIDER.get(dtype.name, dtype.newbyteorder("=")) if dtype.itemsize <= 8 else np.float64)
 
 
-def _no_numbers(path: str, dtype: np.dtype | torch.dtype) -> TypeError:
+def _no_numbers(path: str, dtype: Any) -> TypeError:
     return TypeError(
         f"expected {path} to hold numbers, got dtype {dtype}; write array.astype('float32'), and code categories as "
         "numbers (one-hot, say)"
     )
-
-
-def _frame_values(frame: pd.DataFrame, path: str) -> np.ndarray:
-    """The values of a table: whole numbers where all are, else float64 with NaN for what is missing."""
-    if frame.empty:
-        return np.empty(frame.shape)
-    wrong = [str(name) for name, dtype in frame.dtypes.items() if not _is_number(dtype)]
-    if wrong:
-        raise TypeError(
-            f"expected {path} to hold columns of numbers, got others: {', '.join(map(repr, wrong[:5]))}; drop them, "
-            "code them by pandas.get_dummies, or give them as labels or covariates"
-        )
-    if frame.isna().any(axis=None) or any(dtype.kind == "f" for dtype in frame.dtypes):
-        return frame.to_numpy(dtype=np.float64, na_value=np.nan)
-    return frame.to_numpy(dtype=np.result_type(*(np.dtype(dtype.kind + str(dtype.itemsize)) for dtype in frame.dtypes)))
-
-
-def _is_number(dtype: Any) -> bool:
-    from pandas.api import types
-
-    return types.is_bool_dtype(dtype) or (types.is_numeric_dtype(dtype) and not types.is_complex_dtype(dtype))
-
-
-def _columns(x: Any) -> tuple[str, ...] | None:
-    return tuple(str(name) for name in x.columns) if _is_from(x, "pandas", "DataFrame") else None
-
-
-def _is_from(value: Any, module: str, name: str) -> bool:
-    """Whether a value is of a class of a heavy module, which is not imported to find out."""
-    return module in sys.modules and isinstance(value, getattr(sys.modules[module], name))

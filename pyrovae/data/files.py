@@ -69,7 +69,8 @@ def _read_folder(path: Path, variant: str | None, wanted: Wanted) -> Data:
             f"expected variant 'uint8' (levels 0..255) or 'grey' (level / 255) for a folder of images, got {variant!r}"
         )
     images, classes = image_folder(path, scaled=variant == "grey")
-    return Data(images, labels=classes, variant=variant, name=path.name)
+    named = None if classes is None else {"label": classes}
+    return Data(images, labels=named, variant=variant, name=path.name)
 
 
 def _read_numpy(path: Path, wanted: Wanted) -> Data:
@@ -142,17 +143,7 @@ def _from_frame(frame: pd.DataFrame, path: Path, wanted: Wanted) -> Data:
             f"expected {path} to have a column {wanted.labels!r}, got: {_listed(map(str, frame.columns))}; correct "
             "labels="
         )
-    codes = _codes(frame[wanted.labels])
-    return as_data(frame.drop(columns=wanted.labels), labels=codes)
-
-
-def _codes(column: pd.Series) -> np.ndarray:
-    """Labels as whole numbers: as they are, or the place among the sorted values, -1 where missing."""
-    import pandas as pd
-
-    if column.dtype.kind in "biu" and not column.isna().any():
-        return column.to_numpy(dtype=np.int64)
-    return pd.factorize(column, sort=True)[0]
+    return as_data(frame, labels=wanted.labels)
 
 
 def _read_idx(path: Path, wanted: Wanted) -> Data:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +38,10 @@ class ImageRows(LazyRows):
         for row, path in zip(levels, paths, strict=True):
             row.copy_(torch.from_numpy(_pixels(path, self.mode)))
         return levels.float().div_(255) if self.scaled else levels
+
+    def stored(self) -> Iterator[Tensor]:
+        """Nothing: an image has neither NaN nor infinite levels, and none need be read to know."""
+        return iter(())
 
     def select(self, index: Index) -> ImageRows:
         """These images, still on disk."""

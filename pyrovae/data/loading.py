@@ -72,7 +72,7 @@ def load(
     made = source.variants[variant](images.levels, seed, num_train)
     return Data(
         made.x,
-        labels=images.labels,
+        labels=None if images.labels is None else {"label": images.labels},
         variant=made.name or variant,
         name=str(name_or_path),
         seed=seed,

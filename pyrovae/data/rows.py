@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
@@ -14,13 +14,16 @@ if TYPE_CHECKING:
 
 Index: TypeAlias = "Tensor | slice"
 
+CHUNK = 4096
+"""Rows handled at once where a function goes through all rows: compact rows never lie dense in memory together."""
+
 
 class LazyRows(ABC):
     """Rows in a compact form, which become a dense tensor when a batch of them is taken.
 
     Attributes:
-        shape: `(rows, *event_shape)`.
-        dtype: The dtype of the dense rows.
+        shape: ``(rows, *event_shape)``.
+        dtype: the dtype of the dense rows.
     """
 
     shape: torch.Size
@@ -28,11 +31,15 @@ class LazyRows(ABC):
 
     @abstractmethod
     def take(self, index: Index) -> Tensor:
-        """These rows as a dense tensor of shape `(len(index), *event_shape)`."""
+        """Return these rows as a dense tensor of shape ``(len(index), *event_shape)``."""
 
     @abstractmethod
     def select(self, index: Index) -> LazyRows:
-        """These rows in the same compact form."""
+        """Return these rows in the same compact form."""
+
+    def stored(self) -> Iterator[Tensor]:
+        """The stored numbers, a part at a time: what must be looked at for NaN and infinity."""
+        return (self.take(slice(start, start + CHUNK)) for start in range(0, len(self), CHUNK))
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -45,7 +52,7 @@ class SparseRows(LazyRows):
     """The rows of a scipy CSR matrix, kept sparse; an absent entry is zero.
 
     Args:
-        matrix: A matrix or array of shape `(rows, features)` in CSR format, of a dtype that torch knows.
+        matrix: a matrix or array of shape ``(rows, features)`` in CSR format, of a dtype that torch knows.
 
     >>> import scipy.sparse
     >>> rows = SparseRows(scipy.sparse.csr_array([[0.0, 2.0], [0.0, 0.0], [1.0, 0.0]]))
@@ -60,58 +67,87 @@ class SparseRows(LazyRows):
         self.dtype = torch.from_numpy(matrix.data[:0]).dtype
 
     def take(self, index: Index) -> Tensor:
-        """These rows as a dense tensor of shape `(len(index), features)`."""
+        """Return these rows as a dense tensor of shape ``(len(index), features)``."""
         return torch.from_numpy(self.select(index).matrix.toarray())
 
     def select(self, index: Index) -> SparseRows:
-        """These rows, still sparse."""
+        """Return these rows, still sparse."""
         return SparseRows(self.matrix[index if isinstance(index, slice) else index.cpu().numpy()])
+
+    def columns(self, order: list[int]) -> SparseRows:
+        """Return the rows with their columns in this order."""
+        return SparseRows(self.matrix[:, order])
+
+    def stored(self) -> Iterator[Tensor]:
+        """The stored numbers, at once."""
+        yield torch.from_numpy(self.matrix.data)
 
 
 Rows: TypeAlias = "Tensor | LazyRows"
-Tree: TypeAlias = "Rows | Mapping[Any, Tree] | tuple[Tree, ...]"
 
 
-def map_tree(function: Callable[[Any, str], Any], tree: Any, path: str = "x") -> Any:
-    """Apply `function(leaf, path)` to each leaf of nested dicts and tuples, keeping their structure.
+def map_tree(function: Callable[..., Any], tree: Any, *others: Any, path: str = "x") -> Any:
+    """Apply ``function(leaf, path, *others)`` to each leaf of nested dicts and tuples, keeping their structure.
 
     Args:
-        function: Gets a leaf and the expression that leads to it, `"x['counts']"` say, for messages.
-        tree: A leaf, or a dict or tuple of trees.
-        path: The expression that stands for the whole tree.
+        function: gets a leaf, the expression that leads to it, ``"x['counts']"`` say, and the same place of the others.
+        tree: a leaf, or a dict or tuple of trees.
+        others: trees with at least this tree's structure; None stands for a tree of None.
+        path: the expression that stands for the whole tree.
 
     >>> map_tree(lambda leaf, path: (leaf, path), {"a": 1, "b": (2,)})
     {'a': (1, "x['a']"), 'b': ((2, "x['b'][0]"),)}
     """
-    if isinstance(tree, Mapping):
-        return {key: map_tree(function, branch, f"{path}[{key!r}]") for key, branch in tree.items()}
     if isinstance(tree, tuple):
-        return tuple(map_tree(function, branch, f"{path}[{number}]") for number, branch in enumerate(tree))
-    return function(tree, path)
+        return tuple(_branches(function, enumerate(tree), others, path).values())
+    if isinstance(tree, Mapping) and not hasattr(tree, "tocsr"):  # a sparse matrix by keys is a dict
+        return _branches(function, tree.items(), others, path)
+    return function(tree, path, *others)
+
+
+def _branches(function: Callable[..., Any], items: Iterable[Any], others: tuple, path: str) -> dict[Any, Any]:
+    return {
+        key: map_tree(function, branch, *(None if o is None else o[key] for o in others), path=f"{path}[{key!r}]")
+        for key, branch in items
+    }
 
 
 def leaves(tree: Any, path: str = "x") -> list[tuple[Any, str]]:
-    """All leaves of a tree with their paths, in order.
+    """Return all leaves of a tree with their paths, in order.
 
     Args:
-        tree: A leaf, or a dict or tuple of trees.
-        path: The expression that stands for the whole tree.
+        tree: a leaf, or a dict or tuple of trees.
+        path: the expression that stands for the whole tree.
 
     >>> leaves(({"a": 1}, 2))
     [(1, "x[0]['a']"), (2, 'x[1]')]
     """
     found: list[tuple[Any, str]] = []
-    map_tree(lambda leaf, where: found.append((leaf, where)), tree, path)
+    map_tree(lambda leaf, where: found.append((leaf, where)), tree, path=path)
     return found
 
 
 def take(rows: Rows, index: Index) -> Tensor:
-    """Rows as a dense tensor: a copy for an index, a view of a tensor for a slice."""
+    """Return rows as a dense tensor: a copy for an index, a view of a tensor for a slice."""
     if isinstance(rows, LazyRows):
         return rows.take(index)
     return rows[index] if isinstance(index, slice) else rows.index_select(0, index.to(rows.device))
 
 
 def select(rows: Rows, index: Index) -> Rows:
-    """Rows in the form that they have, dense or compact."""
+    """Return rows in the form that they have, dense or compact."""
     return rows.select(index) if isinstance(rows, LazyRows) else take(rows, index)
+
+
+def stored(rows: Rows) -> Iterator[Tensor]:
+    """The stored numbers of rows, a part at a time."""
+    return rows.stored() if isinstance(rows, LazyRows) else iter(rows.split(CHUNK))
+
+
+def first_row(wrong: Tensor) -> int:
+    """Return the number of the first row with a True entry.
+
+    >>> first_row(torch.tensor([[False, False], [False, True]]))
+    1
+    """
+    return int(wrong.reshape(len(wrong), -1).any(1).nonzero()[0])

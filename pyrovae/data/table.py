@@ -1,43 +1,63 @@
-"""`Data`: frozen rows that know their variant, their split and where they came from."""
+"""`Data`: frozen rows that know their variant, their names and levels, their split and where they came from."""
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pyrovae.data.rows import Index, LazyRows, leaves, map_tree, select, take
+from pyrovae.data.matching import match
+from pyrovae.data.rows import CHUNK, Index, LazyRows, Rows, leaves, map_tree, select, stored, take
 
 Transform = Callable[[Any, "torch.Generator | None"], Any]
 
-_CHUNK = 4096
-"""Rows handled at once where all rows are gone through, so that compact rows never lie dense in memory together."""
+DIGITS_ROWS, DIGITS_SHARE = 10_000, 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Some rows of the data.
+
+    Attributes:
+        index: ``(rows,)``, the numbers of these rows in the data (from a loader: in their order of arrival).
+        x: a tensor ``(rows, *event_shape)``, or a dict or tuple of these.
+        covariates: for each name, a tensor of ``rows`` rows; or None.
+    """
+
+    index: Tensor
+    x: Any
+    covariates: Mapping[str, Tensor] | None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Data:
-    """Rows of data, with what must be known to use and compare them.
+    """Rows of data, with what must be known to use and compare them; made by ``as_data`` and ``load``.
 
     Args:
-        x: A tensor `(rows, *event_shape)`, compact rows, or a dict or tuple of these; NaN is a missing entry.
-        labels: `(rows,)`, or None. For figures and scores: labels are never covariates.
-        covariates: For each name, a tensor of `rows` rows that the programs may read; or None.
-        variant: How the raw data became these numbers ("grey", "dynamic", "counts", ...). Numbers on different variants
+        x: a tensor ``(rows, *event_shape)``, compact rows, or a dict or tuple of these; NaN is a missing entry.
+        labels: for each name, a tensor of ``rows`` labels, for figures and scores; or None. Labels are never covariates.
+        covariates: for each name, a tensor of ``rows`` rows that programs may read; or None.
+        variant: how the raw data became these numbers ("grey", "dynamic", "counts", ...). Numbers on different variants
             must never be compared.
-        name: Where the rows came from.
-        split: `"all"`, `"train"`, `"validation"` or `"test"`.
-        seed: The seed of the split and of whatever was drawn, or None.
-        columns: The names of the columns of a table, or None.
-        transform: `transform(x, generator)`, applied afresh to each training batch (dynamic binarisation), or None.
-        parts: The rows of `train`, `validation` and `test`: an index or a slice for each.
+        name: where the rows came from.
+        split: ``"all"``, ``"train"``, ``"validation"`` or ``"test"``.
+        seed: the seed of the split and of whatever was drawn, or None.
+        columns: the names of the columns of a table, or None; for a dict or tuple ``x``, one such entry for each part.
+        levels: the names of the levels behind the codes 0, 1, ..., for each column, covariate or label that has them.
+        row_names: the pandas index of a table, or None.
+        transform: ``transform(x, generator)``, applied afresh to each training batch (dynamic binarization), or None.
+        parts: the rows of ``train``, ``validation`` and ``test``: an index or a slice for each.
+        notes: what was assumed when the rows were read.
 
     Raises:
-        TypeError: If rows are neither a tensor nor compact rows (`as_data` converts arrays and tables).
-        ValueError: If there is no row, or the parts have different numbers of rows.
+        TypeError: rows are neither a tensor nor compact rows (``as_data`` converts arrays and tables).
+        ValueError: there is no row, or the parts have different numbers of rows.
 
     >>> data = Data(torch.zeros(6, 2), name="zeros", parts={"train": slice(0, 4), "test": slice(4, 6)})
     >>> data.train
@@ -46,21 +66,26 @@ class Data:
     (3, torch.Size([2]))
     """
 
-    x: Any  # Tensor | LazyRows, or a dict or tuple of these (Tree); Any spares every reader a cast
-    labels: Tensor | None = None
+    x: Any  # Tensor | LazyRows, or a dict or tuple of these; Any spares every reader a cast
+    labels: Mapping[str, Tensor] | None = None
     covariates: Mapping[str, Tensor] | None = None
     variant: str | None = None
     name: str = "data"
     split: str = "all"
     seed: int | None = None
-    columns: tuple[str, ...] | None = None
+    columns: Any = None
+    levels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    row_names: Any = None
     transform: Transform | None = None
     parts: Mapping[str, Index] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not leaves(self.x):
             raise ValueError("expected data, got an empty dict or tuple; give at least one array of rows")
-        for leaf, path in self._everything():
+        everything = leaves(self.x) + leaves(dict(self.labels or {}), "labels")
+        everything += leaves(dict(self.covariates or {}), "covariates")
+        for leaf, path in everything:
             if not isinstance(leaf, Tensor | LazyRows):
                 raise TypeError(
                     f"expected {path} to be a tensor, got {type(leaf).__name__}; write pyrovae.data.as_data(x), which "
@@ -68,21 +93,11 @@ class Data:
                 )
             if len(leaf.shape) == 0:
                 raise ValueError(f"expected {path} to have rows, got a single number; write tensor[None] for one row")
-        self._check_lengths()
-
-    def _everything(self) -> list[tuple[Any, str]]:
-        labels = [] if self.labels is None else [(self.labels, "labels")]
-        return leaves(self.x) + labels + leaves(dict(self.covariates or {}), "covariates")
-
-    def _check_lengths(self) -> None:
-        (first, first_path), *others = self._everything()
-        empty = [(path, tuple(leaf.shape)) for leaf, path in self._everything() if 0 in leaf.shape]
-        if empty:
-            raise ValueError(f"expected at least one row and one entry, got {empty[0][0]} of shape {empty[0][1]}")
-        for leaf, path in others:
-            if leaf.shape[0] != first.shape[0]:
+            if 0 in leaf.shape:
+                raise ValueError(f"expected at least one row and one entry, got {path} of shape {tuple(leaf.shape)}")
+            if leaf.shape[0] != len(self):
                 raise ValueError(
-                    f"expected one row a datum everywhere, got {first.shape[0]} rows in {first_path} and "
+                    f"expected one row a datum everywhere, got {len(self)} rows in {everything[0][1]} and "
                     f"{leaf.shape[0]} in {path}; give both the same rows in the same order"
                 )
 
@@ -98,8 +113,51 @@ class Data:
 
     @property
     def event_shape(self) -> Any:
-        """The shape of one datum: a `torch.Size`, or a dict or tuple of them."""
+        """The shape of one datum: a ``torch.Size``, or a dict or tuple of them."""
         return map_tree(lambda rows, _: torch.Size(rows.shape[1:]), self.x)
+
+    @property
+    def label(self) -> Tensor | None:
+        """The first of the labels, or None."""
+        return next(iter((self.labels or {}).values()), None)
+
+    def names(self) -> dict[str, tuple[str, ...] | None]:
+        """The names of the columns of each leaf of ``x``, by the expression that leads to it.
+
+        >>> Data({"a": torch.zeros(3, 1)}, columns={"a": ("size",)}).names()
+        {"x['a']": ('size',)}
+        """
+        found: dict[str, tuple[str, ...] | None] = {}
+        map_tree(lambda _, path, names: found.update({path: names}), self.x, self.columns)
+        return found
+
+    @property
+    def units(self) -> dict[str, str]:
+        """The unit of each column whose name ends in one.
+
+        >>> Data(torch.zeros(1, 3), columns=("height [cm]", "age (years)", "f(x)")).units
+        {'height [cm]': 'cm', 'age (years)': 'years'}
+        """
+        names = [name for names in self.names().values() for name in names or ()]
+        return {name: found[1] for name in names if (found := re.search(r"\s[\[(]([^\[\]()]+)[\])]$", name))}
+
+    @cached_property
+    def complete(self) -> bool:
+        """Whether no entry is missing; looked at once."""
+        parts = (part for rows, _ in leaves(self.x) if rows.dtype.is_floating_point for part in stored(rows))
+        return not any(bool(part.isnan().any()) for part in parts)
+
+    @cached_property
+    def coarse(self) -> tuple[str, ...]:
+        """The columns that single precision rounds by more than 1 % of their standard deviation; looked at once."""
+        if len(self) < 20:
+            return ()
+        names = self.names()
+        found = []
+        for rows, path in leaves(self.x) + leaves(dict(self.covariates or {}), "covariates"):
+            own = names.get(path)
+            found += [own[number] if own else f"{path}[:, {number}]" for number in _coarse_columns(rows)]
+        return tuple(found)
 
     @property
     def train(self) -> Data:
@@ -123,41 +181,74 @@ class Data:
                 "write first, second = pyrovae.data.split(data, 0.1, seed=0), or take the part before the rows: "
                 f"data.{name}[:500]"
             )
-        return replace(self._rows(self.parts[name]), split=name)
+        return replace(self._select(self.parts[name]), split=name)
 
     def __getitem__(self, rows: Any) -> Data:
-        return self._rows(_index(rows, len(self)))
+        return self._select(_index(rows, len(self)))
 
-    def _rows(self, index: Index) -> Data:
+    def _select(self, index: Index) -> Data:
+        names = self.row_names
         return replace(
             self,
             x=map_tree(lambda rows, _: select(rows, index), self.x),
-            labels=None if self.labels is None else take(self.labels, index),
-            covariates=None
-            if self.covariates is None
-            else {name: take(rows, index) for name, rows in self.covariates.items()},
+            labels=_taken(self.labels, index),
+            covariates=_taken(self.covariates, index),
+            row_names=None if names is None else names[index if isinstance(index, slice) else index.cpu().numpy()],
             parts={},
         )
 
+    def rows(self, index: Index) -> Batch:
+        """Return these rows as dense tensors, the transform not applied.
+
+        Args:
+            index: the numbers of the rows, int64, or a slice with a start and a stop.
+
+        >>> Data(torch.arange(4.0)).rows(torch.tensor([2, 0]))
+        Batch(index=tensor([2, 0]), x=tensor([2., 0.]), covariates=None)
+        """
+        number = torch.arange(index.start, index.stop) if isinstance(index, slice) else index
+        return Batch(number, map_tree(lambda rows, _: take(rows, index), self.x), _taken(self.covariates, index))
+
     def dense(self) -> Data:
-        """The same data with all rows in memory as tensors."""
+        """Return the same data with all rows in memory as tensors."""
         return replace(self, x=map_tree(lambda rows, _: take(rows, slice(None)), self.x))
 
     def drawn(self, seed: int) -> Data:
-        """The data with its per-batch transform applied once to all rows, and no transform any more.
+        """Return the data with its per-batch transform applied once to all rows, and no transform any more.
 
         Args:
-            seed: The seed of the draws, recorded in the result.
+            seed: the seed of the draws, recorded in the result.
         """
         if self.transform is None:
             return self
         generator = torch.Generator().manual_seed(seed)
         return replace(self, x=self.transform(self.dense().x, generator), transform=None, seed=seed)
 
-    def fingerprint(self) -> str:
-        """A hash of the rows in their order: equal for equal rows, whatever their dtype, shape or storage.
+    def matched(self, other: Data) -> Data:
+        """Return ``other`` with its columns, covariates and levels in the order of this data.
+
+        Names are matched, never places; where one of the two has no names, places are all there is. Covariates that this
+        data does not have are left out.
+
+        Args:
+            other: rows that the same program is to read: for validation, a test, or a later use.
+
+        Raises:
+            ValueError: shapes or names differ, or a level is new; the message names the column and the row.
+
+        >>> train = Data(torch.zeros(3, 2), columns=("a", "b"))
+        >>> train.matched(Data(torch.tensor([[1.0, 2.0]]), columns=("b", "a"))).x
+        tensor([[2., 1.]])
+        """
+        return match(self, other)  # type: ignore[no-any-return]
+
+    def fingerprint(self, values_only: bool = False) -> str:
+        """Return a hash of the rows in their order, whatever their dtype, shape or storage; names and covariates count.
 
         Values are compared in single precision, since programs are trained in it; all NaN are one.
+
+        Args:
+            values_only: leave columns and covariates out, for comparing programs that read others of the same rows.
 
         >>> counts = Data(torch.arange(6.0).reshape(3, 2))
         >>> counts.fingerprint() == Data(torch.arange(6).reshape(3, 1, 2)).fingerprint()
@@ -166,28 +257,49 @@ class Data:
         False
         """
         digest = hashlib.blake2b(str(len(self)).encode(), digest_size=16)
-        for rows, path in leaves(self.x):
+        parts = leaves(self.x)
+        if not values_only:
+            parts += leaves(dict(self.covariates or {}), "covariates")
+            known = [self.columns, sorted(self.levels.items())] if self.columns or self.levels else []
+            digest.update("".join(map(repr, known)).encode())
+        for rows, path in parts:
             digest.update(path.encode())
-            for start in range(0, len(self), _CHUNK):
-                chunk = take(rows, slice(start, start + _CHUNK)).detach().cpu().float() + 0.0  # -0.0 becomes 0.0
+            for start in range(0, len(self), CHUNK):
+                chunk = take(rows, slice(start, start + CHUNK)).detach().cpu().float() + 0.0  # -0.0 becomes 0.0
                 digest.update(chunk.masked_fill_(chunk.isnan(), torch.nan).contiguous().numpy().tobytes())
         return digest.hexdigest()
+
+
+def _taken(table: Mapping[str, Tensor] | None, index: Index) -> dict[str, Tensor] | None:
+    return {name: take(rows, index) for name, rows in table.items()} if table else None
+
+
+def _coarse_columns(rows: Rows) -> list[int]:
+    """The columns (entries of a datum, flattened) that lose digits in single precision, by some of the rows."""
+    if rows.dtype not in (torch.float64, torch.int64, torch.int32):
+        return []
+    some = take(rows, torch.arange(0, rows.shape[0], -(-rows.shape[0] // DIGITS_ROWS)))
+    some = some.reshape(len(some), -1).double()
+    error = (some - some.float().double()).nan_to_num(posinf=torch.inf).abs().amax(0)
+    mean = some.nanmean(0)
+    spread = (some - mean).square().nanmean(0).sqrt()
+    return ((error > DIGITS_SHARE * spread) & (spread > 1e-12 * mean.abs())).nonzero()[:, 0].tolist()
 
 
 def split(data: Data, fraction: float, seed: int = 0) -> tuple[Data, Data]:
     """Split rows at random into a part to train on and a part to validate on.
 
     Args:
-        data: The data.
-        fraction: The share of the rows in the second part, in (0, 1).
-        seed: The seed of the split.
+        data: the data.
+        fraction: the share of the rows in the second part, in (0, 1).
+        seed: the seed of the split.
 
     Returns:
         The training part and the validation part, each in the order of the data. Where the data has a per-batch
         transform, the validation part is drawn once, with the same seed.
 
     Raises:
-        ValueError: If the fraction is not in (0, 1), or leaves a part without a row.
+        ValueError: the fraction is not in (0, 1), or leaves a part without a row.
 
     >>> first, second = split(Data(torch.zeros(10, 2)), 0.2, seed=0)
     >>> len(first), len(second)
@@ -201,10 +313,10 @@ def split(data: Data, fraction: float, seed: int = 0) -> tuple[Data, Data]:
 
 
 def random_parts(num_rows: int, sizes: Mapping[str, int], seed: int) -> dict[str, Tensor]:
-    """Seeded disjoint index tensors of the given sizes, in ascending order; `"train"` gets the rest.
+    """Return seeded, disjoint index tensors of the given sizes, in ascending order; ``"train"`` gets the rest.
 
     Raises:
-        ValueError: If no row is left to train on.
+        ValueError: no row is left to train on.
     """
     if sum(sizes.values()) >= num_rows:
         wanted = " and ".join(f"{size} for {name}" for name, size in sizes.items())
@@ -218,7 +330,7 @@ def random_parts(num_rows: int, sizes: Mapping[str, int], seed: int) -> dict[str
 
 
 def _index(rows: Any, num_rows: int) -> Index:
-    """Rows as asked for, as an index from 0 to `num_rows`, or as a slice where one will do."""
+    """The rows that a caller asks for, as an index from 0 to ``num_rows``, or as a slice where one will do."""
     if isinstance(rows, slice):
         numbers = range(*rows.indices(num_rows))
         return (

@@ -171,7 +171,7 @@ def _dataset(columns: Mapping[str, Tensor], estimator: Estimator, draws: Draws) 
         "num_samples": draws.num_samples,
         "num_data": len(draws),
         "seed": str(draws.seed),
-        "rows": draws.data.fingerprint(),
+        "rows": draws.data.fingerprint(values_only=True),
         "variant": str(draws.data.variant),
         "split": draws.data.split,
         "measure": draws.measure,

@@ -101,7 +101,7 @@ def _belongs(known: Any, sealed: Mapping[str, Any], test: Data) -> bool:
     rows, samples = known.get("num_data"), known.get("num_samples")
     if type(rows) is not int or type(samples) is not int or not 1 < rows <= len(test) or samples < 1:
         return False
-    return bool(known.get("rows") == test[:rows].fingerprint())
+    return bool(known.get("rows") == test[:rows].fingerprint(values_only=True))
 
 
 def _read(table: Path, method: str, num_samples: int) -> Evaluated:

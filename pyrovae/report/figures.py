@@ -141,12 +141,12 @@ def _latent_pictures(vae: VAE, data: Data) -> dict[str, Picture]:
         return {}
     rows = data[:LATENT_ROWS].dense()
     where = "" if dimensions == 2 else f", the two main components of {dimensions} dimensions"
-    colored = "" if rows.labels is None else ", coloured by label"
+    colored = "" if rows.label is None else ", coloured by label"
     words = f"Posterior means of {len(rows):,} test rows{where}{colored}."
     return {
         "latent": Picture(
             "Latent space",
-            lambda: plots.plot_latent(encoded(vae, rows.x), rows.labels, title="label"),
+            lambda: plots.plot_latent(encoded(vae, rows.x), rows.label, title="label"),
             words,
             f"Scatter plot. {words}",
         )

@@ -129,7 +129,7 @@ def source_of(
     if isinstance(data, (DataLoader, Dataset)):
         names = () if covariates is None else tuple(covariates)
         size = batch_size if isinstance(data, Dataset) else None
-        found = loader_batches(data, size, True, generator, drop_last, covariate_names=names, **place)
+        found = loader_batches(data, size, True, generator, drop_last, covariates=names, **place)
         return Loader(program, found, generator), None
     rows = as_data(data)  # its covariates are already with it
     is_whole = isinstance(batch_size, int) and batch_size >= len(rows)

@@ -1,0 +1,197 @@
+"""Tables as numbers: pandas and AnnData, matched by the names of their rows, with the levels of their categories."""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pyrovae.data.matching import name_order, some
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([ T].*)?")
+_ID = re.compile(r"(.*[ _.])?(id|uuid|index|row)", re.IGNORECASE)
+
+
+def is_from(value: Any, module: str, *names: str) -> bool:
+    """Whether a value is of one of these classes of a heavy module, which is not imported to find out."""
+    return module in sys.modules and isinstance(value, tuple(getattr(sys.modules[module], name) for name in names))
+
+
+def row_names(value: Any) -> Any:
+    """The pandas index of a table's rows, or None for what has none."""
+    if is_from(value, "pandas", "DataFrame", "Series"):
+        return value.index
+    return value.obs_names if is_from(value, "anndata", "AnnData") else None
+
+
+def column_names(value: Any) -> tuple[str, ...] | None:
+    """The names of a table's columns, or None for what has none."""
+    if is_from(value, "anndata", "AnnData"):
+        return tuple(map(str, value.var_names))
+    return tuple(map(str, value.columns)) if is_from(value, "pandas", "DataFrame") else None
+
+
+def aligned(value: Any, names: Any, path: str) -> Any:
+    """Return a table with its rows in the order of these names; what has no names, or comes with none, as it is.
+
+    Args:
+        value: a table, a column, or an array.
+        names: the pandas index to follow, or None.
+        path: what the value is called in messages.
+
+    Raises:
+        ValueError: the rows have other names.
+    """
+    own = row_names(value)
+    if own is None or names is None or own.equals(names):
+        return value
+    order = name_order(list(names), list(own), f"the rows of {path}")
+    return value.iloc[order] if hasattr(value, "iloc") else value[order]
+
+
+def own_columns(x: Any, covariates: Any, labels: Any) -> tuple[Any, Any, Any]:
+    """Columns of a table that are named as covariates or labels, taken out of the data.
+
+    Args:
+        x: whatever ``as_data`` takes.
+        covariates: a list of names of columns, or anything else, which is returned as it is.
+        labels: the name of a column, likewise. An AnnData's labels are the columns of its ``obs`` that have levels.
+
+    Returns:
+        The data, the covariates and the labels.
+
+    Raises:
+        ValueError: there is no such column, or the data are no table.
+    """
+    by_name = isinstance(covariates, list | tuple) and all(isinstance(name, str) for name in covariates)
+    names = [*(covariates if by_name else ()), *([labels] if isinstance(labels, str) else [])]
+    is_cells = is_from(x, "anndata", "AnnData")
+    table = x.obs if is_cells else x
+    if names and not is_from(table, "pandas", "DataFrame"):
+        raise ValueError(f"expected a table for columns by name, got {type(x).__name__} and the names {names}")
+    absent = [name for name in names if name not in table.columns]
+    if absent:
+        shown = ", ".join(map(repr, table.columns[:20]))
+        raise ValueError(f"expected a column {absent[0]!r} in the table, got: {shown}; correct its name")
+    if is_cells and labels is None:
+        labels = table[[name for name in table.columns if _has_levels(table[name])]]
+    elif isinstance(labels, str):
+        labels = table[[labels]]
+    return (
+        (x if is_cells or not names else x.drop(columns=names)),
+        table[list(covariates)] if by_name else covariates,
+        labels,
+    )
+
+
+def _has_levels(column: pd.Series) -> bool:
+    return column.dtype.name in ("category", "bool", "object", "string") and column.nunique() <= max(
+        10, len(column) // 2
+    )
+
+
+def frame_values(frame: pd.DataFrame, path: str, levels: dict[str, tuple[str, ...]] | None) -> Any:
+    """Return the numbers of a table: integers where all are, else float64 with NaN for what is missing; or a sparse matrix.
+
+    Args:
+        frame: the table.
+        path: what it is called in messages.
+        levels: gets the levels of the columns that have them, which become codes; None refuses such columns.
+
+    Raises:
+        ValueError: a name is there twice.
+        TypeError: a column holds dates, ids, free text, or categories that are refused; says what to do with each.
+    """
+    import pandas as pd
+
+    names = list(map(str, frame.columns))
+    if len(set(names)) < len(names):
+        raise ValueError(
+            f"expected each column of {path} once, got {next(n for n in names if names.count(n) > 1)!r} twice"
+        )
+    if frame.empty:
+        return np.empty(frame.shape)
+    if all(isinstance(dtype, pd.SparseDtype) for dtype in frame.dtypes):
+        return frame.sparse.to_coo().tocsr()
+    codes: dict[int, Any] = {}
+    wrong = []
+    for number, (name, dtype) in enumerate(zip(names, frame.dtypes, strict=True)):
+        if isinstance(dtype, pd.SparseDtype):
+            codes[number] = frame.iloc[:, number].sparse.to_dense()
+            continue
+        why = _not_numbers(frame.iloc[:, number], name)
+        if why is None and not _is_number(dtype):
+            values, own = coded(frame.iloc[:, number])
+            if own and levels is None:
+                why = f"the levels {some(own)}: give it as a covariate or a label, or write categories=True, which codes it"
+            elif own and levels is not None:
+                levels[name] = own
+                values = pd.Series(values, index=frame.index).where(values >= 0)
+            codes[number] = values
+        wrong += [] if why is None else [f"{name!r} ({why})"]
+    if wrong:
+        raise TypeError(f"expected {path} to hold columns of numbers, got {'; '.join(wrong[:5])}; or drop them")
+    if codes:
+        frame = pd.concat([pd.Series(codes.get(n, frame.iloc[:, n]), frame.index) for n in range(len(names))], axis=1)
+    if frame.isna().any(axis=None) or any(dtype.kind == "f" for dtype in frame.dtypes):
+        return frame.to_numpy(dtype=np.float64, na_value=np.nan)
+    return frame.to_numpy(dtype=np.result_type(*(np.dtype(dtype.kind + str(dtype.itemsize)) for dtype in frame.dtypes)))
+
+
+def _not_numbers(column: pd.Series, name: str) -> str | None:
+    """Why a column is neither numbers nor categories, and what to do; None if it is."""
+    dtype, values = column.dtype, column.dropna()
+    if dtype.kind in "mM":
+        return "dates: write (column - start).dt.days, say"
+    if dtype.kind in "iu" and len(values) >= 10 and _ID.fullmatch(name) and values.is_unique:
+        return "ids: make it the index, or leave it out"
+    if _is_number(dtype) or dtype.name == "category" or not len(values):
+        return None
+    text = values.astype(str)
+    if all(_DATE.fullmatch(value) for value in text.iloc[:20]):
+        return "dates: write (pandas.to_datetime(column) - start).dt.days, say"
+    distinct, numeric = text.nunique(), _numeric(values)
+    if numeric.isna().any() and numeric.notna().mean() > 0.5:
+        place = int(np.flatnonzero(column.notna())[np.flatnonzero(numeric.isna())[0]])
+        return f"text among numbers, {text[numeric.isna()].iloc[0]!r} in row {place}: leave a missing entry empty"
+    if numeric.isna().any() and distinct > max(10, len(column) // 2):
+        return f"ids or free text, {distinct} distinct in {len(column)} rows: make it the index, or leave it out"
+    return None
+
+
+def _numeric(column: pd.Series) -> pd.Series:
+    import pandas as pd
+
+    return pd.to_numeric(column, errors="coerce")
+
+
+def coded(column: pd.Series) -> tuple[Any, tuple[str, ...] | None]:
+    """Return a column's numbers; or the codes of its categories, -1 where missing, and the names of their levels.
+
+    Args:
+        column: numbers, categories, or text, whose levels are sorted.
+
+    >>> import pandas as pd
+    >>> coded(pd.Series(["b", None, "a"]))
+    (array([ 1, -1,  0]), ('a', 'b'))
+    """
+    import pandas as pd
+
+    if column.dtype.name == "category":
+        return column.cat.codes.to_numpy(dtype=np.int64), tuple(map(str, column.cat.categories))
+    if _is_number(column.dtype) or not _numeric(column.dropna()).isna().any():
+        numbers = _numeric(column)
+        return numbers.to_numpy(np.float64, na_value=np.nan) if numbers.isna().any() else numbers.to_numpy(), None
+    codes, names = pd.factorize(column, sort=True)
+    return codes, tuple(map(str, names))
+
+
+def _is_number(dtype: Any) -> bool:
+    from pandas.api import types
+
+    return types.is_bool_dtype(dtype) or (types.is_numeric_dtype(dtype) and not types.is_complex_dtype(dtype))
