@@ -26,7 +26,7 @@ ROOMS = {
     "data": (),
     "files": (),
     "programs": ("data",),
-    "graphs": ("missing", "programs"),
+    "graphs": ("data", "missing", "programs"),
     "presets": ("conditionals", "distributions", "files", "graphs", "networks", "schedules"),
     "objectives": ("programs",),
     "training": ("data", "files", "objectives", "programs", "schedules"),

@@ -4,9 +4,11 @@ import copy
 import pickle
 
 import numpy as np
+import pandas as pd
 import pyro
 import pyro.distributions as dist
 import pytest
+import scipy.sparse
 import torch
 from programs import binary_images, convolutional_vae, counts, counts_vae, moved, snapshot
 from pyro import poutine
@@ -15,6 +17,7 @@ from pyro.poutine.messenger import Messenger
 from torch import nn
 
 import pyrovae as pvae
+from pyrovae.graphs import Graph
 
 
 def svi_of(model, guide, lr=1e-2, loss=None):
@@ -298,13 +301,68 @@ def test_covariates_reaches_the_part_that_names_it():
     assert vae.sample(6, covariates={"size": size}).shape == (6, 5)
 
 
-def test_covariates_goes_through_plain_svi_by_position():
+@pytest.mark.parametrize("by", ["position", "keyword"])
+def test_covariates_go_through_plain_svi(by):
     torch.manual_seed(0)
-    vae, x = conditional_vae(), counts(6)
+    vae, x, covariates = conditional_vae(), counts(6), {"size": torch.ones(6)}
     before = snapshot(vae)
     svi = svi_of(pvae.beta(vae.model, 0.5), pvae.beta(vae.guide, 0.5))
-    svi.step(x, {"size": torch.ones(6)})
+    svi.step(x, covariates) if by == "position" else svi.step(x, covariates=covariates)
     assert min(moved(before, vae)) > 0
+
+
+def test_a_graph_encodes_and_decodes_every_kind_of_data():
+    torch.manual_seed(0)
+    vae, x = counts_vae(), counts(7)
+    means = vae.encode(x)
+    frame = pd.DataFrame(x.numpy(), columns=list("abcde"))
+    for other in (x.numpy(), scipy.sparse.csr_matrix(x.numpy()), frame, pvae.data.as_data(x), x.tolist()):
+        torch.testing.assert_close(vae.encode(other), means)
+        torch.testing.assert_close(vae.reconstruct(other), vae.reconstruct(x))
+    torch.testing.assert_close(vae.decode(means.numpy()), vae.decode(means))
+
+
+class TwoLevels(Graph):
+    """Two stacked latents, the deeper one above."""
+
+    model_parts = ("top", "bottom", "likelihood")
+    guide_parts = ("first", "second")
+
+    def model(self, x=None, covariates=None, size=None, index=None):
+        with self.rows(self.model_parts, x, covariates, size, index) as rows:
+            z1 = rows.sample("z1", "bottom", rows.sample("z2", "top"))
+            return rows.observe("x", "likelihood", z1, value=rows.data)
+
+    def guide(self, x, covariates=None, size=None, index=None):
+        with self.rows(self.guide_parts, x, covariates, size, index) as rows:
+            seen, mask = rows.seen(rows.data)
+            rows.sample("z2", "second", rows.sample("z1", "first", seen, mask=mask))
+
+
+def test_another_graph_is_a_short_class_that_everything_serves():
+    torch.manual_seed(0)
+
+    def normal(size, shape):
+        return pvae.Factorized(dist.Normal, pvae.MLP(size, (8,)), shape)
+
+    graph = TwoLevels(
+        "levels",
+        top=pvae.standard_normal(2),
+        bottom=normal(2, 3),
+        likelihood=pvae.Factorized(dist.Poisson, pvae.MLP(3, (8,)), 5),
+        first=pvae.Factorized(dist.Normal, pvae.MLP(5, (8,)), 3, preprocess=torch.log1p),
+        second=normal(3, 2),
+    )
+    x = counts(20)
+    before = snapshot(graph)
+    svi_of(graph.model, graph.guide).step(x)
+    assert min(moved(before, graph)) > 0
+    latents = graph.encode(x)
+    assert {name: tuple(value.shape) for name, value in latents.items()} == {"z1": (20, 3), "z2": (20, 2)}
+    torch.testing.assert_close(latents["z1"], graph.eval().first(x, covariates={"mask": x == x}).mean)
+    torch.testing.assert_close(graph.decode(latents), graph.likelihood(latents["z1"]).mean)
+    assert graph.sample(4).shape == (4, 5)
+    assert pvae.elbo(graph, x, num_samples=3).shape == (20,)
 
 
 @pytest.mark.parametrize(
