@@ -44,6 +44,7 @@ from .comparison import pseudo_bma_weights as pseudo_bma_weights
 from .comparison import stacking_weights as stacking_weights
 from .conditionals import AffineFlow as AffineFlow
 from .conditionals import Categories as Categories
+from .conditionals import Conditional as Conditional
 from .conditionals import Factorized as Factorized
 from .conditionals import FromCovariate as FromCovariate
 from .conditionals import FullNormal as FullNormal

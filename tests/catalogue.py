@@ -148,7 +148,7 @@ def vamp() -> nn.Module:
 
 def table_posterior() -> nn.Module:
     table = schema()
-    network = conditionals.TableNetwork(table, pvae.Chain(pvae.MLP(table.num_features, (8,), DATA), net()))
+    network = conditionals.TableNetwork(pvae.Chain(pvae.MLP(table.num_features, (8,), DATA), net()), table)
     return pvae.Factorized(dist.Normal, network, event_shape=2)
 
 
@@ -164,11 +164,13 @@ CASES = [
     Case("DiscretizedLogistic", factorized(parts.DiscretizedLogistic, levels=256), integers(255, 2)),
     Case("DiscretizedNormal", factorized(parts.DiscretizedNormal, levels=7), integers(6, 2)),
     Case(
-        "LogisticMixture coupled", lambda: conditionals.LogisticMixture(3, net(), (3, 1), levels=16), integers(15, 3, 1)
+        "LogisticMixture coupled",
+        lambda: conditionals.LogisticMixture(net(), (3, 1), num_components=3, levels=16),
+        integers(15, 3, 1),
     ),
     Case(
         "LogisticMixture uncoupled",
-        lambda: conditionals.LogisticMixture(3, net(), (2, 1, 2), levels=8, coupled=False),
+        lambda: conditionals.LogisticMixture(net(), (2, 1, 2), num_components=3, levels=8, coupled=False),
         integers(7, 2, 1, 2),
     ),
     Case(
@@ -198,7 +200,7 @@ CASES = [
         integers(6, 3),
         {"total": torch.tensor(6.0)},
     ),
-    Case("Categories", lambda: conditionals.Categories(5, net(), (2, 1)), integers(4, 2, 1)),
+    Case("Categories", lambda: conditionals.Categories(net(), (2, 1), num_categories=5), integers(4, 2, 1)),
     Case("OneHot", lambda: conditionals.OneHot(net(), 4), one_hots(4, 1)),
     Case("OneHot vectors", lambda: conditionals.OneHot(net(), (2, 3)), one_hots(3, 2)),
     Case("RelaxedOneHot", lambda: conditionals.RelaxedOneHot(net(), 3, temperature=0.8), triangle),
@@ -209,11 +211,11 @@ CASES = [
     Case("UniformDirection", lambda: conditionals.UniformDirection(3), sphere, reads_value=False),
     Case("FullNormal", lambda: conditionals.FullNormal(net(), 2), plane(2, 15, 300)),
     Case("FullNormal prior", lambda: conditionals.FullNormal(event_shape=2), plane(2, 15, 300), reads_value=False),
-    Case("LowRank", lambda: conditionals.LowRank(1, net(), 2), plane(2, 15, 300)),
-    Case("GaussianMixture", lambda: conditionals.GaussianMixture(3, net(), 2), plane(2, 15, 300)),
+    Case("LowRank", lambda: conditionals.LowRank(net(), 2, rank=1), plane(2, 15, 300)),
+    Case("GaussianMixture", lambda: conditionals.GaussianMixture(net(), 2, num_components=3), plane(2, 15, 300)),
     Case(
         "GaussianMixture prior",
-        lambda: conditionals.GaussianMixture(3, event_shape=2),
+        lambda: conditionals.GaussianMixture(event_shape=2, num_components=3),
         plane(2, 15, 300),
         reads_value=False,
     ),
@@ -235,5 +237,5 @@ CASES = [
         tolerance=1e-3,
         reads_value=False,
     ),
-    Case("TableLikelihood", lambda: conditionals.TableLikelihood(schema(), net()), rows_of_a_table),
+    Case("TableLikelihood", lambda: conditionals.TableLikelihood(net(), schema=schema()), rows_of_a_table),
 ]

@@ -33,7 +33,7 @@ def program():
     torch.manual_seed(0)
     options = {"normalization": nn.BatchNorm1d, "dropout": 0.2}
     return pvae.VAE(
-        prior=pvae.GaussianMixture(4, event_shape=3),
+        prior=pvae.GaussianMixture(event_shape=3, num_components=4),
         likelihood=pvae.Factorized(dist.Bernoulli, pvae.MLP(3, (24, 24), **options), (1, 8, 8)),
         posterior=pvae.Factorized(dist.Normal, pvae.MLP((1, 8, 8), (24, 24), **options), 3),
     )

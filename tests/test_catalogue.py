@@ -18,7 +18,7 @@ from pyrovae import distributions as parts
 
 every_case = pytest.mark.parametrize("case", CASES, ids=repr)
 IN_FACTORIZED_TESTS = {conditionals.Factorized}
-NOT_CONDITIONAL = {conditionals.TableNetwork}
+NOT_CONDITIONAL = {conditionals.TableNetwork, conditionals.Conditional}
 
 
 def public(kind):
@@ -218,12 +218,11 @@ def test_extreme_network_outputs_stay_finite(case: Case, sign: float):
 
 def _set_raw(module, sign):
     """Make the last layer give +-1e4: its bias is the output once its weights are zero."""
-    raw = getattr(module, "raw", module)
-    net = getattr(raw, "net", None)
-    if net is None and getattr(raw, "value", None) is None:
+    net, value = getattr(module, "net", None), getattr(module, "value", torch.empty(0))
+    if net is None and not value.numel():
         return None
     generator = torch.Generator().manual_seed(6)
-    bias = raw.value if net is None else [p for n, p in net.named_parameters() if n.endswith("bias")][-1]
+    bias = value if net is None else [p for n, p in net.named_parameters() if n.endswith("bias")][-1]
     with torch.no_grad():
         if net is not None:
             [p for n, p in net.named_parameters() if n.endswith("weight")][-1].zero_()

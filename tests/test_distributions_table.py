@@ -55,7 +55,7 @@ def test_encoding_and_decoding_are_inverse_and_keep_missing_entries():
 
 def test_likelihood_is_the_sum_of_its_columns_in_their_own_units():
     table = schema()
-    likelihood = conditionals.TableLikelihood(table, pvae.MLP(2, (8,))).double()
+    likelihood = conditionals.TableLikelihood(pvae.MLP(2, (8,)), schema=table).double()
     z = torch.randn(3, 2, dtype=torch.float64)
     d = likelihood(z)
     x = torch.tensor([1.7, 20.0, 1, 3, 0, 2, 1], dtype=torch.float64)
@@ -72,9 +72,9 @@ def test_missing_entries_of_every_kind_are_left_out_and_gradients_are_finite():
     torch.manual_seed(0)
     vae = pvae.VAE(
         pvae.standard_normal(2),
-        conditionals.TableLikelihood(table, pvae.MLP(2, (8,))),
+        conditionals.TableLikelihood(pvae.MLP(2, (8,)), schema=table),
         pvae.Factorized(
-            dist.Normal, conditionals.TableNetwork(table, pvae.MLP(table.num_features, (8,))), event_shape=2
+            dist.Normal, conditionals.TableNetwork(pvae.MLP(table.num_features, (8,)), table), event_shape=2
         ),
     )
     x = torch.as_tensor(table.encode(frame()), dtype=torch.float32)
@@ -104,7 +104,7 @@ def test_posterior_sees_zeros_for_what_is_missing_and_the_mask():
 
 def test_likelihood_starts_at_the_columns_marginals():
     table = schema()
-    d = conditionals.TableLikelihood(table)()
+    d = conditionals.TableLikelihood(schema=table)()
     mean = d.mean
     assert torch.allclose(mean[0], torch.tensor(table.columns[0].loc))
     assert torch.allclose(mean[2], torch.tensor(table.columns[2].mean), rtol=1e-4)
@@ -122,7 +122,7 @@ def test_likelihood_starts_at_the_columns_marginals():
         (lambda: schema().encode(frame().drop(columns="price")), "lacks the column 'price'"),
         (lambda: schema().encode(frame().assign(colour="green")), "unknown to the schema"),
         (lambda: schema().encode(frame().assign(visits=0.5)), "row 0 holds 0.5"),
-        (lambda: conditionals.TableNetwork(schema(), pvae.MLP(3, (8,))), "in_shape=schema.num_features"),
+        (lambda: conditionals.TableNetwork(pvae.MLP(3, (8,)), schema()), "in_shape=schema.num_features"),
     ],
 )
 def test_bad_tables_are_refused_with_the_remedy(build, message):
@@ -133,9 +133,9 @@ def test_bad_tables_are_refused_with_the_remedy(build, message):
 def test_fit_takes_a_table_and_a_count_network():
     table = schema()
     posterior = pvae.Factorized(
-        dist.Normal, conditionals.TableNetwork(table, pvae.MLP(table.num_features, (8,))), event_shape=2
+        dist.Normal, conditionals.TableNetwork(pvae.MLP(table.num_features, (8,)), table), event_shape=2
     )
-    vae = pvae.VAE(pvae.standard_normal(2), conditionals.TableLikelihood(table, pvae.MLP(2, (8,))), posterior)
+    vae = pvae.VAE(pvae.standard_normal(2), conditionals.TableLikelihood(pvae.MLP(2, (8,)), schema=table), posterior)
     data = torch.as_tensor(table.encode(pd.concat([frame()] * 20)), dtype=torch.float32)
     history = pvae.fit(vae, data, epochs=30, batch_size=20, learning_rate=1e-2, seed=0)
     assert history["elbo"][-1] > history["elbo"][0]

@@ -220,7 +220,7 @@ def test_the_order_of_parameters_is_documented_and_kept():
             ValueError,
             "interior",
         ),
-        (lambda: pvae.standard_normal(0), ValueError, "positive integer"),
+        (lambda: pvae.standard_normal(0), ValueError, "latent_dim must be at least 1"),
         (
             lambda: pvae.Factorized(torch.distributions.Normal, pvae.MLP(2, ()), event_shape=3),
             TypeError,

@@ -34,7 +34,7 @@ class Own(nn.Module):
     def __init__(self):
         super().__init__()
         self.vae = pvae.VAE(
-            prior=GaussianMixture(5, event_shape=3),
+            prior=GaussianMixture(event_shape=3, num_components=5),
             likelihood=pvae.Factorized(dist.Poisson, pvae.MLP(3, (7,), normalization=nn.BatchNorm1d), (1, 8, 8)),
             posterior=pvae.Factorized(dist.Normal, pvae.MLP((1, 8, 8), (7,), dropout=0.2), 3),
         )

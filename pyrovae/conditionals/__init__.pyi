@@ -1,3 +1,4 @@
+from .base import Conditional as Conditional
 from .categories import Categories as Categories
 from .categories import OneHot as OneHot
 from .categories import RelaxedOneHot as RelaxedOneHot

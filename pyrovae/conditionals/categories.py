@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import pyro.distributions as dist
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from pyrovae.conditionals.raw import Covariates, Raw, as_count, as_shape
+from pyrovae.conditionals.base import Conditional, Preprocess, as_event_shape
 from pyrovae.distributions.categorical import InteriorRelaxedOneHot, LevelCategorical
+from pyrovae.errors import check_integer, refusal
 from pyrovae.networks import Network
+from pyrovae.networks.base import Shape
 
 
-class OneHot(nn.Module):
+class OneHot(Conditional):
     r"""A conditional over one-hot vectors, along the last axis of the event.
 
     .. math:: p(z) = \prod_j \mathrm{softmax}(\ell_j)_{z_j}
@@ -37,28 +39,26 @@ class OneHot(nn.Module):
     def __init__(
         self,
         net: Network | None = None,
-        event_shape: int | Sequence[int] | None = None,
+        event_shape: Shape | None = None,
         *,
         family: Callable[..., dist.TorchDistribution] = dist.OneHotCategorical,
-        preprocess: Callable[[Tensor], Tensor] | None = None,
+        preprocess: Preprocess | None = None,
     ) -> None:
-        super().__init__()
-        self.event_shape, self.family = as_shape(event_shape, "OneHot"), family
-        self.raw = Raw(net, self.event_shape, preprocess=preprocess)
-        self.covariate_names = self.raw.covariate_names
+        super().__init__(net, event_shape, preprocess=preprocess)
+        self.family = family
 
-    def forward(self, value: Tensor | None = None, covariates: Covariates | None = None) -> dist.TorchDistribution:
-        """The distribution given ``value`` of shape ``(*batch, *in_shape)``."""
-        return self.family(logits=self.raw(value, covariates)).to_event(len(self.event_shape) - 1)
+    def distribution(self, raw: Tensor) -> dist.TorchDistribution:
+        """One categorical per vector, given its logits."""
+        return self.family(logits=raw).to_event(len(self.event_shape) - 1)
 
 
-class RelaxedOneHot(nn.Module):
+class RelaxedOneHot(Conditional):
     r"""A conditional over the simplex that tends to one-hot vectors as its temperature falls (Gumbel-softmax).
 
     .. math:: z_j = \mathrm{softmax}\bigl((\ell_j + g_j) / T\bigr)
 
-    Its evidence is that of the relaxed model: prior and posterior are both relaxed. To anneal it, write
-    ``posterior.temperature.fill_(0.5)``.
+    The evidence is that of the relaxed model, in which both prior and posterior are relaxed. To anneal the temperature,
+    write ``posterior.temperature.fill_(0.5)``.
 
     Args:
         net: a network; an open one is closed with the event's shape. None for learned probabilities.
@@ -80,34 +80,30 @@ class RelaxedOneHot(nn.Module):
     def __init__(
         self,
         net: Network | None = None,
-        event_shape: int | Sequence[int] | None = None,
+        event_shape: Shape | None = None,
         *,
         temperature: float = 0.67,
-        preprocess: Callable[[Tensor], Tensor] | None = None,
+        preprocess: Preprocess | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(net, event_shape, preprocess=preprocess)
         if temperature <= 0:
-            raise ValueError(f"temperature must be positive, got {temperature}")
-        self.event_shape = as_shape(event_shape, "RelaxedOneHot")
+            raise refusal(f"temperature must be positive, got {temperature}", "temperature")
         self.register_buffer("temperature", torch.tensor(float(temperature)))
-        self.raw = Raw(net, self.event_shape, preprocess=preprocess)
-        self.covariate_names = self.raw.covariate_names
 
-    def forward(self, value: Tensor | None = None, covariates: Covariates | None = None) -> dist.TorchDistribution:
-        """The distribution given ``value`` of shape ``(*batch, *in_shape)``."""
-        relaxed = InteriorRelaxedOneHot(self.temperature, logits=self.raw(value, covariates))
-        return relaxed.to_event(len(self.event_shape) - 1)
+    def distribution(self, raw: Tensor) -> dist.TorchDistribution:
+        """One relaxed categorical per vector, given its logits."""
+        return InteriorRelaxedOneHot(self.temperature, logits=raw).to_event(len(self.event_shape) - 1)
 
 
-class Categories(nn.Module):
-    r"""A conditional over integers ``0 .. K - 1`` for each entry, with probabilities of its own for each.
+class Categories(Conditional):
+    r"""A conditional over integers ``0 .. K - 1`` for each entry, each entry with its own probabilities.
 
     .. math:: p(x \mid z) = \prod_j \mathrm{softmax}\bigl(\ell_j(z)\bigr)_{x_j}
 
     Args:
-        num_categories: K.
         net: a network; an open one is closed with ``(K, *event_shape)``. None for learned probabilities.
         event_shape: the shape of one datum.
+        num_categories: K, at least 2.
         preprocess: applied to the network's input, e.g. ``torch.log1p``.
 
     Raises:
@@ -115,25 +111,23 @@ class Categories(nn.Module):
 
     Reference: van den Oord et al. 2016, PixelRNN, arXiv:1601.06759 (256 levels).
 
-    >>> Categories(17, event_shape=(1, 8, 8))().event_shape
+    >>> Categories(event_shape=(1, 8, 8), num_categories=17)().event_shape
     torch.Size([1, 8, 8])
     """
 
     def __init__(
         self,
-        num_categories: int,
         net: Network | None = None,
-        event_shape: int | Sequence[int] | None = None,
+        event_shape: Shape | None = None,
         *,
-        preprocess: Callable[[Tensor], Tensor] | None = None,
+        num_categories: int,
+        preprocess: Preprocess | None = None,
     ) -> None:
-        super().__init__()
-        as_count(num_categories, "num_categories", 2)
-        self.event_shape, self.num_categories = as_shape(event_shape, "Categories"), num_categories
-        self.raw = Raw(net, (num_categories, *self.event_shape), preprocess=preprocess)
-        self.covariate_names = self.raw.covariate_names
+        check_integer("num_categories", num_categories, least=2)
+        start = torch.zeros(num_categories, *as_event_shape(event_shape, "Categories"))
+        super().__init__(net, event_shape, start=start, preprocess=preprocess)
 
-    def forward(self, value: Tensor | None = None, covariates: Covariates | None = None) -> dist.TorchDistribution:
-        """The distribution given ``value`` of shape ``(*batch, *in_shape)``."""
-        logits = self.raw(value, covariates).movedim(-1 - len(self.event_shape), -1)
-        return LevelCategorical(logits=logits).to_event(len(self.event_shape))
+    def distribution(self, raw: Tensor) -> dist.TorchDistribution:
+        """One categorical per entry, given logits ``(*batch, K, *event_shape)``."""
+        event_dim = len(self.event_shape)
+        return LevelCategorical(logits=raw.movedim(-1 - event_dim, -1)).to_event(event_dim)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+import functools
+from abc import abstractmethod
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
@@ -11,71 +12,68 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyrovae.conditionals.raw import Covariates, Raw, as_vector
+from pyrovae.conditionals.base import Conditional, Preprocess, as_length
 from pyrovae.distributions.flow import FlowDistribution
 from pyrovae.distributions.links import RAW_ONE, positive
+from pyrovae.errors import check_integer
 from pyrovae.networks import Network
+from pyrovae.networks.base import Shape
 
 _FEATURE_BOUND = 10.0
 
 
-class Flow(nn.Module, ABC):
-    r"""A conditional normalising flow: a normal pushed through masked autoregressive maps (abstract).
+class Flow(Conditional):
+    r"""A conditional normalizing flow: a normal pushed through masked autoregressive maps (abstract).
 
-    With no network it is a learned prior: its base is the standard normal, and a density costs one pass through each
-    map, a draw one pass an entry. With a network it is a posterior: the network gives the base's location and scale and
-    some features on which the maps depend; a draw and its density cost one pass, another value's density one an entry.
+    Without a network the flow is a learned prior: its base is the standard normal, a density costs one pass through each
+    map, and a draw costs one pass per entry. With a network it is a posterior: the network gives location and scale of
+    the base and some features, on which the maps depend; a draw with its density costs one pass, and the density of any
+    other value costs one pass per entry.
 
     Args:
         net: a network; an open one is closed with ``2 d + features`` numbers. None for a learned prior.
         event_shape: d, the length of the vector.
         transforms: the number of maps; the order of the entries is reversed from one to the next.
-        hidden: widths of the maps' own masked networks.
+        hidden: widths of the hidden layers of each map's masked network.
         features: the number of features that the maps see, each kept in (-10, 10); only with a network.
-        inverse: draws, not densities, in one pass; by default so with a network. A conditional prior sets it to False.
+        inverse: make draws cost one pass, not densities; True by default with a network. Write False for a conditional
+            prior.
         preprocess: applied to the network's input, e.g. ``torch.log1p``.
     """
 
     def __init__(
         self,
         net: Network | None = None,
-        event_shape: int | Sequence[int] | None = None,
+        event_shape: Shape | None = None,
         *,
         transforms: int = 3,
         hidden: Sequence[int] = (64, 64),
         features: int = 32,
         inverse: bool | None = None,
-        preprocess: Callable[[Tensor], Tensor] | None = None,
+        preprocess: Preprocess | None = None,
     ) -> None:
-        super().__init__()
-        self.size = as_vector(event_shape, type(self).__name__)
-        if transforms < 1:
-            raise ValueError(f"transforms must be at least 1, got {transforms}")
-        self.event_shape = torch.Size((self.size,))
+        d = as_length(event_shape, type(self).__name__)
+        check_integer("transforms", transforms)
+        context = 0 if net is None else features
+        super().__init__(net, d, start=torch.zeros(0 if net is None else 2 * d + features), preprocess=preprocess)
         self.inverse = (net is not None) if inverse is None else inverse
-        self._sizes = (self.size, self.size, features)
-        self.raw = None if net is None else Raw(net, (sum(self._sizes),), preprocess=preprocess)
-        self.covariate_names = () if self.raw is None else self.raw.covariate_names
-        self._origin: Tensor
-        self.register_buffer("_origin", torch.zeros(self.size), persistent=False)
-        options = {
-            "hidden_features": tuple(hidden),
-            "activation": nn.SiLU,
-            "context": 0 if net is None else features,
-        }
-        build = import_zuko().flows.autoregressive.MaskedAutoregressiveTransform
-        order = torch.arange(self.size)
-        self.maps = nn.ModuleList(
-            build(self.size, order=order.flip(0) if i % 2 else order, **options, **self._univariate())
-            for i in range(transforms)
+        build = functools.partial(
+            import_zuko().flows.autoregressive.MaskedAutoregressiveTransform,
+            context=context,
+            hidden_features=tuple(hidden),
+            activation=nn.SiLU,
+            **self._univariate(),
         )
+        order = torch.arange(d)
+        self.maps = nn.ModuleList(build(d, order=order.flip(0) if i % 2 else order) for i in range(transforms))
 
-    def forward(self, value: Tensor | None = None, covariates: Covariates | None = None) -> FlowDistribution:
-        """The distribution given ``value`` of shape ``(*batch, *in_shape)``."""
-        if self.raw is None:
-            base, features = dist.Normal(self._origin, torch.ones_like(self._origin)), None
+    def distribution(self, raw: Tensor) -> FlowDistribution:
+        """The flow given location and raw scale of its base and the raw features."""
+        (d,), features = self.event_shape, None
+        if self.net is None:
+            base = dist.Normal(raw.new_zeros(d), raw.new_ones(d))
         else:
-            loc, scale, features = self.raw(value, covariates).split(self._sizes, -1)
+            loc, scale, features = raw.split((d, d, raw.shape[-1] - 2 * d), -1)
             base = dist.Normal(loc, positive(scale + RAW_ONE))
             features = features / (1 + features.abs() / _FEATURE_BOUND)
         maps = [map_(features) for map_ in self.maps]
@@ -83,12 +81,12 @@ class Flow(nn.Module, ABC):
 
     @abstractmethod
     def _univariate(self) -> dict[str, Any]:
-        """The map of one entry given its parameters, and these parameters' shapes."""
+        """The class of an entry's map, and the shapes of the parameters of one map."""
 
     def __repr__(self) -> str:
         # zuko's own representation draws random numbers
-        kind = "prior" if self.raw is None else f"net={type(self.raw.net).__name__}"
-        shape = f"event_shape={self.size}, transforms={len(self.maps)}, inverse={self.inverse}"
+        kind = "prior" if self.net is None else f"net={type(self.net).__name__}"
+        shape = f"{self.extra_repr()}, transforms={len(self.maps)}, inverse={self.inverse}"
         return f"{type(self).__name__}({kind}, {shape})"
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -106,9 +104,10 @@ class AffineFlow(Flow):
         net: a network; an open one is closed with ``2 d + features`` numbers. None for a learned prior.
         event_shape: d, the length of the vector.
         transforms: the number of maps; the order of the entries is reversed from one to the next.
-        hidden: widths of the maps' own masked networks.
+        hidden: widths of the hidden layers of each map's masked network.
         features: the number of features that the maps see, each kept in (-10, 10); only with a network.
-        inverse: draws, not densities, in one pass; by default so with a network. A conditional prior sets it to False.
+        inverse: make draws cost one pass, not densities; True by default with a network. Write False for a conditional
+            prior.
         preprocess: applied to the network's input, e.g. ``torch.log1p``.
 
     Raises:
@@ -129,15 +128,16 @@ class SplineFlow(Flow):
 
     .. math:: y_j = \mathrm{spline}\bigl(\epsilon_j;\ \theta_j(\cdot_{<j})\bigr)
 
-    With eight bins a spline.
+    Each spline has eight bins.
 
     Args:
         net: a network; an open one is closed with ``2 d + features`` numbers. None for a learned prior.
         event_shape: d, the length of the vector.
         transforms: the number of maps; the order of the entries is reversed from one to the next.
-        hidden: widths of the maps' own masked networks.
+        hidden: widths of the hidden layers of each map's masked network.
         features: the number of features that the maps see, each kept in (-10, 10); only with a network.
-        inverse: draws, not densities, in one pass; by default so with a network. A conditional prior sets it to False.
+        inverse: make draws cost one pass, not densities; True by default with a network. Write False for a conditional
+            prior.
         preprocess: applied to the network's input, e.g. ``torch.log1p``.
 
     Raises:
@@ -158,7 +158,7 @@ class SplineFlow(Flow):
 
 
 def import_zuko() -> ModuleType:
-    """The package zuko, imported on demand; what its import changes in torch for the whole process is put back."""
+    """Import zuko on demand, and undo the changes that its import makes to torch for the whole process."""
     distribution, inverse = torch.distributions.Distribution, torch.distributions.transforms._InverseTransform
     validate, arg_constraints, name = distribution._validate_args, distribution.arg_constraints, inverse.__name__
     try:

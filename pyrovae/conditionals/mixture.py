@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from pyrovae.conditionals.raw import Covariates, Raw, as_vector
+from pyrovae.conditionals.base import Conditional, Preprocess, as_length
 from pyrovae.distributions.links import RAW_ONE, positive
 from pyrovae.distributions.mixture import DiagonalNormalMixture
+from pyrovae.errors import check_integer
 from pyrovae.networks import Network
+from pyrovae.networks.base import Shape
 
 
-class GaussianMixture(nn.Module):
+class GaussianMixture(Conditional):
     r"""A conditional mixture of normals with diagonal covariances: a learned prior, or a posterior of several modes.
 
     .. math:: p(z) = \sum_k \pi_k\, \mathcal{N}\bigl(z;\ \mu_k, \mathrm{diag}\,\sigma_k^2\bigr)
 
     Args:
-        num_components: K.
         net: a network; an open one is closed with ``(K, 1 + 2 d)`` numbers. None for a learned distribution, whose
             means start as standard normal draws.
         event_shape: d, the length of the vector.
+        num_components: K.
         preprocess: applied to the network's input, e.g. ``torch.log1p``.
 
     Raises:
@@ -30,29 +30,24 @@ class GaussianMixture(nn.Module):
 
     Reference: Jiang et al. 2017, VaDE, arXiv:1611.05148 (as a prior).
 
-    >>> GaussianMixture(10, event_shape=8)().event_shape
+    >>> GaussianMixture(event_shape=8, num_components=10)().event_shape
     torch.Size([8])
     """
 
     def __init__(
         self,
-        num_components: int,
         net: Network | None = None,
-        event_shape: int | Sequence[int] | None = None,
+        event_shape: Shape | None = None,
         *,
-        preprocess: Callable[[Tensor], Tensor] | None = None,
+        num_components: int,
+        preprocess: Preprocess | None = None,
     ) -> None:
-        super().__init__()
-        if num_components < 1:
-            raise ValueError(f"num_components must be at least 1, got {num_components}")
-        self.size, self.num_components = as_vector(event_shape, "GaussianMixture"), num_components
-        self.event_shape = torch.Size((self.size,))
-        start = [torch.zeros(num_components, 1), torch.randn(num_components, self.size)]
-        start.append(torch.full((num_components, self.size), RAW_ONE))
-        self.raw = Raw(net, (num_components, 1 + 2 * self.size), torch.cat(start, -1), preprocess)
-        self.covariate_names = self.raw.covariate_names
+        d, k = as_length(event_shape, "GaussianMixture"), check_integer("num_components", num_components)
+        start = torch.cat([torch.zeros(k, 1), torch.randn(k, d), torch.full((k, d), RAW_ONE)], -1)
+        super().__init__(net, d, start=start, preprocess=preprocess)
 
-    def forward(self, value: Tensor | None = None, covariates: Covariates | None = None) -> DiagonalNormalMixture:
-        """The distribution given ``value`` of shape ``(*batch, *in_shape)``."""
-        logits, locs, scales = self.raw(value, covariates).split((1, self.size, self.size), -1)
+    def distribution(self, raw: Tensor) -> DiagonalNormalMixture:
+        """The mixture given log weight, means and raw scales of each component, a row of ``raw``."""
+        (d,) = self.event_shape
+        logits, locs, scales = raw.split((1, d, d), -1)
         return DiagonalNormalMixture(logits.squeeze(-1), locs, positive(scales))

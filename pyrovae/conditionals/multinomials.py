@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from pyrovae.conditionals.base import Conditional, Preprocess, as_length
 from pyrovae.conditionals.factorized import FromCovariate
-from pyrovae.conditionals.raw import Covariates, Raw, as_vector
 from pyrovae.distributions.multinomial import TotalMultinomial
 from pyrovae.networks import Network
+from pyrovae.networks.base import Covariates, Shape
 
 
-class Multinomials(nn.Module):
+class Multinomials(Conditional):
     r"""A conditional over vectors of counts with known totals.
 
     .. math:: p(x \mid z, n) = \mathrm{Multinomial}\bigl(x;\ n, \mathrm{softmax}\, f(z)\bigr)
@@ -21,10 +20,11 @@ class Multinomials(nn.Module):
     Args:
         net: a network; an open one is closed with ``d`` numbers. None for learned probabilities.
         event_shape: d, the length of the vector.
-        total_count: n: a number, or ``FromCovariate(name)`` for one total a row.
+        total_count: n: a number, or ``FromCovariate(name)`` for one total per row.
+        preprocess: applied to the network's input.
 
     Raises:
-        ValueError: the event is not a vector, no total is given, or a closed network's shape differs.
+        ValueError: the event is not a vector, or a closed network's shape differs.
 
     >>> import pyrovae as pvae
     >>> likelihood = Multinomials(pvae.MLP(2, (16,)), event_shape=5, total_count=pvae.FromCovariate("total"))
@@ -32,27 +32,27 @@ class Multinomials(nn.Module):
     torch.Size([5])
     """
 
+    total_count: Tensor
+
     def __init__(
         self,
         net: Network | None = None,
-        event_shape: int | Sequence[int] | None = None,
+        event_shape: Shape | None = None,
         *,
-        total_count: float | FromCovariate | None = None,
+        total_count: float | FromCovariate,
+        preprocess: Preprocess | None = None,
     ) -> None:
-        super().__init__()
-        if total_count is None:
-            raise ValueError("Multinomials needs total_count=: a number, or FromCovariate(name) for one total a row")
-        size = as_vector(event_shape, "Multinomials")
-        self.event_shape = torch.Size((size,))
-        self.raw = Raw(net, (size,))
-        self.source = total_count if isinstance(total_count, FromCovariate) else None
-        number = 0.0 if isinstance(total_count, FromCovariate) else float(total_count)
-        self.total_count: Tensor
+        size = as_length(event_shape, "Multinomials")
+        source, number = (total_count, 0.0) if isinstance(total_count, FromCovariate) else (None, float(total_count))
+        super().__init__(net, size, preprocess=preprocess, covariate_names=() if source is None else (source.name,))
+        self.source = source
         self.register_buffer("total_count", torch.tensor(number))
-        own = () if self.source is None else (self.source.name,)
-        self.covariate_names = tuple(dict.fromkeys((*own, *self.raw.covariate_names)))
 
     def forward(self, value: Tensor | None = None, covariates: Covariates | None = None) -> TotalMultinomial:
-        """The distribution given ``value`` of shape ``(*batch, *in_shape)``."""
+        """The distribution given ``value`` of shape ``(*batch, *in_shape)``, and the total where it is a covariate."""
+        return self.distribution(self.raw(value, covariates), covariates)
+
+    def distribution(self, raw: Tensor, covariates: Covariates | None = None) -> TotalMultinomial:
+        """The multinomial given its logits."""
         total = self.total_count if self.source is None else self.source.read(covariates, 0)
-        return TotalMultinomial(self.raw(value, covariates), total)
+        return TotalMultinomial(raw, total)

@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from pyrovae.conditionals.raw import Covariates, Raw, as_count, as_vector
+from pyrovae.conditionals.base import Conditional, Preprocess, as_length
 from pyrovae.distributions.links import RAW_ONE, positive
 from pyrovae.distributions.normal import CholeskyNormal, LowRankNormal
+from pyrovae.errors import check_integer
 from pyrovae.networks import Network
+from pyrovae.networks.base import Shape
 
 _RATIO_BOUND = 10.0
 
 
-class FullNormal(nn.Module):
+class FullNormal(Conditional):
     r"""A conditional normal with a full covariance.
 
     .. math:: q(z \mid x) = \mathcal{N}\bigl(z;\ U m,\ S U U^\top S\bigr), \qquad
         U_{ii} = 1,\quad U_{ij} = \frac{r_{ij} / \sqrt d}{\sqrt{1 + \lVert r_i \rVert^2 / (100\, d)}},\ j < i
 
-    where m, the positive diagonal S and r are the network's output. The unit triangle acts on the mean as well as on the
-    noise, as in a linear inverse autoregressive flow (Kingma et al. 2016, arXiv 1606.04934), and r is scaled by the
-    dimension: with a mean of its own and unscaled r the same family trains to a lower bound than a mean-field normal does.
-    A row of U keeps a length below 10, so a correlation of two entries stays below 0.995. Standardize a network's input
-    (``preprocess=``): on values far from those that it was trained on U may be so ill-conditioned that the density is inexact
-    in single precision. With no network it is a learned prior, standard normal at first.
+    The network gives the vector m, the positive diagonal matrix S, and the numbers r below the diagonal. The unit triangle
+    U multiplies m as well as the noise, as in a linear inverse autoregressive flow (Kingma et al. 2016, arXiv 1606.04934),
+    and r is divided by the square root of the dimension. Both matter: with the mean m instead of U m and with unscaled r,
+    the same family trains to a lower bound than a mean-field normal. Below the diagonal a row of U has a length of at most
+    10, so the correlation of two entries stays below 0.995. Standardize a network's input (``preprocess=``): far from the
+    values of training U may be ill-conditioned, and the density inexact in single precision. Without a network the
+    distribution is a learned prior that starts as the standard normal.
 
     Args:
         net: a network; an open one is closed with ``d (d + 3) / 2`` numbers. None for a learned distribution.
@@ -42,89 +44,67 @@ class FullNormal(nn.Module):
     torch.Size([7])
     """
 
-    def __init__(
-        self,
-        net: Network | None = None,
-        event_shape: int | Sequence[int] | None = None,
-        *,
-        preprocess: Callable[[Tensor], Tensor] | None = None,
-    ) -> None:
-        super().__init__()
-        self.size = as_vector(event_shape, "FullNormal")
-        self.event_shape = torch.Size((self.size,))
-        pairs = self.size * (self.size - 1) // 2
-        self._sizes = (self.size, self.size, pairs)
-        index = torch.zeros(self.size, self.size, dtype=torch.long)
-        index[tuple(torch.tril_indices(self.size, self.size, -1))] = torch.arange(1, pairs + 1)
-        self._index: Tensor
-        self.register_buffer("_index", index, persistent=False)
-        start = torch.cat([torch.zeros(self.size), torch.full((self.size,), RAW_ONE), torch.zeros(pairs)])
-        self.raw = Raw(net, (sum(self._sizes),), start, preprocess)
-        self.covariate_names = self.raw.covariate_names
+    _index: Tensor
 
-    def forward(self, value: Tensor | None = None, covariates: Covariates | None = None) -> CholeskyNormal:
-        """The distribution given ``value`` of shape ``(*batch, *in_shape)``."""
-        loc, scale, ratio = self.raw(value, covariates).split(self._sizes, -1)
-        rows = torch.cat([torch.zeros_like(loc[..., :1]), ratio / math.sqrt(self.size)], -1)[..., self._index]
-        unit = _bounded(rows) + torch.eye(self.size, dtype=loc.dtype, device=loc.device)
+    def __init__(
+        self, net: Network | None = None, event_shape: Shape | None = None, *, preprocess: Preprocess | None = None
+    ) -> None:
+        d = as_length(event_shape, "FullNormal")
+        pairs = d * (d - 1) // 2
+        start = torch.cat([torch.zeros(d), torch.full((d,), RAW_ONE), torch.zeros(pairs)])
+        super().__init__(net, d, start=start, preprocess=preprocess)
+        index = torch.zeros(d, d, dtype=torch.long)  # where each entry of the triangle stands among (0, *r)
+        index[tuple(torch.tril_indices(d, d, -1))] = torch.arange(1, pairs + 1)
+        self.register_buffer("_index", index, persistent=False)
+
+    def distribution(self, raw: Tensor) -> CholeskyNormal:
+        """The normal given m, the raw diagonal of S, and r."""
+        (d,) = self.event_shape
+        loc, scale, ratio = raw.split((d, d, raw.shape[-1] - 2 * d), -1)
+        rows = torch.cat([torch.zeros_like(loc[..., :1]), ratio / math.sqrt(d)], -1)[..., self._index]
+        rows = rows * (1 + rows.square().sum(-1, keepdim=True) / _RATIO_BOUND**2).rsqrt()
+        unit = rows + torch.eye(d, dtype=loc.dtype, device=loc.device)
         mean = (unit @ loc.unsqueeze(-1)).squeeze(-1)
         return CholeskyNormal(mean, positive(scale).unsqueeze(-1) * unit)
 
 
-class LowRank(nn.Module):
+class LowRank(Conditional):
     r"""A conditional normal whose covariance is of low rank plus a diagonal.
 
     .. math:: q(z \mid x) = \mathcal{N}\bigl(z;\ \mu(x), S (V V^\top + I) S\bigr)
 
-    with a positive diagonal S and the entries of V kept in (-10, 10). With no network it is a learned prior.
+    S is a positive diagonal matrix, and the entries of V stay in (-10, 10). Without a network the distribution is a
+    learned prior.
 
     Args:
-        rank: the number of columns of V.
-        net: a network; an open one is closed with ``d (2 + rank)`` numbers. None for a learned distribution.
+        net: a network; an open one is closed with ``(2 + rank, d)`` numbers. None for a learned distribution.
         event_shape: d, the length of the vector.
+        rank: the number of columns of V.
         preprocess: applied to the network's input, e.g. ``torch.log1p``.
 
     Raises:
         ValueError: the event is not a vector, the rank is below one, or a closed network's shape differs.
 
     >>> import pyrovae as pvae
-    >>> LowRank(2, pvae.MLP((1, 8, 8), (32,)), event_shape=16)(torch.zeros(7, 1, 8, 8)).event_shape
+    >>> LowRank(pvae.MLP((1, 8, 8), (32,)), event_shape=16, rank=2)(torch.zeros(7, 1, 8, 8)).event_shape
     torch.Size([16])
     """
 
     def __init__(
         self,
-        rank: int,
         net: Network | None = None,
-        event_shape: int | Sequence[int] | None = None,
+        event_shape: Shape | None = None,
         *,
-        preprocess: Callable[[Tensor], Tensor] | None = None,
+        rank: int,
+        preprocess: Preprocess | None = None,
     ) -> None:
-        super().__init__()
-        self.size = as_vector(event_shape, "LowRank")
-        if as_count(rank, "rank", 0) < 1:
-            raise ValueError(
-                f"rank must be at least 1, got {rank}; without correlations write Factorized(dist.Normal, ...)"
-            )
-        self.event_shape, self.rank = torch.Size((self.size,)), rank
-        start = torch.cat(
-            [torch.zeros(1, self.size), torch.full((1, self.size), RAW_ONE), 0.1 * torch.randn(rank, self.size)]
-        )
-        self.raw = Raw(net, (2 + rank, self.size), start, preprocess)
-        self.covariate_names = self.raw.covariate_names
+        d = as_length(event_shape, "LowRank")
+        check_integer("rank", rank)
+        start = torch.cat([torch.zeros(1, d), torch.full((1, d), RAW_ONE), 0.1 * torch.randn(rank, d)])
+        super().__init__(net, d, start=start, preprocess=preprocess)
 
-    def forward(self, value: Tensor | None = None, covariates: Covariates | None = None) -> LowRankNormal:
-        """The distribution given ``value`` of shape ``(*batch, *in_shape)``."""
-        raw = self.raw(value, covariates)
-        scale = positive(raw[..., 1, :])
-        factor = scale.unsqueeze(-1) * _soft_clip(raw[..., 2:, :]).mT
+    def distribution(self, raw: Tensor) -> LowRankNormal:
+        """The normal given its mean, the raw diagonal of S, and the raw columns of V, each a row of ``raw``."""
+        scale, columns = positive(raw[..., 1, :]), raw[..., 2:, :]
+        factor = scale.unsqueeze(-1) * (columns / (1 + columns.abs() / _RATIO_BOUND)).mT
         return LowRankNormal(raw[..., 0, :], factor, scale.square())
-
-
-def _soft_clip(x: Tensor) -> Tensor:
-    return x / (1 + x.abs() / _RATIO_BOUND)
-
-
-def _bounded(rows: Tensor) -> Tensor:
-    """Rows whose length stays below the bound; short ones are left as they are."""
-    return rows * (1 + rows.square().sum(-1, keepdim=True) / _RATIO_BOUND**2).rsqrt()

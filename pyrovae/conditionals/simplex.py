@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from pyrovae.conditionals.raw import Covariates, Raw, as_vector
+from pyrovae.conditionals.base import Conditional, Preprocess, as_length
 from pyrovae.distributions.links import RAW_ONE, positive
 from pyrovae.distributions.simplex import AdditiveLogisticNormal, InteriorDirichlet
 from pyrovae.networks import Network
+from pyrovae.networks.base import Shape
 
 
-class SimplexNormal(nn.Module):
+class SimplexNormal(Conditional):
     r"""A conditional over proportions: the logistic-normal distribution.
 
     .. math:: \log \frac{z_j}{z_K} \sim \mathcal{N}\bigl(\mu_j(x), \sigma_j(x)^2\bigr), \quad j < K
 
-    With no network it is a learned prior, whose log ratios are standard normal at first.
+    Without a network it is a learned prior, whose log ratios are standard normal at first.
 
     Args:
         net: a network; an open one is closed with ``(2, K - 1)`` numbers. None for a learned distribution.
@@ -36,26 +35,19 @@ class SimplexNormal(nn.Module):
     """
 
     def __init__(
-        self,
-        net: Network | None = None,
-        event_shape: int | Sequence[int] | None = None,
-        *,
-        preprocess: Callable[[Tensor], Tensor] | None = None,
+        self, net: Network | None = None, event_shape: Shape | None = None, *, preprocess: Preprocess | None = None
     ) -> None:
-        super().__init__()
-        size = as_vector(event_shape, "SimplexNormal", least=2)
-        self.event_shape = torch.Size((size,))
+        size = as_length(event_shape, "SimplexNormal", least=2)
         start = torch.stack([torch.zeros(size - 1), torch.full((size - 1,), RAW_ONE)])
-        self.raw = Raw(net, (2, size - 1), start, preprocess)
-        self.covariate_names = self.raw.covariate_names
+        super().__init__(net, size, start=start, preprocess=preprocess)
 
-    def forward(self, value: Tensor | None = None, covariates: Covariates | None = None) -> AdditiveLogisticNormal:
-        """The distribution given ``value`` of shape ``(*batch, *in_shape)``."""
-        loc, scale = self.raw(value, covariates).unbind(-2)
+    def distribution(self, raw: Tensor) -> AdditiveLogisticNormal:
+        """The logistic-normal given means and raw scales of its log ratios."""
+        loc, scale = raw.unbind(-2)
         return AdditiveLogisticNormal(loc, positive(scale))
 
 
-class SimplexDirichlet(nn.Module):
+class SimplexDirichlet(Conditional):
     r"""A conditional over proportions: the Dirichlet distribution.
 
     .. math:: q(z \mid x) = \mathrm{Dirichlet}\bigl(z;\ \alpha(x)\bigr), \qquad \alpha > 10^{-3}
@@ -75,18 +67,11 @@ class SimplexDirichlet(nn.Module):
     """
 
     def __init__(
-        self,
-        net: Network | None = None,
-        event_shape: int | Sequence[int] | None = None,
-        *,
-        preprocess: Callable[[Tensor], Tensor] | None = None,
+        self, net: Network | None = None, event_shape: Shape | None = None, *, preprocess: Preprocess | None = None
     ) -> None:
-        super().__init__()
-        size = as_vector(event_shape, "SimplexDirichlet", least=2)
-        self.event_shape = torch.Size((size,))
-        self.raw = Raw(net, (size,), torch.full((size,), RAW_ONE), preprocess)
-        self.covariate_names = self.raw.covariate_names
+        size = as_length(event_shape, "SimplexDirichlet", least=2)
+        super().__init__(net, size, start=torch.full((size,), RAW_ONE), preprocess=preprocess)
 
-    def forward(self, value: Tensor | None = None, covariates: Covariates | None = None) -> InteriorDirichlet:
-        """The distribution given ``value`` of shape ``(*batch, *in_shape)``."""
-        return InteriorDirichlet(positive(self.raw(value, covariates)) + 1e-3)
+    def distribution(self, raw: Tensor) -> InteriorDirichlet:
+        """The Dirichlet given its raw concentrations."""
+        return InteriorDirichlet(positive(raw) + 1e-3)

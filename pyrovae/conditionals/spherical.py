@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import normalize, one_hot
+from torch import Tensor
+from torch.nn.functional import normalize
 
-from pyrovae.conditionals.raw import Covariates, Raw, as_vector
+from pyrovae.conditionals.base import Conditional, Preprocess, as_length
 from pyrovae.distributions.links import positive
 from pyrovae.distributions.spherical import PowerSpherical, UniformSphere
 from pyrovae.networks import Network
+from pyrovae.networks.base import Shape
 
 
-class Spherical(nn.Module):
+class Spherical(Conditional):
     r"""A conditional over directions: a power spherical distribution.
 
     .. math:: q(z \mid x) = \mathrm{PowerSpherical}\bigl(z;\ \mu(x), \kappa(x)\bigr)
@@ -35,27 +34,19 @@ class Spherical(nn.Module):
     """
 
     def __init__(
-        self,
-        net: Network | None = None,
-        event_shape: int | Sequence[int] | None = None,
-        *,
-        preprocess: Callable[[Tensor], Tensor] | None = None,
+        self, net: Network | None = None, event_shape: Shape | None = None, *, preprocess: Preprocess | None = None
     ) -> None:
-        super().__init__()
-        self.size = as_vector(event_shape, "Spherical", least=2)
-        self.event_shape = torch.Size((self.size,))
-        self.raw = Raw(net, (self.size + 1,), torch.ones(self.size + 1), preprocess)
-        self.covariate_names = self.raw.covariate_names
+        size = as_length(event_shape, "Spherical", least=2)
+        super().__init__(net, size, start=torch.ones(size + 1), preprocess=preprocess)
 
-    def forward(self, value: Tensor | None = None, covariates: Covariates | None = None) -> PowerSpherical:
-        """The distribution given ``value`` of shape ``(*batch, *in_shape)``."""
-        raw = self.raw(value, covariates)
+    def distribution(self, raw: Tensor) -> PowerSpherical:
+        """The power spherical distribution given its mean, of any length, and its raw concentration."""
         loc, concentration = raw[..., :-1], raw[..., -1]
-        first = one_hot(torch.zeros((), dtype=torch.long, device=raw.device), self.size).to(raw.dtype)
+        first = torch.eye(1, loc.shape[-1], dtype=raw.dtype, device=raw.device)[0]
         return PowerSpherical(normalize(loc + 1e-4 * first, dim=-1), positive(concentration))
 
 
-class UniformDirection(nn.Module):
+class UniformDirection(Conditional):
     r"""The uniform prior on the unit sphere in d dimensions.
 
     .. math:: p(z) = \Gamma(d / 2) / (2 \pi^{d / 2})
@@ -70,15 +61,9 @@ class UniformDirection(nn.Module):
     torch.Size([3])
     """
 
-    covariate_names: tuple[str, ...] = ()
+    def __init__(self, event_shape: Shape) -> None:
+        super().__init__(None, as_length(event_shape, "UniformDirection", least=2), start=torch.zeros(0))
 
-    def __init__(self, event_shape: int | Sequence[int]) -> None:
-        super().__init__()
-        self.size = as_vector(event_shape, "UniformDirection", least=2)
-        self.event_shape = torch.Size((self.size,))
-        self._like: Tensor
-        self.register_buffer("_like", torch.zeros(self.size), persistent=False)
-
-    def forward(self, value: None = None, covariates: Covariates | None = None) -> UniformSphere:
-        """The distribution; its batch shape is ``()``."""
-        return UniformSphere(self._like)
+    def distribution(self, raw: Tensor) -> UniformSphere:
+        """The uniform distribution; it has no parameters."""
+        return UniformSphere(raw.new_zeros(self.event_shape))

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from pyrovae.conditionals.raw import Covariates, Raw
+from pyrovae.conditionals.base import Conditional, Preprocess
 from pyrovae.distributions.table import TableDistribution, TableSchema
 from pyrovae.networks import Network
-
-if TYPE_CHECKING:
-    pass
+from pyrovae.networks.base import Covariates
 
 
-class TableLikelihood(nn.Module):
+class TableLikelihood(Conditional):
     r"""A conditional over rows of a table whose columns are of different kinds.
 
     .. math:: p(x \mid z) = \prod_j p_j\bigl(x_j;\ \theta_j(z)\bigr)
 
-    Real columns are normal, positive ones log-normal, counts negative binomial, categories categorical. It starts at the
-    columns' marginal distributions.
+    Real columns are normal, positive ones log-normal, counts negative binomial, categories categorical. The likelihood
+    starts at the columns' marginal distributions.
 
     Args:
-        schema: the columns, as by ``TableSchema.from_frame(frame)``; the data are ``schema.encode(frame)``.
         net: a network; an open one is closed with ``schema.num_parameters`` numbers. None for learned marginals.
+        schema: the columns, as by ``TableSchema.from_frame(frame)``; the data are ``schema.encode(frame)``.
+        preprocess: applied to the network's input.
 
     Raises:
         ValueError: a closed network's shape differs.
@@ -33,23 +30,23 @@ class TableLikelihood(nn.Module):
     Reference: Nazabal et al. 2020, HI-VAE, doi:10.1016/j.patcog.2020.107501, arXiv:1807.03653.
 
     >>> import pandas as pd, pyrovae as pvae
-    >>> schema = TableSchema.from_frame(pd.DataFrame({"age": [31.0, 45.0], "colour": ["red", "blue"]}))
-    >>> TableLikelihood(schema, pvae.MLP(2, (16,)))(torch.zeros(7, 2)).event_shape
+    >>> schema = TableSchema.from_frame(pd.DataFrame({"age": [31.0, 45.0], "color": ["red", "blue"]}))
+    >>> TableLikelihood(pvae.MLP(2, (16,)), schema=schema)(torch.zeros(7, 2)).event_shape
     torch.Size([2])
     """
 
-    def __init__(self, schema: TableSchema, net: Network | None = None) -> None:
-        super().__init__()
+    def __init__(
+        self, net: Network | None = None, *, schema: TableSchema, preprocess: Preprocess | None = None
+    ) -> None:
+        start = torch.tensor([number for column in schema.columns for number in column.offset])
+        super().__init__(net, len(schema.columns), start=start, preprocess=preprocess)
         self.schema = schema
-        self.event_shape = torch.Size((len(schema.columns),))
-        self.raw = Raw(net, (schema.num_parameters,))
-        self.covariate_names = self.raw.covariate_names
-        offset = torch.tensor([number for column in schema.columns for number in column.offset])
-        self.register_buffer("offset", offset)
+        if net is not None:
+            self.offset.copy_(start)
 
-    def forward(self, value: Tensor | None = None, covariates: Covariates | None = None) -> TableDistribution:
-        """The distribution given ``value`` of shape ``(*batch, *in_shape)``."""
-        return TableDistribution(self.schema, self.raw(value, covariates) + self.offset)
+    def distribution(self, raw: Tensor) -> TableDistribution:
+        """The columns' distributions given their parameters, one after the other."""
+        return TableDistribution(self.schema, raw)
 
 
 class TableNetwork(Network):
@@ -58,20 +55,20 @@ class TableNetwork(Network):
     .. math:: y = f\bigl([m \odot \phi(x), m]\bigr)
 
     Args:
-        schema: the columns.
         net: a network with ``in_shape=schema.num_features``, open or closed.
+        schema: the columns.
 
     Raises:
         ValueError: the network takes another number of features.
 
     >>> import pandas as pd, pyro.distributions as dist, pyrovae as pvae
-    >>> schema = TableSchema.from_frame(pd.DataFrame({"age": [31.0, 45.0], "colour": ["red", "blue"]}))
-    >>> net = TableNetwork(schema, pvae.MLP(schema.num_features, (16,)))
+    >>> schema = TableSchema.from_frame(pd.DataFrame({"age": [31.0, 45.0], "color": ["red", "blue"]}))
+    >>> net = TableNetwork(pvae.MLP(schema.num_features, (16,)), schema)
     >>> pvae.Factorized(dist.Normal, net, event_shape=4).covariate_names
     ('mask',)
     """
 
-    def __init__(self, schema: TableSchema, net: Network) -> None:
+    def __init__(self, net: Network, schema: TableSchema) -> None:
         if tuple(net.in_shape) != (schema.num_features,):
             raise ValueError(
                 f"the network takes in_shape={tuple(net.in_shape)}, but this table has {schema.num_features} features: "
@@ -90,9 +87,8 @@ class TableNetwork(Network):
             raise ValueError(
                 "covariates have no 'mask': a VAE provides it; elsewhere pass covariates={'mask': ~x.isnan()}"
             )
-        features = self.schema.features(x, covariates["mask"])
-        return self.net(features, covariates) if self.net.covariate_names else self.net(features)
+        return self.net(self.schema.features(x, covariates["mask"]), covariates)
 
     def add_head(self, out_shape: torch.Size) -> Network:
         """The same around the network with a head; all parts are shared."""
-        return TableNetwork(self.schema, self.net.close(out_shape))
+        return TableNetwork(self.net.close(out_shape), self.schema)

@@ -6,7 +6,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyrovae.conditionals.raw import Covariates
+from pyrovae.networks.base import Covariates
 
 
 class VampPrior(nn.Module):

@@ -59,11 +59,12 @@ def _factorized(family: str, leveled: str = "") -> Callable[[Network, Spec], nn.
 
 
 def _logistic_mixture(net: Network, spec: Spec) -> nn.Module:
-    return _named("LogisticMixture")(min(spec.components, 10), net, spec.event_shape, levels=spec.levels)
+    num_components = min(spec.components, 10)
+    return _named("LogisticMixture")(net, spec.event_shape, num_components=num_components, levels=spec.levels)
 
 
 def _categories(net: Network, spec: Spec) -> nn.Module:
-    return _named("Categories")(spec.levels, net, spec.event_shape)
+    return _named("Categories")(net, spec.event_shape, num_categories=spec.levels)
 
 
 _unit = functools.partial(Likelihood, upper=1.0, lower=0.0)
@@ -100,7 +101,9 @@ def _posterior(name: str, *first: Any) -> Callable[[Network, int, Preprocess | N
 POSTERIORS: Mapping[str, Callable[[Network, int, Preprocess | None], nn.Module]] = {
     "normal": lambda net, size, preprocess: _named("Factorized")(_named("Normal"), net, size, preprocess=preprocess),
     "full_normal": _posterior("FullNormal"),
-    "low_rank_normal": lambda net, size, preprocess: _named("LowRank")(min(2, size), net, size, preprocess=preprocess),
+    "low_rank_normal": lambda net, size, preprocess: _named("LowRank")(
+        net, size, rank=min(2, size), preprocess=preprocess
+    ),
     "affine_flow": _posterior("AffineFlow"),
     "spline_flow": _posterior("SplineFlow"),
     "spherical": _posterior("Spherical"),
@@ -131,7 +134,9 @@ def _vamp(spec: Spec, posterior: nn.Module, start: Tensor | None) -> nn.Module:
 
 PRIORS: Mapping[str, Callable[[Spec, nn.Module, Tensor | None], nn.Module]] = {
     "standard_normal": lambda spec, posterior, start: _named("standard_normal")(spec.latent_dim),
-    "mixture": lambda spec, posterior, start: _named("GaussianMixture")(spec.components, event_shape=spec.latent_dim),
+    "mixture": lambda spec, posterior, start: _named("GaussianMixture")(
+        event_shape=spec.latent_dim, num_components=spec.components
+    ),
     "vamp": _vamp,
     "affine_flow": _prior("AffineFlow"),
     "spline_flow": _prior("SplineFlow"),

@@ -33,10 +33,10 @@ def likelihoods() -> dict[str, nn.Module]:
         "Poisson": factorized(dist.Poisson),
         "negative binomial": factorized(pvae.SizedNegativeBinomial),
         "zero-inflated Poisson": factorized(pvae.ZeroInflatedSizedPoisson),
-        "categorical": pvae.Categories(17, decoder(), IMAGE),
+        "categorical": pvae.Categories(decoder(), IMAGE, num_categories=17),
         "discretised logistic": factorized(pvae.DiscretizedLogistic, levels=17),
         "discretised normal": factorized(pvae.DiscretizedNormal, levels=17),
-        "mixture of 3 discretised logistics": pvae.LogisticMixture(3, decoder(), IMAGE, levels=17),
+        "mixture of 3 discretised logistics": pvae.LogisticMixture(decoder(), IMAGE, num_components=3, levels=17),
     }
 
 

@@ -35,7 +35,7 @@ def likelihoods() -> dict[str, nn.Module]:
         "normal, predicted noise": factorized(pvae.DiscretizedNormal),
         "discretised logistic, one scale": factorized(pvae.DiscretizedLogistic, scale=nn.Parameter(shared / 2)),
         "discretised logistic, predicted scale": factorized(pvae.DiscretizedLogistic),
-        "mixture of 3 discretised logistics": pvae.LogisticMixture(3, decoder(), IMAGE, levels=256),
+        "mixture of 3 discretised logistics": pvae.LogisticMixture(decoder(), IMAGE, num_components=3, levels=256),
     }
 
 

@@ -36,7 +36,10 @@ def models(rows: torch.Tensor) -> dict[str, tuple]:
     standard = lambda posterior: pvae.standard_normal(LATENTS)  # noqa: E731
     return {
         "standard": (standard, mean_field),
-        "prior: mixture of 50": (lambda posterior: pvae.GaussianMixture(50, event_shape=LATENTS), mean_field),
+        "prior: mixture of 50": (
+            lambda posterior: pvae.GaussianMixture(event_shape=LATENTS, num_components=50),
+            mean_field,
+        ),
         "prior: VampPrior, 500": (lambda posterior: pvae.VampPrior(posterior, rows[:500], bounds=(0, 1)), mean_field),
         "prior: affine flow": (lambda posterior: pvae.AffineFlow(event_shape=LATENTS), mean_field),
         "prior: spline flow": (lambda posterior: pvae.SplineFlow(event_shape=LATENTS), mean_field),

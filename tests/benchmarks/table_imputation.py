@@ -44,10 +44,10 @@ def hide(frame: pd.DataFrame, seed: int) -> tuple[pd.DataFrame, np.ndarray]:
 
 def vae_imputation(schema: pvae.TableSchema, x: torch.Tensor, epochs: int, seed: int) -> tuple[np.ndarray, float]:
     torch.manual_seed(seed)
-    net = pvae.TableNetwork(schema, pvae.MLP(schema.num_features, (64,), dropout=0.2))
+    net = pvae.TableNetwork(pvae.MLP(schema.num_features, (64,), dropout=0.2), schema)
     vae = pvae.VAE(
         pvae.standard_normal(LATENTS),
-        pvae.TableLikelihood(schema, pvae.MLP(LATENTS, (64,))),
+        pvae.TableLikelihood(pvae.MLP(LATENTS, (64,)), schema=schema),
         pvae.Factorized(dist.Normal, net, event_shape=LATENTS),
     )
     pvae.fit(
