@@ -8,6 +8,7 @@ import numpy as np
 
 from pyrovae.comparison.pointwise import Pointwise
 from pyrovae.data import as_data
+from pyrovae.errors import refusal
 
 
 def probabilistic_pca(train: Any, x: Any, num_components: int = 10) -> Pointwise:
@@ -33,7 +34,8 @@ def probabilistic_pca(train: Any, x: Any, num_components: int = 10) -> Pointwise
 
     matrix = _matrix(train)
     components = min(num_components, matrix.shape[1] - 1)
-    return _score(PCA(n_components=components, svd_solver="full").fit(matrix), x)
+    fitted = PCA(n_components=components, svd_solver="full").fit(matrix)
+    return _result(fitted.score_samples(_matrix(x)), x)
 
 
 def factor_analysis(train: Any, x: Any, num_components: int = 10) -> Pointwise:
@@ -41,13 +43,15 @@ def factor_analysis(train: Any, x: Any, num_components: int = 10) -> Pointwise:
 
     .. math:: p(x) = \mathcal{N}(x \mid \mu,\ W W^\top + \mathrm{diag}(\psi))
 
+    The fit is of standardized columns, so that their units do not matter.
+
     Args:
         train: the rows to fit.
         x: the held-out rows.
         num_components: columns of W, at most one fewer than the entries of a row.
 
     Raises:
-        ValueError: missing entries.
+        ValueError: missing entries, or a constant column.
 
     Reference: Rubin & Thayer 1982, doi:10.1007/BF02293851.
 
@@ -58,15 +62,29 @@ def factor_analysis(train: Any, x: Any, num_components: int = 10) -> Pointwise:
     from sklearn.decomposition import FactorAnalysis
 
     matrix = _matrix(train)
+    constant, scale = np.flatnonzero(np.ptp(matrix, 0) == 0), matrix.std(0)
+    if len(constant):
+        raise refusal(
+            f"columns {constant.tolist()[:10]} are constant in the training rows, where the density of "
+            "factor analysis is unbounded: leave them out for all models, or take probabilistic_pca",
+            "train",
+        )
     components = min(num_components, matrix.shape[1] - 1)
-    return _score(FactorAnalysis(n_components=components, svd_method="lapack").fit(matrix), x)
+    fitted = FactorAnalysis(n_components=components, svd_method="lapack").fit(matrix / scale)
+    return _result(fitted.score_samples(_matrix(x) / scale) - np.log(scale).sum(), x)
 
 
-def _score(fitted: Any, x: Any) -> Pointwise:
-    held_out = as_data(x)
-    variant = held_out.variant
-    scores = fitted.score_samples(_matrix(held_out))
-    return Pointwise(scores, measure="density", variant=variant, rows=held_out.fingerprint(True), split=held_out.split)
+def _result(log_p: np.ndarray, x: Any) -> Pointwise:
+    data, matrix = as_data(x), _matrix(x)
+    return Pointwise(
+        log_p,
+        measure="density",
+        variant=data.variant,
+        rows=data.fingerprint(values_only=True),
+        split=data.split,
+        entries=matrix.size,
+        magnitude=float(np.abs(matrix).sum()),
+    )
 
 
 def _matrix(x: Any) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,9 @@ class Pointwise:
         half: the estimate from half of the samples; by default ``log_p``.
         estimator: how it was estimated; None for an exact density.
         num_samples: samples per row; None for an exact density.
+        split: ``"train"`` for training rows; None where it is not known.
+        entries: how many numbers the model observes in all complete rows together; None where it is not known.
+        magnitude: the sum of the absolute values of these numbers; None where it is not known.
 
     >>> Pointwise(np.array([-1.0, -2.0])).elpd
     -3.0
@@ -48,21 +52,29 @@ class Pointwise:
     estimator: str | None = None
     num_samples: int | None = None
     split: str | None = None
+    entries: int | None = None
+    magnitude: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("log_p", "elbo", "mcse", "pareto_k", "half"):
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, _vector(value, name))
-        if np.isnan(self.log_p).any():
+        unusable = np.isnan(self.log_p) | (self.log_p == np.inf)
+        if unusable.any():
             raise ValueError(
-                f"log_p holds NaN in {int(np.isnan(self.log_p).sum())} rows: leave those rows out for all models"
+                f"log_p holds NaN or plus infinity in {int(unusable.sum())} rows: leave those rows out for all models"
             )
 
     @property
     def elpd(self) -> float:
         """The sum over rows, in nats."""
         return float(self.log_p.sum())
+
+    @property
+    def se(self) -> float:
+        """The standard error of the sum over rows; NaN for one row, or where a log density is minus infinity."""
+        return _error_of_sum(self.log_p)
 
     @property
     def elbo_sum(self) -> float:
@@ -77,7 +89,7 @@ class Pointwise:
     @property
     def bias(self) -> float:
         """How far the sum rose when the samples were doubled: about the bias that is left."""
-        return 0.0 if self.half is None else float((self.log_p - self.half).sum())
+        return 0.0 if self.half is None else float(_less(self.log_p, self.half).sum())
 
     @property
     def bad_k(self) -> float:
@@ -89,33 +101,82 @@ class Pointwise:
     @classmethod
     def of_dataset(cls, dataset: xr.Dataset) -> Pointwise:
         """From what ``log_marginal`` returns."""
-        known = {name: dataset.attrs.get(name) for name in ("measure", "variant", "rows", "estimator", "split")}
+        names = ("measure", "variant", "rows", "estimator", "split", "num_samples", "entries", "magnitude")
+        known = {name: dataset.attrs.get(name) for name in names}
         known = {name: None if value in UNKNOWN else value for name, value in known.items()}
         columns: dict[str, Any] = {
             name: dataset[name].values for name in ("elbo", "mcse", "pareto_k", "half") if name in dataset
         }
-        return cls(dataset["log_marginal"].values, num_samples=dataset.attrs.get("num_samples"), **columns, **known)
+        return cls(dataset["log_marginal"].values, **columns, **known)
+
+
+@dataclass(frozen=True)
+class Difference:
+    r"""How far one model lies above another on the same rows, in nats.
+
+    .. math:: \mathrm{dse}^2 = N\, \mathrm{Var}_i[\log p_1(x_i) - \log p_2(x_i)]
+
+    Attributes:
+        elpd_diff: the sum over rows of log p under the first model less that under the second.
+        dse: its standard error over rows, paired row by row; NaN where it is not known.
+        mcse: its Monte-Carlo standard error.
+    """
+
+    elpd_diff: float
+    dse: float
+    mcse: float
+
+    @classmethod
+    def between(cls, one: Pointwise, other: Pointwise) -> Difference:
+        """The difference of two models on the same rows."""
+        rows = _less(one.log_p, other.log_p)
+        return cls(float(rows.sum()), _error_of_sum(rows), math.hypot(one.mcse_sum, other.mcse_sum))
+
+    @property
+    def error(self) -> float:
+        """The standard error over rows and draws together, in nats."""
+        return math.hypot(self.dse, self.mcse)
+
+    @property
+    def told_apart(self) -> bool:
+        """Whether the difference is infinite or exceeds two standard errors; False where its error is not known."""
+        return math.isinf(self.elpd_diff) or abs(self.elpd_diff) > ERRORS * self.error
 
 
 def averaged(refits: Sequence[Pointwise]) -> Pointwise:
     """The average over refits of a model: what one can expect of its training procedure."""
     if len(refits) == 1:
         return refits[0]
-    columns: dict[str, Any] = {}
-    for name in ("elbo", "pareto_k", "half"):
-        values = [getattr(refit, name) for refit in refits]
-        columns[name] = None if any(value is None for value in values) else np.mean(values, 0)
-    errors = [np.zeros_like(r.log_p) if r.mcse is None else r.mcse for r in refits]
-    columns["mcse"] = np.sqrt(np.mean(np.square(errors), 0) / len(refits))
-    if columns["pareto_k"] is not None:
-        columns["pareto_k"] = np.max([refit.pareto_k for refit in refits if refit.pareto_k is not None], 0)
-    first = refits[0]
-    known = {n: getattr(first, n) for n in ("measure", "variant", "rows", "estimator", "num_samples", "split")}
-    return Pointwise(np.mean([refit.log_p for refit in refits], 0), **columns, **known)
+    errors = [np.zeros_like(refit.log_p) if refit.mcse is None else refit.mcse for refit in refits]
+    halves = [refit.log_p if refit.half is None else refit.half for refit in refits]
+    bounds, shapes = (
+        [refit.elbo for refit in refits],
+        [refit.pareto_k for refit in refits if refit.pareto_k is not None],
+    )
+    known = ("measure", "variant", "rows", "estimator", "num_samples", "split", "entries", "magnitude")
+    return Pointwise(
+        np.mean([refit.log_p for refit in refits], 0),
+        elbo=np.mean(bounds, 0) if len(bounds) == len(refits) else None,
+        mcse=np.sqrt(np.mean(np.square(errors), 0) / len(refits)),
+        pareto_k=np.max(shapes, 0) if len(shapes) == len(refits) else None,
+        half=np.mean(halves, 0),
+        **{name: next((v for refit in refits if (v := getattr(refit, name)) is not None), None) for name in known},
+    )
+
+
+def _less(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """One array less another; 0 where both are minus infinity."""
+    return np.subtract(one, other, out=np.zeros_like(one), where=one != other)
+
+
+def _error_of_sum(values: np.ndarray) -> float:
+    if len(values) < 2 or not np.isfinite(values).all():
+        return float("nan")
+    return float(np.sqrt(len(values) * np.var(values)))
 
 
 def _vector(value: Any, name: str) -> np.ndarray:
     array = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
     if array.ndim != 1 or not array.size:
-        raise ValueError(f"{name} must be a vector with one number a row, got shape {array.shape}")
+        raise ValueError(f"{name} must be a vector with one number per row, got shape {array.shape}")
     return array.astype(np.float64)

@@ -1,24 +1,32 @@
-"""The result of a comparison: a table, what to make of it, and its way into ArviZ."""
+"""The result of a comparison: the table, and what to know before believing its order."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import html
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pyrovae.comparison.pointwise import Pointwise
+from pyrovae.comparison.pointwise import Difference, Pointwise, averaged
+from pyrovae.comparison.weights import pseudo_bma_weights, stacking_weights
 from pyrovae.limits import BAD_SHARE, ERRORS, good_k, too_many_bad_k
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
+WEIGHTS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
+    "stacking": stacking_weights,
+    "pseudo-bma": pseudo_bma_weights,
+}
 SHOWN = ["rank", "elpd", "se", "elpd_diff", "dse", "weight", "elbo", "gap", "mcse", "pct_bad_k", "k_converged"]
+DECIMALS = {"weight": 3, "pct_bad_k": 1}
+CONVERGED = 0.05
+"""Nats per row that an estimate may rise when its samples are doubled, to be called converged."""
 NEGLIGIBLE = 1e-3
 """Nats that no one asks about."""
-DECIMALS = {"weight": 3, "pct_bad_k": 1}
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -53,7 +61,7 @@ class Comparison:
         frame: the table, a DataFrame.
         pointwise: each model's results row by row.
         refits: each model's elpd for each of its refits.
-        notes: what to know before believing the ranking; first where the estimates cannot be trusted.
+        notes: what to know before believing the ranking; where estimates cannot be trusted comes first.
     """
 
     frame: pd.DataFrame
@@ -62,28 +70,72 @@ class Comparison:
     notes: tuple[str, ...]
 
     @classmethod
-    def build(
-        cls, columns: Mapping[str, dict[str, Any]], points: Mapping[str, Pointwise], refits: Mapping[str, list[float]]
-    ) -> Comparison:
-        """Order the models and say what to know about them."""
+    def of(cls, results: Mapping[str, Sequence[Pointwise]], weights: str, about_rows: Sequence[str] = ()) -> Comparison:
+        """Order the models, and note what to know about them.
+
+        Args:
+            results: for each model the result of each of its refits.
+            weights: ``"stacking"`` or ``"pseudo-bma"``.
+            about_rows: notes on the rows.
+        """
         import pandas as pd
 
-        frame = pd.DataFrame.from_dict(dict(columns), orient="index").sort_values(
-            "elpd", ascending=False, kind="stable"
-        )
+        points = {name: averaged(refits) for name, refits in results.items()}
+        best = max(points.values(), key=lambda point: point.elpd)
+        frame = pd.DataFrame({name: _columns(point, best, results[name]) for name, point in points.items()}).T
+        frame["weight"] = WEIGHTS[weights](np.stack([point.log_p for point in points.values()], 1))
+        frame = frame.infer_objects().sort_values("elpd", ascending=False, kind="stable").rename_axis("model")
         frame.insert(0, "rank", range(len(frame)))
-        frame.index.name = "model"
-        return cls(frame, points, refits, (*_reliability(frame), *_bias(frame), *_elbo(frame), *_spread(frame)))
+        refits = {name: [refit.elpd for refit in found] for name, found in results.items()}
+        result = cls(frame, points, refits, ())
+        made = (_reliability, _convergence, _order, _impossible, _elbo, _apart, _spread)
+        notes = [note for make in made for note in make(result)]
+        return cls(frame, points, refits, (*notes, *about_rows))
+
+    def difference(self, one: str, other: str) -> Difference:
+        """How far the first model lies above the second on the same rows, with the error of that difference.
+
+        Args:
+            one: the name of a model.
+            other: the name of another.
+        """
+        return Difference.between(self.pointwise[one], self.pointwise[other])
+
+    def told_apart(self, one: str, other: str) -> bool:
+        r"""Whether two models differ by more than two standard errors, over rows and draws together.
+
+        .. math:: |\mathrm{elpd\_diff}| > 2 \sqrt{\mathrm{dse}^2 + \mathrm{mcse}^2}
+
+        Args:
+            one: the name of a model.
+            other: the name of another.
+        """
+        return self.difference(one, other).told_apart
+
+    def reach(self, one: str, other: str) -> float:
+        """How far the estimates of two models may err together, in nats: what is left of their bias, and two errors of the draws.
+
+        Below a thousandth of a nat it is 0.
+
+        Args:
+            one: the name of a model.
+            other: the name of another.
+        """
+        left = abs(self.pointwise[one].bias) + abs(self.pointwise[other].bias)
+        reach = left + ERRORS * self.difference(one, other).mcse
+        return reach if reach > NEGLIGIBLE else 0.0
 
     def lead(self) -> str:
         """Whether the best model is ahead of the second, and by how much, in one sentence that the notes agree with."""
-        frame = self.per_datum()
-        best, second = frame.index[:2]
-        difference, error = -frame["elpd_diff"].iloc[1], frame["dse"].iloc[1]
-        numbers = f"{difference:.2f} ± {error:.2f} nats per datum, paired over {frame['num_data'].iloc[0]:,} rows"
-        if second in _not_told_apart(self.frame):
+        best, second = self.frame.index[:2]
+        rows, found = self.frame["num_data"].iloc[0], self.difference(best, second)
+        error = f" ± {found.error / rows:.2f}" if np.isfinite(found.error) else ""
+        numbers = f"{found.elpd_diff / rows:.2f}{error} nats per datum, paired over {rows:,} rows"
+        if np.isinf(found.elpd_diff):
+            return f"{best} is ahead of {second}, which gives some of the {rows:,} rows a density of zero."
+        if not found.told_apart:
             return f"{best} and {second} are not told apart: {numbers}."
-        if (best, second) in _inside_the_error(self.frame):
+        if found.elpd_diff < self.reach(best, second):
             return f"The order of {best} and {second} lies inside the estimators' error: {numbers}."
         return f"{best} is ahead of {second} by {numbers}."
 
@@ -95,23 +147,23 @@ class Comparison:
         return frame
 
     def to_latex(self) -> str:
-        """The table for a paper, as a LaTeX tabular."""
-        header = " & ".join(["model", *(name.replace("_", r"\_") for name in self._columns())])
-        rows = [" & ".join([_escaped(str(name)), *cells]) for name, cells in self._cells().items()]
-        body = " \\\\\n".join([header + r" \\ \hline", *rows])
-        return f"\\begin{{tabular}}{{l{'r' * len(self._columns())}}}\n{body} \\\\\n\\end{{tabular}}\n".replace(
-            "\\\\ \\hline \\\\", "\\\\ \\hline"
-        )
+        """The table for a paper, as a LaTeX tabular with the rules of the package booktabs."""
+        shown = self._shown()
+        style = shown.style.format(escape="latex")
+        style = style.format_index(escape="latex").format_index(escape="latex", axis=1)
+        return style.to_latex(column_format="l" + "r" * shown.shape[1], hrules=True)
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw elpd with its standard error, and the paired differences from the best model.
+
+        A model whose elpd is minus infinity is left out.
 
         Args:
             ax: where to draw; by default a new figure.
         """
         from pyrovae.plots import plot_comparison
 
-        frame = self.frame
+        frame = self.frame[np.isfinite(self.frame["elpd"])]
         seeds = [self.refits[name] for name in frame.index]
         elbo = frame["elbo"].to_numpy()
         return plot_comparison(
@@ -125,36 +177,43 @@ class Comparison:
             ax=ax,
         )
 
-    def _columns(self) -> list[str]:
-        varied = ["refit_sd"] if (self.frame["num_refits"] > 1).any() else []
-        return [*SHOWN, *varied]
-
-    def _cells(self) -> dict[str, list[str]]:
-        return {
-            name: [_cell(row[column], DECIMALS.get(column, 2)) for column in self._columns()]
-            for name, row in self.frame.iterrows()
-        }
+    def _shown(self) -> pd.DataFrame:
+        """The columns to judge by, as text."""
+        columns = [*SHOWN, *(["refit_sd"] if (self.frame["num_refits"] > 1).any() else [])]
+        shown = {name: [_cell(value, DECIMALS.get(name, 2)) for value in self.frame[name]] for name in columns}
+        return type(self.frame)(shown, index=list(self.frame.index)).rename_axis(columns="model")
 
     def __repr__(self) -> str:
-        rows = [["model", *self._columns()], *([str(name), *cells] for name, cells in self._cells().items())]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-        lines = [
-            "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
-            for row in rows
-        ]
-        first = self.frame.iloc[0]
-        how = ", ".join(
-            dict.fromkeys(
-                f"{e} x {s}" if s else e
-                for e, s in zip(self.frame["estimator"], self.frame["num_samples"], strict=True)
-            )
-        )
-        notes = [f"- {note}" for note in self.notes]
-        return "\n".join([*lines, f"nats, sums over {first['num_data']} rows; estimator: {how}", *notes])
+        pairs = zip(self.frame["estimator"], self.frame["num_samples"], strict=True)
+        how = ", ".join(dict.fromkeys(f"{estimator} x {count}" if count else estimator for estimator, count in pairs))
+        about = f"nats, sums over {self.frame['num_data'].iloc[0]} rows; estimator: {how}"
+        return "\n".join([self._shown().to_string(), about, *(f"- {note}" for note in self.notes)])
 
     def _repr_html_(self) -> str:
-        notes = "".join(f"<li>{note}</li>" for note in self.notes)
-        return self.frame[self._columns()].to_html(float_format="%.2f") + (f"<ul>{notes}</ul>" if notes else "")
+        notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes)
+        return self._shown().to_html() + (f"<ul>{notes}</ul>" if notes else "")
+
+
+def _columns(point: Pointwise, best: Pointwise, refits: Sequence[Pointwise]) -> dict[str, Any]:
+    difference = Difference.between(point, best)
+    return {
+        "elpd": point.elpd,
+        "se": point.se,
+        "elpd_diff": difference.elpd_diff,
+        "dse": difference.dse,
+        "weight": 0.0,
+        "elbo": point.elbo_sum,
+        "gap": point.elpd - point.elbo_sum,
+        "mcse": point.mcse_sum,
+        "bias": point.bias,
+        "pct_bad_k": point.bad_k,
+        "k_converged": abs(point.bias) <= CONVERGED * len(point.log_p),
+        "num_refits": len(refits),
+        "refit_sd": float(np.std([refit.elpd for refit in refits], ddof=1)) if len(refits) > 1 else float("nan"),
+        "estimator": point.estimator or "exact",
+        "num_samples": point.num_samples or 0,
+        "num_data": len(point.log_p),
+    }
 
 
 def _cell(value: Any, decimals: int) -> str:
@@ -162,102 +221,93 @@ def _cell(value: Any, decimals: int) -> str:
         return "yes" if value else "no"
     if isinstance(value, (int, np.integer)):
         return str(value)
-    return "" if np.isnan(value) else f"{value:.{decimals}f}"
+    return "-" if np.isnan(value) else f"{value:.{decimals}f}"
 
 
-def _escaped(name: str) -> str:
-    return name.replace("_", r"\_").replace("%", r"\%").replace("&", r"\&")
+def _reliability(table: Comparison) -> Iterable[str]:
+    bad = table.frame[too_many_bad_k(table.frame["pct_bad_k"] / 100)]
+    if len(bad):
+        count, estimator = bad["num_samples"].iloc[0], bad["estimator"].iloc[0]
+        limit = f"{good_k(count):.2f}" + (f", the limit for {count:,} samples" if count else "")
+        yield (
+            f"Pareto k too large (above {limit}) on more than {BAD_SHARE:.0%} of the rows of {_quoted(bad.index)}: "
+            f"{_remedy(estimator)}"
+        )
 
 
-def _spread(frame: pd.DataFrame) -> list[str]:
-    notes = []
-    close = _not_told_apart(frame)
-    if close:
-        notes.append(f"not told apart from {frame.index[0]!r} (difference below {ERRORS:g} dse): {_quoted(close)}")
-    wide = frame.index[frame["refit_sd"] > max(frame["dse"].max(), 1e-12)]
-    if len(wide):
-        notes.append(f"refits of {_quoted(wide)} differ by more than any dse: training matters more than the rows")
-    return notes
+def _convergence(table: Comparison) -> Iterable[str]:
+    """An estimate that still rises with its samples is too low, and more so under the worse guide."""
+    rising = table.frame[~table.frame["k_converged"]]
+    if len(rising):
+        yield (
+            f"estimates of {_quoted(rising.index)} still rise with the number of samples: "
+            f"{_remedy(rising['estimator'].iloc[0])}"
+        )
 
 
-def _not_told_apart(frame: pd.DataFrame) -> list[str]:
-    """The models whose difference to the best is below two standard errors, over rows and of the estimates."""
-    error = ERRORS * np.hypot(frame["dse"], frame["mcse"])
-    return [name for name in frame.index[1:] if -frame.loc[name, "elpd_diff"] < error[name]]
-
-
-def _inside_the_error(frame: pd.DataFrame) -> dict[tuple[str, str], tuple[float, float]]:
-    """Neighbors in the table whose distance is below what bias and Monte-Carlo errors may amount to, with both numbers."""
-    found = {}
+def _order(table: Comparison) -> Iterable[str]:
+    frame = table.frame
     for above, below in zip(frame.index[:-1], frame.index[1:], strict=True):
-        distance = frame.loc[above, "elpd"] - frame.loc[below, "elpd"]
-        error = ERRORS * np.hypot(frame.loc[above, "mcse"], frame.loc[below, "mcse"])
-        reach = abs(frame.loc[above, "bias"]) + abs(frame.loc[below, "bias"]) + error
-        if reach > NEGLIGIBLE and distance < reach:
-            found[above, below] = (distance, reach)
-    return found
+        found = table.difference(above, below)
+        reach = table.reach(above, below)
+        if found.elpd_diff < reach:
+            yield (
+                f"the order of {above!r} and {below!r} lies inside the estimators' error "
+                f"({found.elpd_diff:.3g} < {reach:.3g} nats)"
+            )
+
+
+def _impossible(table: Comparison) -> Iterable[str]:
+    for name in table.frame.index:
+        rows = np.flatnonzero(np.isneginf(table.pointwise[name].log_p))
+        if len(rows):
+            yield (
+                f"{name!r} gives {len(rows)} rows, the first of them row {rows[0]}, a density of zero: its elpd is minus "
+                "infinity and has no standard error"
+            )
+
+
+def _elbo(table: Comparison) -> Iterable[str]:
+    known = table.frame[np.isfinite(table.frame["elbo"]) & np.isfinite(table.frame["elpd"])]
+    for number, first in enumerate(known.index):
+        for second in known.index[number + 1 :]:
+            one, other = known.loc[first], known.loc[second]
+            by_elbo, by_elpd = one["elbo"] - other["elbo"], one["elpd"] - other["elpd"]
+            apart = abs(by_elbo - by_elpd)
+            error = 2 * np.hypot(np.nan_to_num(other["dse"]), other["mcse"]) + 1e-3 * abs(by_elpd)
+            if apart > error and (by_elbo < 0 or apart > abs(by_elpd)):
+                yield (
+                    f"the ELBO is no guide here: it sets {first!r} and {second!r} {by_elbo:+.2f} nats apart, the evidence "
+                    f"{by_elpd:+.2f}; their guides lose different amounts (gap {one['gap']:.2f} and {other['gap']:.2f})"
+                )
+
+
+def _apart(table: Comparison) -> Iterable[str]:
+    best, *others = table.frame.index
+    if table.frame["num_data"].iloc[0] == 1:
+        yield "one row has no standard error: nothing can be told apart"
+        return
+    close = [name for name in others if np.isfinite(table.frame.loc[name, "elpd"]) and not table.told_apart(best, name)]
+    if close:
+        yield f"not told apart from {best!r} (difference within {ERRORS:g} standard errors, over rows and draws): {_quoted(close)}"
+
+
+def _spread(table: Comparison) -> Iterable[str]:
+    wide = table.frame.index[table.frame["refit_sd"] > max(table.frame["dse"].max(), 1e-12)]
+    if len(wide):
+        yield f"refits of {_quoted(wide)} differ by more than any dse: training matters more than the rows"
 
 
 def _quoted(names: Iterable[str]) -> str:
     return ", ".join(map(repr, names))
 
 
-def _reliability(frame: pd.DataFrame) -> list[str]:
-    bad = frame.index[too_many_bad_k(frame["pct_bad_k"] / 100)]
-    if not len(bad):
-        return []
-    first = frame.loc[bad[0]]
-    return [
-        f"Pareto k too large (above {_limit(first['num_samples'])}) on more than {BAD_SHARE:.0%} of the rows of {_quoted(bad)}: "
-        f"{_remedy(first['estimator'])}"
-    ]
-
-
-def _limit(num_samples: int) -> str:
-    """The largest Pareto shape that is no cause for a warning, in words."""
-    known = f", the limit for {num_samples:,} samples" if num_samples else ""
-    return f"{good_k(num_samples):.2f}{known}"
-
-
-def _remedy(estimator: str) -> str:
-    """What is left to do after an estimator, known by the beginning of its repr."""
-    return _REMEDIES.get(estimator.partition("(")[0], "refine (method='refined' or 'ais')")
-
-
-_REMEDIES = {
-    "Refined": "take more steps (num_steps of Refined) or samples, or anneal (method='ais')",
+REMEDIES = {
+    "Refined": "take more steps (num_steps of Refined) or samples, or anneal (method 'ais')",
     "AIS": "take more temperatures (num_temperatures of AIS) or chains",
 }
 
 
-def _bias(frame: pd.DataFrame) -> list[str]:
-    """An estimate that still rises with its samples is too low, and more so under the worse guide."""
-    notes = []
-    rising = frame.index[~frame["k_converged"].astype(bool)]
-    if len(rising):
-        remedy = _remedy(frame.loc[rising[0], "estimator"])
-        notes.append(f"estimates of {_quoted(rising)} still rise with the number of samples: {remedy}")
-    for (above, below), (distance, reach) in _inside_the_error(frame).items():
-        notes.append(
-            f"the order of {above!r} and {below!r} lies inside the estimators' error ({distance:.3g} < {reach:.3g} nats)"
-        )
-    return notes
-
-
-def _elbo(frame: pd.DataFrame) -> list[str]:
-    known = frame[np.isfinite(frame["elbo"])]
-    notes = []
-    for number, first in enumerate(known.index):
-        for second in known.index[number + 1 :]:
-            by_elbo = known.loc[first, "elbo"] - known.loc[second, "elbo"]
-            by_elpd = known.loc[first, "elpd"] - known.loc[second, "elpd"]
-            apart = abs(by_elbo - by_elpd)
-            if apart > 2 * np.hypot(known.loc[second, "dse"], known.loc[second, "mcse"]) + 1e-3 * abs(by_elpd) and (
-                by_elbo < 0 or apart > abs(by_elpd)
-            ):
-                notes.append(
-                    f"the ELBO is no guide here: it sets {first!r} and {second!r} {by_elbo:+.2f} nats apart, the evidence "
-                    f"{by_elpd:+.2f}; their guides lose different amounts (gap {known.loc[first, 'gap']:.2f} and "
-                    f"{known.loc[second, 'gap']:.2f})"
-                )
-    return notes
+def _remedy(estimator: str) -> str:
+    """What is left to do after an estimator, known by the beginning of its repr."""
+    return REMEDIES.get(estimator.partition("(")[0], "refine (method 'refined' or 'ais')")

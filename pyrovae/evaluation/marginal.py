@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_flatten
 
 from pyrovae.evaluation.estimators import Estimator, Importance, as_estimator
 from pyrovae.evaluation.psis import pareto_k
 from pyrovae.evaluation.resume import Progress, fingerprint
 from pyrovae.limits import FEWEST_SAMPLES, good_k, share_bad_k, too_many_bad_k
-from pyrovae.programs.draws import CHUNK_SIZE, Draws
+from pyrovae.programs.draws import CHUNK_SIZE, Call, Draws
+from pyrovae.programs.masks import counted
+from pyrovae.programs.sites import data_axis, frame_of, sites_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -70,9 +73,10 @@ def log_marginal(
 
     Returns:
         A Dataset over ``data`` with ``log_marginal, mcse, ess, pareto_k, elbo, gap`` and ``half`` (the estimate from half of
-        the samples, to see whether it has converged), in nats, float64. Its attributes say how, and on which rows;
-        ``notes`` is among them where the estimates are unreliable: more than 5 % of the rows have a Pareto shape above
-        the limit for so many samples. The evidence of a relaxed discrete latent is the relaxed model's, and says so.
+        the samples, to see whether it has converged), in nats, float64. Its attributes tell the method, the rows, and how
+        many numbers the program observes in all complete rows (``entries``), with the sum of their absolute values
+        (``magnitude``); ``notes`` is among them where the estimates are unreliable: more than 5 % of the rows have a Pareto
+        shape above the limit for so many samples. The evidence of a relaxed discrete latent is the relaxed model's, and says so.
 
     Raises:
         ValueError: an unknown method; ``resume`` without a seed, or with a file of another call.
@@ -125,7 +129,28 @@ def _estimates(draws: Draws, estimator: Estimator, batch: Any) -> dict[str, Tens
         own = torch.cat([terms.log_weights for terms in draws.chunks(call, ELBO_SAMPLES)])
         columns["elbo"] = own.mean(0)
     columns["gap"] = columns["log_marginal"] - columns["elbo"]
+    columns |= _observed(call)
     return {name: value.cpu() for name, value in columns.items()}
+
+
+def _observed(call: Call) -> dict[str, Tensor]:
+    """How many numbers the program observes in each complete row, and the sum of their absolute values; else 0."""
+    with torch.random.fork_rng():
+        trace, _ = call.traces(None, enumerate_discrete=False)
+    found = {name: torch.zeros(len(call.rows), dtype=torch.float64) for name in ("entries", "magnitude")}
+    for site in sites_of(trace):
+        if not site["is_observed"] or not site["value"].numel() or not frame_of(site):
+            continue
+        value = site["value"].expand(torch.broadcast_shapes(site["value"].shape, site["fn"].shape()))
+        counts = torch.ones_like(value, dtype=torch.bool) if (mask := counted(site)) is None else mask.expand_as(value)
+        axis = data_axis({**site, "value": value})
+        for name, part in (("entries", counts), ("magnitude", torch.where(counts, value.abs(), 0))):
+            found[name] += part.movedim(axis, 0).reshape(len(call.rows), -1).double().sum(1).cpu()
+    leaves = [leaf for leaf in tree_flatten(call.args)[0] if leaf.is_floating_point()]
+    complete = (
+        ~torch.stack([leaf.reshape(len(leaf), -1).isnan().any(1) for leaf in leaves]).any(0).cpu() if leaves else True
+    )
+    return {name: values * complete for name, values in found.items()}
 
 
 def summary(log_weights: Tensor) -> dict[str, Tensor]:
@@ -176,6 +201,8 @@ def _dataset(columns: Mapping[str, Tensor], estimator: Estimator, draws: Draws) 
         "split": draws.data.split,
         "measure": draws.measure,
     }
+    if columns["entries"].any():
+        attributes |= {name: columns[name].sum().item() for name in ("entries", "magnitude")}
     if note := _note(columns["pareto_k"].numpy(), draws.num_samples, estimator):
         attributes["notes"] = note
     if draws.relaxed_sites:
