@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from pyrovae.limits import share_bad_k
+from pyrovae.limits import ERRORS, share_bad_k
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -149,10 +149,8 @@ def averaged(refits: Sequence[Pointwise]) -> Pointwise:
         return refits[0]
     errors = [np.zeros_like(refit.log_p) if refit.mcse is None else refit.mcse for refit in refits]
     halves = [refit.log_p if refit.half is None else refit.half for refit in refits]
-    bounds, shapes = (
-        [refit.elbo for refit in refits],
-        [refit.pareto_k for refit in refits if refit.pareto_k is not None],
-    )
+    bounds = [refit.elbo for refit in refits if refit.elbo is not None]
+    shapes = [refit.pareto_k for refit in refits if refit.pareto_k is not None]
     known = ("measure", "variant", "rows", "estimator", "num_samples", "split", "entries", "magnitude")
     return Pointwise(
         np.mean([refit.log_p for refit in refits], 0),

@@ -289,7 +289,8 @@ def _apart(table: Comparison) -> Iterable[str]:
         return
     close = [name for name in others if np.isfinite(table.frame.loc[name, "elpd"]) and not table.told_apart(best, name)]
     if close:
-        yield f"not told apart from {best!r} (difference within {ERRORS:g} standard errors, over rows and draws): {_quoted(close)}"
+        how = f"difference within {ERRORS:g} standard errors, over rows and draws"
+        yield f"not told apart from {best!r} ({how}): {_quoted(close)}"
 
 
 def _spread(table: Comparison) -> Iterable[str]:
