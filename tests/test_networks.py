@@ -22,7 +22,7 @@ ALL = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 LEARNED = pytest.mark.parametrize(
     "case", [CASES[n] for n in CASES if n != "Plain"], ids=[n for n in CASES if n != "Plain"]
 )
-WITH_CONTEXT = pytest.mark.parametrize(
+WITH_COVARIATES = pytest.mark.parametrize(
     "case", [case for case in CASES.values() if case.covariates], ids=[name for name in CASES if CASES[name].covariates]
 )
 
@@ -56,7 +56,8 @@ def test_every_class_has_a_case():
 
 
 def test_the_package_exports_what_the_room_does():
-    assert {name for name in networks.__all__ if getattr(pyrovae, name) is not getattr(networks, name)} == set()
+    classes = [c.__name__ for c in every_public_class()]
+    assert {name for name in classes if getattr(pyrovae, name) is not getattr(networks, name)} == set()
 
 
 @ALL
@@ -76,7 +77,7 @@ def test_an_empty_batch_is_one(case):
     assert net(*case.inputs(0)).shape == (0, *net.out_shape)
 
 
-@WITH_CONTEXT
+@WITH_COVARIATES
 def test_value_and_covariates_are_broadcast_over_batch_axes(case):
     net = case.build().double().eval()
     value, _ = doubled(case.inputs(4, 1))
@@ -139,21 +140,21 @@ def test_a_wrong_input_is_refused_with_the_remedy(case):
         net(torch.cat([value, value.new_zeros(*value.shape[:-1], 1)], -1), covariates)
 
 
-@WITH_CONTEXT
-def test_a_wrong_covariates_is_refused_with_the_remedy(case):
+@WITH_COVARIATES
+def test_a_wrong_covariate_is_refused_with_the_remedy(case):
     net, (value, covariates) = case.build(), case.inputs(4)
     assert set(net.covariate_names) == set(covariates)
     for name, entry in covariates.items():
-        with pytest.raises(ValueError, match=f"reads '{name}' from the covariates.*pass covariates="):
+        with pytest.raises(ValueError, match=f"reads the covariate '{name}', got .*pass covariates="):
             net(value, {other: covariates[other] for other in covariates if other != name})
         if case.covariates[name]:
-            with pytest.raises(ValueError, match=f"covariates '{name}' of .*expected an input of shape .*got"):
+            with pytest.raises(ValueError, match=f"covariate '{name}' of .*expected an input of shape .*got"):
                 net(value, {**covariates, name: entry[..., :-1]})
     with pytest.raises(ValueError, match="got no covariates: pass covariates="):
         net(value)
 
 
-@WITH_CONTEXT
+@WITH_COVARIATES
 def test_batches_that_do_not_broadcast_are_refused(case):
     net, (value, covariates) = case.build(), case.inputs(4)
     other = case.inputs(3)[1]

@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import pyro
 import pytest
 import torch
 from network_cases import backbone
@@ -19,6 +20,7 @@ from pyrovae.networks import (
     FiLM,
     Network,
     Transformer,
+    check_covariates,
 )
 from pyrovae.networks.trunk import Headed
 
@@ -122,8 +124,8 @@ CONSTRUCTION = {
         ValueError,
         r"GRU expected in_shape=\(time, features\), or a vector, got \(1, 8, 8\)",
     ),
-    "no state": (lambda: GRU((6, 2), 0), ValueError, r"hidden must be a positive integer, got 0"),
-    "no layers": (lambda: Transformer((6, 2), 8, layers=0), ValueError, r"layers must be a positive integer, got 0"),
+    "no state": (lambda: GRU((6, 2), 0), ValueError, r"hidden must be at least 1, got 0"),
+    "no layers": (lambda: Transformer((6, 2), 8, layers=0), ValueError, r"layers must be at least 1, got 0"),
     "heads that do not divide": (
         lambda: Transformer((6, 2), 10),
         ValueError,
@@ -139,7 +141,9 @@ CONSTRUCTION = {
         ValueError,
         r"expected out_shape=\(..., 6, features\)",
     ),
-    "no categories": (lambda: Embed(0, 4), ValueError, r"num_categories must be a positive integer, got 0"),
+    "no categories": (lambda: Embed(0, 4), ValueError, r"categories must be at least 1, got 0"),
+    "categories without names": (lambda: Embed([], 4), ValueError, r"categories must be at least 1, got 0"),
+    "a fraction of categories": (lambda: Embed(2.5, 4), TypeError, r"categories must be .* got 2.5"),
     "no covariates": (
         lambda: FiLM(MLP(3, (8,)), {}),
         ValueError,
@@ -255,7 +259,7 @@ CALLS = {
     "codes where a vector was said": (
         lambda: ConcatCovariates(MLP(13, (8,), 5), 3, LABEL)(torch.zeros(2, 3), {"label": torch.tensor([1, 2])}),
         ValueError,
-        r"covariates 'label' of ConcatCovariates: .*\(\*batch, 10\), got \(2,\).*a category's code needs Embed",
+        r"covariate 'label' of ConcatCovariates: .*\(\*batch, 10\), got \(2,\).*a category's code needs Embed",
     ),
 }
 
@@ -266,10 +270,103 @@ def test_a_call_is_refused(call, error, message):
         call()
 
 
-def test_a_network_of_the_user_s_own_needs_both_methods():
+def test_a_network_of_the_user_s_own_needs_forward_alone():
     class Half(Network):
-        def forward(self, x, covariates=None):
-            return x
+        pass
 
-    with pytest.raises(TypeError, match="add_head"):
+    class Twice(Network):
+        def forward(self, x, covariates=None):
+            return 2 * x
+
+    with pytest.raises(TypeError, match="forward"):
         Half(3, 3)
+    assert Twice(3, 3).close(3)(torch.ones(2, 3)).tolist() == [[2.0] * 3] * 2
+    with pytest.raises(ValueError, match="Twice is open, it has no output yet: write out_shape="):
+        Twice(3).close(4)
+
+
+CODES = {
+    "a fraction": (
+        torch.tensor([0.0, 2.9]),
+        r"the code 2.9 in row 1, Embed\(3, 4\) knows 0..2: categories are integers",
+    ),
+    "a standardized covariate": (torch.linspace(-0.99, 0.99, 5), r"the code -0.99 in row 0"),
+    "pandas' missing code": (
+        torch.tensor([0, 1, -1]),
+        r"the code -1 in row 2, .*\(-1 is pandas' code for a missing one\)",
+    ),
+    "a new level": (torch.tensor([3, 0]), r"the code 3 in row 0"),
+    "NaN": (torch.tensor([0.0, torch.nan]), r"the code nan in row 1"),
+    "infinity": (torch.tensor([0.0, torch.inf]), r"the code inf in row 1"),
+}
+
+
+@pytest.mark.parametrize(("codes", "message"), CODES.values(), ids=CODES)
+def test_codes_that_are_none_are_refused(codes, message):
+    embed = Embed(3, 4)
+    with pytest.raises(ValueError, match=message):
+        embed(codes)
+    net = Chain(FiLM(MLP(5, (), 5), {"size": 2}), FiLM(MLP(5, (), 2), {"batch": Chain(embed, MLP(4, (8,), 3))}))
+    with pytest.raises(ValueError, match=f"covariate 'batch' has {message}") as caught:
+        check_covariates(net, {"batch": codes, "size": torch.zeros(len(codes), 2)})
+    assert caught.value.argument == "covariates"
+    check_covariates(net, {"batch": codes.nan_to_num().clamp(0, 2).long()})
+    check_covariates(BatchAxes(net, 5, 2), {"batch": codes.nan_to_num().clamp(0, 2).long().double()})
+
+
+def test_without_validation_a_fraction_gives_nan_and_reads_no_value():
+    embed = Embed(3, (2, 2))
+    with pyro.validation_enabled(False):
+        vectors = embed(torch.tensor([1.0, 1.5]))
+        assert torch.equal(vectors[0], embed.table[1])
+        assert vectors[1].isnan().all()
+        assert embed.to("meta")(torch.zeros(2, device="meta")).shape == (2, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("entry", "shape", "message"),
+    [
+        ((), (6, 1), r"covariate 'size' has shape \(6, 1\), expected \(\) for each row in .*: write size\[:, 0\]$"),
+        ((1,), (6,), r"shape \(6,\), expected \(1,\) .*: write size\[:, None\]$"),
+        ((1,), (6, 1, 1), r"shape \(6, 1, 1\), expected \(1,\) .*: write size\[:, 0, 0, None\]$"),
+        (Embed(3, 1), (6, 1), r"shape \(6, 1\), expected \(\) .*: write size\[:, 0\]$"),
+        (3, (6,), r"expected \(3,\) .*: a category's code needs Embed\(categories, dim\)"),
+        (3, (6, 2), r"expected \(3,\) .*: reshape it to \(rows, 3\)"),
+    ],
+)
+def test_covariates_of_another_shape_are_refused_before_they_broadcast(entry, shape, message):
+    width = 1 if entry in ((), (1,)) or isinstance(entry, Embed) else 3
+    net = ConcatCovariates(MLP(5 + width, (), 2), 5, {"size": entry})
+    with pytest.raises(ValueError, match=message):
+        check_covariates(net, {"size": torch.zeros(shape)})
+
+
+@pytest.mark.parametrize(
+    ("categories", "levels", "right"),
+    [
+        (3, ("a", "b", "c"), True),
+        (3, ("a", "c"), False),
+        (("a", "b", "c"), ("a", "b", "c"), True),
+        (("a", "b", "c"), ("a", "c", "b"), False),
+        (("a", "b", "c"), None, True),
+    ],
+)
+def test_levels_are_those_of_the_categories(categories, levels, right):
+    net = FiLM(MLP(5, (), 2), {"batch": Embed(categories, 4)})
+    known = {} if levels is None else {"batch": levels}
+    if right:
+        return check_covariates(net, {"batch": torch.tensor([0, 1])}, known)
+    with pytest.raises(
+        ValueError, match=r"covariate 'batch' has the levels a, c.*Embed knows .*: give a pandas.Categorical"
+    ):
+        check_covariates(net, {"batch": torch.tensor([0, 1])}, known)
+    return None
+
+
+def test_any_module_may_check_covariates():
+    class Positive(nn.Module):
+        def check_covariates(self, covariates, levels):
+            raise ValueError("size must be positive")
+
+    with pytest.raises(ValueError, match="size must be positive"):
+        check_covariates(nn.ModuleDict({"likelihood": Positive()}), {})

@@ -118,7 +118,7 @@ def test_batch_norm_in_training_is_the_batch_s_own_mean_and_variance():
 def test_one_training_row_under_batch_norm_is_refused(make, batch):
     net = make()
     x = torch.randn(*batch, *net.in_shape)
-    with pytest.raises(ValueError, match=r"BatchNorm.d\), got one training row: give at least two, call .eval\(\)"):
+    with pytest.raises(ValueError, match=r"\(batch norm\), got one training row: give at least two, call .eval\(\)"):
         net(x)
     assert net.eval()(x).shape == (*batch, *net.out_shape)
 
@@ -286,7 +286,7 @@ def test_an_embedding_is_a_row_of_its_table():
         torch.testing.assert_close(net(codes.to(dtype)), expected, **EXACT)
 
 
-def test_covariates_is_concatenated_behind_the_value():
+def test_covariates_are_concatenated_behind_the_value():
     inner = MLP(6 + 3 + 4, (), 5)
     net = ConcatCovariates(inner, (2, 3), {"size": 3, "position": (2, 2)})
     x, size, position = torch.randn(4, 1, 2, 3), torch.randint(9, (7, 3)), torch.randn(2, 2)
@@ -294,7 +294,7 @@ def test_covariates_is_concatenated_behind_the_value():
     torch.testing.assert_close(net(x, {"size": size, "position": position}), inner(torch.cat(parts, -1)), **EXACT)
 
 
-def test_covariates_of_an_image_is_constant_channels():
+def test_covariates_of_an_image_are_constant_channels():
     inner = ConvEncoder((2 + 3 + 1, 4, 5), (4,), 5)
     net = ConcatCovariates(inner, (2, 4, 5), {"size": 3, "mask": (1, 4, 5)})
     x, size, mask = torch.randn(7, 2, 4, 5), torch.randn(7, 3), torch.rand(7, 1, 4, 5) < 0.5
@@ -304,7 +304,7 @@ def test_covariates_of_an_image_is_constant_channels():
     )
 
 
-def test_covariates_of_a_sequence_is_repeated_at_each_step():
+def test_covariates_of_a_sequence_are_repeated_at_each_step():
     inner = GRU((6, 2 + 3), 5, 4)
     net, x, size = ConcatCovariates(inner, (6, 2), {"size": 3}), torch.randn(7, 6, 2), torch.randn(7, 3)
     torch.testing.assert_close(

@@ -1,11 +1,10 @@
 """Networks: from tensors to tensors, for any number of leading batch axes."""
 
-from pyrovae.networks.base import Network
-from pyrovae.networks.batch_axes import BatchAxes
-from pyrovae.networks.chain import Chain
+from pyrovae.networks.base import Network, least_rows
+from pyrovae.networks.compose import BatchAxes, Chain
 from pyrovae.networks.convolutional import ConvDecoder, ConvEncoder
 from pyrovae.networks.covariates import ConcatCovariates, FiLM
-from pyrovae.networks.entries import Embed
+from pyrovae.networks.entries import Embed, check_covariates
 from pyrovae.networks.mlp import MLP
 from pyrovae.networks.sequence import GRU, Transformer
 
@@ -21,4 +20,6 @@ __all__ = [
     "FiLM",
     "Network",
     "Transformer",
+    "check_covariates",
+    "least_rows",
 ]

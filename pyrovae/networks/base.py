@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -21,13 +20,13 @@ class Network(nn.Module, ABC):
     .. math:: y_b = f(x_b, c_b) \quad \text{for every index } b \text{ of the leading axes}
 
     The leading axes may be any number, none included. A network without ``out_shape`` is *open*: it has no output head
-    yet, and cannot be called; :meth:`close` gives it one. A class of your own writes ``forward`` and ``add_head``; a
-    module that exists already becomes a network by :class:`~pyrovae.networks.BatchAxes`.
+    yet and cannot be called; :meth:`close` gives it one. A class of your own writes ``forward``, and ``add_head`` if it
+    can be open; a module that exists already becomes a network by :class:`~pyrovae.networks.BatchAxes`.
 
     Args:
         in_shape: shape of one input; an integer for a vector.
         out_shape: shape of one output; None for an open network.
-        covariate_names: the names that are read from the covariates, if any.
+        covariate_names: the names of the covariates that the network reads, if any.
 
     Raises:
         TypeError: a shape is not made of integers.
@@ -50,22 +49,32 @@ class Network(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: Tensor | None, covariates: Covariates | None = None) -> Tensor:
-        """The output of shape ``(*batch, *out_shape)``.
+        """Return the output of shape ``(*batch, *out_shape)``.
 
         Args:
-            x: input of shape ``(*batch, *in_shape)``; None for a network of the covariates alone.
+            x: input of shape ``(*batch, *in_shape)``; None for a network of covariates alone.
             covariates: tensors by name; names that this network does not read are left alone.
 
         Raises:
-            ValueError: the network is open, a shape does not fit, or the covariates lack a name.
+            ValueError: the network is open, a shape does not fit, or a covariate is missing.
         """
 
-    @abstractmethod
     def add_head(self, out_shape: torch.Size) -> Network:
-        """This open network with an output head of its own; what was there before is shared, not copied."""
+        """Return this open network with an output head of its own; what was there before is shared, not copied."""
+        name, shape = type(self).__name__, tuple(self.closed_shape)
+        raise ValueError(f"{name} is closed with out_shape={shape}: it takes no head")
+
+    def check_codes(self, values: Tensor, what: str, levels: Sequence[str] | None = None) -> None:
+        """Refuse inputs that are no codes of this network's categories; a network without categories takes any.
+
+        Args:
+            values: inputs, ``(rows, *in_shape)``.
+            what: what they are called in messages.
+            levels: the names behind the codes, where they are known.
+        """
 
     def close(self, out_shape: Shape) -> Network:
-        """A network with this output shape: this one if it is closed, else this one and a new head behind it.
+        """Return a network with this output shape: this one if it is closed, else this one with a new head.
 
         The open network is shared, not copied: close it twice, and the two networks train one trunk.
 
@@ -92,15 +101,30 @@ class Network(nn.Module, ABC):
 
     @property
     def closed_shape(self) -> torch.Size:
-        """The output's shape.
-
-        Raises:
-            ValueError: the network is open.
-        """
+        """The output's shape; ValueError where the network is open."""
         if self.out_shape is None:
             name = type(self).__name__
             raise ValueError(f"{name} is open, it has no output yet: write out_shape=..., or call its close(out_shape)")
         return self.out_shape
+
+    def flattened(self, x: Tensor | None, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return ``function`` of the input with its leading axes flattened into one, those axes restored.
+
+        Args:
+            x: input of shape ``(*batch, *in_shape)``.
+            function: from ``(rows, *in_shape)`` to as many entries as ``(rows, *out_shape)`` has.
+
+        Raises:
+            ValueError: the shape does not fit, or batch norm would see one training row alone.
+        """
+        x, batch_shape = check_input(self, x)
+        rows = math.prod(batch_shape)
+        if rows == 1 and self.training and least_rows(self) > 1:
+            raise ValueError(
+                f"{type(self).__name__} normalizes over the batch (batch norm), got one training row: give at least two, "
+                "call .eval() first, or normalize each row by itself (nn.LayerNorm, nn.GroupNorm)"
+            )
+        return function(x.reshape(rows, *self.in_shape)).reshape(batch_shape + self.closed_shape)
 
     def extra_repr(self) -> str:
         """The shapes, and the covariates' names where there are any."""
@@ -109,28 +133,17 @@ class Network(nn.Module, ABC):
         return f"{tuple(self.in_shape)} -> {out_shape}{names}"
 
 
-class Rows(NamedTuple):
-    """An input with its leading axes flattened into one, and what those axes were."""
+def least_rows(module: nn.Module) -> int:
+    """Return the rows that a training batch needs: 2 under batch norm, which would normalize one row by itself, else 1.
 
-    values: Tensor
-    batch_shape: torch.Size
-
-    @classmethod
-    def of(cls, network: Network, x: Tensor | None) -> Rows:
-        """The rows of an input of this network, checked by their shape alone."""
-        x, batch_shape = check_input(network, x)
-        size = math.prod(batch_shape)
-        if size == 1 and network.training:
-            refuse_one_row(network)
-        return cls(x.reshape(size, *network.in_shape), batch_shape)
-
-    def restore(self, output: Tensor, out_shape: torch.Size) -> Tensor:
-        """An output of one row for each of these, with the leading axes as they were."""
-        return output.reshape(self.batch_shape + out_shape)
+    >>> least_rows(nn.BatchNorm1d(3)), least_rows(nn.BatchNorm1d(3).eval()), least_rows(nn.LayerNorm(3))
+    (2, 1, 1)
+    """
+    return 1 + any(isinstance(part, _BatchNorm) and part.training for part in module.modules())
 
 
 def as_shape(size: Shape, what: str, least: int = 1) -> torch.Size:
-    """An integer or a sequence of integers as a shape.
+    """Return an integer or a sequence of integers as a shape.
 
     >>> as_shape(3, "in_shape")
     torch.Size([3])
@@ -145,51 +158,30 @@ def as_shape(size: Shape, what: str, least: int = 1) -> torch.Size:
     return torch.Size(axes)
 
 
+def check_network(who: str, network: nn.Module) -> None:
+    """Refuse, with a TypeError, what is not a network.
+
+    >>> from pyrovae import MLP
+    >>> check_network("Chain", MLP(3, (4,)))
+    """
+    if not isinstance(network, Network):
+        name = type(network).__name__
+        raise TypeError(f"{who} expected a pyrovae Network, got {name}: write BatchAxes(module, in_shape, out_shape)")
+
+
 def check_input(network: Network, x: Tensor | None) -> tuple[Tensor, torch.Size]:
-    """An input and its leading axes, once its network is known to be closed and its trailing axes to be right."""
-    _, name, expected = network.closed_shape, type(network).__name__, network.in_shape
+    """Return an input and its leading axes, once its network is known to be closed and its trailing axes to be right."""
+    _, name, shape = network.closed_shape, type(network).__name__, network.in_shape
+    expected = f"({', '.join(['*batch', *map(str, shape)])})"
     if not isinstance(x, Tensor):
-        remedy = (
-            "a network without a value is ConcatCovariates(net, None, covariates)"
-            if x is None
-            else "use torch.as_tensor"
-        )
-        raise TypeError(f"{name} expected a tensor of shape {batch_text(expected)}, got {type(x).__name__}: {remedy}")
-    cut = x.ndim - len(expected)
-    if cut < 0 or x.shape[cut:] != expected:
+        remedy = "use torch.as_tensor"
+        if x is None:
+            remedy = "a network without a value is ConcatCovariates(net, None, covariates)"
+        raise TypeError(f"{name} expected a tensor of shape {expected}, got {type(x).__name__}: {remedy}")
+    cut = x.ndim - len(shape)
+    if cut < 0 or x.shape[cut:] != shape:
         raise ValueError(
-            f"{name} expected an input of shape {batch_text(expected)}, got {tuple(x.shape)}: "
-            f"reshape the input, or write in_shape={tuple(x.shape[1:])}"
+            f"{name} expected an input of shape {expected}, got {tuple(x.shape)}: reshape the input, or write "
+            f"in_shape={tuple(x.shape[1:])}"
         )
     return x, x.shape[:cut]
-
-
-def closed_already(network: Network) -> ValueError:
-    """The error of a network that is always closed, where it is asked for a head."""
-    return ValueError(
-        f"{type(network).__name__} is closed with out_shape={tuple(network.closed_shape)}: it takes no head"
-    )
-
-
-def refuse_one_row(network: Network) -> None:
-    """Refuse a single training row where batch norm would normalise it by itself alone."""
-    for module in network.modules():
-        if isinstance(module, _BatchNorm) and module.training:
-            raise ValueError(
-                f"{type(network).__name__} normalises over the batch ({type(module).__name__}), got one training row: "
-                "give at least two, call .eval() first, or normalise each row by itself (nn.LayerNorm, nn.GroupNorm)"
-            )
-
-
-def networks_of(modules: nn.ModuleList) -> list[Network]:
-    """The networks in a list of modules, in order."""
-    return [module for module in modules if isinstance(module, Network)]
-
-
-def batch_text(shape: torch.Size) -> str:
-    """A shape behind any number of leading axes, as text.
-
-    >>> batch_text(torch.Size([3]))
-    '(*batch, 3)'
-    """
-    return f"({', '.join(['*batch', *map(str, shape)])})"

@@ -57,7 +57,12 @@ class ConvEncoder(VectorTrunk):
         activation: MakeActivation = nn.SiLU,
         normalization: MakeNormalization | None = None,
     ) -> None:
-        image = _image_shape(in_shape)
+        image = as_shape(in_shape, "in_shape")
+        if len(image) != 3:
+            raise ValueError(
+                f"ConvEncoder expected in_shape=(channels, height, width), got {tuple(image)}: "
+                f"write in_shape={(1, *image) if len(image) == 2 else (1, 28, 28)}, say"
+            )
         widths = [image[0], *_channels("ConvEncoder", channels)]
         size = _sizes(image[1:], len(widths) - 1)[0]
         super().__init__(image, widths[-1] * math.prod(size))
@@ -69,7 +74,7 @@ class ConvEncoder(VectorTrunk):
         self.finish(out_shape)
 
     def features(self, rows: Tensor) -> Tensor:
-        """The flattened feature maps of images ``(rows, channels, height, width)``."""
+        """Return the flattened feature maps of images ``(rows, channels, height, width)``."""
         return self.body(rows).flatten(1)
 
 
@@ -118,13 +123,13 @@ class ConvDecoder(Trunk):
         self.finish(out_shape)
 
     def make_head(self, out_shape: torch.Size) -> nn.Module:
-        """The two parts that depend on the image: the map into the smallest feature maps, and the last doubling."""
+        """Return the parts that depend on the image: the map into the smallest feature maps, and the last doubling."""
         return Canvas(math.prod(self.in_shape), self.channels, out_shape)
 
     def run(self, rows: Tensor, head: nn.Module) -> Tensor:
-        """From ``(rows, *in_shape)`` to ``(rows, channels, height, width)``, of the size that the head was made for."""
+        """Return the images ``(rows, channels, height, width)`` of ``(rows, *in_shape)``, of the head's size."""
         head = cast(Canvas, head)
-        h = self.refines[0](head.start(rows))
+        h = self.refines[0](head.stem(flat_rows(rows)).unflatten(-1, head.first_maps))
         for up, refine, (height, width) in zip(self.ups, self.refines[1:], head.sizes, strict=True):
             h = refine(up(h)[..., :height, :width])
         return head(h)
@@ -155,12 +160,8 @@ class Canvas(nn.Module):
         self.stem = nn.Linear(in_features, math.prod(self.first_maps))
         self.last = _double(channels[-1], math.prod(out_shape[:-2]))
 
-    def start(self, rows: Tensor) -> Tensor:
-        """The smallest feature maps of rows of input."""
-        return self.stem(flat_rows(rows)).unflatten(-1, self.first_maps)
-
     def forward(self, h: Tensor) -> Tensor:
-        """The images ``(rows, channels, height, width)`` of the largest feature maps."""
+        """Return the images ``(rows, channels, height, width)`` of the largest feature maps."""
         return self.last(h)[..., : self.image_size[0], : self.image_size[1]]
 
 
@@ -177,12 +178,10 @@ def _double(before: int, after: int) -> nn.Module:
 def _refine(
     width: int, blocks: int, activation: MakeActivation, normalization: MakeNormalization | None
 ) -> nn.Sequential:
+    remedy = "nn.BatchNorm2d or functools.partial(nn.GroupNorm, 8)"
+
     def before() -> nn.Sequential:
-        norm = None
-        if normalization is not None:
-            norm = new_normalization(
-                normalization, width, (4, 4), "nn.BatchNorm2d or functools.partial(nn.GroupNorm, 8)"
-            )
+        norm = normalization and new_normalization(normalization, width, (4, 4), remedy)
         return sequential(norm, new_activation(activation))
 
     def convolution() -> nn.Module:
@@ -190,16 +189,6 @@ def _refine(
 
     residuals = [Residual(nn.Sequential(before(), convolution(), before(), convolution())) for _ in range(blocks)]
     return sequential(before(), *residuals)
-
-
-def _image_shape(in_shape: Sequence[int]) -> torch.Size:
-    shape = as_shape(in_shape, "in_shape")
-    if len(shape) != 3:
-        raise ValueError(
-            f"ConvEncoder expected in_shape=(channels, height, width), got {tuple(shape)}: "
-            f"write in_shape={(1, *shape) if len(shape) == 2 else (1, 28, 28)}, say"
-        )
-    return shape
 
 
 def _channels(who: str, channels: Shape) -> torch.Size:

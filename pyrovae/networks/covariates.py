@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from pyrovae.networks.base import Covariates, Network, Shape, check_input
-from pyrovae.networks.chain import check_network
-from pyrovae.networks.entries import Entries, Entry, broadcast_batch
+from pyrovae.networks.base import Covariates, Network, Shape, check_input, check_network
+from pyrovae.networks.entries import Entries, Entry
 from pyrovae.networks.mlp import MLP
 
 
@@ -48,13 +47,14 @@ class ConcatCovariates(Network):
     def __init__(self, net: Network, in_shape: Shape | None, covariates: Mapping[str, Entry]) -> None:
         check_network("ConcatCovariates", net)
         entries = Entries("ConcatCovariates", covariates)
-        super().__init__(0 if in_shape is None else in_shape, net.out_shape, _names(entries, net))
+        names = (*entries.names, *net.covariate_names)
+        super().__init__(0 if in_shape is None else in_shape, net.out_shape, names)
         self.join = _find_join(net, self.in_shape, entries.shapes)
         self.entries = entries
         self.net = net
 
     def forward(self, x: Tensor | None, covariates: Covariates | None = None) -> Tensor:
-        """The output ``(*batch, *out_shape)``, where ``batch`` is the broadcast of the value's and the covariates'.
+        """Return the output ``(*batch, *out_shape)``, where ``batch`` is the broadcast of the value's and covariates'.
 
         Args:
             x: value of shape ``(*batch, *in_shape)``; None where ``in_shape`` is None.
@@ -63,21 +63,18 @@ class ConcatCovariates(Network):
         Raises:
             ValueError: a name is missing, or a shape does not fit.
         """
-        values = self.entries(covariates)
-        if x is None and self.in_shape == (0,):
-            x = values[0].new_empty(0)
-        shapes = (self.in_shape, *self.entries.shapes)
-        value, batch = check_input(self, x)
-        own = [batch, *_batch_shapes(values, self.entries.shapes)]
-        batch_shape = broadcast_batch("ConcatCovariates", own)
+        values, batches = self.entries(covariates)
+        value, batch = check_input(self, values[0].new_empty(0) if x is None and self.in_shape == (0,) else x)
+        batches = [batch, *batches]
+        batch_shape = _broadcast("ConcatCovariates", batches)
         parts = [
-            part.reshape(own_batch + self.join.view(shape)).expand(batch_shape + self.join.full(shape))
-            for part, own_batch, shape in zip((value, *values), own, shapes, strict=True)
+            part.reshape(own + self.join.view(shape)).expand(batch_shape + self.join.full(shape))
+            for part, own, shape in zip((value, *values), batches, (self.in_shape, *self.entries.shapes), strict=True)
         ]
         return self.net(torch.cat(parts, self.join.axis - len(self.join.frame)), covariates)
 
     def add_head(self, out_shape: torch.Size) -> Network:
-        """The same around the network with a head; all parts are shared."""
+        """Return the same around the network with a head; all parts are shared."""
         return ConcatCovariates(self.net.close(out_shape), self.in_shape, dict(self.entries.items()))
 
 
@@ -113,7 +110,8 @@ class FiLM(Network):
         if generator is not None:
             check_network("FiLM's generator=", generator)
         entries = Entries("FiLM", covariates)
-        super().__init__(net.in_shape, net.out_shape, _names(entries, net, generator))
+        inner = (*net.covariate_names, *(generator.covariate_names if generator is not None else ()))
+        super().__init__(net.in_shape, net.out_shape, (*entries.names, *inner))
         dims = len(self.in_shape)
         if not -dims <= axis < dims or math.prod(self.in_shape) == 0:
             raise ValueError(
@@ -122,11 +120,17 @@ class FiLM(Network):
             )
         self.axis = axis % dims
         self.entries = entries
-        self.generator = _generator(generator, entries.size, self.in_shape[self.axis])
+        features = self.in_shape[self.axis]
+        if generator is not None and generator.in_shape != (entries.size,):
+            raise ValueError(
+                f"FiLM expected a generator with in_shape=({entries.size},), the number of values in its covariates, got "
+                f"{tuple(generator.in_shape)}: write in_shape={entries.size} there"
+            )
+        self.generator = MLP(entries.size, (), (2, features)) if generator is None else generator.close((2, features))
         self.net = net
 
     def forward(self, x: Tensor | None, covariates: Covariates | None = None) -> Tensor:
-        """The output ``(*batch, *out_shape)``, where ``batch`` is the broadcast of the value's and the covariates'.
+        """Return the output ``(*batch, *out_shape)``, where ``batch`` is the broadcast of the value's and covariates'.
 
         Args:
             x: value of shape ``(*batch, *in_shape)``.
@@ -135,27 +139,23 @@ class FiLM(Network):
         Raises:
             ValueError: a name is missing, or a shape does not fit.
         """
-        values = self.entries(covariates)
-        own = _batch_shapes(values, self.entries.shapes)
+        values, batches = self.entries(covariates)
         value, batch = check_input(self, x)
-        broadcast_batch("FiLM", [batch, *own])
-        batch_shape = torch.broadcast_shapes(*own)
+        _broadcast("FiLM", [batch, *batches])
+        batch_shape = torch.broadcast_shapes(*batches)
         parts = [
-            part.reshape(*own_batch, math.prod(shape)).expand(*batch_shape, math.prod(shape))
-            for part, own_batch, shape in zip(values, own, self.entries.shapes, strict=True)
+            part.reshape(*own, math.prod(shape)).expand(*batch_shape, math.prod(shape))
+            for part, own, shape in zip(values, batches, self.entries.shapes, strict=True)
         ]
-        scale, shift = self.generator(torch.cat(parts, -1), covariates).unbind(-2)
-        return self.net((1 + self._aligned(scale)) * value + self._aligned(shift), covariates)
-
-    def add_head(self, out_shape: torch.Size) -> Network:
-        """The same around the network with a head; all parts are shared."""
-        return FiLM(self.net.close(out_shape), dict(self.entries.items()), self.generator, self.axis)
-
-    def _aligned(self, coefficients: Tensor) -> Tensor:
-        """Coefficients ``(*batch, features)`` with axes of size one beside the features, one for each other axis."""
         ones = [1] * len(self.in_shape)
         ones[self.axis] = self.in_shape[self.axis]
-        return coefficients.reshape(*coefficients.shape[:-1], *ones)
+        both = self.generator(torch.cat(parts, -1), covariates)  # (*batch, 2, features)
+        scale, shift = both.reshape(*batch_shape, 2, *ones).unbind(len(batch_shape))
+        return self.net((1 + scale) * value + shift, covariates)
+
+    def add_head(self, out_shape: torch.Size) -> Network:
+        """Return the same around the network with a head; all parts are shared."""
+        return FiLM(self.net.close(out_shape), dict(self.entries.items()), self.generator, self.axis)
 
 
 class Join(NamedTuple):
@@ -177,7 +177,7 @@ class Join(NamedTuple):
         """The shape of a part once it is repeated."""
         return shape if self._fits(shape) else self._resized(self.frame, math.prod(shape))
 
-    def joined(self, shapes: tuple[torch.Size, ...]) -> torch.Size:
+    def joined(self, shapes: Sequence[torch.Size]) -> torch.Size:
         """The shape of all parts together."""
         return self._resized(self.frame, sum(self.full(shape)[self.axis] for shape in shapes))
 
@@ -188,7 +188,8 @@ class Join(NamedTuple):
         return torch.Size([*shape[: self.axis], width, *shape[self.axis + 1 :]])
 
 
-def _find_join(net: Network, in_shape: torch.Size, shapes: tuple[torch.Size, ...]) -> Join:
+def _find_join(net: Network, in_shape: torch.Size, shapes: Sequence[torch.Size]) -> Join:
+    """The axis along which value and covariates have the network's input shape; all flattened, last of all."""
     joins = [Join(in_shape, axis) for axis in range(len(in_shape))] + [Join(torch.Size([math.prod(in_shape)]), 0)]
     wanted = [join.joined((in_shape, *shapes)) for join in joins]
     if net.in_shape in wanted:
@@ -196,26 +197,18 @@ def _find_join(net: Network, in_shape: torch.Size, shapes: tuple[torch.Size, ...
     expected = " or ".join(dict.fromkeys(str(tuple(shape)) for shape in reversed(wanted)))
     entries = ", ".join(str(tuple(shape)) for shape in shapes)
     raise ValueError(
-        f"ConcatCovariates expected a network with in_shape={expected}, room for a value {tuple(in_shape)} and covariates of "
-        f"{entries}, got {tuple(net.in_shape)}: write in_shape={tuple(wanted[-1])} there"
+        f"ConcatCovariates expected a network with in_shape={expected}, room for a value {tuple(in_shape)} and covariates "
+        f"of {entries}, got {tuple(net.in_shape)}: write in_shape={tuple(wanted[-1])} there"
     )
 
 
-def _names(entries: Entries, *networks: Network | None) -> tuple[str, ...]:
-    inner = [name for network in networks if network is not None for name in network.covariate_names]
-    return (*entries.names, *inner)
-
-
-def _batch_shapes(values: list[Tensor], shapes: tuple[torch.Size, ...]) -> list[torch.Size]:
-    return [value.shape[: value.ndim - len(shape)] for value, shape in zip(values, shapes, strict=True)]
-
-
-def _generator(generator: Network | None, size: int, features: int) -> Network:
-    if generator is None:
-        return MLP(size, (), (2, features))
-    if generator.in_shape != (size,):
+def _broadcast(who: str, batch_shapes: Sequence[torch.Size]) -> torch.Size:
+    """The batch axes that value and covariates have together."""
+    try:
+        return torch.broadcast_shapes(*batch_shapes)
+    except RuntimeError:
+        came = " and ".join(str(tuple(shape)) for shape in batch_shapes)
         raise ValueError(
-            f"FiLM expected a generator with in_shape=({size},), the number of values in its covariates, got "
-            f"{tuple(generator.in_shape)}: write in_shape={size} there"
-        )
-    return generator.close((2, features))
+            f"{who} expected batch axes of value and covariates that broadcast, got {came}: "
+            "give the covariates one row for each row of the value"
+        ) from None

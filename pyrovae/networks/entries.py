@@ -1,4 +1,4 @@
-"""The named entries of covariates: checked, cast, and encoded by networks of their own."""
+"""The covariates that a network reads: checked, cast, and encoded by networks of their own."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 
 import torch
+from pyro.distributions.util import is_validation_enabled
 from torch import Tensor, nn
 
-from pyrovae.networks.base import Covariates, Network, Shape, as_shape, check_input, closed_already, networks_of
+from pyrovae.errors import check_integer, refusal
+from pyrovae.networks.base import Covariates, Network, Shape, as_shape, check_input
 
 Entry = Shape | Network
 
@@ -17,34 +19,70 @@ class Embed(Network):
     r"""A learned vector for each category, :math:`y = E_c`.
 
     Args:
-        num_categories: number of categories; their codes are ``0 .. num_categories - 1``, in a tensor of any dtype.
+        categories: the number of categories, or the names of their levels (``data.levels["batch"]``, say); the codes are
+            0, 1, ..., in a tensor of any dtype.
         out_shape: shape of the vector; an integer for its length.
 
     Raises:
-        ValueError: the number of categories is not positive.
+        ValueError: there is no category; in the call, a code is none of the categories'.
 
     >>> Embed(10, 4)(torch.tensor([3, 1])).shape
     torch.Size([2, 4])
+    >>> Embed(["cat", "dog"], 4)
+    Embed(2 categories (cat, dog) -> (4,))
     """
 
-    def __init__(self, num_categories: int, out_shape: Shape) -> None:
+    def __init__(self, categories: int | Sequence[str], out_shape: Shape) -> None:
         super().__init__((), as_shape(out_shape, "out_shape"))
-        if not isinstance(num_categories, int) or num_categories < 1:
-            raise ValueError(f"num_categories must be a positive integer, got {num_categories!r}")
-        self.table = nn.Parameter(torch.randn(num_categories, *self.closed_shape))
+        is_names = isinstance(categories, Sequence) and not isinstance(categories, str)
+        self.levels = tuple(map(str, categories)) if is_names else None  # type: ignore[arg-type]
+        number = check_integer("categories", categories if self.levels is None else len(self.levels))
+        self.table = nn.Parameter(torch.randn(number, *self.closed_shape))
 
     def forward(self, x: Tensor | None, covariates: Covariates | None = None) -> Tensor:
-        """The vectors ``(*batch, *out_shape)`` of codes ``(*batch,)``."""
-        codes, batch_shape = check_input(self, x)
-        return nn.functional.embedding(codes.long(), self.table.flatten(1)).reshape(batch_shape + self.closed_shape)
+        """Return the vectors ``(*batch, *out_shape)`` of codes ``(*batch,)``.
 
-    def add_head(self, out_shape: torch.Size) -> Network:
-        """Refused: it is closed."""
-        raise closed_already(self)
+        Fractions are refused while Pyro's validation is on; without it they give NaN, and no value is read.
+        """
+        codes, batch_shape = check_input(self, x)
+        whole = codes.long()
+        if codes.is_floating_point() and is_validation_enabled():
+            self.check_codes(codes, "Embed's input")
+        try:
+            vectors = nn.functional.embedding(whole, self.table.flatten(1))
+        except IndexError:
+            self.check_codes(codes, "Embed's input")
+            raise
+        if codes.is_floating_point():
+            vectors = vectors.masked_fill((whole != codes).unsqueeze(-1), torch.nan)
+        return vectors.reshape(batch_shape + self.closed_shape)
+
+    def check_codes(self, values: Tensor, what: str, levels: Sequence[str] | None = None) -> None:
+        """Refuse a number that is no code of a category, by its row, and levels other than these."""
+        number = len(self.table)
+        wrong = ~((values == values.long()) & (values >= 0) & (values < number))
+        if bool(wrong.any()):
+            row, code = (
+                int(wrong.reshape(len(wrong) if wrong.ndim else 1, -1).any(1).nonzero()[0]),
+                values[wrong][0].item(),
+            )
+            raise refusal(
+                f"{what} has the code {code:g} in row {row}, Embed({number}, {', '.join(map(str, self.closed_shape))}) knows "
+                f"0..{number - 1}: categories are integers from 0 on (-1 is pandas' code for a missing one)",
+                "covariates",
+            )
+        own = self.levels or tuple(map(str, range(number)))
+        if levels is not None and (tuple(levels) != own if self.levels else len(levels) != number):
+            raise refusal(
+                f"{what} has the levels {', '.join(levels)}, Embed knows {', '.join(own)}: give a pandas.Categorical with "
+                "these categories in this order, and Embed(levels, ...) the names",
+                "covariates",
+            )
 
     def extra_repr(self) -> str:
-        """The number of categories and the vector's shape."""
-        return f"{len(self.table)} categories -> {tuple(self.closed_shape)}"
+        """The number of categories, their names if known, and the vector's shape."""
+        named = f" ({', '.join(self.levels)})" if self.levels else ""
+        return f"{len(self.table)} categories{named} -> {tuple(self.closed_shape)}"
 
 
 class Plain(Network):
@@ -58,21 +96,17 @@ class Plain(Network):
     """
 
     def __init__(self, shape: Shape) -> None:
-        super().__init__(shape, as_shape(shape, "covariates entry's shape"))
+        super().__init__(shape, as_shape(shape, "a covariate's shape"))
         self.like: Tensor
         self.register_buffer("like", torch.empty(0), persistent=False)
 
     def forward(self, x: Tensor | None, covariates: Covariates | None = None) -> Tensor:
-        """The entry ``(*batch, *shape)``, cast."""
+        """Return the entry ``(*batch, *shape)``, cast."""
         return check_input(self, x)[0].to(self.like.dtype)
-
-    def add_head(self, out_shape: torch.Size) -> Network:
-        """Refused: it is closed."""
-        raise closed_already(self)
 
 
 class Entries(nn.Module):
-    """The entries of the covariates that one network reads, each through a network of its own.
+    """The covariates that one network reads, each through a network of its own.
 
     Args:
         who: name of the network that reads them, for messages.
@@ -103,12 +137,12 @@ class Entries(nn.Module):
     @property
     def names(self) -> tuple[str, ...]:
         """The names that are read, those that the entries' networks read included."""
-        return (*self.own_names, *[name for encoder in networks_of(self.encoders) for name in encoder.covariate_names])
+        return (*self.own_names, *[name for _, encoder in self.items() for name in encoder.covariate_names])
 
     @property
     def shapes(self) -> tuple[torch.Size, ...]:
         """The shape of each encoded entry."""
-        return tuple(encoder.closed_shape for encoder in networks_of(self.encoders))
+        return tuple(encoder.closed_shape for _, encoder in self.items())
 
     @property
     def size(self) -> int:
@@ -117,39 +151,67 @@ class Entries(nn.Module):
 
     def items(self) -> list[tuple[str, Network]]:
         """Each name and its network."""
-        return list(zip(self.own_names, networks_of(self.encoders), strict=True))
+        return list(zip(self.own_names, self.encoders, strict=True))  # type: ignore[arg-type]
 
-    def forward(self, covariates: Covariates | None) -> list[Tensor]:
-        """The encoded entries, each ``(*batch, *shape)``."""
-        return [self._encode(name, encoder, covariates) for name, encoder in self.items()]
+    def forward(self, covariates: Covariates | None) -> tuple[list[Tensor], list[torch.Size]]:
+        """Return the encoded entries, each ``(*batch, *shape)``, and the leading axes of each."""
+        values = [self._encode(name, encoder, covariates) for name, encoder in self.items()]
+        return values, [value.shape[: value.ndim - len(s)] for value, s in zip(values, self.shapes, strict=True)]
 
     def _encode(self, name: str, encoder: Network, covariates: Covariates | None) -> Tensor:
         if covariates is None or name not in covariates:
             came = "no covariates" if covariates is None else f"the names {sorted(covariates)}"
             raise ValueError(
-                f"{self.who} reads {name!r} from the covariates, got {came}: pass covariates={{{name!r}: tensor}}"
+                f"{self.who} reads the covariate {name!r}, got {came}: pass covariates={{{name!r}: tensor}}"
             )
         try:
             return encoder(covariates[name], covariates)
         except (TypeError, ValueError) as error:
-            remedy = "; a category's code needs Embed(num_categories, dim)" if isinstance(encoder, Plain) else ""
-            raise type(error)(f"covariates {name!r} of {self.who}: {error}{remedy}") from None
+            remedy = "; a category's code needs Embed(categories, dim)" if isinstance(encoder, Plain) else ""
+            raise type(error)(f"covariate {name!r} of {self.who}: {error}{remedy}") from None
+
+    def check_covariates(self, covariates: Covariates, levels: Mapping[str, Sequence[str]]) -> None:
+        """Refuse covariates of all rows whose shape or codes do not fit: see :func:`check_covariates`."""
+        for name, encoder in self.items():
+            if name not in covariates:
+                continue
+            value, shape = covariates[name], tuple(encoder.in_shape)
+            if value.shape[1:] != encoder.in_shape:
+                remedy = f"reshape it to (rows, {', '.join(map(str, shape))})"
+                if math.prod(shape) == math.prod(value.shape[1:]) == 1:
+                    remedy = f"write {name}[{', '.join([':', *['0'] * (value.ndim - 1), *['None'] * len(shape)])}]"
+                elif value.ndim == 1 and isinstance(encoder, Plain):
+                    remedy = f"a category's code needs Embed(categories, dim) in {self.who}"
+                raise refusal(
+                    f"covariate {name!r} has shape {tuple(value.shape)}, expected {shape} for each row in {self.who}: {remedy}",
+                    "covariates",
+                )
+            encoder.check_codes(value, f"covariate {name!r}", levels.get(name))
 
 
-def broadcast_batch(who: str, batch_shapes: Sequence[torch.Size]) -> torch.Size:
-    """The batch axes that value and covariates have together.
+def check_covariates(
+    module: nn.Module, covariates: Covariates, levels: Mapping[str, Sequence[str]] | None = None
+) -> None:
+    """Check the covariates of all rows, once, by every part of a module that reads them.
+
+    A part takes part by a method ``check_covariates(covariates, levels)``, as the parts of ``ConcatCovariates`` and
+    ``FiLM`` have it.
+
+    Args:
+        module: a network, a conditional, a graph.
+        covariates: for each name, a tensor of ``rows`` rows.
+        levels: the names behind the codes, for each covariate that has them.
 
     Raises:
-        ValueError: they do not broadcast.
+        ValueError: a shape does not fit, a code is none of the categories', or levels are others; names covariate and row.
 
-    >>> broadcast_batch("FiLM", [torch.Size([7, 1]), torch.Size([5])])
-    torch.Size([7, 5])
+    >>> from pyrovae import MLP, FiLM
+    >>> net = FiLM(MLP(4, (), 2), {"batch": Embed(3, 4)})
+    >>> check_covariates(net, {"batch": torch.tensor([0, 2, -1])})
+    Traceback (most recent call last):
+    ValueError: covariate 'batch' has the code -1 in row 2, Embed(3, 4) knows 0..2: categories are integers from 0 on (-1 is ...
     """
-    try:
-        return torch.broadcast_shapes(*batch_shapes)
-    except RuntimeError:
-        came = " and ".join(str(tuple(shape)) for shape in batch_shapes)
-        raise ValueError(
-            f"{who} expected batch axes of value and covariates that broadcast, got {came}: "
-            "give the covariates one row for each row of the value"
-        ) from None
+    for part in module.modules():
+        check = getattr(part, "check_covariates", None)
+        if check is not None:
+            check(covariates, levels or {})

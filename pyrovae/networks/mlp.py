@@ -71,32 +71,21 @@ class MLP(VectorTrunk):
                 f"residual=True expected a layer as wide as its input, got widths {tuple(widths)}: "
                 f"write two equal hidden widths, hidden=({widths[-1]}, {widths[-1]}), say"
             )
-        layers = [_layer(before, after, activation, normalization, gated, dropout) for before, after in pairs]
-        shortcut = [residual and before == after for before, after in pairs]
-        self.body = nn.Sequential(
-            *[Residual(layer) if short else layer for layer, short in zip(layers, shortcut, strict=True)]
-        )
+
+        def layer(before: int, after: int) -> nn.Module:
+            width = 2 * after if gated else after
+            nonlinear = new_activation(activation or (nn.Identity if gated else nn.SiLU))
+            return sequential(
+                nn.Linear(before, width),
+                normalization and new_normalization(normalization, width, (), "nn.LayerNorm or nn.BatchNorm1d"),
+                Gate(nonlinear) if gated else nonlinear,
+                new_dropout(dropout),
+            )
+
+        layers = [(layer(before, after), residual and before == after) for before, after in pairs]
+        self.body = nn.Sequential(*[Residual(made) if short else made for made, short in layers])
         self.finish(out_shape)
 
     def features(self, rows: Tensor) -> Tensor:
-        """The last hidden layer of rows ``(rows, *in_shape)``."""
+        """Return the last hidden layer of rows ``(rows, *in_shape)``."""
         return self.body(flat_rows(rows))
-
-
-def _layer(
-    before: int,
-    after: int,
-    activation: MakeActivation | None,
-    normalization: MakeNormalization | None,
-    gated: bool,
-    dropout: float,
-) -> nn.Sequential:
-    width = 2 * after if gated else after
-    remedy = "nn.LayerNorm or nn.BatchNorm1d"
-    nonlinear = new_activation(activation or (nn.Identity if gated else nn.SiLU))
-    return sequential(
-        nn.Linear(before, width),
-        None if normalization is None else new_normalization(normalization, width, (), remedy),
-        Gate(nonlinear) if gated else nonlinear,
-        new_dropout(dropout),
-    )

@@ -8,6 +8,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor, nn
 
+from pyrovae.errors import check_integer
 from pyrovae.networks.base import Shape
 from pyrovae.networks.layers import Residual, new_dropout, sequential
 from pyrovae.networks.trunk import Trunk
@@ -26,10 +27,9 @@ class SequenceTrunk(Trunk):
 
     def __init__(self, in_shape: Shape, width: int, num_features: int, per_step: bool, positions: bool) -> None:
         super().__init__(in_shape)
-        name = type(self).__name__
         if len(self.in_shape) not in (1, 2):
             raise ValueError(
-                f"{name} expected in_shape=(time, features), or a vector, got {tuple(self.in_shape)}: "
+                f"{type(self).__name__} expected in_shape=(time, features), or a vector, got {tuple(self.in_shape)}: "
                 "write in_shape=(20, 3), say"
             )
         self.num_features = num_features
@@ -40,21 +40,21 @@ class SequenceTrunk(Trunk):
 
     @abstractmethod
     def steps(self, h: Tensor) -> Tensor:
-        """From ``(rows, time, width)`` to features ``(rows, time, num_features)``."""
+        """Return features ``(rows, time, num_features)`` of ``(rows, time, width)``."""
 
     @abstractmethod
     def summary(self, steps: Tensor) -> Tensor:
-        """From features ``(rows, time, num_features)`` to those of the whole sequence ``(rows, num_features)``."""
+        """Return features of whole sequences ``(rows, num_features)`` from those of their steps."""
 
     def make_head(self, out_shape: torch.Size) -> nn.Module:
-        """A linear map from the sequence's features to the flattened output, or one that is shared by all steps."""
+        """Return a linear map from the sequence's features to the flattened output, or one that all steps share."""
         if not self.per_step:
             return nn.Linear(self.num_features, math.prod(out_shape))
         time = None if self.is_vector else self.in_shape[0]
         return StepHead(type(self).__name__, self.num_features, out_shape, time)
 
     def run(self, rows: Tensor, head: nn.Module) -> Tensor:
-        """From ``(rows, *in_shape)`` through the steps and this head."""
+        """Return the output of ``(rows, *in_shape)`` through the steps and this head."""
         h = self.enter(rows)
         if isinstance(head, StepHead):
             h = h.unsqueeze(1).expand(-1, head.time, -1) if self.is_vector else h
@@ -75,7 +75,7 @@ class GRU(SequenceTrunk):
         hidden: length of the state.
         out_shape: shape of one output; (..., time, features) where each step has one. None leaves the network open.
         layers: number of layers.
-        bidirectional: add a network that runs backwards; the state is then twice as long.
+        bidirectional: add a network that runs backward; the state is then twice as long.
         per_step: give an output for each step, not for the whole sequence; always so for a vector.
 
     Raises:
@@ -100,18 +100,19 @@ class GRU(SequenceTrunk):
         bidirectional: bool = False,
         per_step: bool = False,
     ) -> None:
-        _check_positive(hidden=hidden, layers=layers)
+        check_integer("layers", layers)
+        check_integer("hidden", hidden)
         super().__init__(in_shape, hidden, hidden * (2 if bidirectional else 1), per_step, positions=False)
         self.hidden = hidden
         self.body = nn.GRU(hidden, hidden, layers, batch_first=True, bidirectional=bidirectional)
         self.finish(out_shape)
 
     def steps(self, h: Tensor) -> Tensor:
-        """The state at each step."""
+        """Return the state at each step."""
         return self.body(h)[0]
 
     def summary(self, steps: Tensor) -> Tensor:
-        """The last state, of either direction."""
+        """Return the last state, of either direction."""
         return torch.cat([steps[:, -1, : self.hidden], steps[:, 0, self.hidden :]], -1)
 
 
@@ -135,7 +136,7 @@ class Transformer(SequenceTrunk):
         TypeError: a shape is of the wrong kind.
         ValueError: a size is not positive, ``in_shape`` is neither sequence nor vector, or ``out_shape`` does not fit.
 
-    Reference: Vaswani et al. 2017, arXiv:1706.03762; Xiong et al. 2020, arXiv:2002.04745 (normalised first).
+    Reference: Vaswani et al. 2017, arXiv:1706.03762; Xiong et al. 2020, arXiv:2002.04745 (normalized first).
 
     >>> Transformer((20, 3), 16, out_shape=(2, 5))(torch.zeros(4, 20, 3)).shape
     torch.Size([4, 2, 5])
@@ -154,7 +155,8 @@ class Transformer(SequenceTrunk):
         per_step: bool = False,
         dropout: float = 0.0,
     ) -> None:
-        _check_positive(width=width, layers=layers, heads=heads)
+        for name, value in {"width": width, "layers": layers, "heads": heads}.items():
+            check_integer(name, value)
         if width % heads:
             raise ValueError(
                 f"Transformer expected a width that is a multiple of heads={heads}, got {width}: write {heads * width}"
@@ -165,11 +167,11 @@ class Transformer(SequenceTrunk):
         self.finish(out_shape)
 
     def steps(self, h: Tensor) -> Tensor:
-        """The features of each step."""
+        """Return the features of each step."""
         return self.body(h)
 
     def summary(self, steps: Tensor) -> Tensor:
-        """The mean over the steps."""
+        """Return the mean over the steps."""
         return steps.mean(1)
 
 
@@ -193,7 +195,7 @@ class Attention(nn.Module):
         self.leave = nn.Linear(width, width)
 
     def forward(self, h: Tensor) -> Tensor:
-        """From ``(rows, time, width)`` to the same shape."""
+        """Return ``(rows, time, width)`` of the same shape."""
         query, key, value = self.enter(h).unflatten(-1, (3, self.heads, -1)).movedim((2, 3), (0, 2)).unbind(0)
         weights = (query @ key.mT / math.sqrt(query.shape[-1])).softmax(-1)
         return self.leave((weights @ value).transpose(1, 2).flatten(2))
@@ -226,12 +228,12 @@ class StepHead(nn.Module):
         self.linear = nn.Linear(num_features, math.prod(self.leading) * features)
 
     def forward(self, steps: Tensor) -> Tensor:
-        """From ``(rows, time, num_features)`` to ``(rows, *out_shape)``."""
+        """Return ``(rows, *out_shape)`` of ``(rows, time, num_features)``."""
         return self.linear(steps).unflatten(-1, (*self.leading, self.features)).movedim(1, -2)
 
 
 def positions_like(h: Tensor) -> Tensor:
-    """Sines and cosines of each step's position, ``(time, width)``, for ``h`` of shape ``(rows, time, width)``.
+    """Return sines and cosines of each step's position, ``(time, width)``, for ``h`` of shape ``(rows, time, width)``.
 
     >>> positions_like(torch.zeros(2, 5, 7)).shape
     torch.Size([5, 7])
@@ -248,9 +250,3 @@ def _block(width: int, heads: int, dropout: float) -> nn.Sequential:
         Residual(sequential(nn.LayerNorm(width), Attention(width, heads), new_dropout(dropout))),
         Residual(sequential(nn.LayerNorm(width), *fully_connected, new_dropout(dropout))),
     )
-
-
-def _check_positive(**sizes: int) -> None:
-    for name, size in sizes.items():
-        if not isinstance(size, int) or size < 1:
-            raise ValueError(f"{name} must be a positive integer, got {size!r}")

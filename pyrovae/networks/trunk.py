@@ -1,4 +1,4 @@
-"""Networks that are a trunk and a head: the head is what an open network still lacks."""
+"""Networks that are a trunk and a head: an open network still lacks the head."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor, nn
 
-from pyrovae.networks.base import Covariates, Network, Rows, Shape, as_shape, closed_already
+from pyrovae.networks.base import Covariates, Network, Shape, as_shape
 
 
 class Trunk(Network):
@@ -27,11 +27,11 @@ class Trunk(Network):
 
     @abstractmethod
     def make_head(self, out_shape: torch.Size) -> nn.Module:
-        """A new head for outputs of this shape."""
+        """Return a new head for outputs of this shape."""
 
     @abstractmethod
     def run(self, rows: Tensor, head: nn.Module) -> Tensor:
-        """From ``(rows, *in_shape)`` through the trunk and this head to ``(rows, ...)``, reshaped later."""
+        """Return the output ``(rows, ...)``, reshaped later, of ``(rows, *in_shape)`` through the trunk and this head."""
 
     def finish(self, out_shape: Shape | None) -> None:
         """Add the head, if the output's shape is known: the last step of a subclass's construction."""
@@ -40,17 +40,16 @@ class Trunk(Network):
             self.head = self.make_head(self.out_shape)
 
     def forward(self, x: Tensor | None, covariates: Covariates | None = None) -> Tensor:
-        """The output ``(*batch, *out_shape)`` of an input ``(*batch, *in_shape)``; the covariates is not read."""
-        rows = Rows.of(self, x)
-        return rows.restore(self.run(rows.values, self.head), self.closed_shape)
+        """Return the output ``(*batch, *out_shape)`` of ``(*batch, *in_shape)``; covariates are not read."""
+        return self.flattened(x, lambda rows: self.run(rows, self.head))
 
     def add_head(self, out_shape: torch.Size) -> Network:
-        """This trunk, shared, and a new head."""
+        """Return this trunk, shared, with a new head."""
         return Headed(self, out_shape)
 
 
 class Headed(Network):
-    """An open trunk, shared with whoever else holds it, and a head of its own: what ``trunk.close(out_shape)`` returns.
+    """An open trunk, shared with all its other holders, and one head: the result of ``trunk.close(out_shape)``.
 
     Args:
         trunk: the open network.
@@ -73,13 +72,8 @@ class Headed(Network):
         self.head = trunk.make_head(self.closed_shape)
 
     def forward(self, x: Tensor | None, covariates: Covariates | None = None) -> Tensor:
-        """The output ``(*batch, *out_shape)`` of an input ``(*batch, *in_shape)``; the covariates is not read."""
-        rows = Rows.of(self, x)
-        return rows.restore(self.trunk.run(rows.values, self.head), self.closed_shape)
-
-    def add_head(self, out_shape: torch.Size) -> Network:
-        """Refused: it is closed."""
-        raise closed_already(self)
+        """Return the output ``(*batch, *out_shape)`` of ``(*batch, *in_shape)``; covariates are not read."""
+        return self.flattened(x, lambda rows: self.trunk.run(rows, self.head))
 
 
 class VectorTrunk(Trunk):
@@ -96,12 +90,12 @@ class VectorTrunk(Trunk):
 
     @abstractmethod
     def features(self, rows: Tensor) -> Tensor:
-        """From ``(rows, *in_shape)`` to ``(rows, num_features)``."""
+        """Return the features ``(rows, num_features)`` of ``(rows, *in_shape)``."""
 
     def make_head(self, out_shape: torch.Size) -> nn.Module:
-        """A linear map from the features to the flattened output."""
+        """Return a linear map from the features to the flattened output."""
         return nn.Linear(self.num_features, math.prod(out_shape))
 
     def run(self, rows: Tensor, head: nn.Module) -> Tensor:
-        """From ``(rows, *in_shape)`` to the flattened output."""
+        """Return the flattened output of ``(rows, *in_shape)``."""
         return head(self.features(rows))
