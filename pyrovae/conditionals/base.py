@@ -13,7 +13,7 @@ from pyrovae.errors import refusal
 from pyrovae.missing import is_complete, observed
 from pyrovae.networks import Network
 from pyrovae.networks.base import Covariates, Shape, as_shape
-from pyrovae.networks.chain import check_network
+from pyrovae.networks.base import check_network
 
 Preprocess = Callable[[Tensor], Tensor]
 
