@@ -33,7 +33,7 @@ ROOMS = {
     "evaluation": ("data", "programs"),
     "comparison": ("data", "evaluation", "plots", "programs"),
     "checks": ("evaluation", "programs"),
-    "arviz": ("checks", "comparison", "data", "evaluation", "programs"),
+    "arviz": ("checks", "data", "evaluation", "programs"),
     "report": ("checks", "comparison", "data", "evaluation", "files", "graphs", "plots", "presets"),
     "cli": (
         *("arviz", "checks", "comparison", "data", "evaluation", "files", "graphs", "plots", "presets", "programs"),

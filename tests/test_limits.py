@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pyrovae.arviz.elpd import compare_frame
+from pyrovae.arviz import compare_frame
 from pyrovae.comparison import Pointwise, compare
 from pyrovae.limits import good_k, share_bad_k, too_many_bad_k
 

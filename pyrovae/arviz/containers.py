@@ -38,7 +38,7 @@ def to_arviz(datasets: Mapping[str, xr.Dataset], attrs: Mapping[Any, Any] | None
     import xarray as xr
 
     filled = {group: dataset for group, dataset in datasets.items() if dataset.data_vars}
-    if _major_version() == 0:
+    if is_old():
         return import_arviz().InferenceData(attrs=dict(attrs or {}), **filled)
     tree = xr.DataTree.from_dict(filled)
     tree.attrs.update(attrs or {})
@@ -72,8 +72,8 @@ def datasets_of(idata: Container | Mapping[str, xr.Dataset]) -> dict[str, xr.Dat
 def split_chains(idata: Container | Mapping[str, xr.Dataset], num_chains: int) -> Container:
     """One chain of independent draws as several, in every group of draws but ``prior_sbc``.
 
-    A guide's draws are independent, so how many chains they are called is a matter of taste. One is honest; ArviZ 1.x
-    asks for more in ``plot_rank``, and for as many as the other has where two posteriors share a figure.
+    A guide's draws are independent, so that any number of chains describes them. One chain is plain; ArviZ 1.x asks for
+    several in ``plot_rank``, and for equal numbers where two posteriors share a figure.
 
     Args:
         idata: an ``InferenceData``, a ``DataTree`` or a dict of datasets, with one chain.
@@ -88,33 +88,33 @@ def split_chains(idata: Container | Mapping[str, xr.Dataset], num_chains: int) -
     array([[1., 2.],
            [3., 4.]])
     """
-    datasets = {
-        group: data if group == "prior_sbc" or "draw" not in data.dims else _split(group, data, num_chains)
-        for group, data in datasets_of(idata).items()
-    }
-    return to_arviz(datasets, attributes_of(idata))
-
-
-def _split(group: str, dataset: xr.Dataset, num_chains: int) -> xr.Dataset:
     import xarray as xr
 
-    chains, draws = dataset.sizes["chain"], dataset.sizes["draw"]
-    if chains != 1 or num_chains < 1 or draws % num_chains:
-        raise ValueError(
-            f"{group} has {chains} chain(s) of {draws} draws, which do not make {num_chains} chains out of one: give a "
-            "number that divides the draws"
-        )
-    length = draws // num_chains
-    parts = [dataset.isel(draw=slice(i * length, (i + 1) * length)) for i in range(num_chains)]
-    numbered = [part.assign_coords(chain=[i], draw=range(length)) for i, part in enumerate(parts)]
-    return xr.concat(numbered, "chain", data_vars="minimal", coords="minimal", compat="override", join="exact")
+    datasets = {}
+    for group, dataset in datasets_of(idata).items():
+        if group != "prior_sbc" and "draw" in dataset.dims:
+            chains, draws = dataset.sizes["chain"], dataset.sizes["draw"]
+            if chains != 1 or num_chains < 1 or draws % num_chains:
+                raise ValueError(
+                    f"{group} has {chains} chain(s) of {draws} draws, which do not make {num_chains} chains out of one: "
+                    "give a number that divides the draws"
+                )
+            length = draws // num_chains
+            parts = [
+                dataset.isel(draw=slice(i * length, (i + 1) * length)).assign_coords(chain=[i], draw=range(length))
+                for i in range(num_chains)
+            ]
+            how: Any = {"data_vars": "minimal", "coords": "minimal", "compat": "override", "join": "exact"}
+            dataset = xr.concat(parts, "chain", **how)
+        datasets[group] = dataset
+    return to_arviz(datasets, attributes_of(idata))
 
 
 def import_arviz() -> ModuleType:
     """ArviZ itself, without the two ways in which 0.23 makes trouble when it is imported.
 
     It announces its successor once a day, by a warning, and notes the day in a cache folder: where that folder cannot
-    be written the import fails. Here the warning is left out, and another folder takes its place for the moment.
+    be written the import fails. Here the warning is left out, and a temporary folder takes its place if need be.
 
     Raises:
         ImportError: ArviZ is not installed.
@@ -122,30 +122,31 @@ def import_arviz() -> ModuleType:
     >>> import_arviz().__name__
     'arviz'
     """
-    _major_version()
+    is_old()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"\s*ArviZ is undergoing a major refactor", category=FutureWarning)
         try:
             return importlib.import_module("arviz")
         except OSError:
-            return _import_beside_cache()
+            import platformdirs
+
+            find_folder = platformdirs.user_cache_dir
+            with tempfile.TemporaryDirectory() as folder:
+                platformdirs.user_cache_dir = lambda *_args, **_kwargs: folder
+                try:
+                    return importlib.import_module("arviz")
+                finally:
+                    platformdirs.user_cache_dir = find_folder
 
 
-def _import_beside_cache() -> ModuleType:
-    import platformdirs
+def is_old() -> bool:
+    """Whether the installed ArviZ is of the line 0.x.
 
-    find_folder = platformdirs.user_cache_dir
-    with tempfile.TemporaryDirectory() as folder:
-        platformdirs.user_cache_dir = lambda *_args, **_kwargs: folder
-        try:
-            return importlib.import_module("arviz")
-        finally:
-            platformdirs.user_cache_dir = find_folder
-
-
-def _major_version() -> int:
+    Raises:
+        ImportError: ArviZ is not installed.
+    """
     try:
-        return int(importlib.metadata.version("arviz").partition(".")[0])
+        return importlib.metadata.version("arviz").startswith("0.")
     except importlib.metadata.PackageNotFoundError:
         raise ImportError("ArviZ is not installed: pip install arviz") from None
 

@@ -7,9 +7,9 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pyrovae.arviz.containers import attributes_of, datasets_of, to_arviz
 
@@ -47,7 +47,7 @@ def to_netcdf(idata: Container | Mapping[str, xr.Dataset], path: str | os.PathLi
     """
     import xarray as xr
 
-    _need_h5netcdf()
+    _need("h5netcdf", "h5py")
     target = Path(path)
     if target.is_dir():
         raise ValueError(f"{target} is a folder: give the name of a file, such as {target / 'posterior.nc'}")
@@ -74,7 +74,7 @@ def from_netcdf(path: str | os.PathLike) -> Container:
     """
     import xarray as xr
 
-    _need_h5netcdf()
+    _need("h5netcdf", "h5py")
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} is not a file")
     with xr.open_datatree(path, engine="h5netcdf") as tree:
@@ -124,7 +124,7 @@ def from_zarr(path: str | os.PathLike) -> Container:
     """
     import xarray as xr
 
-    _import_zarr()
+    _need("zarr")
     if not _is_zarr(Path(path)):
         raise FileNotFoundError(f"{path} is not a zarr store")
     tree = xr.open_datatree(path, engine="zarr")
@@ -168,24 +168,33 @@ def zarr_stream(
     """
     import xarray as xr
 
-    zarr = _import_zarr()
+    _need("zarr")
     target = Path(path)
-    _check_free(target, overwrite)
+    if target.exists() and not overwrite:
+        raise ValueError(f"{target} exists: give another path, or overwrite=True")
+    if target.exists() and not _is_zarr(target):
+        raise ValueError(f"{target} exists and is no zarr store, so it is left alone: give another path")
     with _complete(target) as partial:
         xr.Dataset(attrs=attrs).to_zarr(partial, mode="w", zarr_format=_FORMAT, consolidated=False)
         yield ZarrStream(partial, append_dim)
-        zarr.consolidate_metadata(str(partial), zarr_format=_FORMAT)
+        importlib.import_module("zarr").consolidate_metadata(str(partial), zarr_format=_FORMAT)
         if target.exists():
             target.replace(partial.with_name("replaced"))
 
 
+@dataclass
 class ZarrStream:
-    """The store that :func:`zarr_stream` opened, to which blocks are appended."""
+    """The store that :func:`zarr_stream` opened, to which blocks are appended.
 
-    def __init__(self, store: Path, append_dim: str) -> None:
-        self._store = store
-        self._append_dim = append_dim
-        self._types: dict[str, dict[str, str]] = {}
+    Args:
+        store: the folder.
+        append_dim: the dimension along which blocks follow each other.
+        types: the dtypes of the first block's variables, by group.
+    """
+
+    store: Path
+    append_dim: str
+    types: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def append(self, datasets: Mapping[str, xr.Dataset]) -> None:
         """Write one block of every group behind the blocks before it.
@@ -196,35 +205,32 @@ class ZarrStream:
         Raises:
             ValueError: groups, variables or types differ from those of the first block.
         """
-        types = {
-            group: {str(name): str(data.dtype) for name, data in ds.variables.items()} for group, ds in datasets.items()
-        }
-        if self._types and types != self._types:
+        dtypes = {g: {str(name): str(data.dtype) for name, data in ds.variables.items()} for g, ds in datasets.items()}
+        if self.types and dtypes != self.types:
             raise ValueError(
-                f"every block has the variables and types of the first, {self._types}, but this one has {types}"
+                f"every block has the variables and types of the first, {self.types}, but this one has {dtypes}"
             )
         for group, dataset in datasets.items():
-            write = self._extend if self._types else self._create
-            write(group, dataset.drop_encoding())
-        self._types = types
-
-    def _create(self, group: str, dataset: xr.Dataset) -> None:
-        encoding = {name: {"chunks": self._chunks(data)} for name, data in dataset.data_vars.items() if data.size}
-        dataset.to_zarr(self._store, group=group, mode="a", zarr_format=_FORMAT, consolidated=False, encoding=encoding)
-
-    def _extend(self, group: str, dataset: xr.Dataset) -> None:
-        if self._append_dim not in dataset.dims:
-            return
-        settled = [name for name, data in dataset.variables.items() if self._append_dim not in data.dims]
-        dataset.drop_vars(settled).to_zarr(self._store, group=group, append_dim=self._append_dim, consolidated=False)
+            block = dataset.drop_encoding()
+            if not self.types:
+                chunks = {name: {"chunks": self._chunks(data)} for name, data in block.data_vars.items() if data.size}
+                options: dict[str, Any] = {"mode": "a", "zarr_format": _FORMAT, "encoding": chunks}
+            elif self.append_dim in block.dims:
+                block = block.drop_vars([n for n, data in block.variables.items() if self.append_dim not in data.dims])
+                options = {"append_dim": self.append_dim}
+            else:
+                continue
+            block.to_zarr(self.store, group=group, consolidated=False, **options)
+        self.types = dtypes
 
     def _chunks(self, data: xr.DataArray) -> tuple[int, ...]:
         pieces = -(-data.nbytes // _CHUNK_BYTES)
-        return tuple(-(-size // pieces) if dim == self._append_dim else size for dim, size in data.sizes.items())
+        return tuple(-(-size // pieces) if dim == self.append_dim else size for dim, size in data.sizes.items())
 
 
 @contextmanager
 def _complete(target: Path) -> Iterator[Path]:
+    """A place beside the target, which is moved there at the end, unless an error comes first."""
     if not target.parent.is_dir():
         raise ValueError(f"the folder {target.parent} does not exist: create it first")
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
@@ -233,27 +239,14 @@ def _complete(target: Path) -> Iterator[Path]:
         partial.replace(target)
 
 
-def _check_free(path: Path, overwrite: bool) -> None:
-    if path.exists() and not overwrite:
-        raise ValueError(f"{path} exists: give another path, or overwrite=True")
-    if path.exists() and not _is_zarr(path):
-        raise ValueError(f"{path} exists and is no zarr store, so it is left alone: give another path")
-
-
 def _is_zarr(path: Path) -> bool:
     return any((path / name).is_file() for name in (".zgroup", "zarr.json"))
 
 
-def _need_h5netcdf() -> None:
+def _need(*packages: str) -> None:
     try:
-        import h5netcdf  # noqa: F401
-        import h5py  # noqa: F401
+        for package in packages:
+            importlib.import_module(package)
     except ImportError as error:
-        raise ImportError("netCDF files need h5netcdf and h5py: pip install h5netcdf h5py") from error
-
-
-def _import_zarr() -> ModuleType:
-    try:
-        return importlib.import_module("zarr")
-    except ImportError as error:
-        raise ImportError("zarr stores need zarr: pip install zarr") from error
+        kind = "zarr stores need" if packages == ("zarr",) else "netCDF files need"
+        raise ImportError(f"{kind} {' and '.join(packages)}: pip install {' '.join(packages)}") from error

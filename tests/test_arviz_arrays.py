@@ -1,5 +1,6 @@
 """The bridge to ArviZ on generated arrays; the same file runs under ArviZ 0.23 and 1.x, and needs no torch."""
 
+import importlib.util
 import os
 import pathlib
 import re
@@ -17,7 +18,6 @@ from pyrovae.arviz import (
     compare_frame,
     datasets_of,
     elpd_data,
-    estimate_bytes,
     from_netcdf,
     from_zarr,
     import_arviz,
@@ -270,16 +270,8 @@ def test_attributes_are_plain():
     assert type(built["done"]) is int
 
 
-def test_bytes_are_those_of_the_arrays(datasets):
-    groups = {group: {name: data.shape for name, data in ds.items()} for group, ds in datasets.items()}
-    single = ("posterior", "sample_stats", "posterior_predictive")
-    estimate = estimate_bytes({group: groups[group] for group in single})
-    assert estimate == {group: sum(data.nbytes for data in datasets[group].values()) for group in single}
-
-
 def test_too_many_bytes_are_refused_with_the_remedy():
-    shapes = {"posterior": {"z": (1, 1000, 10_000, 50)}, "prior": {"z": (1, 1000, 10_000, 10)}}
-    sizes = estimate_bytes(shapes)
+    sizes = {"posterior": 4 * 1000 * 10_000 * 50, "prior": 4 * 1000 * 10_000 * 10}
     check_bytes(sizes, 2_400_000_000)
     message = r"2.24 GiB \(posterior 1.86 GiB, prior 0.373 GiB\), above max_bytes = 1 GiB.*45%.*store=.*"
     with pytest.raises(ValueError, match=message):
@@ -358,7 +350,8 @@ def test_building_and_writing_needs_no_torch(tmp_path):
 
 
 def test_public_names_are_documented():
-    for name in set(bridge.__all__) - {"GROUPS"}:
+    needs_torch = set() if importlib.util.find_spec("torch") else {"from_pyro_svi"}
+    for name in set(bridge.__all__) - {"GROUPS"} - needs_torch:
         assert getattr(bridge, name).__doc__, name
 
 

@@ -1,8 +1,7 @@
-"""Groups of named arrays to xarray datasets under the rules that ArviZ's functions rely on."""
+"""Groups of named arrays as xarray datasets, under the rules that ArviZ's functions rely on."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from types import MappingProxyType
@@ -11,12 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pyrovae import __version__
+from pyrovae.errors import refusal
 
 if TYPE_CHECKING:
     import xarray as xr
-
-    Coords = Mapping[str, Any]
-    Dims = Mapping[str, Sequence[str | None]]
 
 SAMPLE = ("chain", "draw")
 GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -38,15 +35,16 @@ GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 """The groups that hold arrays, each with its leading dimensions, which no caller has to name."""
 
-_PLATES = MappingProxyType({"predictions": "new_data", "predictions_constant_data": "new_data", "prior_sbc": "draw"})
+_ROWS = MappingProxyType({"predictions": "new_data", "predictions_constant_data": "new_data", "prior_sbc": "draw"})
+"""The dimension of the rows in the groups whose rows are not those of the data."""
 _KINDS = "biufUM"
 
 
 def to_datasets(
     groups: Mapping[str, Mapping[str, Any] | xr.Dataset],
     *,
-    coords: Coords | None = None,
-    dims: Dims | None = None,
+    coords: Mapping[str, Any] | None = None,
+    dims: Mapping[str, Sequence[str | None]] | None = None,
     attrs: Mapping[str, str | int | float] | None = None,
 ) -> dict[str, xr.Dataset]:
     """Named arrays, group by group, as datasets whose every dimension has a name and a coordinate.
@@ -54,7 +52,7 @@ def to_datasets(
     Sample groups are led by ``chain`` and ``draw``, ``amortized_diagnostics`` by ``data``; what follows is named by
     ``dims``, else ``<variable>_dim_0``, ``<variable>_dim_1``, and so on. The groups of new rows (``predictions``,
     ``predictions_constant_data``) say ``new_data`` where ``dims`` says ``data``. The draws of ``prior_sbc`` are its
-    simulated rows, and its values normalised ranks, as ArviZ's ``plot_ecdf_pit`` expects.
+    simulated rows, and its values normalized ranks, as ArviZ's ``plot_ecdf_pit`` expects.
 
     Args:
         groups: group name -> variable name -> array of shape ``(*leading, *shape)``, or a ready dataset. The index and
@@ -83,20 +81,33 @@ def to_datasets(
     """
     import xarray as xr
 
-    dims = dims or {}
     labels = {dim: as_coordinate(values) for dim, values in (coords or {}).items()}
+    datasets: dict[str, xr.Dataset] = {}
     for group, variables in groups.items():
-        _known(group, variables)
+        if isinstance(variables, xr.Dataset):
+            datasets[group] = variables
+            continue
+        if group not in GROUPS:
+            raise refusal(
+                f"arrays came for an unknown group {group!r}; the groups are: {', '.join(GROUPS)}. Give another group as "
+                "an xarray.Dataset",
+                "groups",
+            )
+        named = {}
         for name, value in variables.items():
-            for dim, index in _frame_labels(group, str(name), value, dims).items():
-                labels.setdefault(dim, index)
-    attributes = {**_standard_attributes(), **_attributes(attrs or {})}
-    built = {}
-    for group, variables in groups.items():
-        if not isinstance(variables, xr.Dataset):
-            variables = _unlabelled(group, variables, dims)
-        built[group] = _label(group, variables, labels).assign_attrs({**attributes, **_attributes(variables.attrs)})
-    return built
+            names = _dim_names(group, str(name), np.shape(value), (dims or {}).get(name, ()))
+            for dim, axis in zip(names, getattr(value, "axes", ()), strict=False):  # of a DataFrame
+                labels.setdefault(dim, as_coordinate(axis))
+            named[name] = (names, _as_array(group, str(name), value))
+        clashes = set(named) & {"chain", "draw", "data", *(dim for names, _ in named.values() for dim in names)}
+        if clashes:
+            raise refusal(
+                f"{group} holds variables named like dimensions, {sorted(clashes)}: rename the sites, or, by dims, the "
+                "dimensions",
+                "dims",
+            )
+        datasets[group] = xr.Dataset(named)
+    return {group: _finished(group, dataset, labels, attrs or {}) for group, dataset in datasets.items()}
 
 
 def as_coordinate(values: Any) -> np.ndarray:
@@ -113,45 +124,33 @@ def as_coordinate(values: Any) -> np.ndarray:
     """
     array = np.asarray(values)
     if array.ndim != 1:
-        raise ValueError(f"the labels of a dimension form a list, but these have shape {array.shape}")
+        raise refusal(f"the labels of a dimension form a list, but these have shape {array.shape}", "coords")
     if array.dtype.kind == "S":
         return array.astype(str)
     return array if array.dtype.kind in _KINDS else np.array([str(value) for value in values])
-
-
-def estimate_bytes(groups: Mapping[str, Mapping[str, Sequence[int]]], itemsize: int = 4) -> dict[str, int]:
-    """The bytes that arrays of these shapes will take, by group, before any is made.
-
-    Args:
-        groups: group name -> variable name -> shape.
-        itemsize: bytes of one entry; 4 in single precision.
-
-    >>> estimate_bytes({"posterior": {"z": (1, 200, 10_000, 50)}})
-    {'posterior': 400000000}
-    """
-    return {group: sum(math.prod(shape) for shape in shapes.values()) * itemsize for group, shapes in groups.items()}
 
 
 def check_bytes(sizes: Mapping[str, int], max_bytes: int) -> None:
     """Refuse groups that would not fit, before any array is made.
 
     Args:
-        sizes: group name -> bytes, from :func:`estimate_bytes`.
+        sizes: group name -> bytes.
         max_bytes: the limit.
 
     Raises:
         ValueError: the groups together take more; the message says which, and what to do.
 
-    >>> check_bytes(estimate_bytes({"posterior": {"z": (1, 200, 100, 50)}}), max_bytes=2**30)
+    >>> check_bytes({"posterior": 4 * 200 * 100 * 50}, max_bytes=2**30)
     """
     total = sum(sizes.values())
     if total <= max_bytes:
         return
     parts = ", ".join(f"{group} {_gib(size)}" for group, size in sorted(sizes.items(), key=lambda item: -item[1]))
-    raise ValueError(
+    raise refusal(
         f"the groups asked for take {_gib(total)} ({parts}), above max_bytes = {_gib(max_bytes)}. Try one of the "
         f"following: fewer rows or draws ({max_bytes / total:.0%} of them fit); fewer groups, by groups=; streaming to "
-        'disk, by store="posterior.zarr"; a larger max_bytes'
+        'disk, by store="posterior.zarr"; a larger max_bytes',
+        "max_bytes",
     )
 
 
@@ -159,37 +158,28 @@ def _gib(num_bytes: int) -> str:
     return f"{num_bytes / 2**30:.3g} GiB"
 
 
-def _known(group: str, variables: Any) -> None:
-    import xarray as xr
-
-    if group not in GROUPS and not isinstance(variables, xr.Dataset):
-        raise ValueError(
-            f"arrays came for an unknown group {group!r}; the groups are: {', '.join(GROUPS)}. A group of your own is "
-            "given as an xarray.Dataset"
+def _dim_names(group: str, name: str, shape: Sequence[int], given: Sequence[str | None]) -> list[str]:
+    leading = GROUPS[group]
+    rows = [_ROWS.get(group, "data") if dim == "data" else dim for dim in given]
+    wanted = [dim for dim in rows if dim not in leading]
+    number = len(shape) - len(leading)
+    if group == "log_likelihood":
+        wanted = wanted[: max(number, 0)]
+    if number < len(wanted):
+        raise refusal(
+            f"{group} variable {name!r} has shape {tuple(shape)}, but its dimensions are {(*leading, *wanted)}: give an "
+            "array with one axis for each, or fewer names in dims",
+            "dims",
         )
-
-
-def _frame_labels(group: str, name: str, value: Any, dims: Dims) -> dict[str, np.ndarray]:
-    import pandas as pd
-
-    if not isinstance(value, pd.DataFrame | pd.Series):
-        return {}
-    names = _dim_names(group, name, value.shape, dims)
-    return {dim: as_coordinate(axis) for dim, axis in zip(names, value.axes, strict=True)}
-
-
-def _unlabelled(group: str, variables: Mapping[str, Any], dims: Dims) -> xr.Dataset:
-    import xarray as xr
-
-    arrays = {name: _as_array(group, name, value) for name, value in variables.items()}
-    names = {name: _dim_names(group, name, array.shape, dims) for name, array in arrays.items()}
-    clashes = set(names) & {"chain", "draw", "data", *(dim for given in names.values() for dim in given)}
-    if clashes:
-        raise ValueError(
-            f"{group} holds variables named like dimensions, {sorted(clashes)}: rename the sites, or, by dims, the "
-            "dimensions"
+    names, num_default = list(leading), 0
+    for dim in [*wanted, *[None] * (number - len(wanted))]:
+        names.append(dim or f"{name}_dim_{num_default}")
+        num_default += dim is None
+    if len(set(names)) < len(names):
+        raise refusal(
+            f"{group} variable {name!r} has a dimension twice: {names}; give each another name in dims", "dims"
         )
-    return xr.Dataset({name: (names[name], array) for name, array in arrays.items()})
+    return names
 
 
 def _as_array(group: str, name: str, value: Any) -> np.ndarray:
@@ -206,55 +196,30 @@ def _as_array(group: str, name: str, value: Any) -> np.ndarray:
     return array
 
 
-def _dim_names(group: str, name: str, shape: Sequence[int], dims: Dims) -> list[str]:
-    leading = GROUPS[group]
-    plate = _PLATES.get(group, "data")
-    given = [plate if dim == "data" else dim for dim in dims.get(name, ())]
-    given = [dim for dim in given if dim not in leading]
-    num_named = len(shape) - len(leading)
-    if group == "log_likelihood":
-        given = given[: max(num_named, 0)]
-    if num_named < len(given):
-        raise ValueError(
-            f"{group} variable {name!r} has shape {tuple(shape)}, but its dimensions are {(*leading, *given)}: give an "
-            "array with one axis for each, or fewer names in dims"
-        )
-    names, num_default = list(leading), 0
-    for dim in [*given, *[None] * (num_named - len(given))]:
-        names.append(dim or f"{name}_dim_{num_default}")
-        num_default += dim is None
-    if len(set(names)) < len(names):
-        raise ValueError(f"{group} variable {name!r} has a dimension twice: {names}; give each its own name in dims")
-    return names
-
-
-def _label(group: str, dataset: xr.Dataset, labels: Mapping[str, np.ndarray]) -> xr.Dataset:
+def _finished(
+    group: str, dataset: xr.Dataset, labels: Mapping[str, np.ndarray], attrs: Mapping[str, Any]
+) -> xr.Dataset:
+    """The dataset with a coordinate for every dimension, and with its attributes."""
     bare = {str(dim): size for dim, size in dataset.sizes.items() if dim not in dataset.coords}
-    return dataset.assign_coords({dim: _labels_of(group, dim, size, labels) for dim, size in bare.items()})
-
-
-def _labels_of(group: str, dim: str, size: int, labels: Mapping[str, np.ndarray]) -> np.ndarray:
-    found = labels.get(dim)
-    if found is None:
-        return np.arange(size)
-    if len(found) != size:
-        raise ValueError(f"coords[{dim!r}] has {len(found)} labels, but {group} has {size} entries along it")
-    return found
-
-
-def _attributes(attrs: Mapping[str, Any]) -> dict[str, Any]:
-    given = {name: value.item() if isinstance(value, np.generic) else value for name, value in attrs.items()}
-    for name, value in given.items():
-        if not isinstance(value, str | int | float):
-            raise ValueError(
-                f"attribute {name!r} is {value!r}: files hold strings and numbers; leave it out, or write it as one"
+    for dim, size in bare.items():
+        if dim in labels and len(labels[dim]) != size:
+            raise refusal(
+                f"coords[{dim!r}] has {len(labels[dim])} labels, but {group} has {size} entries along it", "coords"
             )
-    return {name: int(value) if isinstance(value, bool) else value for name, value in given.items()}
-
-
-def _standard_attributes() -> dict[str, str]:
-    return {
+    standard = {
         "created_at": datetime.now(UTC).isoformat(),
         "creation_library": "pyrovae",
         "creation_library_version": __version__,
     }
+    dataset = dataset.assign_coords({dim: labels.get(dim, np.arange(size)) for dim, size in bare.items()})
+    return dataset.assign_attrs({name: _plain(name, v) for name, v in {**standard, **attrs, **dataset.attrs}.items()})
+
+
+def _plain(name: Any, value: Any) -> str | int | float:
+    value = value.item() if isinstance(value, np.generic) else value
+    if not isinstance(value, str | int | float):
+        raise refusal(
+            f"attribute {name!r} is {value!r}: files hold strings and numbers; leave it out, or write it as one",
+            "attrs",
+        )
+    return int(value) if isinstance(value, bool) else value
