@@ -376,7 +376,6 @@ def test_a_covariate_of_another_shape_is_named_with_what_was_expected(entry, sha
         pvae.fit(vae, x, covariates={"size": size}, epochs=1, seed=0)
 
 
-@wrong("the double tensor makes everything double")
 def test_a_double_tensor_as_a_fixed_parameter_trains_in_single_precision():
     scale = torch.linspace(0.5, 1.0, 3, dtype=torch.float64)
     vae = pvae.VAE(
@@ -605,7 +604,6 @@ def test_draws_that_weights_would_correct_are_corrected(shift, factor):
 
 
 @pytest.mark.parametrize("which", ["some", "shuffled", "mixed"])
-@wrong("training rows are known only as a whole and in their order")
 def test_training_rows_among_the_held_out_rows_are_refused(which):
     generator = torch.Generator().manual_seed(0)
     program, train = many_rows(60)
@@ -626,7 +624,6 @@ def test_annealing_takes_its_own_number_of_chains_for_the_gaps():
     assert found.attrs["num_samples"] == pvae.AIS.num_samples
 
 
-@wrong("the iteration stops by an absolute tolerance")
 def test_factor_analysis_does_not_depend_on_units():
     """log p(x) of a column in other units differs by the logarithm of the unit."""
     law = gaussian(CORRELATED, 1.0)
