@@ -5,6 +5,12 @@ import sys
 import pytest
 
 
+@pytest.fixture
+def pairs(monkeypatch):
+    """Sets how many pairs of a draw and a row are run at once, so that small data are cut into blocks and tiles."""
+    return lambda number: monkeypatch.setattr("pyrovae.programs.rows.PAIRS", number)
+
+
 @pytest.fixture(autouse=True)
 def clean_state():
     """An empty parameter store before each test, and gradients on after it, whatever the one before did.

@@ -27,7 +27,7 @@ from pyrovae.evaluation.ais import from_prior
 from pyrovae.evaluation.marginal import summary
 from pyrovae.evaluation.psis import psis
 from pyrovae.evaluation.unconstrained import LatentSpace
-from pyrovae.programs.draws import Draws
+from pyrovae.programs.rows import RowWork
 
 EXACT = {"rtol": 0, "atol": 1e-9}
 FEW = {"num_steps": 100}
@@ -126,13 +126,14 @@ def test_refining_reaches_the_best_of_each_family():
     torch.testing.assert_close(covariance, posterior.covariance_matrix.detach(), rtol=0, atol=0.02)
 
 
-def test_a_refined_guide_is_a_program_and_a_pyro_guide():
+def test_a_refined_guide_is_a_program_and_a_pyro_guide(pairs):
+    pairs(50)
     program = GammaPoisson()
     x = program.simulate(30)
     guide = refine(program, x, num_steps=60, seed=0)
     assert repr(guide) == "RefinedGuide(rows=30, size=1, family='full')"
-    pairs = [guide, (program.model, guide)]
-    values = [log_weights(pair, x, num_samples=5, seed=3, chunk_size=50) for pair in pairs]
+    forms = [guide, (program.model, guide)]
+    values = [log_weights(form, x, num_samples=5, seed=3) for form in forms]
     assert torch.equal(*values)
     svi = pyro.infer.SVI(program.model, guide, pyro.optim.Adam({}), pyro.infer.Trace_ELBO())
     losses = torch.tensor([svi.evaluate_loss(x) for _ in range(30)])
@@ -140,7 +141,9 @@ def test_a_refined_guide_is_a_program_and_a_pyro_guide():
     assert abs(losses.mean() - expected) < 5 * losses.std() / math.sqrt(30) + 0.2
 
 
-def test_a_refined_guide_as_a_program_takes_the_covariates_of_its_rows():
+def test_a_refined_guide_as_a_program_takes_the_covariates_of_its_rows(pairs):
+    pairs(80)
+
     def model(x, covariates=None):
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.Normal(covariates["mean"], 1.0))
@@ -151,9 +154,9 @@ def test_a_refined_guide_as_a_program_takes_the_covariates_of_its_rows():
             pyro.sample("z", dist.Normal(x, 1.0))
 
     x, covariates = torch.randn(30), {"mean": torch.randn(30)}
-    refined = refine((model, guide), x, covariates, num_steps=400, chunk_size=50, seed=0)
+    refined = refine((model, guide), x, covariates, num_steps=400, seed=0)
     exact = dist.Normal(covariates["mean"], 2**0.5).log_prob(x)
-    values = log_weights(refined, x, covariates, num_samples=20, chunk_size=80, seed=1)
+    values = log_weights(refined, x, covariates, num_samples=20, seed=1)
     torch.testing.assert_close(values, exact.double().expand(20, -1), rtol=0, atol=0.1)
     with pytest.raises(TypeError):
         log_weights(refined, x, num_samples=5)
@@ -191,8 +194,8 @@ def two_latents_guide(x):
 def test_latents_of_several_kinds_and_plates_become_one_vector():
     """Positive, simplex and real, one of them in a plate inside the data plate: there and back, with the Jacobian."""
     x = torch.randn(5, 3, dtype=torch.float64)
-    draws = Draws((two_latents, two_latents_guide), x, num_samples=4, seed=0, progress=False)
-    space = LatentSpace(draws.call(next(iter(draws.batches))))
+    work = RowWork((two_latents, two_latents_guide), x, num_samples=4, seed=0)
+    space = LatentSpace(work.call(work.first(5)))
     assert space.size == 1 + 2 + 3
     u = space.guide_draws(4)
     values, log_det = space.values(u)
@@ -313,7 +316,8 @@ class Stop(Exception):
 
 
 @pytest.mark.filterwarnings("ignore:importance-sampling")
-def test_a_stopped_computation_goes_on_where_it_was(tmp_path):
+def test_a_stopped_computation_goes_on_where_it_was(tmp_path, pairs):
+    pairs(50)
     ppca, calls = PPCA.random(), []
 
     def guide(x, size=None):
@@ -324,7 +328,7 @@ def test_a_stopped_computation_goes_on_where_it_was(tmp_path):
 
     limit = [30]
     program, path = (ppca.model, guide), tmp_path / "kept.npz"
-    options = {"num_samples": 40, "chunk_size": 50, "seed": 5, "progress": False}
+    options = {"num_samples": 40, "seed": 5, "progress": False}
     x = ppca.simulate(60)
     with pytest.raises(Stop):
         log_marginal(program, x, resume=path, **options)
@@ -340,6 +344,27 @@ def test_a_stopped_computation_goes_on_where_it_was(tmp_path):
     with pytest.raises(ValueError, match="needs a seed"):
         log_marginal(program, x, resume=path, num_samples=40)
     assert [file.name for file in tmp_path.iterdir()] == ["kept.npz"]
+
+
+def test_a_changed_program_is_not_resumed_from(tmp_path):
+    """The change lies in a plain number that no tensor holds."""
+
+    def program(sd):
+        def model(x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("x", dist.Normal(pyro.sample("z", dist.Normal(0.0, 1.0)), sd), obs=x)
+
+        def guide(x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(x / 2, 0.8))
+
+        return model, guide
+
+    x, path = torch.randn(20), tmp_path / "kept.npz"
+    first = log_marginal(program(1.0), x, num_samples=50, seed=0, resume=path)
+    assert log_marginal(program(1.0), x, num_samples=50, seed=0, resume=path).equals(first)
+    with pytest.raises(ValueError, match="another program, data or setting"):
+        log_marginal(program(3.0), x, num_samples=50, seed=0, resume=path)
 
 
 @pytest.mark.parametrize("method", ["bootstrap", Refined(family="diagonal")])
@@ -414,7 +439,7 @@ def test_an_error_in_the_middle_leaves_no_trace():
         pass
 
     class Failing(Importance):
-        def log_weights(self, draws, call):
+        def log_weights(self, block):
             raise Stop
 
     with pytest.raises(Stop) as held:

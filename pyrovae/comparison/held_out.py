@@ -15,8 +15,8 @@ from pyrovae.comparison.table import WEIGHTS, Comparison
 from pyrovae.data import Data, as_data
 from pyrovae.errors import check_word, refusal
 from pyrovae.evaluation.estimators import Estimator, as_estimator
-from pyrovae.evaluation.marginal import evidence
-from pyrovae.programs.draws import CHUNK_SIZE, Draws
+from pyrovae.evaluation.marginal import log_marginal
+from pyrovae.programs.rows import MAX_BYTES
 
 
 def compare(
@@ -29,7 +29,7 @@ def compare(
     train: Any = None,
     weights: str = "stacking",
     in_sample: bool = False,
-    chunk_size: int = CHUNK_SIZE,
+    max_bytes: int = MAX_BYTES,
     seed: int | None = None,
     progress: bool | None = None,
 ) -> Comparison:
@@ -52,7 +52,7 @@ def compare(
         train: the training rows: for baselines, and to refuse rows that are among them.
         weights: ``"stacking"`` or ``"pseudo-bma"``.
         in_sample: accept training rows.
-        chunk_size: the most draws evaluated at once.
+        max_bytes: refuse what needs more memory.
         seed: makes the draws reproducible; all programs use the same.
         progress: True shows bars, False none; by default there are some on a terminal.
 
@@ -81,7 +81,7 @@ def compare(
     held_out = None if data is None else as_data(data, covariates)
     about_rows = [] if held_out is None else check_held_out(held_out, train, in_sample)
     estimator, first_seed = as_estimator(method), int(torch.randint(2**31, ())) if seed is None else seed
-    options: dict[str, Any] = {"num_samples": num_samples, "chunk_size": chunk_size, "progress": progress}
+    options: dict[str, Any] = {"num_samples": num_samples, "max_bytes": max_bytes, "progress": progress}
     results: dict[str, list[Pointwise]] = {}
     for name, model in models.items():
         entries = _refits(name, model)
@@ -109,7 +109,7 @@ def _evaluated(
     estimator: Estimator,
     *,
     num_samples: int | None,
-    chunk_size: int,
+    max_bytes: int,
     seed: int,
     progress: bool | None,
 ) -> Pointwise:
@@ -129,6 +129,5 @@ def _evaluated(
         return result if isinstance(result, Pointwise) else Pointwise(result)
     if data is None:
         raise refusal(f"{name!r} is a program: give the held-out rows to evaluate it on as data", "data")
-    count = estimator.num_samples if num_samples is None else num_samples
-    draws = Draws(model, data, None, count, chunk_size, seed=seed, progress=progress, per_row=estimator.per_row(count))
-    return Pointwise.of_dataset(evidence(draws, estimator))
+    plan: dict[str, Any] = {"num_samples": num_samples, "seed": seed, "max_bytes": max_bytes, "progress": progress}
+    return Pointwise.of_dataset(log_marginal(model, data, method=estimator, **plan))

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from pyrovae.errors import refusal
 from pyrovae.missing import is_complete, observed
 from pyrovae.networks import Network
-from pyrovae.networks.base import Covariates, Shape, as_shape
-from pyrovae.networks.base import check_network
+from pyrovae.networks.base import Covariates, Shape, as_shape, check_network
 
 Preprocess = Callable[[Tensor], Tensor]
 

@@ -13,8 +13,9 @@ from torch import Tensor
 from pyrovae.evaluation import ais
 from pyrovae.evaluation.estimators import AIS
 from pyrovae.evaluation.unconstrained import LatentSpace
-from pyrovae.programs import Program, eval_mode
-from pyrovae.programs.draws import CHUNK_SIZE, Draws
+from pyrovae.programs import Program
+from pyrovae.programs.dry_run import listening
+from pyrovae.programs.rows import MAX_BYTES, Block, RowWork
 from pyrovae.programs.simulate import simulate
 
 
@@ -49,7 +50,7 @@ def bdmc(
     *,
     estimator: AIS | None = None,
     num_chains: int | None = None,
-    chunk_size: int = CHUNK_SIZE,
+    max_bytes: int = MAX_BYTES,
     seed: int | None = None,
     progress: bool | None = None,
 ) -> Sandwich:
@@ -66,7 +67,7 @@ def bdmc(
         covariates: for each name, a tensor of that many rows.
         estimator: temperatures, leapfrog steps and start; by default ``AIS()``.
         num_chains: chains in each direction; by default the estimator's.
-        chunk_size: the most chains run at once.
+        max_bytes: refuse what needs more memory.
         seed: makes the draws reproducible.
         progress: True shows a bar, False none; by default there is one on a terminal.
 
@@ -88,20 +89,20 @@ def bdmc(
     estimator = AIS() if estimator is None else estimator
     chains = estimator.num_samples if num_chains is None else num_chains
     source = Program.of(program)
-    with eval_mode(source.owners), torch.no_grad(), torch.random.fork_rng():
+    with torch.no_grad(), torch.random.fork_rng(), listening(source):
         if seed is not None:
             torch.manual_seed(seed)
         x, latents = simulate(source, num_simulations, covariates)
-    draws = Draws(
-        program, x, covariates, chains, chunk_size, seed=None if seed is None else seed + 1, progress=progress
-    )
-    bounds = []
-    with draws.each("bdmc") as batches:
-        for _, batch in batches:
-            space = LatentSpace(draws.call(batch))
-            rows = {name: _rows(latents[name], batch.index, name, space) for name in space.names}
-            bounds.append(_bounds(space, estimator, chains, space.flatten(rows), batch.index))
-    return Sandwich(*(torch.cat(values).cpu() for values in zip(*bounds, strict=True)))
+    plan: dict[str, Any] = {"num_samples": chains, "max_bytes": max_bytes, "progress": progress}
+    work = RowWork(program, x, covariates, seed=None if seed is None else seed + 1, **plan)
+
+    def task(block: Block) -> dict[str, Tensor]:
+        space = LatentSpace(block.call)
+        rows = {name: _rows(latents[name], block.batch.index, name, space) for name in space.names}
+        lower, upper = _bounds(space, estimator, chains, space.flatten(rows), block.batch.index)
+        return {"lower": lower, "upper": upper}
+
+    return Sandwich(**work.run(task, "bdmc"))
 
 
 def _rows(value: Tensor, index: Tensor, name: str, space: LatentSpace) -> Tensor:

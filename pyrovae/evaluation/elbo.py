@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pyrovae.programs import latent_names, log_terms
-from pyrovae.programs.draws import CHUNK_SIZE, Call, Draws, checked
+from pyrovae.programs.rows import MAX_BYTES, Block, RowWork, Tile
 from pyrovae.programs.sites import expanded, frame_of, sites_of
 from pyrovae.programs.terms import Axes
 
@@ -38,7 +38,7 @@ def bound(
     *,
     num_samples: int = 100,
     exact_kl: bool = False,
-    chunk_size: int = CHUNK_SIZE,
+    max_bytes: int = MAX_BYTES,
     vectorize: bool = True,
     seed: int | None = None,
     progress: bool | None = None,
@@ -54,7 +54,7 @@ def bound(
         num_samples: draws per datum.
         exact_kl: the divergence in closed form, given the draws that its sites depend on. It spares the divergence's
             noise, and loses the zero variance of an exact guide.
-        chunk_size: the most draws evaluated at once.
+        max_bytes: refuse what needs more memory.
         vectorize: False runs the program once for each draw.
         seed: makes the draws reproducible.
         progress: True shows a bar, False none; by default there is one on a terminal.
@@ -72,14 +72,14 @@ def bound(
     >>> torch.equal(found.elbo, found.reconstruction - found.kl), found.elbo.shape
     (True, torch.Size([4]))
     """
-    draws = Draws(program, data, covariates, num_samples, chunk_size, vectorize, seed, progress)
-    parts = []
-    with draws.each("elbo") as batches:
-        for _, batch in batches:
-            call = draws.call(batch)
-            chunks = [_terms(draws, call, size, exact_kl, number == 0) for number, size in enumerate(draws.sizes())]
-            parts.append(_summary(*(torch.cat(values) for values in zip(*chunks, strict=True))))
-    return Bound(*(torch.cat(values).cpu() for values in zip(*parts, strict=True)))
+    plan: dict[str, Any] = {"vectorize": vectorize, "seed": seed, "max_bytes": max_bytes, "progress": progress}
+    work = RowWork(program, data, covariates, num_samples=num_samples, **plan)
+
+    def task(block: Block) -> dict[str, Tensor]:
+        pieces = [_terms(tile, exact_kl) for tile in block.tiles()]
+        return _summary(*(torch.cat(values) for values in zip(*pieces, strict=True)))
+
+    return Bound(**work.run(task, "elbo"))
 
 
 def elbo(
@@ -89,7 +89,7 @@ def elbo(
     *,
     num_samples: int = 100,
     exact_kl: bool = False,
-    chunk_size: int = CHUNK_SIZE,
+    max_bytes: int = MAX_BYTES,
     vectorize: bool = True,
     seed: int | None = None,
 ) -> Tensor:
@@ -101,7 +101,7 @@ def elbo(
         covariates: for each name, a tensor of N rows.
         num_samples: draws per datum.
         exact_kl: the divergence in closed form, see :func:`bound`, which also returns the errors.
-        chunk_size: the most draws evaluated at once.
+        max_bytes: refuse what needs more memory.
         vectorize: False runs the program once for each draw.
         seed: makes the draws reproducible.
 
@@ -117,7 +117,7 @@ def elbo(
     >>> pvae.elbo(vae, torch.ones(4, 3), num_samples=5).shape
     torch.Size([4])
     """
-    options: dict[str, Any] = {"exact_kl": exact_kl, "chunk_size": chunk_size, "vectorize": vectorize, "seed": seed}
+    options: dict[str, Any] = {"exact_kl": exact_kl, "max_bytes": max_bytes, "vectorize": vectorize, "seed": seed}
     return bound(program, data, covariates, num_samples=num_samples, **options).elbo
 
 
@@ -128,7 +128,7 @@ def kl(
     *,
     num_samples: int = 100,
     exact_kl: bool = False,
-    chunk_size: int = CHUNK_SIZE,
+    max_bytes: int = MAX_BYTES,
     vectorize: bool = True,
     seed: int | None = None,
 ) -> Tensor:
@@ -140,7 +140,7 @@ def kl(
         covariates: for each name, a tensor of N rows.
         num_samples: draws per datum.
         exact_kl: the divergence in closed form, see :func:`bound`, which also returns the errors.
-        chunk_size: the most draws evaluated at once.
+        max_bytes: refuse what needs more memory.
         vectorize: False runs the program once for each draw.
         seed: makes the draws reproducible.
 
@@ -156,7 +156,7 @@ def kl(
     >>> pvae.kl(vae, torch.ones(4, 3), num_samples=5).shape
     torch.Size([4])
     """
-    options: dict[str, Any] = {"exact_kl": exact_kl, "chunk_size": chunk_size, "vectorize": vectorize, "seed": seed}
+    options: dict[str, Any] = {"exact_kl": exact_kl, "max_bytes": max_bytes, "vectorize": vectorize, "seed": seed}
     return bound(program, data, covariates, num_samples=num_samples, **options).kl
 
 
@@ -167,7 +167,7 @@ def reconstruction(
     *,
     num_samples: int = 100,
     exact_kl: bool = False,
-    chunk_size: int = CHUNK_SIZE,
+    max_bytes: int = MAX_BYTES,
     vectorize: bool = True,
     seed: int | None = None,
 ) -> Tensor:
@@ -179,7 +179,7 @@ def reconstruction(
         covariates: for each name, a tensor of N rows.
         num_samples: draws per datum.
         exact_kl: the divergence in closed form, see :func:`bound`, which also returns the errors.
-        chunk_size: the most draws evaluated at once.
+        max_bytes: refuse what needs more memory.
         vectorize: False runs the program once for each draw.
         seed: makes the draws reproducible.
 
@@ -195,19 +195,18 @@ def reconstruction(
     >>> pvae.reconstruction(vae, torch.ones(4, 3), num_samples=5).shape
     torch.Size([4])
     """
-    options: dict[str, Any] = {"exact_kl": exact_kl, "chunk_size": chunk_size, "vectorize": vectorize, "seed": seed}
+    options: dict[str, Any] = {"exact_kl": exact_kl, "max_bytes": max_bytes, "vectorize": vectorize, "seed": seed}
     return bound(program, data, covariates, num_samples=num_samples, **options).reconstruction
 
 
-def _terms(draws: Draws, call: Call, size: int, exact_kl: bool, is_first: bool) -> tuple[Tensor, Tensor]:
-    with checked(is_first):
-        if not exact_kl:
-            terms = call.terms(size, draws.vectorize)
-            return terms.reconstruction, terms.kl
-        runs = [size] if draws.vectorize else [None] * size
-        traces = [call.traces(number) for number in runs]
-        likelihoods = [log_terms(*pair, dtype=torch.float64).reconstruction for pair in traces]
-        return torch.cat(likelihoods), torch.cat([closed_kl(*pair) for pair in traces])
+def _terms(tile: Tile, exact_kl: bool) -> tuple[Tensor, Tensor]:
+    if not exact_kl:
+        terms = tile.terms()
+        return terms.reconstruction, terms.kl
+    runs = [tile.num_samples] if tile.vectorize else [None] * tile.num_samples
+    traces = [tile.call.traces(number) for number in runs]
+    likelihoods = [log_terms(*pair, dtype=torch.float64).reconstruction for pair in traces]
+    return torch.cat(likelihoods), torch.cat([closed_kl(*pair) for pair in traces])
 
 
 def closed_kl(model_trace: Trace, guide_trace: Trace) -> Tensor:
@@ -237,10 +236,12 @@ def _closed(name: str, guide: Any, model: Any) -> Tensor:
         ) from None
 
 
-def _summary(log_likelihood: Tensor, divergence: Tensor) -> tuple[Tensor, ...]:
-    values = (log_likelihood - divergence, divergence, log_likelihood)
-    kl_mean, likelihood_mean = divergence.mean(0), log_likelihood.mean(0)
-    errors = [
-        value.std(0) / len(value) ** 0.5 if len(value) > 1 else torch.full_like(kl_mean, torch.nan) for value in values
-    ]
-    return (likelihood_mean - kl_mean, kl_mean, likelihood_mean, *errors)
+def _summary(log_likelihood: Tensor, divergence: Tensor) -> dict[str, Tensor]:
+    """The means over draws and their standard errors; NaN from a single draw."""
+    draws = {"elbo": log_likelihood - divergence, "kl": divergence, "reconstruction": log_likelihood}
+    found = {name: value.mean(0) for name, value in draws.items()}
+    found["elbo"] = found["reconstruction"] - found["kl"]
+    for name, value in draws.items():
+        alone = len(value) == 1
+        found[f"{name}_error"] = torch.full_like(found[name], torch.nan) if alone else value.std(0) / len(value) ** 0.5
+    return found

@@ -13,7 +13,8 @@ from pyrovae.evaluation import ais
 from pyrovae.evaluation.gaussian import Gaussian
 from pyrovae.evaluation.refine import RefinedGuide, fit_gaussian
 from pyrovae.evaluation.unconstrained import LatentSpace
-from pyrovae.programs.draws import Call, Draws, checked
+from pyrovae.programs.call import checked
+from pyrovae.programs.rows import Block
 
 
 class Estimator(ABC):
@@ -24,8 +25,8 @@ class Estimator(ABC):
     """The default number of samples per datum."""
 
     @abstractmethod
-    def log_weights(self, draws: Draws, call: Call) -> Tensor:
-        """Of shape (samples, rows), float64, for one batch of rows."""
+    def log_weights(self, block: Block) -> Tensor:
+        """Of shape (samples, rows), float64, for one block of rows."""
 
     def per_row(self, num_samples: int) -> int:
         """Draws per datum that are needed at once: more rows are taken together where there are few."""
@@ -42,9 +43,9 @@ class Importance(Estimator):
     name = "importance"
     num_samples = 1000
 
-    def log_weights(self, draws: Draws, call: Call) -> Tensor:
+    def log_weights(self, block: Block) -> Tensor:
         """One weight for each draw of the guide."""
-        return torch.cat([terms.log_weights for terms in draws.chunks(call)])
+        return torch.cat([terms.log_weights for terms in block.terms()])
 
 
 @dataclass(frozen=True)
@@ -79,11 +80,11 @@ class Refined(Estimator):
             raise ValueError(f"family must be 'normal' or 'full', got {self.family!r}")
         return fit_gaussian(space, self.family == "full", self.num_steps, self.num_particles, self.learning_rate)
 
-    def log_weights(self, draws: Draws, call: Call) -> Tensor:
+    def log_weights(self, block: Block) -> Tensor:
         """One weight for each fresh draw of the optimized guide."""
-        space = LatentSpace(call)
-        gaussian = self.gaussian(space, call.rows)
-        return torch.cat([_weights(space, gaussian, size) for size in draws.sizes()])
+        space = LatentSpace(block.call)
+        gaussian = self.gaussian(space, block.call.rows)
+        return torch.cat([_weights(space, gaussian, tile.num_samples) for tile in block.tiles()])
 
 
 def _weights(space: LatentSpace, gaussian: Gaussian, size: int) -> Tensor:
@@ -122,10 +123,10 @@ class AIS(Estimator):
         start = self.begin(space, index)
         return start, ais.pilot(start, ais.Schedule(self.num_temperatures, self.leapfrog_steps))
 
-    def log_weights(self, draws: Draws, call: Call) -> Tensor:
+    def log_weights(self, block: Block) -> Tensor:
         """One weight for each chain."""
-        start, schedule = self.prepare(LatentSpace(call), call.rows)
-        return torch.cat([ais.anneal(start, schedule, size)[0] for size in draws.sizes()])
+        start, schedule = self.prepare(LatentSpace(block.call), block.call.rows)
+        return torch.cat([ais.anneal(start, schedule, tile.num_samples)[0] for tile in block.tiles()])
 
 
 METHODS = {"importance": Importance(), "refined": Refined(), "ais": AIS()}

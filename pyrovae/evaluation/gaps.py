@@ -13,7 +13,7 @@ from pyrovae.evaluation.elbo import Bound, bound
 from pyrovae.evaluation.estimators import Estimator, Refined, as_estimator
 from pyrovae.evaluation.marginal import log_marginal
 from pyrovae.evaluation.refine import refine
-from pyrovae.programs.draws import CHUNK_SIZE
+from pyrovae.programs.rows import MAX_BYTES
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -28,7 +28,7 @@ def inference_gaps(
     method: str | Estimator = "refined",
     num_samples: int = 1000,
     num_steps: int = 500,
-    chunk_size: int = CHUNK_SIZE,
+    max_bytes: int = MAX_BYTES,
     seed: int | None = None,
     progress: bool | None = None,
 ) -> xr.Dataset:
@@ -48,7 +48,7 @@ def inference_gaps(
         method: how log p(x) is estimated, as in :func:`pyrovae.evaluation.log_marginal`.
         num_samples: draws per datum, for each of the three quantities.
         num_steps: steps of optimization for each datum.
-        chunk_size: the most draws evaluated at once.
+        max_bytes: refuse what needs more memory.
         seed: makes the draws reproducible.
         progress: True shows bars, False none; by default there are some on a terminal.
 
@@ -70,7 +70,7 @@ def inference_gaps(
     """
     estimator = as_estimator(method)
     estimator = replace(estimator, num_steps=num_steps) if isinstance(estimator, Refined) else estimator
-    options: dict[str, Any] = {"chunk_size": chunk_size, "progress": progress}
+    options: dict[str, Any] = {"max_bytes": max_bytes, "progress": progress}
     seeds = [None if seed is None else seed + number for number in range(4)]
     guide = refine(program, data, covariates, family=family, num_steps=num_steps, seed=seeds[0], **options)
     best = bound(guide, data, covariates, num_samples=num_samples, seed=seeds[1], **options)

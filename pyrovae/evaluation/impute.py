@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from pyrovae.evaluation.psis import psis
 from pyrovae.programs import latent_names, log_terms
-from pyrovae.programs.draws import CHUNK_SIZE, Call, Draws
+from pyrovae.programs.rows import MAX_BYTES, Block, RowWork
 from pyrovae.programs.simulate import enumerated_draws, likelihood_draws
 from pyrovae.programs.sites import Site, data_axis
 
@@ -35,7 +34,7 @@ def impute(
     *,
     num_samples: int = 100,
     num_proposals: int = 1000,
-    chunk_size: int = CHUNK_SIZE,
+    max_bytes: int = MAX_BYTES,
     seed: int | None = None,
     progress: bool | None = None,
 ) -> Imputation:
@@ -53,7 +52,7 @@ def impute(
         num_samples: draws of the missing entries.
         covariates: for each name, a tensor of N rows.
         num_proposals: draws of the guide from which the latents are chosen.
-        chunk_size: the most draws evaluated at once.
+        max_bytes: refuse what needs more memory.
         seed: makes the draws reproducible.
         progress: True shows a bar, False none; by default there is one on a terminal.
 
@@ -72,25 +71,23 @@ def impute(
     >>> pvae.impute(vae, x, num_samples=20, seed=0).draws.shape
     torch.Size([20, 1, 3])
     """
-    draws = Draws(program, data, covariates, num_proposals, chunk_size, seed=seed, progress=progress)
-    parts = []
-    with draws.each("impute") as batches:
-        for _, batch in batches:
-            if not isinstance(batch.x, Tensor):
-                raise ValueError(f"impute takes programs with one data site, got data of type {type(batch.x).__name__}")
-            parts.append(_impute(draws, draws.call(batch), batch.x, num_samples))
-    filled, k, ess = zip(*parts, strict=True)
-    return Imputation(torch.cat(filled, 1), torch.cat(k), torch.cat(ess))
+    plan: dict[str, Any] = {"num_samples": num_proposals, "seed": seed, "max_bytes": max_bytes, "progress": progress}
+    work = RowWork(program, data, covariates, **plan)
+    found = work.run(lambda block: _impute(block, num_samples), "impute")
+    return Imputation(found["draws"].movedim(1, 0), found["pareto_k"], found["ess"])
 
 
-def _impute(draws: Draws, call: Call, x: Tensor, num_samples: int) -> tuple[Tensor, Tensor, Tensor]:
+def _impute(block: Block, num_samples: int) -> dict[str, Tensor]:
+    call, x = block.call, block.batch.x
+    if not isinstance(x, Tensor):
+        raise ValueError(f"impute takes programs with one data site, got data of type {type(x).__name__}")
     guide = poutine.infer_config(call.program.guide, config_fn=lambda _: {"enumerate": None})
-    call = call._replace(program=replace(call.program, guide=guide))
+    call = call.using(guide=guide)
     values: dict[str, list[Tensor]] = {}
     weights = []
-    redrawing, redrawn = draws.redrawing(call)
-    for size in draws.sizes():
-        model_trace, guide_trace = redrawing.traces(size)
+    redrawing, redrawn = call.redrawing(block.work.dry_run.masked_latents)
+    for tile in block.tiles():
+        model_trace, guide_trace = redrawing.traces(tile.num_samples)
         weights.append(log_terms(model_trace, guide_trace, dtype=torch.float64).log_weights)
         for name in latent_names(guide_trace):
             values.setdefault(name, []).append(redrawn.get(name, guide_trace.nodes[name]["value"]))
@@ -99,7 +96,8 @@ def _impute(draws: Draws, call: Call, x: Tensor, num_samples: int) -> tuple[Tens
     picked = {name: _pick(torch.cat(parts), chosen, guide_trace.nodes[name]) for name, parts in values.items()}
     picked |= enumerated_draws(call, model_trace, picked, num_samples)
     drawn = _shaped(likelihood_draws(call, picked, num_samples, len(x)), x)
-    return torch.where(x.isnan(), drawn.to(x), x).cpu(), smoothed.k.cpu(), smoothed.ess.cpu()
+    filled = torch.where(x.isnan(), drawn.to(x), x).movedim(0, 1)
+    return {"draws": filled, "pareto_k": smoothed.k, "ess": smoothed.ess}
 
 
 def _pick(values: Tensor, chosen: Tensor, site: Site) -> Tensor:

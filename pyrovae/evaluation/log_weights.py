@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyrovae.programs.draws import CHUNK_SIZE, Draws
+from pyrovae.programs.rows import MAX_BYTES, Block, RowWork, Tile
 
 
 def log_weights(
@@ -17,7 +17,7 @@ def log_weights(
     covariates: Mapping[str, Any] | None = None,
     *,
     num_samples: int = 100,
-    chunk_size: int = CHUNK_SIZE,
+    max_bytes: int = MAX_BYTES,
     vectorize: bool = True,
     seed: int | None = None,
     progress: bool | None = None,
@@ -34,7 +34,7 @@ def log_weights(
         data: the data, N rows; NaN is a missing entry.
         covariates: for each name, a tensor of N rows.
         num_samples: draws per datum, S.
-        chunk_size: the most draws (pairs of a sample and a datum) evaluated at once; memory grows with it.
+        max_bytes: refuse what needs more memory.
         vectorize: False runs the program once for each draw, for programs that cannot broadcast.
         seed: makes the draws reproducible; None uses torch's random state.
         progress: True shows a bar, False none; by default there is one on a terminal.
@@ -58,18 +58,15 @@ def log_weights(
     >>> log_weights((model, guide), torch.zeros(3), num_samples=10, seed=0).shape
     torch.Size([10, 3])
     """
-    draws = Draws(program, data, covariates, num_samples, chunk_size, vectorize, seed, progress)
-    weights = torch.empty(num_samples, len(draws), dtype=torch.float64)
-    if draws.global_sites:
-        with draws.shared_chunks() as chunks:
-            for samples, batch, terms in chunks:
-                weights[samples, batch.index] = terms.log_weights.cpu()
-        return weights
-    with draws.each("log_weights") as batches:
-        for _, batch in batches:
-            call = draws.call(batch)
-            weights[:, batch.index] = torch.cat([terms.log_weights.cpu() for terms in draws.chunks(call)])
-    return weights
+    plan: dict[str, Any] = {"vectorize": vectorize, "seed": seed, "max_bytes": max_bytes, "progress": progress}
+    work = RowWork(program, data, covariates, num_samples=num_samples, **plan)
+    if work.dry_run.global_latents:
+        return work.run_shared(lambda tile: {"log_weights": tile.terms().log_weights}, "log_weights")["log_weights"]
+
+    def task(block: Block) -> dict[str, Tensor]:
+        return {"log_weights": torch.cat([terms.log_weights.cpu() for terms in block.terms()])}
+
+    return work.run(task, "log_weights", dim=1)["log_weights"]
 
 
 def joint_log_weights(
@@ -78,9 +75,10 @@ def joint_log_weights(
     covariates: Mapping[str, Any] | None = None,
     *,
     num_samples: int = 100,
-    chunk_size: int = CHUNK_SIZE,
+    max_bytes: int = MAX_BYTES,
     vectorize: bool = True,
     seed: int | None = None,
+    progress: bool | None = None,
 ) -> Tensor:
     r"""The log importance weights of the whole data set: the rows' terms given a global draw, and the globals once.
 
@@ -91,9 +89,10 @@ def joint_log_weights(
         data: the data, N rows.
         covariates: for each name, a tensor of N rows.
         num_samples: draws, S.
-        chunk_size: the most draws evaluated at once.
+        max_bytes: refuse what needs more memory.
         vectorize: False runs the program once for each draw.
         seed: makes the draws reproducible.
+        progress: True shows a bar, False none; by default there is one on a terminal.
 
     Returns:
         Nats, of shape ``(samples,)``, float64.
@@ -107,12 +106,13 @@ def joint_log_weights(
     >>> pvae.joint_log_weights(vae, torch.ones(4, 3), num_samples=5).shape
     torch.Size([5])
     """
-    draws = Draws(program, data, covariates, num_samples, chunk_size, vectorize, seed)
-    weights = torch.zeros(num_samples, dtype=torch.float64)
-    outside = torch.zeros_like(weights)
-    with draws.shared_chunks() as chunks:
-        for samples, _, terms in chunks:
-            weights[samples] += terms.log_weights.sum(1).cpu()
-            if terms.outside is not None:
-                outside[samples] = terms.outside.cpu()
-    return weights + outside
+    plan: dict[str, Any] = {"vectorize": vectorize, "seed": seed, "max_bytes": max_bytes, "progress": progress}
+    work = RowWork(program, data, covariates, num_samples=num_samples, **plan)
+
+    def task(tile: Tile) -> dict[str, Tensor]:
+        terms = tile.terms()
+        outside = torch.zeros(tile.num_samples, dtype=torch.float64) if terms.outside is None else terms.outside
+        return {"rows": terms.log_weights, "outside": outside}
+
+    found = work.run_shared(task, "joint_log_weights")
+    return found["rows"].sum(1) + found["outside"]

@@ -14,10 +14,10 @@ from torch.utils._pytree import tree_flatten
 
 from pyrovae.evaluation.estimators import Estimator, Importance, as_estimator
 from pyrovae.evaluation.psis import pareto_k
-from pyrovae.evaluation.resume import Progress, fingerprint
 from pyrovae.limits import FEWEST_SAMPLES, good_k, share_bad_k, too_many_bad_k
-from pyrovae.programs.draws import CHUNK_SIZE, Call, Draws
+from pyrovae.programs.call import Call
 from pyrovae.programs.masks import counted
+from pyrovae.programs.rows import MAX_BYTES, Block, RowWork
 from pyrovae.programs.sites import data_axis, frame_of, sites_of
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def log_marginal(
     *,
     method: str | Estimator = "importance",
     num_samples: int | None = None,
-    chunk_size: int = CHUNK_SIZE,
+    max_bytes: int = MAX_BYTES,
     vectorize: bool = True,
     seed: int | None = None,
     progress: bool | None = None,
@@ -64,7 +64,7 @@ def log_marginal(
             (annealing from the guide), or an estimator with options of your own: ``Refined("normal", num_steps=500)``.
         num_samples: samples (or chains) per datum; by default 1000, 1000 and 16.
         covariates: for each name, a tensor of N rows.
-        chunk_size: the most draws (pairs of a sample and a datum) evaluated at once; memory grows with it.
+        max_bytes: refuse what needs more memory.
         vectorize: False runs the program once for each draw (importance only).
         seed: makes the draws reproducible.
         progress: True shows a bar, False none; by default there is one on a terminal.
@@ -98,39 +98,19 @@ def log_marginal(
         raise ValueError(
             "resume needs a seed, so that the rest of the draws is the same as without a stop: pass seed=0"
         )
-    per_row = estimator.per_row(num_samples)
-    draws = Draws(program, data, covariates, num_samples, chunk_size, vectorize, seed, progress, per_row)
-    return evidence(draws, estimator, resume)
+    plan: dict[str, Any] = {"at_once": estimator.per_row(num_samples), "vectorize": vectorize, "seed": seed}
+    plan |= {"max_bytes": max_bytes, "progress": progress}
+    work = RowWork(program, data, covariates, num_samples=num_samples, **plan)
 
+    def task(block: Block) -> dict[str, Tensor]:
+        columns = summary(estimator.log_weights(block))
+        if not isinstance(estimator, Importance):
+            own = torch.cat([terms.log_weights for terms in block.terms(ELBO_SAMPLES, stream=1)])
+            columns["elbo"] = own.mean(0)
+        columns["gap"] = columns["log_marginal"] - columns["elbo"]
+        return columns | _observed(block.call)
 
-def evidence(draws: Draws, estimator: Estimator, resume: str | Path | None = None) -> xr.Dataset:
-    """What :func:`log_marginal` returns, of draws that are set up already.
-
-    Args:
-        draws: the program and the data.
-        estimator: the way to estimate.
-        resume: a file in which finished batches of rows are kept.
-    """
-    kept = Progress(resume, fingerprint(draws, estimator)) if resume is not None else Progress()
-    with draws.each(estimator.name) as batches:
-        for number, batch in batches:
-            if number not in kept:
-                kept[number] = _estimates(draws, estimator, batch)
-    parts = kept.parts()
-    columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    return _dataset(columns, estimator, draws)
-
-
-def _estimates(draws: Draws, estimator: Estimator, batch: Any) -> dict[str, Tensor]:
-    call = draws.call(batch)
-    log_weights = estimator.log_weights(draws, call)
-    columns = summary(log_weights)
-    if not isinstance(estimator, Importance):
-        own = torch.cat([terms.log_weights for terms in draws.chunks(call, ELBO_SAMPLES)])
-        columns["elbo"] = own.mean(0)
-    columns["gap"] = columns["log_marginal"] - columns["elbo"]
-    columns |= _observed(call)
-    return {name: value.cpu() for name, value in columns.items()}
+    return _dataset(work.run(task, estimator.name, resume=resume, settings=estimator), estimator, work)
 
 
 def _observed(call: Call) -> dict[str, Tensor]:
@@ -184,7 +164,7 @@ def _note(k: np.ndarray, num_samples: int, estimator: Estimator) -> str:
     )
 
 
-def _dataset(columns: Mapping[str, Tensor], estimator: Estimator, draws: Draws) -> xr.Dataset:
+def _dataset(columns: Mapping[str, Tensor], estimator: Estimator, work: RowWork) -> xr.Dataset:
     import xarray as xr
 
     variables = {n: ("data", columns[n].numpy(), {"long_name": text}) for n, text in LONG_NAMES.items() if n in columns}
@@ -193,18 +173,20 @@ def _dataset(columns: Mapping[str, Tensor], estimator: Estimator, draws: Draws) 
     attributes = {
         "method": estimator.name,
         "estimator": repr(estimator),
-        "num_samples": draws.num_samples,
-        "num_data": len(draws),
-        "seed": str(draws.seed),
-        "rows": draws.data.fingerprint(values_only=True),
-        "variant": str(draws.data.variant),
-        "split": draws.data.split,
-        "measure": draws.measure,
+        "num_samples": work.num_samples,
+        "num_data": len(work),
+        "seed": str(work.seed),
+        "rows": work.data.fingerprint(values_only=True),
+        "variant": str(work.data.variant),
+        "split": work.data.split,
+        "measure": work.dry_run.measure,
     }
     if columns["entries"].any():
         attributes |= {name: columns[name].sum().item() for name in ("entries", "magnitude")}
-    if note := _note(columns["pareto_k"].numpy(), draws.num_samples, estimator):
+    if note := _note(columns["pareto_k"].numpy(), work.num_samples, estimator):
         attributes["notes"] = note
-    if draws.relaxed_sites:
-        attributes["relaxed"] = f"the evidence is that of the model with {', '.join(draws.relaxed_sites)} relaxed"
-    return xr.Dataset(variables, {"data": range(len(draws))}, attributes)
+    if work.dry_run.relaxed_latents:
+        attributes["relaxed"] = (
+            f"the evidence is that of the model with {', '.join(work.dry_run.relaxed_latents)} relaxed"
+        )
+    return xr.Dataset(variables, {"data": range(len(work))}, attributes)

@@ -15,8 +15,9 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from pyrovae.evaluation.gaussian import Gaussian
-from pyrovae.evaluation.unconstrained import Block, LatentSpace, bijection, enumerating
-from pyrovae.programs.draws import CHUNK_SIZE, Draws, checked
+from pyrovae.evaluation.unconstrained import Coordinates, LatentSpace, bijection, enumerating
+from pyrovae.programs.call import checked
+from pyrovae.programs.rows import MAX_BYTES, Block, RowWork
 
 STAGES = 4
 """Parts of the optimization, each in coordinates whitened by the part before."""
@@ -57,7 +58,7 @@ class RefinedGuide:
             drawn = self._drawn() if self.counted.all() else self._partly_counted()
             return {block.name: self._sample(block, drawn) for block in blocks}
 
-    def _blocks(self, *args: Any, **given: Any) -> list[Block]:
+    def _blocks(self, *args: Any, **given: Any) -> list[Coordinates]:
         """The latents with the bijections of the rows at hand, from a run of the model that leaves no trace."""
         with poutine.block(), torch.random.fork_rng():
             trace = poutine.trace(partial(self.program_model, **given)).get_trace(*args)
@@ -83,7 +84,7 @@ class RefinedGuide:
             return dist.Normal(loc, tril).to_event(1)
         return dist.MultivariateNormal(loc, scale_tril=tril)
 
-    def _sample(self, block: Block, drawn: Tensor) -> Tensor:
+    def _sample(self, block: Coordinates, drawn: Tensor) -> Tensor:
         part, inner = _inner(drawn[..., block.coordinates], block)
         counted, _ = _inner(_at(self.counted, self.space.data_dim)[..., block.coordinates], block)
         value = block.transform(part)
@@ -126,7 +127,7 @@ def _at(value: Tensor, data_dim: int) -> Tensor:
     return value.reshape(value.shape[0], *[1] * (-1 - data_dim), *value.shape[1:])
 
 
-def _inner(part: Tensor, block: Block) -> tuple[Tensor, torch.Size]:
+def _inner(part: Tensor, block: Coordinates) -> tuple[Tensor, torch.Size]:
     """(*batch, k) -> (*batch with the inner plates in their places, *event), and that batch shape."""
     batch = part.shape[:-1]
     sizes = [size for _, size, _ in block.plates]
@@ -170,7 +171,7 @@ def refine(
     num_steps: int = 300,
     num_particles: int = 8,
     learning_rate: float = 0.05,
-    chunk_size: int = CHUNK_SIZE,
+    max_bytes: int = MAX_BYTES,
     seed: int | None = None,
     progress: bool | None = None,
 ) -> RefinedGuide:
@@ -191,7 +192,7 @@ def refine(
         num_particles: draws per datum and step.
         learning_rate: of the first steps, in units of the scales; it is halved in each of four stages and decays to zero
             in the last.
-        chunk_size: the most draws evaluated at once.
+        max_bytes: refuse what needs more memory.
         seed: makes the draws reproducible.
         progress: True shows a bar, False none; by default there is one on a terminal.
 
@@ -212,15 +213,18 @@ def refine(
     """
     if family not in ("normal", "full"):
         raise ValueError(f"family must be 'normal' or 'full', got {family!r}")
-    draws = Draws(program, data, covariates, num_particles, chunk_size, seed=seed, progress=progress)
-    guides = []
-    with draws.each("refine") as batches:
-        for _, batch in batches:
-            space = LatentSpace(draws.call(batch))
-            guides.append((space, fit_gaussian(space, family == "full", num_steps, num_particles, learning_rate)))
-    gaussian = Gaussian(*(torch.cat(values) for values in zip(*(g for _, g in guides), strict=True)))
-    counted = torch.cat([space.counted for space, _ in guides])
-    return RefinedGuide(guides[0][0], gaussian, counted, draws.program.model)
+    plan: dict[str, Any] = {"num_samples": num_particles, "seed": seed, "max_bytes": max_bytes, "progress": progress}
+    work = RowWork(program, data, covariates, **plan)
+    spaces: list[LatentSpace] = []
+
+    def task(block: Block) -> dict[str, Tensor]:
+        space = LatentSpace(block.call)
+        spaces.append(space)
+        gaussian = fit_gaussian(space, family == "full", num_steps, num_particles, learning_rate)
+        return {"loc": gaussian.loc, "tril": gaussian.tril, "counted": space.counted}
+
+    found = {name: value.to(work.place.get("device")) for name, value in work.run(task, "refine").items()}
+    return RefinedGuide(spaces[0], Gaussian(found["loc"], found["tril"]), found["counted"], work.program.model)
 
 
 def fit_gaussian(

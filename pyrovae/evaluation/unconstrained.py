@@ -26,7 +26,7 @@ CHECKED_DRAWS = 8
 
 
 @dataclass(frozen=True)
-class Block:
+class Coordinates:
     """One latent site: where its coordinates lie in the vector, and how they become its value."""
 
     name: str
@@ -119,7 +119,7 @@ class LatentSpace:
         parts = [self._counted_of(trace.nodes[block.name], block) for block in self.blocks]
         return torch.cat(parts, -1)
 
-    def _counted_of(self, site: Site, block: Block) -> Tensor:
+    def _counted_of(self, site: Site, block: Coordinates) -> Tensor:
         mask = counted(site)
         if mask is None:
             return torch.ones(self.rows, block.size, dtype=torch.bool, device=self.like.device)
@@ -148,7 +148,7 @@ class LatentSpace:
                 )
         return frozenset(block.name for block in found)
 
-    def _layout(self, pairs: list[tuple[Site, Site]]) -> list[Block]:
+    def _layout(self, pairs: list[tuple[Site, Site]]) -> list[Coordinates]:
         if not pairs:
             raise ValueError("the program has no continuous latent: nothing to refine or to anneal")
         blocks, start = [], 0
@@ -165,7 +165,7 @@ class LatentSpace:
                 (f.name, f.size, f.dim) for f in guide["cond_indep_stack"] if f.name not in (PARTICLES, "data")
             )
             size = math.prod(shape) * math.prod(plate[1] for plate in plates)
-            blocks.append(Block(guide["name"], transform, slice(start, start + size), shape, event_dim, plates))
+            blocks.append(Coordinates(guide["name"], transform, slice(start, start + size), shape, event_dim, plates))
             start += size
         return blocks
 
@@ -253,7 +253,7 @@ class LatentSpace:
             function = EnumMessenger(-2 - nesting)(function)
         return poutine.trace(function).get_trace(*self.call.args, **self.call.kwargs)
 
-    def _to_plates(self, part: Tensor, block: Block) -> Tensor:
+    def _to_plates(self, part: Tensor, block: Coordinates) -> Tensor:
         """(samples, rows, k) -> (samples, *plates in their places, *event)."""
         batch = [part.shape[0], *[1] * self.call.nesting]
         batch[self.data_dim] = self.rows
@@ -266,7 +266,7 @@ class LatentSpace:
             batch[dim] = size
         return part.permute(axes).reshape(*batch, *block.event_shape)
 
-    def _from_plates(self, part: Tensor, block: Block) -> Tensor:
+    def _from_plates(self, part: Tensor, block: Coordinates) -> Tensor:
         event = len(block.event_shape)
         data = self.data_dim - event
         dims = [dim - event for _, _, dim in block.plates]

@@ -4,46 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
-import pyro
 import torch
 from pyro import poutine
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor, nn
 
 from pyrovae.data import Batch, as_data, batches
+from pyrovae.programs.call import Call, checked
 from pyrovae.programs.dry_run import announced_like, dry_run
 from pyrovae.programs.masks import Redraw
 from pyrovae.programs.program import Program, eval_mode
-from pyrovae.programs.running import paired_traces, plate_nesting
-from pyrovae.programs.terms import Terms, concatenate, log_terms
+from pyrovae.programs.running import plate_nesting
+from pyrovae.programs.terms import Terms, log_terms
 
 CHUNK_SIZE = 4096
 """Draws (pairs of a sample and a datum) that are evaluated at once."""
-
-
-class Call(NamedTuple):
-    """The arguments of both functions of a program, for one batch of rows."""
-
-    program: Program
-    args: tuple
-    kwargs: Mapping[str, Any]
-    nesting: int
-    rows: Tensor
-    """The numbers of the rows."""
-
-    def traces(self, num_samples: int | None, enumerate_discrete: bool = True) -> tuple[Trace, Trace]:
-        """The model's trace replayed against the guide's."""
-        return paired_traces(self.program, self.args, self.kwargs, num_samples, self.nesting, enumerate_discrete)
-
-    def terms(self, num_samples: int, vectorize: bool = True, dtype: torch.dtype | None = torch.float64) -> Terms:
-        """The log densities per datum of fresh draws."""
-        if vectorize:
-            return log_terms(*self.traces(num_samples), dtype=dtype)
-        return concatenate([log_terms(*self.traces(None), dtype=dtype) for _ in range(num_samples)])
 
 
 class Draws:
@@ -199,13 +178,6 @@ def _nesting(call: Call) -> int | None:
         return plate_nesting(call.program, call.args, call.kwargs)
     except (ValueError, RuntimeError):
         return None
-
-
-@contextmanager
-def checked(wanted: bool) -> Iterator[None]:
-    """Leave Pyro's validation as it is, or turn it off: rows that were checked once need not be checked at every draw."""
-    with nullcontext() if wanted else pyro.validation_enabled(False):
-        yield
 
 
 def bar(iterable: Iterable, label: str, progress: bool | None) -> Iterable:

@@ -1,0 +1,363 @@
+"""The one engine for work per datum: blocks of rows, tiles of draws, a bound on memory, progress, resume and shards."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.poutine.trace_struct import Trace
+from torch import Tensor, nn
+
+from pyrovae.data import Batch, as_data, batches
+from pyrovae.errors import check_integer, refusal
+from pyrovae.programs.call import Call, checked
+from pyrovae.programs.dry_run import DryRun, announced_like, dry_run
+from pyrovae.programs.footprint import Footprint, footprint
+from pyrovae.programs.program import Program, eval_mode
+from pyrovae.programs.results import Results
+from pyrovae.programs.running import plate_nesting
+from pyrovae.programs.terms import Terms, log_terms
+
+MAX_BYTES = 2**31
+"""The memory that a call may take beside its program and data, unless it is told otherwise."""
+TILE_BYTES = 2**27
+PAIRS = 4096
+"""At most so many pairs of a draw and a row are run at once, and so many bytes."""
+
+Columns = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Some draws for some rows: what is run at once.
+
+    Args:
+        call: the program on the rows.
+        samples: which of all the draws these are.
+        vectorize: False runs the program once for each draw.
+        is_first: whether these are the rows' first draws, whose data are checked.
+    """
+
+    call: Call
+    samples: slice
+    vectorize: bool = True
+    is_first: bool = True
+
+    @property
+    def num_samples(self) -> int:
+        """The number of draws."""
+        return self.samples.stop - self.samples.start
+
+    def traces(self) -> tuple[Trace, Trace]:
+        """The model's trace replayed against the guide's."""
+        return self.call.traces(self.num_samples if self.vectorize else None)
+
+    def terms(self) -> Terms:
+        """The log densities per datum of fresh draws."""
+        return self.call.terms(self.num_samples, self.vectorize)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some rows, with all of their draws.
+
+    Args:
+        work: what the block belongs to.
+        number: its number.
+        batch: the rows.
+        call: the program on them.
+    """
+
+    work: RowWork
+    number: int
+    batch: Batch
+    call: Call
+
+    def tiles(self, num_samples: int | None = None, stream: int = 0) -> Iterator[Tile]:
+        """The draws of these rows, some at a time, each tile under a seed of its own.
+
+        Args:
+            num_samples: draws per row; by default those of the plan.
+            stream: tells several passes over the draws apart.
+        """
+        total = self.work.num_samples if num_samples is None else num_samples
+        for number, start in enumerate(range(0, total, self.work.draws)):
+            torch.manual_seed(mixed(self.work.seed, self.number, 1 + number, stream))
+            with checked(number == 0):
+                samples = slice(start, min(start + self.work.draws, total))
+                yield Tile(self.call, samples, self.work.vectorize, number == 0)
+
+    def terms(self, num_samples: int | None = None, stream: int = 0) -> Iterator[Terms]:
+        """The log densities per datum of fresh draws, tile by tile."""
+        return (tile.terms() for tile in self.tiles(num_samples, stream))
+
+
+class RowWork:
+    """A program and data, ready for work per datum in blocks of rows and tiles of draws.
+
+    Seeds belong to blocks and tiles, and the sizes of these follow from the program, the data and the number of draws
+    alone: numbers are the same whatever the memory, the shard and the interruptions.
+
+    Args:
+        program: see :meth:`pyrovae.programs.Program.of`.
+        data: whatever :func:`pyrovae.data.as_data` takes; moved in the program's dtype to its device, block by block.
+        covariates: for each name, N rows.
+        num_samples: draws per row.
+        at_once: draws per row that one task needs at once, by which the rows are cut into blocks; by default all.
+        vectorize: False runs the program once for each draw, for programs that do not broadcast.
+        seed: of all draws; None takes one from torch's generator.
+        max_bytes: refuse what needs more memory.
+        progress: True shows a bar, False none; by default there is one on a terminal.
+        shard: ``(rank, world)`` takes every ``world``-th block only.
+
+    Raises:
+        ValueError: a number out of range, or a program that draws rows by itself.
+    """
+
+    def __init__(
+        self,
+        program: Any,
+        data: Any,
+        covariates: Mapping[str, Any] | None = None,
+        *,
+        num_samples: int = 1,
+        at_once: int | None = None,
+        vectorize: bool = True,
+        seed: int | None = None,
+        max_bytes: int = MAX_BYTES,
+        progress: bool | None = None,
+        shard: tuple[int, int] = (0, 1),
+    ) -> None:
+        self.num_samples = check_integer("num_samples", num_samples)
+        self.max_bytes = check_integer("max_bytes", max_bytes)
+        self.program, self.data = Program.of(program), as_data(data, covariates)
+        self.vectorize, self.progress, self.shard = vectorize, progress, shard
+        self.seed = int(torch.randint(2**62, ())) if seed is None else seed
+        like = announced_like(self.program, lambda: self.call(self.first(2, {}), nesting=0)[:3])
+        self.place: dict[str, Any] = {} if like is None else {"device": like.device, "dtype": like.dtype}
+        self.modules: tuple[nn.Module, ...] = self.program.owners
+        with self.evaluating(self.seed), poutine.block():
+            few = self._runs_on()
+            self.nesting = plate_nesting(*few[:3])
+            self.dry_run: DryRun = dry_run(*few[:3])
+            self.dry_run.check_rows(len(few.rows))
+            self.modules = tuple(self.dry_run.announced.modules.values())
+            self._few = few._replace(nesting=self.nesting)
+            self._cut(at_once or num_samples)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def first(self, rows: int, place: Mapping[str, Any] | None = None) -> Batch:
+        """The first rows of the data."""
+        place = self.place if place is None else place
+        return next(iter(batches(self.data[:rows], rows, shuffle=False, **place)))
+
+    def call(self, batch: Batch, nesting: int | None = None, guide: Any = None) -> Call:
+        """The program on a batch of rows; a guide that belongs to certain rows is cut to them."""
+        program = self.program if guide is None else replace(self.program, guide=guide)
+        select = getattr(program.guide, "select_rows", None)
+        program = program if select is None else replace(program, guide=select(batch.index))
+        program, args, kwargs = program.on(batch.x, batch.covariates, index=batch.index)
+        return Call(program, args, kwargs, self.nesting if nesting is None else nesting, batch.index)
+
+    def _runs_on(self) -> Call:
+        """A call of two rows; of all, where the program runs on all rows alone (its guide has parameters for each)."""
+        few = self.call(self.first(2), nesting=0)
+        self.whole = False
+        try:
+            plate_nesting(*few[:3])
+        except (ValueError, RuntimeError):
+            every = self.call(self.first(len(self.data)), nesting=0)
+            plate_nesting(*every[:3])
+            self.whole = len(self.data) > 2
+            return every
+        return few
+
+    def _cut(self, at_once: int) -> None:
+        """Fix the rows of a block and the draws of a tile."""
+        used = self.footprint
+        pairs = max(1, min(PAIRS, int(TILE_BYTES / max(used.per_pair, 1.0))))
+        rows = max(math.isqrt(pairs), pairs // at_once)
+        rows = max(1, min(rows, int(TILE_BYTES / max(used.per_row, 1.0)), len(self.data)))
+        self.rows = len(self.data) if self.whole else rows
+        self.draws = max(1, pairs // self.rows)
+        needed = used.fixed + used.per_row * self.rows + used.per_pair * self.rows * min(self.draws, at_once)
+        if needed > self.max_bytes:
+            raise refusal(
+                f"a block of {self.rows} rows needs about {needed / 2**20:.0f} MiB, more than max_bytes={self.max_bytes}: "
+                f"write max_bytes={int(1.2 * needed)} or more",
+                "max_bytes",
+            )
+
+    @cached_property
+    def footprint(self) -> Footprint:
+        """The bytes that a run of the program takes: fixed, per row, and per pair of a draw and a row."""
+        few = self._few
+        more = None if self.whole or len(self.data) < 4 else self.call(self.first(4), self.nesting)
+        return footprint(few, more, self.vectorize)
+
+    @contextmanager
+    def evaluating(self, seed: int | None = None) -> Iterator[None]:
+        """Eval mode and no gradient; the random state is seeded if asked, and restored."""
+        with eval_mode(self.modules), torch.no_grad(), torch.random.fork_rng():
+            if seed is not None:
+                torch.manual_seed(seed)
+            yield
+
+    @property
+    def index(self) -> Tensor:
+        """The numbers of the rows of this shard, in the order of the results."""
+        rank, world = self.shard
+        return torch.cat(
+            [block for n, block in enumerate(torch.arange(len(self)).split(self.rows)) if n % world == rank]
+        )
+
+    def run(
+        self,
+        task: Callable[[Block], Columns],
+        label: str = "",
+        *,
+        dim: int = 0,
+        resume: str | Path | None = None,
+        settings: Any = None,
+    ) -> Columns:
+        """Do a task for every block of rows, each under a seed of its own, and join the results.
+
+        Args:
+            task: from a block to named tensors with its rows along ``dim``.
+            label: the name on the progress bar.
+            dim: the axis of the rows in the results.
+            resume: a file in which finished blocks are kept, so that the same call goes on where it was stopped.
+            settings: what the results depend on beside program, data, seed and number of draws.
+
+        Returns:
+            The results on the CPU, for the rows of :attr:`index`.
+
+        Raises:
+            ValueError: the results need more than ``max_bytes``; the file holds those of another call.
+        """
+        kept = Results(resume, "" if resume is None else self.fingerprint(settings))
+        rank, world = self.shard
+        loader = batches(self.data, self.rows, shuffle=False, **self.place)
+        mine = range(rank, len(loader), world)
+        for done, number in enumerate(bar(mine, label, self.progress)):
+            if number in kept:
+                continue
+            batch = loader.batch(torch.arange(number * self.rows, min((number + 1) * self.rows, len(self))))
+            with self.evaluating(mixed(self.seed, number)):
+                found = task(Block(self, number, batch, self.call(batch)))
+            kept[number] = {name: value.cpu() for name, value in found.items()}
+            if not done:
+                self._check_results(sum(value.nbytes for value in found.values()) * len(mine))
+        return kept.joined(mine, dim)
+
+    def run_shared(self, task: Callable[[Tile], Columns], label: str = "") -> Columns:
+        """Do a task for every tile, where all rows share each draw of the global latents.
+
+        Args:
+            task: from a tile to named tensors ``(draws, rows, ...)``, or ``(draws,)`` for what does not depend on rows.
+            label: the name on the progress bar.
+        """
+        loader = batches(self.data, self.rows, shuffle=False, **self.place)
+        at_once = self.draws if self.vectorize else 1
+        parts: list[Columns] = []
+        for number, start in enumerate(bar(range(0, self.num_samples, at_once), label, self.progress)):
+            samples = slice(start, min(start + at_once, self.num_samples))
+            drawn, pieces = None, []
+            for position, batch in enumerate(loader):
+                with self.evaluating(mixed(self.seed, position, 1 + number)), checked(not number):
+                    call = self.call(batch)
+                    if drawn is not None:
+                        call = call.using(guide=poutine.replay(call.program.guide, drawn))
+                    tile = Tile(call, samples, self.vectorize, not number)
+                    if drawn is None:
+                        torch.manual_seed(mixed(self.seed, 0, 1 + number))
+                        drawn = _only(tile.traces()[1], self.dry_run.global_latents)
+                        call = call.using(guide=poutine.replay(call.program.guide, drawn))
+                        tile = replace(tile, call=call)
+                    pieces.append({name: value.cpu() for name, value in task(tile).items()})
+            parts.append({n: v if v.ndim == 1 else torch.cat([p[n] for p in pieces], 1) for n, v in pieces[0].items()})
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def fingerprint(self, settings: Any = None) -> str:
+        """A hash of what the program does on the first rows, its tensors, the data, the seed, the plan and the settings."""
+        plan = (settings, self.seed, self.num_samples, self.rows, self.draws, self.vectorize)
+        digest = hashlib.sha256(repr((plan, self.data.fingerprint())).encode())
+        for name, tensor in sorted(self.dry_run.announced.tensors.items()):
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        with self.evaluating(0):
+            terms = log_terms(*self._few.traces(None), dtype=torch.float64)
+        for value in (terms.reconstruction, terms.log_prior, terms.log_guide):
+            digest.update(" ".join(f"{number:.5g}" for number in value.flatten().tolist()).encode())
+        return digest.hexdigest()
+
+    def _check_results(self, size: int) -> None:
+        if size > self.max_bytes:
+            raise refusal(
+                f"the results need about {size / 2**20:.0f} MiB, more than max_bytes={self.max_bytes}: take fewer draws or "
+                f"rows, or write max_bytes={int(1.2 * size)}",
+                "max_bytes",
+            )
+
+
+def over_rows(
+    program: Any, data: Any, task: Callable[[Block], Columns], covariates: Any = None, *, dim: int = 0, **plan: Any
+) -> Columns:
+    """Do a task for every block of rows of some data, and join the results: :meth:`RowWork.run` in one call.
+
+    Args:
+        program: the program.
+        data: N rows.
+        task: from a block to named tensors with its rows along ``dim``.
+        covariates: for each name, N rows.
+        dim: the axis of the rows in the results.
+        **plan: as for :class:`RowWork`.
+
+    >>> import pyro, pyro.distributions as dist
+    >>> def model(x):
+    ...     with pyro.plate("data", len(x)):
+    ...         pyro.sample("x", dist.Normal(pyro.sample("z", dist.Normal(0.0, 1.0)), 1.0), obs=x)
+    >>> def guide(x):
+    ...     with pyro.plate("data", len(x)):
+    ...         pyro.sample("z", dist.Normal(x / 2, 0.5**0.5))
+    >>> def task(block):
+    ...     return {"elbo": torch.cat([terms.log_weights for terms in block.terms()]).mean(0)}
+    >>> over_rows((model, guide), torch.zeros(3), task, num_samples=5, seed=0)["elbo"]
+    tensor([-1.2655, -1.2655, -1.2655], dtype=torch.float64)
+    """
+    return RowWork(program, data, covariates, **plan).run(task, dim=dim)
+
+
+def bar(iterable: Iterable, label: str, progress: bool | None) -> Iterable:
+    """A progress bar; with None only on a terminal."""
+    from tqdm import tqdm
+
+    return tqdm(iterable, desc=label, disable=None if progress is None else not progress, leave=False)
+
+
+def mixed(seed: int, *numbers: int) -> int:
+    """A seed for some part of the work: numbers of several parts do not repeat each other, nor those of the plain seed.
+
+    >>> mixed(0, 1) == mixed(0, 1, 0)
+    False
+    """
+    for number in numbers:
+        seed = (seed * 6364136223846793005 + (number + 1) * 1442695040888963407) % 2**63
+    return seed
+
+
+def _only(trace: Trace, names: list[str]) -> Trace:
+    kept = Trace()
+    for name in names:
+        kept.add_node(name, **trace.nodes[name])
+    return kept
