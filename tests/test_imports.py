@@ -30,7 +30,7 @@ ROOMS = {
     "presets": ("conditionals", "distributions", "files", "graphs", "networks", "schedules"),
     "objectives": ("programs",),
     "training": ("data", "files", "objectives", "programs", "schedules"),
-    "evaluation": ("data", "programs"),
+    "evaluation": ("programs",),
     "comparison": ("data", "evaluation", "plots", "programs"),
     "checks": ("evaluation", "programs"),
     "arviz": ("checks", "data", "evaluation", "programs"),
