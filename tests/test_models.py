@@ -411,8 +411,8 @@ def test_bad_covariates_is_refused(call, error, message):
         (lambda v: v.model(torch.full((3, 5), 0.5)), ValueError, "this likelihood is for counts"),
         (lambda v: v.model(torch.full((3, 5), float("inf"))), ValueError, "infinite values in 3 of 3 rows.*NaN"),
         (lambda v: v.model(torch.zeros(3, 5), size=2), ValueError, "whole data set, got 2 for a batch of 3"),
-        (lambda v: v.sample(0), ValueError, "no rows|at least one row"),
-        (lambda v: v.encode(torch.zeros(3, 5), batch_size=0), ValueError, "batch_size of at least 1"),
+        (lambda v: v.sample(0), ValueError, "num_samples must be at least 1, got 0"),
+        (lambda v: v.encode(torch.zeros(3, 5), batch_size=0), ValueError, "batch_size must be at least 1, got 0"),
     ],
 )
 def test_bad_input_is_refused(call, error, message):

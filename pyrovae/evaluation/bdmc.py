@@ -92,7 +92,7 @@ def bdmc(
     with torch.no_grad(), torch.random.fork_rng(), listening(source):
         if seed is not None:
             torch.manual_seed(seed)
-        x, latents = simulate(source, num_simulations, covariates)
+        x, latents, _ = simulate(source.model, num_simulations, covariates=covariates)
     plan: dict[str, Any] = {"num_samples": chains, "max_bytes": max_bytes, "progress": progress}
     work = RowWork(program, x, covariates, seed=None if seed is None else seed + 1, **plan)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from pyrovae.evaluation.psis import psis
 from pyrovae.programs import latent_names, log_terms
 from pyrovae.programs.rows import MAX_BYTES, Block, RowWork
-from pyrovae.programs.simulate import enumerated_draws, likelihood_draws
+from pyrovae.programs.simulate import enumerated_draws, replicated_data
 from pyrovae.programs.sites import Site, data_axis
 
 
@@ -94,8 +94,8 @@ def _impute(block: Block, num_samples: int) -> dict[str, Tensor]:
     smoothed = psis(torch.cat(weights))
     chosen = torch.multinomial(torch.nan_to_num(smoothed.log_weights.exp().T, nan=1.0), num_samples, replacement=True).T
     picked = {name: _pick(torch.cat(parts), chosen, guide_trace.nodes[name]) for name, parts in values.items()}
-    picked |= enumerated_draws(call, model_trace, picked, num_samples)
-    drawn = _shaped(likelihood_draws(call, picked, num_samples, len(x)), x)
+    picked |= enumerated_draws(call, picked, num_samples)
+    drawn = _shaped(replicated_data(call, picked, num_samples), x)
     filled = torch.where(x.isnan(), drawn.to(x), x).movedim(0, 1)
     return {"draws": filled, "pareto_k": smoothed.k, "ess": smoothed.ess}
 

@@ -17,8 +17,8 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from pyrovae.data import as_data, batches
-from pyrovae.errors import refusal
+from pyrovae.data import as_data, map_batches
+from pyrovae.errors import check_integer, refusal
 from pyrovae.missing import fill_zeros, observed
 from pyrovae.programs import DATA, eval_mode, latent_names, register
 from pyrovae.programs.sites import Site
@@ -239,8 +239,7 @@ class Graph(nn.Module):
         Raises:
             ValueError: the covariates have another number of rows than ``num_samples``.
         """
-        if not isinstance(num_samples, int) or num_samples < 1:
-            raise refusal(f"expected at least one row, got num_samples={num_samples!r}", "num_samples")
+        check_integer("num_samples", num_samples)
         for name, value in (covariates or {}).items():
             if len(value) != num_samples:
                 raise ValueError(f"covariates[{name!r}] has {len(value)} rows, expected {num_samples}: one row a datum")
@@ -256,13 +255,10 @@ class Graph(nn.Module):
 
     def _over(self, part: Callable[[Any, Covariates | None], Any], data: Any, batch_size: int, dim: int = 0) -> Any:
         """Apply a function to batches of rows, in eval mode and without gradients; results joined on the CPU."""
-        if not isinstance(batch_size, int) or batch_size < 1:
-            raise refusal(f"expected a batch_size of at least 1, got {batch_size!r}", "batch_size")
-        like = self._like()
+        check_integer("batch_size", batch_size)
         with torch.no_grad(), eval_mode(self):
-            loader = batches(data, batch_size, shuffle=False, device=like.device, dtype=like.dtype)
-            parts = [tree_map(Tensor.cpu, part(batch.x, batch.covariates)) for batch in loader]
-        return tree_map(lambda *pieces: torch.cat(pieces, dim), *parts)
+            plan = {"like": self._like(), "batch_size": batch_size, "dim": dim}
+            return map_batches(lambda batch: part(batch.x, batch.covariates), data, **plan)
 
     def _like(self) -> Tensor:
         found = (tensor for tensor in chain(self.parameters(), self.buffers()) if tensor.is_floating_point())

@@ -1,101 +1,184 @@
-"""Data simulated from a program's model, with the latents that made them."""
+"""The one simulator: data and latents from a model, and data replicated at given latents; never the data handed back."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyro
 import torch
 from pyro import poutine
 from pyro.infer import infer_discrete
+from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
+from pyro.poutine.uncondition_messenger import UnconditionMessenger
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
-from pyrovae.programs.draws import Call
-from pyrovae.programs.program import Program, callable_without_data
+from pyrovae.programs.call import Call
+from pyrovae.programs.program import callable_without_data
 from pyrovae.programs.running import PARTICLES
-from pyrovae.programs.sites import data_axis, sites_of
+from pyrovae.programs.sites import data_axis, latent_names, sites_of
 
 
-def simulate(
-    program: Program, size: int, covariates: Mapping[str, Tensor] | None = None
-) -> tuple[Any, dict[str, Tensor]]:
-    """Rows of data from the model, and the values of its latent sites.
-
-    The model is called without data, and must return what it sampled: ``model(size=100)``.
+class Simulated(NamedTuple):
+    """Rows simulated from a model.
 
     Args:
-        program: the program.
-        size: rows.
-        covariates: for each name, a tensor of ``size`` rows.
+        x: the data, in the structure in which the program takes them.
+        latents: the latents' values by site.
+        size: the number of rows.
+    """
+
+    x: Any
+    latents: dict[str, Tensor]
+    size: int
+
+
+class Substitute(Messenger):
+    """Sets latent sites to given values, whatever the program would draw; the sites stay latent."""
+
+    def __init__(self, values: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.values = values
+
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
+        if msg["name"] in self.values and not msg["is_observed"]:
+            msg["value"] = self.values[msg["name"]]
+            msg["done"] = True
+
+
+class Release(UnconditionMessenger):
+    """Draws the sites that were observed, but not what ``pyro.deterministic`` computes."""
+
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
+        if not msg["infer"].get("_deterministic"):
+            super()._pyro_sample(msg)
+
+
+def simulate(model: Callable, size: int, x: Any = None, covariates: Mapping[str, Tensor] | None = None) -> Simulated:
+    """Rows of latents and data from a model.
+
+    A model that takes ``size`` and needs no data is called without them. Any other is called on rows of ``x``, which give
+    shapes alone: its observations are released. Rows of ``x`` and of the covariates are used in turn, again and again.
+
+    Args:
+        model: a Pyro program with one plate ``data``.
+        size: the number of rows.
+        x: data whose shapes are taken; needed where the model cannot be called without.
+        covariates: a tensor of rows for each name.
 
     Raises:
-        ValueError: the model needs data, or returns none.
+        ValueError: the model needs an ``x`` to be called, or its data sites cannot be told from its latents.
     """
-    if not callable_without_data(program.model):
-        raise ValueError(
-            "simulating needs a model that samples its data when called without them: def model(x=None, size=None), "
-            "returning x"
-        )
-    keywords = {"size": size} if covariates is None else {"size": size, "covariates": covariates}
+    rows = torch.arange(size)
+    given = {} if covariates is None else {"covariates": {n: v[rows % len(v)] for n, v in covariates.items()}}
     with torch.no_grad():
-        trace = poutine.trace(program.model).get_trace(**keywords)
-    x = trace.nodes["_RETURN"]["value"]
-    if x is None:
-        raise ValueError("simulating needs a model that returns the data it sampled: end it with `return x`")
-    returned: list[int] = []
-    tree_map(lambda leaf: returned.append(id(leaf)), x)
-    latents = {
-        s["name"]: s["value"] for s in sites_of(trace) if not s["is_observed"] and id(s["value"]) not in returned
-    }
-    return x, latents
+        if callable_without_data(model):
+            trace = poutine.trace(model).get_trace(size=size, **given)
+            template = trace.nodes["_RETURN"]["value"] if x is None else x
+            names = _returned(trace)
+        elif x is None:
+            raise ValueError(
+                "this model cannot be called without data: pass data, whose shapes are used and whose values are not, or "
+                "write def model(x=None, size=None) and return what it samples"
+            )
+        else:
+            template = tree_map(lambda leaf: leaf[rows % len(leaf)], x)
+            args = template if isinstance(template, tuple) else (template,)
+            trace = poutine.trace(Release()(model)).get_trace(*args, **given)
+            names = [s["name"] for s in sites_of(trace) if s["infer"].get("was_observed")]
+    values = {s["name"]: s["value"] for s in sites_of(trace) if s["value"].numel()}  # a factor has no entries
+    latents = {name: value for name, value in values.items() if name not in names}
+    return Simulated(_like(template, {name: values[name] for name in names}), latents, size)
 
 
-def likelihood_draws(call: Call, values: Mapping[str, Tensor], num_samples: int, rows: int) -> Tensor:
-    """Data drawn from the likelihood, given values of all latents of shape (samples, ...): (samples, rows, *rest).
+def replicate(call: Call, latents: Mapping[str, Tensor], num_samples: int | None = None) -> Trace:
+    """A trace of the model at given latents, its data sites drawn and the latents that are not given, too.
 
-    A model that takes data only as an argument runs on them with its observations released.
+    A model that can be called without data is, so that what it draws cannot depend on them (on which entries are missing,
+    say). Any other runs on the data with its observations released.
+
+    Args:
+        call: the program on some rows.
+        latents: by site, in the shapes of a trace with as many particles.
+        num_samples: particles; None adds no axis for them.
+    """
+    model, args, kwargs = call.program.model, call.args, dict(call.kwargs)
+    if callable_without_data(model):
+        args, kwargs["size"] = (), len(tree_leaves(call.args)[0])
+    else:
+        model = Release()(model)
+    with torch.no_grad():
+        return poutine.trace(Substitute(latents)(many(call, model, num_samples))).get_trace(*args, **kwargs)
+
+
+def replicated_data(call: Call, latents: Mapping[str, Tensor], num_samples: int) -> Tensor:
+    """The draws of the one data site of :func:`replicate`, of shape ``(samples, rows, *rest)``.
 
     Raises:
         ValueError: there is not one data site.
     """
-    model, args, kwargs = call.program.model, call.args, dict(call.kwargs)
-    if callable_without_data(model):
-        args, kwargs["size"] = (), rows
-    else:
-        model = poutine.uncondition(model)
-    model = many(call, model, num_samples)
-    with torch.no_grad():
-        trace = poutine.trace(poutine.condition(model, data=values)).get_trace(*args, **kwargs)
-    drawn = [s for s in sites_of(trace) if not s["is_observed"] and s["value"].numel()]  # a factor has no entries
-    if len(drawn) != 1:
-        raise ValueError(f"expected one data site to draw from, got {[s['name'] for s in drawn]}")
-    return drawn[0]["value"].movedim(data_axis(drawn[0]), 1)
+    names = [s["name"] for s in sites_of(call.traces(None)[0]) if s["is_observed"] and s["value"].numel()]
+    if len(names) != 1:
+        raise ValueError(f"expected one data site to draw from, got {names}")
+    site = replicate(call, latents, num_samples).nodes[names[0]]
+    return site["value"].movedim(data_axis(site), 1)
 
 
-def enumerated_draws(
-    call: Call, model_trace: Trace, values: Mapping[str, Tensor], num_samples: int
-) -> dict[str, Tensor]:
-    """The discrete latents that the model sums out, from their exact posterior given the others.
+def enumerated_draws(call: Call, latents: Mapping[str, Tensor], num_samples: int | None) -> dict[str, Tensor]:
+    """The discrete latents that the model sums out, drawn from their exact posterior given the others.
 
     Args:
-        call: the program's arguments.
-        model_trace: in which they are enumerated.
-        values: of the other latents, of shape (samples, ...).
-        num_samples: of them.
+        call: the program on some rows.
+        latents: the other latents by site, of shape (samples, ...).
+        num_samples: particles; None adds no axis for them.
+
+    Raises:
+        ValueError: a latent is neither given nor enumerated.
     """
-    names = [s["name"] for s in sites_of(model_trace) if "_enumerate_dim" in s["infer"]]
-    if not names:
+    model = Substitute(latents)(many(call, call.program.model, num_samples))
+    with torch.no_grad(), torch.random.fork_rng():
+        trace = poutine.trace(model).get_trace(*call.args, **call.kwargs)
+    rest = [name for name in latent_names(trace) if name not in latents]
+    lacking = [name for name in rest if trace.nodes[name]["infer"].get("enumerate") != "parallel"]
+    if lacking:
+        raise ValueError(f"there are no draws of the latent sites {lacking}: give them too")
+    if not rest:
         return {}
-    model = poutine.condition(many(call, call.program.model, num_samples), data=values)
-    drawn = infer_discrete(model, first_available_dim=-2 - call.nesting, temperature=1)
+    drawn = infer_discrete(model, first_available_dim=-1 - call.nesting - (num_samples is not None), temperature=1)
     with torch.no_grad():
         trace = poutine.trace(drawn).get_trace(*call.args, **call.kwargs)
-    return {name: trace.nodes[name]["value"] for name in names}
+    return {name: trace.nodes[name]["value"] for name in rest}
 
 
-def many(call: Call, model: Callable, num_samples: int) -> Callable:
-    """A model that is run so many times at once."""
+def many(call: Call, model: Callable, num_samples: int | None) -> Callable:
+    """A model that is run so many times at once; None leaves it as it is."""
+    if num_samples is None:
+        return model
     return pyro.plate(PARTICLES, num_samples, dim=-1 - call.nesting)(model)
+
+
+def _returned(trace: Trace) -> list[str]:
+    """The sites whose values a model returned: its data."""
+    leaves = tree_flatten(trace.nodes["_RETURN"]["value"])[0]
+    names = [s["name"] for leaf in leaves for s in sites_of(trace) if s["value"] is leaf]
+    if not names or len(names) != len(leaves):
+        raise ValueError(
+            "the data sites cannot be told from the latents: let the model return the data that it samples "
+            '(return pyro.sample("x", ..., obs=x)), or take size= out of a model that needs data'
+        )
+    return names
+
+
+def _like(like: Any, sites: dict[str, Tensor]) -> Any:
+    """Simulated sites in the structure of the program's argument: by name in a dict, else in order."""
+    leaves, spec = tree_flatten(like)
+    if isinstance(like, Mapping) and set(sites) <= set(like):
+        return {**like, **sites}
+    if len(leaves) != len(sites):
+        raise ValueError(
+            f"the model has {len(sites)} data sites ({', '.join(sites)}) and its argument {len(leaves)} tensors: give "
+            "the data as a dict from site names to tensors"
+        )
+    return tree_unflatten(list(sites.values()), spec)
