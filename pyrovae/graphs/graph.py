@@ -257,8 +257,8 @@ class Graph(nn.Module):
         """Apply a function to batches of rows, in eval mode and without gradients; results joined on the CPU."""
         check_integer("batch_size", batch_size)
         with torch.no_grad(), eval_mode(self):
-            plan = {"like": self._like(), "batch_size": batch_size, "dim": dim}
-            return map_batches(lambda batch: part(batch.x, batch.covariates), data, **plan)
+            function = lambda batch: part(batch.x, batch.covariates)  # noqa: E731
+            return map_batches(function, data, like=self._like(), batch_size=batch_size, dim=dim)
 
     def _like(self) -> Tensor:
         found = (tensor for tensor in chain(self.parameters(), self.buffers()) if tensor.is_floating_point())
