@@ -215,7 +215,9 @@ def test_mnist_is_downloaded_once_and_verified(empty: Path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "wrong", [b"<html>log in to the hotel's network</html>", gzip.compress(b"other"), gzip.compress(bytes(99))[:-9]]
+    "wrong",
+    [b"<html>log in to the hotel's network</html>", gzip.compress(b"other"), gzip.compress(bytes(99))[:-9]],
+    ids=["a page", "another file", "cut short"],  # a compressed file holds the time, and workers must agree on names
 )
 def test_a_wrong_download_is_never_kept(empty: Path, monkeypatch, wrong: bytes):
     asked = internet(monkeypatch, dict.fromkeys(tiny_mnist(), wrong))
