@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import lzma
 import struct
+import zipfile
 from pathlib import Path
 
+import anndata
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse
 import torch
 from PIL import Image
 
 from pyrovae.data import ImageRows, batches, load
+from pyrovae.data.delimited import read_delimited
 
+NAN = float("nan")
 TABLE = np.arange(60.0).reshape(20, 3)
 
 
@@ -67,23 +74,151 @@ def test_an_npz_of_several_arrays(tmp_path: Path):
     assert load(tmp_path / "pair.npz", labels="digit").event_shape == (3,)
 
 
-@pytest.mark.parametrize(
-    ("text", "expected", "columns"),
-    [
-        ("a,b\n1,2\n3,\n", [[1, 2], [3, np.nan]], ("a", "b")),
-        ("1.5,2\n3,4\n", [[1.5, 2], [3, 4]], ("0", "1")),
-        ("0,1\n3,4\n", [[3, 4]], ("0", "1")),
-        (",0,1\n7,3,4\n8,5,6\n", [[3, 4], [5, 6]], ("0", "1")),
-        (",a,b\n0,3,4\n1,5,6\n", [[3, 4], [5, 6]], ("a", "b")),
-        ("1,1,1\n1,1,2\n", [[1, 1, 1], [1, 1, 2]], ("0", "1", "2")),
-        ("2,,\n,3,4\n", [[2, np.nan, np.nan], [np.nan, 3, 4]], ("0", "1", "2")),
-    ],
-)
-def test_tables_of_text(tmp_path: Path, text: str, expected, columns):
-    (tmp_path / "rows.csv").write_text(text)
+TEXTS = {
+    "an empty cell": ("a,b\n1,2\n3,\n", [[1, 2], [3, NAN]], ("a", "b"), "separator ,, names in the first line: a, b"),
+    "no names": ("1.5,2\n3,4\n", [[1.5, 2], [3, 4]], ("0", "1"), "no names: the first line holds data"),
+    "counts from 0": ("0,1\n3,4\n", [[0, 1], [3, 4]], ("0", "1"), "no names"),
+    "a column from 0": ("0\n7\n", [[0], [7]], ("0",), "no names"),
+    "pandas' names": (
+        "0,1,2,3\n3,4,5,6\n",
+        [[3, 4, 5, 6]],
+        ("0", "1", "2", "3"),
+        "names in the first line: 0, 1, 2, 3",
+    ),
+    "pandas' names and index": (",0,1\n7,3,4\n8,5,6\n", [[3, 4], [5, 6]], ("0", "1"), "names of the rows"),
+    "pandas' index": (",a,b\n0,3,4\n1,5,6\n", [[3, 4], [5, 6]], ("a", "b"), "names of the rows"),
+    "the same line twice": ("1,1,1\n1,1,2\n", [[1, 1, 1], [1, 1, 2]], ("0", "1", "2"), "no names"),
+    "holes in the first line": ("2,,\n,3,4\n", [[2, NAN, NAN], [NAN, 3, 4]], ("0", "1", "2"), "no names"),
+    "NA in the first line": ("NA,2\n3,4\n", [[NAN, 2], [3, 4]], ("0", "1"), "no names"),
+    "a comma at each line's end": ("a,b,c\n1,2,3,\n4,5,6,\n", [[1, 2, 3], [4, 5, 6]], ("a", "b", "c"), "left out"),
+    "commas at all ends": ("a,b,\n1,2,\n3,4,\n", [[1, 2], [3, 4]], ("a", "b"), "left out"),
+    "commas at all ends, no names": ("1,2,\n3,4,\n", [[1, 2], [3, 4]], ("0", "1"), "no names"),
+    "decimal commas": ("a;b\n1,75;70,5\n2;3\n", [[1.75, 70.5], [2, 3]], ("a", "b"), "separator ;, decimal comma"),
+    "decimal commas, no names": ("1,75;70,5\n2,5;3\n", [[1.75, 70.5], [2.5, 3]], ("0", "1"), "decimal comma, no names"),
+    "semicolons": ("a;b\n1.5;2\n", [[1.5, 2]], ("a", "b"), "separator ;, names"),
+    "tabs": ("a\tb\n1,5\t2\n", [[1.5, 2]], ("a", "b"), "separator tab, decimal comma"),
+    "bars": ("a|b\n1|2\n", [[1, 2]], ("a", "b"), "separator |"),
+    "spaces": ("a  b\n1  2.5\n3 4\n", [[1, 2.5], [3, 4]], ("a", "b"), "separator space"),
+    "Excel's first line": ("sep=;\na;b\n1,5;2\n", [[1.5, 2]], ("a", "b"), "separator ;, decimal comma"),
+    "years": ("2019,2020,2021\n1,2,3\n", [[1, 2, 3]], ("2019", "2020", "2021"), "names in the first line: 2019"),
+    "years and text": ("who,2019,2020\n7,1,2\n", [[7, 1, 2]], ("who", "2019", "2020"), "names in the first line"),
+    "rows of years": ("2019,2020\n2017,2018\n", [[2019, 2020], [2017, 2018]], ("0", "1"), "no names"),
+    "quoted names": ('"a, b","c"\n1,2\n', [[1, 2]], ("a, b", "c"), "names in the first line: a, b, c"),
+    "names with spaces": (" a b , c\n1, 2\n", [[1, 2]], ("a b", "c"), "names"),
+    "numpy's names": ("# a,b\n1,2\n", [[1, 2]], ("a", "b"), "names in the first line: a, b"),
+    "blank lines": ("\na,b\n\n1,2\n\n", [[1, 2]], ("a", "b"), "names"),
+    "Windows' line ends": ("a,b\r\n1,2\r\n", [[1, 2]], ("a", "b"), "names"),
+    "a line of holes": ("a,b\n1,2\n,\n", [[1, 2], [NAN, NAN]], ("a", "b"), "names"),
+    "a missing name and no values": ("a,,b\n1,,2\n", [[1, 2]], ("a", "b"), "without a name and without values"),
+    "integers with holes": ("a,b\n1,2\n,4\n", [[1, 2], [NAN, 4]], ("a", "b"), "names"),
+}
+
+
+@pytest.mark.parametrize(("text", "expected", "columns", "note"), TEXTS.values(), ids=TEXTS)
+def test_tables_of_text(tmp_path: Path, text: str, expected, columns, note):
+    (tmp_path / "rows.csv").write_bytes(text.encode())
     data = load(tmp_path / "rows.csv")
     np.testing.assert_array_equal(rows(data), expected)
     assert data.columns == columns
+    assert note in "; ".join(data.notes)
+
+
+REFUSED = {
+    "more fields than names": (
+        "a,b\n1,2\n1,2,3\n",
+        "line 3 has 3 fields, and the first line has 2 .separator ','.: write",
+    ),
+    "R's names of rows": ("a,b\nx,1,2\ny,3,4\n", "line 2 has 3 fields, and the first line has 2"),
+    "fewer": ("a,b,c\n1,2,3\n1,2\n", "line 3 has 2 fields, and the first line has 3"),
+    "a column of decimal commas": ("a\n1,5\n2,5\n", "line 2 has 2 fields, and the first line has 1"),
+    "a blank line among numbers": ("a\n1\n\n2\n", "line 3 is blank: write NaN where a value is missing"),
+    "a name twice": ("a,a\n1,2\n", "expected each column of x once, got 'a' twice"),
+    "no name": ("a,\n1,2\n3,4\n", "column 2 has values and no name: write a name for each column"),
+    "no name, twice the same": (",a\n1,2\n1,4\n", "column 1 has values and no name"),
+    "an open quote": ('a,b\n1,"2\n' + "3,4\n" * 9, "EOF inside string"),
+    "names or data": ("x,3\ny,4\nz,5\n", "its first line, x, 3, may hold names or data: say which by header"),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), REFUSED.values(), ids=REFUSED)
+def test_tables_that_could_be_misread_are_refused(tmp_path: Path, text: str, message: str):
+    (tmp_path / "rows.csv").write_text(text)
+    with pytest.raises(ValueError, match=rf"rows\.csv.*{message}"):
+        load(tmp_path / "rows.csv")
+
+
+@pytest.mark.parametrize(
+    ("text", "has_names"),
+    [
+        ("sepal,species\n5.1,setosa\n4.9,virginica\n", True),
+        ("5.1,setosa\n4.9,setosa\n6.0,virginica\n", False),
+        ("5.1,iris-a\n4.9,iris-b\n", False),
+        ("yes,no\nno,no\nyes,yes\n", False),
+        ("smoker,drinks\nno,no\nyes,yes\n", True),
+    ],
+)
+def test_the_first_line_of_categories(tmp_path: Path, text: str, has_names: bool):
+    (tmp_path / "rows.csv").write_text(text)
+    frame, notes = read_delimited(tmp_path / "rows.csv")
+    assert len(frame) == text.count("\n") - has_names
+    assert ("names in the first line" in notes[0]) is has_names
+
+
+def test_the_first_line_is_what_header_says(tmp_path: Path):
+    (tmp_path / "rows.csv").write_text("1,2\n3,4\n5,6\n")
+    assert load(tmp_path / "rows.csv", header=True).columns == ("1", "2")
+    (tmp_path / "rows.csv").write_text("2019,2020\n3,4\n")
+    np.testing.assert_array_equal(rows(load(tmp_path / "rows.csv", header=False)), [[2019, 2020], [3, 4]])
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+@pytest.mark.parametrize("zipped", ["", ".gz", ".bz2", ".xz", ".zip"])
+def test_encodings_and_compressed_files(tmp_path: Path, encoding: str, zipped: str):
+    content = "größe,größe²\n1,2\n".encode(encoding)
+    path = tmp_path / f"rows.csv{zipped}"
+    if zipped == ".zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("rows.csv", content)
+    else:
+        path.write_bytes({"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}[zipped](content))
+    data = load(path)
+    assert data.columns == ("größe", "größe²")
+    assert ("encoding" in "; ".join(data.notes)) is (encoding != "utf-8")
+
+
+def test_columns_are_picked_by_name(tmp_path: Path):
+    frame = pd.DataFrame({"id": range(12), "a": np.arange(12.0), "batch": list("yx") * 6, "kind": list("ppq") * 4})
+    for name, write in {
+        "rows.tsv": lambda path: frame.to_csv(path, sep="\t", index=False),
+        "rows.parquet": frame.to_parquet,
+    }.items():
+        write(tmp_path / name)
+        data = load(tmp_path / name, covariates=["batch"], labels="kind", drop=["id"])
+        assert data.columns == ("a",)
+        assert data.levels == {"batch": ("x", "y"), "kind": ("p", "q")}
+        assert data.test.levels == data.levels
+        assert data.covariates["batch"].tolist() == [1, 0] * 6
+        with pytest.raises(ValueError, match=f"{name}: expected a column 'ID' to drop, got: 'id', 'a'"):
+            load(tmp_path / name, drop=["ID"])
+        with pytest.raises(TypeError, match="expected covariates and drop to be lists of names"):
+            load(tmp_path / name, drop="id")
+        with pytest.raises(
+            TypeError, match=rf"{name}: expected x to hold columns of numbers, got 'id' .ids: make it the index"
+        ):
+            load(tmp_path / name, covariates=["batch"], labels="kind")
+
+
+def test_anndata_by_path(tmp_path: Path):
+    counts = scipy.sparse.csr_matrix(TABLE.astype("float32"))
+    cells = anndata.AnnData(counts, obs=pd.DataFrame({"batch": list("ab") * 10}, [f"c{n}" for n in range(20)]))
+    cells.layers["double"] = counts * 2
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    data = load(tmp_path / "cells.h5ad", covariates=["batch"])
+    np.testing.assert_array_equal(rows(data), TABLE)
+    assert data.levels["batch"] == ("a", "b")
+    np.testing.assert_array_equal(rows(load(tmp_path / "cells.h5ad", array="double")), TABLE * 2)
+    with pytest.raises(ValueError, match="expected a layer 'raw', got: 'double'; correct array="):
+        load(tmp_path / "cells.h5ad", array="raw")
 
 
 @pytest.mark.parametrize(
@@ -152,6 +287,7 @@ def test_subfolders_are_classes(tmp_path: Path):
     pictures(tmp_path, ["dog/1.png", "dog/2.jpg", "cat/1.png", "cat/old/2.bmp"])
     data = load(tmp_path)
     assert data.label.tolist() == [0, 0, 1, 1]
+    assert data.levels == {"label": ("cat", "dog")}
     assert [path.relative_to(tmp_path).as_posix() for path in data.x.paths][:2] == ["cat/1.png", "cat/old/2.bmp"]
     pictures(tmp_path, ["loose.png"])
     assert load(tmp_path).labels is None

@@ -207,14 +207,18 @@ CASES = {
     "unknown variant": (
         lambda: load("digits", "grey"),
         ValueError,
-        "a variant of digits, one of counts, scaled; got 'grey'",
+        "variant must be one of counts, scaled, got 'grey'",
     ),
     "load an array": (
         lambda: load(X),
         TypeError,
         r"expected a name or a path, got Tensor; write pyrovae.data.as_data\(x\)",
     ),
-    "array= of digits": (lambda: load("digits", array="x"), ValueError, "expected array= and labels= with a file only"),
+    "array= of digits": (
+        lambda: load("digits", array="x"),
+        ValueError,
+        "expected array= with a file only, got it for digits",
+    ),
     "too big a part": (
         lambda: load("digits", test=1797),
         ValueError,
@@ -269,11 +273,11 @@ FILES = {
         "expected data at .*a.npy, got no such file or folder",
     ),
     "unknown ending": (
-        "a.txt",
+        "a.xlsx",
         Path.touch,
         {},
         ValueError,
-        r"expected a file that ends in .npy, .npz, .*a.txt; save the rows",
+        r"expected a file that ends in .npy, .npz, .*a.xlsx; save the rows",
     ),
     "pickled npy": (
         "a.npy",
@@ -284,7 +288,7 @@ FILES = {
     ),
     "a pickle": ("a.npy", write_pickle, {}, ValueError, "pickles are never loaded"),
     "pickled npz": ("a.npz", lambda path: np.savez(path, x=np.array([{}])), {}, ValueError, "pickles are never loaded"),
-    "empty npy": ("a.npy", Path.touch, {}, ValueError, "got what cannot be read .*damaged or of another kind"),
+    "empty npy": ("a.npy", Path.touch, {}, ValueError, "cannot be read .*damaged or of another kind"),
     "short npy": ("a.npy", lambda path: path.write_bytes(_npy()[:-8]), {}, ValueError, "cannot be read .*damaged"),
     "damaged npz": (
         "a.npz",
@@ -298,15 +302,15 @@ FILES = {
         lambda path: np.savez(path, images=X, masks=X),
         {},
         ValueError,
-        "expected .*a.npz to hold one array of rows, got: 'images', 'masks'; say which one, array='images'",
+        ".*a.npz: expected one array of rows, got: 'images', 'masks'; say which one, array='images'",
     ),
-    "no array": ("a.npz", np.savez, {}, ValueError, "to hold one array of rows, got: none"),
+    "no array": ("a.npz", np.savez, {}, ValueError, "expected one array of rows, got: none"),
     "another array": (
         "a.npz",
         lambda path: np.savez(path, images=X),
         {"array": "image"},
         ValueError,
-        "expected .*a.npz to hold an array 'image', got: 'images'; correct array=",
+        ".*a.npz: expected an array 'image', got: 'images'; correct array=",
     ),
     "other labels": (
         "a.npz",
@@ -320,7 +324,7 @@ FILES = {
         lambda path: np.save(path, X),
         {"array": "x"},
         ValueError,
-        "expected no array= for .*a.npy, got 'x'",
+        "expected no array= for .*a.npy: this kind of file has none to pick",
     ),
     "infinite npy": (
         "a.npy",
@@ -329,7 +333,7 @@ FILES = {
         ValueError,
         "got 11 infinite entries, the first in row 0",
     ),
-    "empty csv": ("a.csv", Path.touch, {}, ValueError, "cannot be read .No columns"),
+    "empty csv": ("a.csv", Path.touch, {}, ValueError, ".*a.csv: it is empty"),
     "csv header only": (
         "a.csv",
         lambda path: path.write_text("a,b\n"),
@@ -342,9 +346,9 @@ FILES = {
         lambda path: path.write_text("a,b\n1,2\n1,2,3\n"),
         {},
         ValueError,
-        "cannot be read .*line 3",
+        ".*a.csv: line 3 has 3 fields, and the first line has 2 .separator ','.: write one field",
     ),
-    "binary csv": ("a.csv", lambda path: path.write_bytes(b"a,b\n\xff\xfe,1\n"), {}, ValueError, "cannot be read"),
+    "binary csv": ("a.csv", lambda path: path.write_bytes(b"a,b\n\0\xfe,1\n"), {}, ValueError, "it holds zero bytes"),
     "text in csv": (
         "a.csv",
         lambda path: path.write_text("a,kind\n1,cat\n"),
@@ -358,7 +362,7 @@ FILES = {
         lambda path: path.write_text("a,b\n1,2\n"),
         {"labels": "c"},
         ValueError,
-        "expected .*a.csv to have a column 'c', got: 'a', 'b'; correct labels=",
+        ".*a.csv: expected a column 'c' in the table, got: 'a', 'b'; correct its name",
     ),
     "array of csv": (
         "a.csv",

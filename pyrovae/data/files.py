@@ -1,189 +1,196 @@
-"""Files of rows: numpy arrays, tables, IDX files and folders of images."""
+"""Files of rows: numpy arrays, tables, AnnData, IDX files and folders of images."""
 
 from __future__ import annotations
 
-import zipfile
-import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from pyrovae.data.convert import as_data
+from pyrovae.data.delimited import read_delimited
 from pyrovae.data.idx import read_idx
 from pyrovae.data.images import image_folder
+from pyrovae.data.locate import UNZIP, readable
 from pyrovae.data.table import Data
 
-if TYPE_CHECKING:
-    import pandas as pd
 
-
-class Wanted(NamedTuple):
+@dataclass(frozen=True)
+class Wanted:
     """What to read of a file.
 
     Attributes:
-        array: The array of an `.npz` file that holds the rows.
-        labels: The array of an `.npz` file, or the column of a table, that holds the labels.
+        array: the array of an ``.npz`` file, or the layer of an ``.h5ad`` file, that holds the rows.
+        labels: the array of an ``.npz`` file, or the column of a table, that holds the labels.
+        covariates: the columns of a table that are covariates.
+        drop: the columns of a table that are left out.
+        header: whether the first line of a table of text holds names; None to find out.
     """
 
     array: str | None = None
     labels: str | None = None
+    covariates: tuple[str, ...] = ()
+    drop: tuple[str, ...] = ()
+    header: bool | None = None
+
+    def given(self) -> list[str]:
+        """The names of the options that are given."""
+        return [name for name, value in vars(self).items() if value not in (None, ())]
 
 
 def read_path(path: Path, variant: str | None, wanted: Wanted) -> Data:
-    """All rows of a file or of a folder of images.
+    """Return all rows of a file or of a folder of images.
 
     Args:
-        path: The file or folder.
-        variant: What kind of numbers they hold; for images `"uint8"` (levels 0..255) or `"grey"` (level / 255).
-        wanted: What to read of it.
+        path: the file or folder.
+        variant: what kind of numbers they hold; for images ``"uint8"`` (levels 0..255) or ``"grey"`` (level / 255).
+        wanted: what to read of it.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file cannot be read, or is of an unknown kind.
+        FileNotFoundError: there is no such file.
+        TypeError: a table holds columns that are no numbers.
+        ValueError: the file cannot be read, or is of an unknown kind.
     """
+    if not path.exists():
+        raise FileNotFoundError(f"expected data at {path}, got no such file or folder; correct the path")
     if path.is_dir():
         return _read_folder(path, variant, wanted)
-    if not path.is_file():
-        raise FileNotFoundError(f"expected data at {path}, got no such file or folder; correct the path")
-    for ending, reader in _READERS.items():
-        if path.name.lower().endswith(ending):
-            return _named(reader(path, wanted), path, variant)
-    raise ValueError(
-        f"expected a file that ends in {', '.join(_READERS)} or a folder of images, got {path}; save the rows as one "
-        "of these, or give them as an array: pyrovae.data.as_data(x)"
-    )
+    name = path.name.lower()
+    plain = name.removesuffix(path.suffix.lower()) if path.suffix.lower() in UNZIP else name
+    kind = next((kind for kind in KINDS if any(plain.endswith(ending) for ending in kind.endings)), None)
+    if kind is None or (plain != name and not kind.zipped):
+        endings = ", ".join(ending for kind in KINDS for ending in kind.endings)
+        raise ValueError(
+            f"expected a file that ends in {endings} or a folder of images, got {path}; save the rows as one of these, or "
+            "give them as an array: pyrovae.data.as_data(x)"
+        )
+    _refuse_options(wanted, path, kind.options)
+    try:
+        return replace(kind.read(path, wanted), name=path.name, variant=variant)
+    except (TypeError, ValueError) as error:
+        if str(path) in str(error):
+            raise
+        raise (TypeError if isinstance(error, TypeError) else ValueError)(f"{path}: {error}") from None
 
 
-def _named(data: Data, path: Path, variant: str | None) -> Data:
-    return replace(data, name=path.name, variant=variant)
+def _refuse_options(wanted: Wanted, path: Path, options: Sequence[str]) -> None:
+    for option in wanted.given():
+        if option not in options:
+            raise ValueError(f"expected no {option}= for {path}: this kind of file has none to pick; leave it out")
 
 
 def _read_folder(path: Path, variant: str | None, wanted: Wanted) -> Data:
-    _refuse(wanted, path, "array", "labels")
+    _refuse_options(wanted, path, ())
     variant = variant or "uint8"
     if variant not in ("uint8", "grey"):
         raise ValueError(
             f"expected variant 'uint8' (levels 0..255) or 'grey' (level / 255) for a folder of images, got {variant!r}"
         )
-    images, classes = image_folder(path, scaled=variant == "grey")
-    named = None if classes is None else {"label": classes}
-    return Data(images, labels=named, variant=variant, name=path.name)
+    images, labels, classes = image_folder(path, scaled=variant == "grey")
+    named = {} if labels is None else {"labels": {"label": labels}, "levels": {"label": classes}}
+    return Data(images, variant=variant, name=path.name, **named)  # type: ignore[arg-type]
 
 
 def _read_numpy(path: Path, wanted: Wanted) -> Data:
     with path.open("rb") as file:  # numpy leaves a damaged file open
-        loaded = _guarded(path, lambda: np.load(file, allow_pickle=False))
+        with readable(path):
+            loaded = np.load(file, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
-            _refuse(wanted, path, "array", "labels")
+            _refuse_options(wanted, path, ())
             return as_data(loaded)
-        name = _pick(loaded.files, wanted, path)
-        rows = _guarded(path, lambda: loaded[name])
-        labels = None if wanted.labels is None else _guarded(path, lambda: loaded[wanted.labels])
+        for option, name in (("array", wanted.array), ("labels", wanted.labels)):
+            if name is not None and name not in loaded.files:
+                raise ValueError(f"expected an array {name!r}, got: {_listed(loaded.files)}; correct {option}=")
+        candidates = [name for name in loaded.files if name != wanted.labels]
+        if wanted.array is None and len(candidates) != 1:
+            example = candidates[0] if candidates else "images"
+            raise ValueError(
+                f"expected one array of rows, got: {_listed(loaded.files)}; say which one, array={example!r}, and labels= "
+                "if one holds labels"
+            )
+        with readable(path):
+            labels = None if wanted.labels is None else loaded[wanted.labels]
+            rows = loaded[wanted.array or candidates[0]]
     return as_data(rows, labels=labels)
 
 
-def _pick(names: Sequence[str], wanted: Wanted, path: Path) -> str:
-    """The name of the array that holds the rows."""
-    for option, name in wanted._asdict().items():
-        if name is not None and name not in names:
-            raise ValueError(f"expected {path} to hold an array {name!r}, got: {_listed(names)}; correct {option}=")
-    candidates = [name for name in names if name != wanted.labels]
-    if wanted.array is None and len(candidates) != 1:
-        example = candidates[0] if candidates else "images"
-        raise ValueError(
-            f"expected {path} to hold one array of rows, got: {_listed(names)}; say which one, array={example!r}, and "
-            "labels= if one holds labels"
-        )
-    return candidates[0] if wanted.array is None else wanted.array
-
-
-def _read_csv(path: Path, wanted: Wanted) -> Data:
-    import pandas as pd
-
-    def read() -> pd.DataFrame:
-        first = pd.read_csv(path, header=None, nrows=1)
-        return pd.read_csv(path, header=None if _is_row_of_numbers(first) else "infer")
-
-    frame = _guarded(path, read)
-    if frame.columns[0] == "Unnamed: 0":  # the row numbers that pandas writes by default
-        frame = frame.drop(columns="Unnamed: 0")
-    return _from_frame(frame, path, wanted)
-
-
-def _is_row_of_numbers(first: pd.DataFrame) -> bool:
-    """Whether the first line of a file holds data, not names; 0, 1, 2, ... are names that pandas writes."""
-    if any(dtype.kind not in "biuf" for dtype in first.dtypes):
-        return False
-    named = first.iloc[0].dropna().tolist()
-    return named != list(range(len(named)))
+def _read_text(path: Path, wanted: Wanted) -> Data:
+    frame, notes = read_delimited(path, wanted.header)
+    return replace(_from_frame(frame, wanted), notes=notes)
 
 
 def _read_parquet(path: Path, wanted: Wanted) -> Data:
     import pandas as pd
 
     try:
-        frame = _guarded(path, lambda: pd.read_parquet(path))
+        with readable(path):
+            frame = pd.read_parquet(path)
     except ImportError:
         raise ImportError(
             f"expected pyarrow, which reads {path}, got no such package; write pip install 'pyrovae[io]', or save a "
             ".csv"
         ) from None
-    return _from_frame(frame, path, wanted)
+    return _from_frame(frame, wanted)
 
 
-def _from_frame(frame: pd.DataFrame, path: Path, wanted: Wanted) -> Data:
-    _refuse(wanted, path, "array")
-    if wanted.labels is None:
-        return as_data(frame)
-    if wanted.labels not in frame.columns:
+def _from_frame(frame: Any, wanted: Wanted) -> Data:
+    absent = [name for name in wanted.drop if name not in frame.columns]
+    if absent:
         raise ValueError(
-            f"expected {path} to have a column {wanted.labels!r}, got: {_listed(map(str, frame.columns))}; correct "
-            "labels="
+            f"expected a column {absent[0]!r} to drop, got: {_listed(map(str, frame.columns))}; correct its name"
         )
-    return as_data(frame, labels=wanted.labels)
+    return as_data(frame.drop(columns=list(wanted.drop)), wanted.covariates or None, labels=wanted.labels)
+
+
+def _read_anndata(path: Path, wanted: Wanted) -> Data:
+    try:
+        import anndata
+    except ImportError:
+        raise ImportError(
+            f"expected anndata, which reads {path}, got no such package; write pip install 'pyrovae[anndata]'"
+        ) from None
+    cells = anndata.read_h5ad(path)
+    if wanted.array is not None:
+        if wanted.array not in cells.layers:
+            raise ValueError(f"expected a layer {wanted.array!r}, got: {_listed(cells.layers)}; correct array=")
+        cells.X = cells.layers[wanted.array]
+    return as_data(cells, wanted.covariates or None, labels=wanted.labels)
 
 
 def _read_idx(path: Path, wanted: Wanted) -> Data:
-    _refuse(wanted, path, "array", "labels")
     array = read_idx(path)
     return as_data(array[:, None] if array.ndim == 3 else array)  # images get a channel
 
 
-_READERS: Mapping[str, Callable[[Path, Wanted], Data]] = {
-    ".npy": _read_numpy,
-    ".npz": _read_numpy,
-    ".csv": _read_csv,
-    ".csv.gz": _read_csv,
-    ".parquet": _read_parquet,
-    "-ubyte": _read_idx,
-    "-ubyte.gz": _read_idx,
-}
+@dataclass(frozen=True)
+class Kind:
+    """A kind of file.
+
+    Attributes:
+        endings: the ends of its names.
+        read: reads it.
+        options: the fields of ``Wanted`` that it knows.
+        zipped: whether it may be compressed.
+    """
+
+    endings: tuple[str, ...]
+    read: Callable[[Path, Wanted], Data]
+    options: tuple[str, ...] = ()
+    zipped: bool = False
 
 
-def _guarded(path: Path, read: Callable[[], Any]) -> Any:
-    """What `read` returns, its errors said in one way."""
-    try:
-        return read()
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
-        pickled = "pickle" in str(error)
-        remedy = (
-            "pickles are never loaded, since they can run any code: save numbers, numpy.save(path, x.astype('float32'))"
-            if pickled
-            else "it is damaged or of another kind: get or save it anew"
-        )
-        raise ValueError(f"expected rows of numbers in {path}, got what cannot be read ({error}); {remedy}") from None
+COLUMNS = ("labels", "covariates", "drop")
 
-
-def _refuse(wanted: Wanted, path: Path, *options: str) -> None:
-    for option in options:
-        if wanted._asdict()[option] is not None:
-            raise ValueError(
-                f"expected no {option}= for {path}, got {wanted._asdict()[option]!r}; this kind of file has none to "
-                f"pick: leave {option}= out"
-            )
+KINDS = (
+    Kind((".npy", ".npz"), _read_numpy, ("array", "labels")),
+    Kind((".csv", ".tsv", ".tab", ".txt"), _read_text, (*COLUMNS, "header"), zipped=True),
+    Kind((".parquet",), _read_parquet, COLUMNS),
+    Kind((".h5ad",), _read_anndata, ("array", "labels", "covariates")),
+    Kind(("-ubyte",), _read_idx, zipped=True),
+)
+"""The kinds of files that are read."""
 
 
 def _listed(names: Iterable[str]) -> str:

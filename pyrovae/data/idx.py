@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
+
+from pyrovae.data.locate import read_bytes
 
 _DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
 
 def read_idx(path: Path, sha256: str | None = None) -> np.ndarray:
-    """The array in an IDX file, gzipped or not.
+    """Return the array in an IDX file, compressed or not.
 
     Args:
-        path: The file; one that ends in `.gz` is unzipped.
-        sha256: The checksum that the unzipped content must have, or None.
+        path: the file.
+        sha256: the checksum that the unzipped content must have, or None.
 
     Raises:
-        ValueError: If the file is damaged, is no IDX file, or has another checksum.
+        ValueError: the file is damaged, is no IDX file, or has another checksum.
 
-    References:
-        LeCun, Cortes & Burges, The MNIST database of handwritten digits.
+    Reference: LeCun, Cortes & Burges, The MNIST database of handwritten digits.
     """
     content = read_bytes(path)
-    if sha256 is not None:
-        check_sha256(content, sha256, path)
+    came = hashlib.sha256(content).hexdigest()
+    if sha256 not in (None, came):
+        raise ValueError(
+            f"expected {path} to have SHA-256 {sha256} (unzipped), got {came}; the file is damaged or another data set: "
+            "remove it, so that it is downloaded anew, or load another set by its path"
+        )
     if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in _DTYPES:
         raise _damaged(path, f"its first bytes are {content[:4].hex()!r}, not those of an IDX file")
     dtype, num_axes = np.dtype(_DTYPES[content[2]]), content[3]
@@ -40,35 +43,6 @@ def read_idx(path: Path, sha256: str | None = None) -> np.ndarray:
     if len(content) != expected:
         raise _damaged(path, f"its header {shape} asks for {expected} bytes, and it has {len(content)}")
     return np.frombuffer(content, dtype, offset=start).reshape(shape)
-
-
-def read_bytes(path: Path) -> bytes:
-    """The content of a file, unzipped if its name ends in `.gz`.
-
-    Raises:
-        ValueError: If the zipped content is damaged.
-    """
-    if path.suffix != ".gz":
-        return path.read_bytes()
-    try:
-        with gzip.open(path) as file:
-            return file.read()
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise _damaged(path, str(error)) from None
-
-
-def check_sha256(content: bytes, expected: str, path: Path) -> None:
-    """Refuse content with another checksum.
-
-    Raises:
-        ValueError: If the SHA-256 of the content is another.
-    """
-    came = hashlib.sha256(content).hexdigest()
-    if came != expected:
-        raise ValueError(
-            f"expected {path} to have SHA-256 {expected} (unzipped), got {came}; the file is damaged or another data "
-            "set: remove it, so that it is downloaded anew, or load another set by its path"
-        )
 
 
 def _damaged(path: Path, why: str) -> ValueError:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,13 +19,13 @@ _GREY_MODES = ("1", "L", "LA")
 
 
 class ImageRows(LazyRows):
-    """Image files of one size, read when a batch is taken: `(rows, channels, height, width)`.
+    """Image files of one size, read when a batch is taken: ``(rows, channels, height, width)``.
 
     Args:
-        paths: The files.
-        mode: Pillow's `"L"` (one channel) or `"RGB"` (three).
-        size: Height and width in pixels, the same for all files.
-        scaled: Whether levels are divided by 255 (float32) or stay 0..255 (uint8).
+        paths: the files.
+        mode: Pillow's ``"L"`` (one channel) or ``"RGB"`` (three).
+        size: height and width in pixels, the same for all files.
+        scaled: whether levels are divided by 255 (float32) or stay 0..255 (uint8).
     """
 
     def __init__(self, paths: Sequence[Path], mode: str, size: tuple[int, int], scaled: bool = False) -> None:
@@ -32,11 +34,13 @@ class ImageRows(LazyRows):
         self.dtype = torch.float32 if scaled else torch.uint8
 
     def take(self, index: Index) -> Tensor:
-        """These images as a dense tensor of shape `(len(index), channels, height, width)`."""
+        """Return these images as a dense tensor of shape ``(len(index), channels, height, width)``."""
         paths = self.select(index).paths
         levels = torch.empty((len(paths), *self.shape[1:]), dtype=torch.uint8)
         for row, path in zip(levels, paths, strict=True):
-            row.copy_(torch.from_numpy(_pixels(path, self.mode)))
+            with _opened(path) as image:
+                pixels = np.array(image.convert(self.mode))
+            row.copy_(torch.from_numpy(pixels[None] if self.mode == "L" else pixels.transpose(2, 0, 1)))
         return levels.float().div_(255) if self.scaled else levels
 
     def stored(self) -> Iterator[Tensor]:
@@ -44,23 +48,24 @@ class ImageRows(LazyRows):
         return iter(())
 
     def select(self, index: Index) -> ImageRows:
-        """These images, still on disk."""
+        """Return these images, still on disk."""
         paths = self.paths[index] if isinstance(index, slice) else [self.paths[number] for number in index.tolist()]
         return ImageRows(paths, self.mode, self.size, self.scaled)
 
 
-def image_folder(folder: Path, scaled: bool) -> tuple[ImageRows, Tensor | None]:
-    """All images under a folder, sorted by path; subfolders, if any, are classes.
+def image_folder(folder: Path, scaled: bool) -> tuple[ImageRows, Tensor | None, tuple[str, ...]]:
+    """Return all images under a folder, sorted by path; subfolders, if any, are classes.
 
     Args:
-        folder: The folder.
-        scaled: Whether levels are divided by 255.
+        folder: the folder.
+        scaled: whether levels are divided by 255.
 
     Returns:
-        The images and, where every image lies in a subfolder, the number of its subfolder in alphabetical order.
+        The images; where every image lies in a subfolder, the number of its subfolder in alphabetical order; and the
+        names of the subfolders.
 
     Raises:
-        ValueError: If there is no image, one cannot be read, or their sizes differ.
+        ValueError: there is no image, one cannot be read, or their sizes differ.
     """
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
     if not paths:
@@ -74,27 +79,18 @@ def image_folder(folder: Path, scaled: bool) -> tuple[ImageRows, Tensor | None]:
                 f"expected images of one size, got {sizes[0]} (height, width) in {paths[0]} and {size} in {path}; crop "
                 "or resize them first"
             )
-    mode = "L" if all(mode in _GREY_MODES for mode in modes) else "RGB"
-    return ImageRows(paths, mode, sizes[0], scaled), _classes(folder, paths)
-
-
-def _classes(folder: Path, paths: Sequence[Path]) -> Tensor | None:
-    names = [path.relative_to(folder).parts[0] for path in paths]
+    images = ImageRows(paths, "L" if all(mode in _GREY_MODES for mode in modes) else "RGB", sizes[0], scaled)
     if any(path.parent == folder for path in paths):
-        return None
-    number = {name: position for position, name in enumerate(sorted(set(names)))}
-    return torch.tensor([number[name] for name in names])
+        return images, None, ()
+    names = [path.relative_to(folder).parts[0] for path in paths]
+    classes = tuple(sorted(set(names)))
+    return images, torch.tensor([classes.index(name) for name in names]), classes
 
 
 def _header(path: Path) -> tuple[str, tuple[int, int]]:
     """The mode of an image and its (height, width), without reading its pixels."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            mode, size = image.mode, image.size
-    except (OSError, SyntaxError) as error:
-        raise _unreadable(path, error) from None
+    with _opened(path) as image:
+        mode, size = image.mode, image.size
     if mode.startswith(("I", "F")):
         raise ValueError(
             f"expected images of 8 bits a channel, got mode {mode} in {path}; save 16-bit and float images as one .npy "
@@ -103,16 +99,14 @@ def _header(path: Path) -> tuple[str, tuple[int, int]]:
     return mode, (size[1], size[0])
 
 
-def _pixels(path: Path, mode: str) -> np.ndarray:
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     from PIL import Image
 
     try:
         with Image.open(path) as image:
-            pixels = np.array(image.convert(mode))
+            yield image
     except (OSError, SyntaxError) as error:
-        raise _unreadable(path, error) from None
-    return pixels[None] if mode == "L" else pixels.transpose(2, 0, 1)
-
-
-def _unreadable(path: Path, error: Exception) -> ValueError:
-    return ValueError(f"expected an image, got {path}, which cannot be read ({error}); replace or remove the file")
+        raise ValueError(
+            f"expected an image, got {path}, which cannot be read ({error}); replace or remove the file"
+        ) from None

@@ -1,94 +1,100 @@
-"""Where data lies: `PYROVAE_DATA`, then the user's cache folder, then a checksummed download into it."""
+"""Where data lie: the folder `PYROVAE_DATA`, then the user's cache folder, then a verified download into it."""
 
 from __future__ import annotations
 
-import http.client
+import bz2
+import gzip
+import lzma
 import os
-import shutil
-import sys
-import tempfile
-import urllib.request
-from collections.abc import Callable, Sequence
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 TIMEOUT = 30
 """Seconds without an answer after which a download is given up."""
 
+UNZIP: dict[str, Callable[[Path], Any]] = {
+    ".gz": gzip.open,
+    ".bz2": bz2.open,
+    ".xz": lzma.open,
+    ".zip": lambda path: (archive := zipfile.ZipFile(path)).open(archive.namelist()[0]),
+}
+"""How compressed files are opened, by the end of their name."""
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Say in one way that a file cannot be read, whichever library finds out."""
+    try:
+        yield
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+        remedy = "it is damaged or of another kind: get or save it anew"
+        if "pickle" in str(error):
+            remedy = "pickles are never loaded, since they can run any code: save numbers, numpy.save(path, x)"
+        raise ValueError(f"{path} cannot be read ({error}); {remedy}") from None
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return the content of a file, unzipped if its name ends so."""
+    with readable(path), UNZIP.get(path.suffix.lower(), lambda path: path.open("rb"))(path) as file:
+        return file.read()
+
 
 def cache_folder() -> Path:
-    """The folder for downloaded data: `pyrovae` in the user's cache folder, by the platform's convention."""
-    if os.environ.get("XDG_CACHE_HOME"):
-        return Path(os.environ["XDG_CACHE_HOME"]) / "pyrovae"
-    homes = {
-        "darwin": Path.home() / "Library" / "Caches",
-        "win32": Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"),
-    }
-    return homes.get(sys.platform, Path.home() / ".cache") / "pyrovae"
+    """The folder for downloaded data: ``pyrovae`` in the user's cache folder, by the platform's convention."""
+    import pooch
+
+    return Path(pooch.os_cache("pyrovae"))
 
 
 def data_folders() -> list[Path]:
-    """The folders in which data is looked for, in this order."""
+    """The folders in which data are looked for, in this order."""
     given = os.environ.get("PYROVAE_DATA")
     return [*([Path(given).expanduser()] if given else []), cache_folder()]
 
 
 def find(file: str) -> Path | None:
-    """The first data folder's copy of a file, `"mnist/train-images-idx3-ubyte.gz"` say, or of its unzipped form."""
+    """The first data folder's copy of a file, ``"mnist/train-images-idx3-ubyte.gz"`` say, or of its unzipped form."""
     names = [file, file.removesuffix(".gz")]
     found = (folder / name for folder in data_folders() for name in names if (folder / name).is_file())
     return next(found, None)
 
 
-def obtain(
-    files: Sequence[str], mirrors: Sequence[str] = (), verify: Callable[[Path, str], object] = lambda path, file: None
-) -> list[Path]:
-    """The paths of the files of a data set; those found nowhere are downloaded.
+def obtain(files: Mapping[str, str | None], mirrors: Sequence[str] = ()) -> list[Path]:
+    """Return the paths of the files of a data set; those found nowhere are downloaded.
 
     Args:
-        files: Their names within a data folder, `"mnist/train-images-idx3-ubyte.gz"` say.
-        mirrors: Addresses of folders that hold them; tried in this order. None: nothing is downloaded.
-        verify: `verify(path, file)` raises ValueError for a downloaded file of the wrong content.
+        files: their names within a data folder, ``"mnist/train-images-idx3-ubyte.gz"`` say, each with the hash that a
+            download must have, as ``pooch`` takes it.
+        mirrors: addresses of folders that hold them; tried in this order. None: nothing is downloaded.
 
     Raises:
-        FileNotFoundError: If one is nowhere and cannot be downloaded; says which files belong where.
+        FileNotFoundError: one is nowhere and cannot be downloaded; says which files belong where.
     """
-    for file in files:
+    for file, known_hash in files.items():
         if find(file) is None:
-            _download_from(mirrors, file, [other for other in files if find(other) is None], verify)
+            _download(file, known_hash, mirrors, [other for other in files if find(other) is None])
     return [path for path in map(find, files) if path is not None]
 
 
-def _download_from(
-    mirrors: Sequence[str], file: str, missing: Sequence[str], verify: Callable[[Path, str], object]
-) -> None:
+def _download(file: str, known_hash: str | None, mirrors: Sequence[str], missing: Sequence[str]) -> None:
+    import pooch
+
+    folder, name = cache_folder() / Path(file).parent, Path(file).name
     failures = []
     for mirror in mirrors:
         try:
-            return _download(mirror + Path(file).name, cache_folder() / file, lambda path: verify(path, file))
-        except (OSError, http.client.HTTPException, ValueError) as error:
+            pooch.retrieve(mirror + name, known_hash, name, folder, downloader=pooch.HTTPDownloader(timeout=TIMEOUT))
+        except (OSError, ValueError) as error:
             failures.append(f"{mirror}: {error}")
-    raise FileNotFoundError(_not_found(missing, mirrors, failures))
-
-
-def _not_found(missing: Sequence[str], mirrors: Sequence[str], failures: Sequence[str]) -> str:
-    folders = [str(folder) for folder in data_folders()]
+        else:
+            return
     tried = f"; downloading failed ({'; '.join(failures)})" if failures else ""
     source = f" (from {mirrors[0]}, on a machine with internet)" if mirrors else ""
-    return (
-        f"expected the data files {', '.join(missing)}, found in none of {', '.join(folders)}{tried}; put them{source} "
-        f"into {(cache_folder() / missing[0]).parent}, or set PYROVAE_DATA to the folder that holds "
-        f"{Path(missing[0]).parent}/"
+    raise FileNotFoundError(
+        f"expected the data files {', '.join(missing)}, found in none of {', '.join(map(str, data_folders()))}{tried}; put "
+        f"them{source} into {folder}, or set PYROVAE_DATA to the folder that holds {Path(file).parent}/"
     )
-
-
-def _download(url: str, target: Path, verify: Callable[[Path], object]) -> None:
-    """Download to a temporary file beside the target, which appears only when complete and verified."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, suffix=f".part{target.suffix}")
-    try:
-        with os.fdopen(handle, "wb") as file, urllib.request.urlopen(url, timeout=TIMEOUT) as response:
-            shutil.copyfileobj(response, file)
-        verify(Path(name))
-        os.replace(name, target)
-    finally:
-        Path(name).unlink(missing_ok=True)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyrovae.data.idx import check_sha256, read_bytes, read_idx
+from pyrovae.data.idx import read_idx
 from pyrovae.data.locate import obtain
 from pyrovae.data.table import Transform
 from pyrovae.data.transforms import Binarize
@@ -21,22 +21,30 @@ MNIST_MIRRORS = (
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
 )
 
+MNIST_MD5 = {
+    "mnist/train-images-idx3-ubyte.gz": "md5:f68b3c2dcbeaaa9fbdd348bbdeb94873",
+    "mnist/train-labels-idx1-ubyte.gz": "md5:d53e105ee54ea40749a09fcbcd1e9432",
+    "mnist/t10k-images-idx3-ubyte.gz": "md5:9fb629c4189551a2d022fa330f9573f3",
+    "mnist/t10k-labels-idx1-ubyte.gz": "md5:ec29112dd5afa0611ce80d1b7f02629c",
+}
+"""The files as the mirrors have them, zipped."""
+
 MNIST_SHA256 = {
     "mnist/train-images-idx3-ubyte.gz": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
     "mnist/train-labels-idx1-ubyte.gz": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
     "mnist/t10k-images-idx3-ubyte.gz": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
     "mnist/t10k-labels-idx1-ubyte.gz": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 }
-"""The checksums of the unzipped files."""
+"""The checksums of the unzipped files, whoever zipped them."""
 
 
 class Images(NamedTuple):
     """Grey images before a variant is made of them.
 
     Attributes:
-        levels: `(rows, 1, height, width)`, uint8.
-        labels: `(rows,)`, or None.
-        num_test: How many rows at the end are the test set by tradition, or 0.
+        levels: ``(rows, 1, height, width)``, uint8.
+        labels: ``(rows,)``, or None.
+        num_test: how many rows at the end are the test set by tradition, or 0.
     """
 
     levels: Tensor
@@ -48,9 +56,9 @@ class Variant(NamedTuple):
     """One variant of a data set.
 
     Attributes:
-        x: The rows.
-        name: Its name in full, where that says more than was asked for.
-        transform: What is done to each training batch.
+        x: the rows.
+        name: its name in full, where that says more than was asked for.
+        transform: what is done to each training batch.
     """
 
     x: Tensor
@@ -59,8 +67,7 @@ class Variant(NamedTuple):
 
 
 Recipe = Callable[[Tensor, int, int], Variant]
-"""`recipe(levels, seed, num_train)`: the first `num_train` rows are those to train on, where rows come in that "
-"order."""
+"""``recipe(levels, seed, num_train)``: the first ``num_train`` rows are for training, where rows come in that order."""
 
 
 @dataclass(frozen=True)
@@ -68,13 +75,13 @@ class Source:
     """A named data set.
 
     Args:
-        rows: How many rows it has.
-        event_shape: The shape of one row.
-        variants: How each variant is made; the first is the default.
-        read: `read(download)` gives the raw images.
-        sizes: The shares of validation and test, by default.
-        files: Its files within a data folder.
-        elsewhere: Where it is, or how to get it, when the files are not found.
+        rows: how many rows it has.
+        event_shape: the shape of one row.
+        variants: how each variant is made; the first is the default.
+        read: ``read(download)`` gives the raw images.
+        sizes: the shares of validation and test, by default.
+        files: its files within a data folder.
+        elsewhere: where it is, or how to get it, when the files are not found.
     """
 
     rows: int
@@ -86,38 +93,29 @@ class Source:
     elsewhere: str = ""
 
 
-def _grey(levels: Tensor, seed: int, num_train: int) -> Variant:
-    return Variant(levels.float().div_(255))
-
-
-def _uint8(levels: Tensor, seed: int, num_train: int) -> Variant:
-    return Variant(levels)
-
-
-def _threshold(levels: Tensor, seed: int, num_train: int) -> Variant:
-    return Variant((levels > 127).float())
-
-
 def _static(levels: Tensor, seed: int, num_train: int) -> Variant:
     """One draw of all rows, in their order: a row's pixels depend on the seed and its place, not on the split."""
     generator = torch.Generator().manual_seed(seed)
-    drawn = torch.cat([Binarize()(_grey(rows, seed, num_train).x, generator) for rows in levels.split(1000)])
+    drawn = torch.cat([Binarize()(rows.float().div_(255), generator) for rows in levels.split(1000)])
     return Variant(drawn, f"static(seed={seed})")
 
 
 def _dynamic(levels: Tensor, seed: int, num_train: int) -> Variant:
     """Grey rows to train on, which are drawn for each batch; the other rows as in the static variant of this seed."""
     x = _static(levels, seed, num_train).x
-    x[:num_train] = _grey(levels[:num_train], seed, num_train).x
+    x[:num_train] = levels[:num_train].float().div_(255)
     return Variant(x, transform=Binarize())
 
 
-def _counts(levels: Tensor, seed: int, num_train: int) -> Variant:
-    return Variant(levels.float())
+def _plain(function: Callable[[Tensor], Tensor]) -> Recipe:
+    return lambda levels, seed, num_train: Variant(function(levels))
 
 
-def _sixteenths(levels: Tensor, seed: int, num_train: int) -> Variant:
-    return Variant(levels.float().div_(16))
+_grey = _plain(lambda levels: levels.float().div_(255))
+_uint8 = _plain(lambda levels: levels)
+_threshold = _plain(lambda levels: (levels > 127).float())
+_counts = _plain(lambda levels: levels.float())
+_sixteenths = _plain(lambda levels: levels.float().div_(16))
 
 
 def _read_digits(download: bool) -> Images:
@@ -129,20 +127,15 @@ def _read_digits(download: bool) -> Images:
 
 
 def _read_mnist(download: bool) -> Images:
-    paths = obtain(tuple(MNIST_SHA256), MNIST_MIRRORS if download else (), _verify)
-    train, train_labels, test, test_labels = (
-        read_idx(path, checksum) for path, checksum in zip(paths, MNIST_SHA256.values(), strict=True)
-    )
+    paths = obtain(MNIST_MD5, MNIST_MIRRORS if download else ())
+    arrays = (read_idx(path, sha256) for path, sha256 in zip(paths, MNIST_SHA256.values(), strict=True))
+    train, train_labels, test, test_labels = arrays
     levels = torch.from_numpy(np.concatenate([train, test]))[:, None]
     return Images(levels, torch.from_numpy(np.concatenate([train_labels, test_labels]).astype(np.int64)), len(test))
 
 
-def _verify(path: Path, file: str) -> None:
-    check_sha256(read_bytes(path), MNIST_SHA256[file], path)
-
-
 def _read_freyfaces(download: bool) -> Images:
-    (path,) = obtain(("freyfaces/freyfaces.npz",))
+    path: Path = obtain({"freyfaces/freyfaces.npz": None})[0]
     with np.load(path, allow_pickle=False) as arrays:
         images = arrays["images"] if "images" in arrays.files else np.empty(0)
     if images.dtype != np.uint8 or images.shape[1:] != (28, 20):

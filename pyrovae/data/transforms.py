@@ -1,4 +1,4 @@
-"""What is done to each training batch as it is drawn."""
+"""Transforms, drawn afresh for each training batch."""
 
 from __future__ import annotations
 
@@ -15,21 +15,23 @@ from pyrovae.data.rows import map_tree
 class Binarize:
     r"""Redraw every pixel from its grey level, each time that it is called.
 
-    $b_j \sim \mathrm{Bernoulli}(x_j)$ with $x_j \in [0, 1]$; zeros and ones stay as they are, and so does NaN.
+    .. math:: b_j \sim \mathrm{Bernoulli}(x_j), \qquad x_j \in [0, 1]
 
-    References:
-        Salakhutdinov & Murray 2008, On the quantitative analysis of deep belief networks, doi:10.1145/1390156.1390266.
+    Zeros and ones stay as they are, and so does NaN.
+
+    Reference: Salakhutdinov & Murray 2008, On the quantitative analysis of deep belief networks,
+    doi:10.1145/1390156.1390266.
 
     >>> Binarize()(torch.tensor([0.0, 1.0, float("nan")]))
     tensor([0., 1., nan])
     """
 
     def __call__(self, x: Any, generator: torch.Generator | None = None) -> Any:
-        """Draw `x` once, from floating-point levels in [0, 1].
+        """Return one draw of ``x``, from floating-point levels in [0, 1].
 
         Args:
-            x: Rows of grey levels: a tensor, or a dict or tuple of tensors.
-            generator: The source of randomness; by default torch's global one.
+            x: rows of grey levels: a tensor, or a dict or tuple of tensors.
+            generator: the source of randomness; by default torch's global one.
         """
         return map_tree(lambda rows, _: _draw(rows, generator), x)
 

@@ -1,0 +1,200 @@
+"""Tables of text, CSV and its kin, read strictly: no field, column or row is dropped unseen, and what is assumed is said."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from pyrovae.data.locate import read_bytes, readable
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SEPARATORS = ("\t", ";", "|", ",", " ")
+_NUMBER = re.compile(r"[-+]?(\d+[.,]?\d*|[.,]\d+)([eE][-+]?\d+)?")
+_MISSING = ("", "NA", "NaN", "nan", "null", "NULL", "None", "N/A")
+SAMPLE = 200
+
+
+class Dialect(NamedTuple):
+    """How a file is written.
+
+    Attributes:
+        separator: the character between two fields.
+        decimal: the character before the fraction of a number.
+        names: the names of the columns; numbers where the first line holds data.
+        has_names: whether the first line holds names.
+        start: the number of lines before the first row of data.
+    """
+
+    separator: str
+    decimal: str
+    names: list[str]
+    has_names: bool
+    start: int
+
+    def __str__(self) -> str:
+        named = {"\t": "tab", " ": "space"}.get(self.separator, self.separator)
+        shown = ", ".join(self.names[:8]) + (", ..." if len(self.names) > 8 else "")
+        first = f"names in the first line: {shown}" if self.has_names else "no names: the first line holds data"
+        return f"separator {named}{', decimal comma' if self.decimal == ',' else ''}, {first}"
+
+
+def read_delimited(path: Path, header: bool | None = None) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Return the table in a file, and what was assumed when it was read.
+
+    Args:
+        path: the file; compressed if its name ends so.
+        header: whether the first line holds names; None to find out.
+
+    Raises:
+        ValueError: a line has more or fewer fields than there are names, a column with values has no name, or it cannot
+            be told whether the first line holds names.
+    """
+    import pandas as pd
+
+    text, encoding = _decoded(path)
+    dialect = _dialect(text, header)
+    notes = [str(dialect), *([] if encoding == "utf-8" else [f"encoding {encoding}"])]
+    names = dialect.names + [""] * _ends_in_separators(text, dialect)
+    with readable(path):
+        frame = pd.read_csv(
+            _from_line(text, dialect.start),
+            sep=dialect.separator,
+            decimal=dialect.decimal,
+            header=None,
+            names=range(len(names)),  # the columns by number: names may be empty or there twice
+            index_col=False,
+            skipinitialspace=True,
+            low_memory=False,
+        )
+    if names[0] == "" and len(frame) and frame[0].notna().all() and frame[0].is_unique:
+        frame, names = frame.set_index(0).rename_axis(None), names[1:]
+        notes.append("the first column, which has no name, is taken for the names of the rows")
+    named = [number for number, name in zip(frame.columns, names, strict=True) if name]
+    values = [number for number in frame.columns if number not in named and frame[number].notna().any()]
+    if values:
+        raise ValueError(
+            f"column {values[0] + 1} has values and no name: write a name for each column in the first line"
+        )
+    if len(named) < len(frame.columns):
+        notes.append("columns without a name and without values are left out")
+    return frame[named].set_axis([name for name in names if name], axis=1), tuple(notes)
+
+
+def _decoded(path: Path) -> tuple[str, str]:
+    """The text of a file, and its encoding."""
+    content = read_bytes(path)
+    for mark, encoding in ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16")):
+        if content.startswith(mark):
+            return content.decode(encoding), encoding
+    if b"\0" in content:
+        raise ValueError("it holds zero bytes, which text does not")
+    try:
+        return content.decode("utf-8"), "utf-8"
+    except UnicodeDecodeError:
+        return content.decode("cp1252"), "cp1252 (Windows)"
+
+
+def _from_line(text: str, start: int) -> io.StringIO:
+    """The text from a line on."""
+    lines = io.StringIO(text)
+    for _ in range(start):
+        lines.readline()
+    return lines
+
+
+def _rows(text: str, separator: str, start: int) -> Iterator[tuple[int, list[str]]]:
+    """The fields of each row, and the number of its last line; none in a blank line."""
+    reader = csv.reader(_from_line(text, start), delimiter=separator, skipinitialspace=True)
+    try:
+        for row in reader:
+            yield start + reader.line_num, row
+    except csv.Error as error:
+        raise ValueError(f"line {start + reader.line_num}: {error}") from None
+
+
+def _dialect(text: str, header: bool | None) -> Dialect:
+    said = re.match(r"\s*\"?sep=(.)\"?\s*\n", text)  # as Excel writes it
+    start = int(said is not None)
+
+    def sample(separator: str) -> list[tuple[int, list[str]]]:
+        return list(itertools.islice((found for found in _rows(text, separator, start) if found[1]), SAMPLE))
+
+    separator = said[1] if said else next((found for found in SEPARATORS if _splits(sample(found), found)), ",")
+    found = sample(separator)
+    if not found:
+        raise ValueError("it is empty")
+    (line, first), rows = found[0], [row for _, row in found]
+    fields = [field.strip() for row in rows for field in row]
+    has_commas = any(re.fullmatch(r"[-+]?\d+,\d+", field) for field in fields)
+    has_points = any(re.fullmatch(r"[-+]?\d+\.\d+", field) for field in fields)
+    decimal = "," if separator != "," and has_commas and not has_points else "."
+    names = [field.strip() for field in first]
+    has_names = _holds_names(names, rows[1:]) if header is None else header
+    if has_names:
+        names[0] = names[0].lstrip("# ")
+        return Dialect(separator, decimal, names, True, line)
+    width = len(first) - all(row[-1] == "" for row in rows)
+    return Dialect(separator, decimal, [str(number) for number in range(width)], False, start)
+
+
+def _splits(sample: Sequence[tuple[int, list[str]]], separator: str) -> bool:
+    """Whether a separator cuts all lines into the same number of fields, two or more (numbers, where it is a space)."""
+    rows = [row for _, row in sample]
+    widths = {len(row) - (row[-1] == "") for row in rows[1:] or rows}
+    numbers = separator != " " or all(_NUMBER.fullmatch(field) for row in rows[1:] for field in row if field)
+    return len(widths) == 1 and min(widths) > 1 and len(rows[0]) > 1 and numbers
+
+
+def _holds_names(first: Sequence[str], below: Sequence[Sequence[str]]) -> bool:
+    """Whether a first line holds names: text above numbers, or numbers that are names, such as years."""
+    columns = [[row[j].strip() for row in below if len(row) > j] for j in range(len(first))]
+    numbers = [field for field in first if _NUMBER.fullmatch(field)]
+    texts = [j for j, field in enumerate(first) if field not in _MISSING and not _NUMBER.fullmatch(field)]
+    for j in texts:
+        values = [field for field in columns[j] if field not in _MISSING]
+        if values and all(_NUMBER.fullmatch(field) for field in values):
+            return True
+    if not numbers:  # text above text: names, unless all of it recurs
+        return not below or not all(field in column for field, column in zip(first, columns, strict=True))
+    if _are_years(numbers) and not all(_are_years([field for field in row if field]) for row in below):
+        return True
+    is_counted = numbers == [str(number) for number in range(len(numbers))]  # pandas' names of columns without names
+    if is_counted and not texts and (first[0] == "" or len(numbers) >= 4):
+        return True
+    is_whole = all(re.fullmatch(r"\d+", number) for number in numbers)
+    if not texts or not is_whole or len(set(numbers)) < len(numbers) or any(first[j] in columns[j] for j in texts):
+        return False
+    raise ValueError(
+        f"its first line, {', '.join(first)[:80]}, may hold names or data: say which by header (True or False), or write "
+        "names that are no numbers"
+    )
+
+
+def _are_years(fields: Sequence[str]) -> bool:
+    years = [int(field) for field in fields if re.fullmatch(r"(18|19|20)\d\d", field)]
+    return len(years) == len(fields) > 1 and all(a < b for a, b in itertools.pairwise(years))
+
+
+def _ends_in_separators(text: str, dialect: Dialect) -> bool:
+    """Whether lines end in a separator; lines with other numbers of fields than there are columns are refused."""
+    ends, blank, width = False, 0, len(dialect.names)
+    for line, row in _rows(text, dialect.separator, dialect.start):
+        if not row:
+            blank = blank or line
+        elif blank and width == 1:
+            raise ValueError(f"line {blank} is blank: write NaN where a value is missing")
+        elif len(row) == width + 1 and row[-1] == "":
+            ends = True
+        elif len(row) != width:
+            raise ValueError(
+                f"line {line} has {len(row)} fields, and the first line has {width} (separator {dialect.separator!r}): "
+                "write one field for each column, quoted where it holds a separator"
+            )
+    return ends
