@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,15 +16,14 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
+import pyrovae
 from pyrovae.cli import app
-from pyrovae.cli.app import WORDS
-from pyrovae.cli.console import in_options
-from pyrovae.comparison.table import _remedy
-from pyrovae.evaluation import AIS, Importance, Refined
+from pyrovae.cli.app import COMMANDS
+from pyrovae.cli.begun import CHANGEABLE
 from pyrovae.files import Run
 from pyrovae.files.config import sealed
-from pyrovae.presets import load
-from pyrovae.presets.tables import LIKELIHOODS, NETWORKS, POSTERIORS, PRIORS
+from pyrovae.presets import Spec, Training, load
+from pyrovae.presets.options import options_of
 
 
 def invoke(*words):
@@ -43,7 +43,7 @@ def test_training_writes_a_run_and_says_what_it_reached(run):
     assert {path.name for path in folder.iterdir()} >= {"config.json", "model.safetensors", "history.csv", "figures"}
     drawn = {path.stem for path in (folder / "figures").iterdir()}
     assert drawn == {"history", "reconstructions", "samples", "latent", "manifold"}
-    for word in ("ELBO", "KL", "reconstruction", "bits/dim", "seconds", "counts", "model.safetensors", "history.png"):
+    for word in ("ELBO", "KL", "reconstruction", "bits/dim", "seconds", "counts", "history.png"):
         assert word in output
     assert len(pd.read_csv(folder / "history.csv")) == 2
     assert load_file(folder / "model.safetensors")
@@ -59,7 +59,7 @@ def test_quiet_prints_nothing(tmp_path):
 
 def test_the_commands_on_a_run(run, tmp_path):
     folder, _ = run
-    done = invoke("evaluate", folder, "--samples", 20, "--rows", 30, "--quiet")
+    done = invoke("evaluate", folder, "--num-samples", 20, "--rows", 30, "--quiet")
     assert done.exit_code == 0, done.output
     evidence = pd.read_csv(folder / "evidence-importance.csv")
     assert len(evidence) == 30
@@ -69,7 +69,7 @@ def test_the_commands_on_a_run(run, tmp_path):
     assert (tmp_path / "s.png").exists()
     assert invoke("reconstruct", folder, "--rows", 4, "--out", tmp_path / "r.npz").exit_code == 0
     assert np.load(tmp_path / "r.npz")["reconstruction"].shape == (4, 1, 8, 8)
-    assert invoke("encode", folder, "--out", tmp_path / "z.npz", "--samples", 3).exit_code == 0
+    assert invoke("encode", folder, "--out", tmp_path / "z.npz", "--num-samples", 3).exit_code == 0
     assert np.load(tmp_path / "z.npz")["z"].shape == (3, 359, 2)
     assert invoke("encode", folder, "digits", "--out", tmp_path / "z.parquet").exit_code == 0
     assert list(pd.read_parquet(tmp_path / "z.parquet").columns) == ["z0", "z1", "label"]
@@ -110,7 +110,7 @@ def test_runs_of_two_seeds_are_compared(tmp_path, monkeypatch):
     assert [(config["seed"], config["settings"]["split_seed"]) for config in kept] == [(0, 0), (1, 0), (0, 1)]
     weights = [load(tmp_path / name).state_dict() for name in "ab"]
     assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-    done = invoke("compare", "a", "b", "--samples", 10, "--rows", 10)
+    done = invoke("compare", "a", "b", "--num-samples", 10, "--rows", 10)
     assert done.exit_code == 0, done.output
     done = invoke("compare", "a", "c")
     assert done.exit_code == 2
@@ -123,25 +123,37 @@ def test_a_run_without_the_word_split_seed_is_read(tmp_path):
     config = json.loads((tmp_path / "config.json").read_text())
     del config["settings"]["split_seed"], config["sha256"]
     (tmp_path / "config.json").write_text(json.dumps(sealed(config)))
-    assert invoke("evaluate", tmp_path, "--samples", 5, "--rows", 5, "--quiet").exit_code == 0
+    assert invoke("evaluate", tmp_path, "--num-samples", 5, "--rows", 5, "--quiet").exit_code == 0
     assert invoke("info", tmp_path).exit_code == 0
 
 
-def test_resuming_wants_the_data_that_were_begun_on(tmp_path):
-    words = [*SMALL, "--out", tmp_path / "run"]
-    assert invoke(*words, "--split-seed", 1).exit_code == 0
-    done = invoke(*words, "--epochs", 2, "--resume")
-    assert done.exit_code == 2
-    said = " ".join(done.output.split())
-    assert (
-        "was begun on digits (counts) with --split-seed 1, and this request is for digits (counts) with --split-seed 0"
-        in said
-    )
-    assert invoke(*words, "--epochs", 2, "--split-seed", 1, "--resume").exit_code == 0
+def test_resuming_takes_up_the_options_of_the_start_and_refuses_others(tmp_path):
+    out = ["--out", tmp_path / "run", "--no-figures", "--no-report", "--quiet"]
+    begun = ["--split-seed", 1, "--likelihood", "beta_binomial", "--beta", 4, "--dropout", 0.5, "--learning-rate", 0.01]
+    begun += ["--hidden", 8, "--latent-dim", 2, "--seed", 3]
+    assert invoke("train", *begun, *out, "--epochs", 1).exit_code == 0
+    (tmp_path / "run" / "config.json").unlink()  # as if it had been killed
+    assert invoke("train", *out, "--epochs", 2, "--resume").exit_code == 0
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert {name: config["spec"][name] for name in ("likelihood", "dropout", "hidden", "latent_dim")} == {
+        "likelihood": "beta_binomial",
+        "dropout": 0.5,
+        "hidden": [8],
+        "latent_dim": 2,
+    }
+    kept = {name: config["settings"][name] for name in ("beta", "learning_rate", "split_seed", "seed", "epochs")}
+    assert kept == {"beta": 4.0, "learning_rate": 0.01, "split_seed": 1, "seed": 3, "epochs": 2}
+    for option, value in {"--beta": 1, "--split-seed": 0, "--hidden": "9", "--variant": "scaled"}.items():
+        done = invoke("train", *out, option, value, "--epochs", 3, "--resume")
+        assert done.exit_code == 2
+        assert f"{option}: {tmp_path / 'run'} was begun with" in " ".join(done.output.split())
     pd.DataFrame(np.ones((50, 3)) * np.arange(50)[:, None]).to_csv(tmp_path / "rows.csv", index=False)
-    done = invoke("train", tmp_path / "rows.csv", "--out", tmp_path / "run", "--resume")
+    done = invoke("train", tmp_path / "rows.csv", *out, "--resume")
     assert done.exit_code == 2
-    assert "write pyrovae train digits --variant counts --split-seed 1 --out" in " ".join(done.output.split())
+    assert "DATA: " in done.output
+    assert set(CHANGEABLE) <= set(options_of(Training))
+    again = invoke("train", *out, "--beta", 4, "--hidden", 8, "--variant", "counts", "--epochs", 3, "--resume")
+    assert again.exit_code == 0, again.output  # options may be repeated
 
 
 def test_a_stopped_training_keeps_what_it_was_begun_on(tmp_path):
@@ -150,7 +162,8 @@ def test_a_stopped_training_keeps_what_it_was_begun_on(tmp_path):
     (tmp_path / "run" / "config.json").unlink()  # as if it had been killed
     done = invoke(*words, "--split-seed", 1)
     assert done.exit_code == 2
-    assert "--resume goes on from there" in " ".join(done.output.split())
+    assert "--resume: " in done.output
+    assert "resume goes on from there" in " ".join(done.output.split())
     assert invoke(*words, "--epochs", 2, "--resume").exit_code == 0
 
 
@@ -171,44 +184,72 @@ def test_the_package_is_a_command():
     assert "train" in done.stdout
 
 
-def test_help_lists_every_word_and_the_defaults(monkeypatch):
+def test_help_lists_every_option_its_words_and_its_defaults(monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     said = " ".join(invoke("train", "--help").output.replace("│", " ").split())
-    tables = {"prior": PRIORS, "likelihood": LIKELIHOODS, "posterior": POSTERIORS, "network": NETWORKS}
-    for name, known in tables.items():
-        assert [word.split(" (")[0] for word in WORDS[name].split(", ")] == list(known)
-        assert WORDS[name] in said
+    for name, option in {**options_of(Spec), **options_of(Training)}.items():
+        if name != "event_shape":
+            assert f"--{name.replace('_', '-')} " in said
+            assert option.help[1:] in said
+            assert all(word in said for word in option.known if word)
     assert "by default 60 for digits, 55 for mnist, 200 for freyfaces, 50 for files" in said
     assert "by default 128,128 for digits" in said
+    assert "by default what suits the data" in said
+
+
+def test_every_command_stands_in_a_file_of_its_name():
+    files = {path.stem for path in Path(pyrovae.cli.__file__).parent.glob("*.py")}
+    assert set(COMMANDS) <= files
+    assert all(command in invoke("--help").output for command in COMMANDS)
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["train", "--help"], ["train", "--no-such-option"]])
+def test_help_and_version_need_no_torch(words):
+    code = f"""
+import sys
+from pyrovae.cli import app
+try:
+    app({words!r})
+except SystemExit:
+    pass
+print([name for name in ("torch", "pandas", "matplotlib") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_version_is_printed():
+    assert invoke("--version").output == f"pyrovae {pyrovae.__version__}\n"
 
 
 @pytest.mark.filterwarnings("default")
 def test_evaluation_speaks_in_sentences_and_options(run, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     folder = run[0]
-    done = invoke("evaluate", folder, "--samples", 100, "--rows", 20)
+    done = invoke("evaluate", folder, "--num-samples", 100, "--rows", 20)
     assert done.exit_code == 0, done.output
-    assert "k > 0.50" in done.output  # the limit for 100 samples
+    assert "k-hat > 0.50" in done.output  # the limit for 100 samples
     assert "note: importance-sampling estimates with this guide are unreliable" in done.output
-    assert "--method refined or ais" in done.output
+    assert "refine (method 'refined' or 'ais')" in done.output
     assert "UserWarning" not in done.output
     assert ".py:" not in done.output
-    quiet = invoke("evaluate", folder, "--samples", 100, "--rows", 20, "--quiet")
+    quiet = invoke("evaluate", folder, "--num-samples", 100, "--rows", 20, "--quiet")
     assert (quiet.exit_code, quiet.output) == (0, "")
-    refined = ["evaluate", folder, "--method", "refined", "--samples", 50, "--rows", 5]
+    refined = ["evaluate", folder, "--method", "refined", "--num-samples", 50, "--rows", 5]
     few, many = ((invoke(*refined, "--steps", n), pd.read_csv(folder / "evidence-refined.csv")) for n in (1, 60))
     assert few[0].exit_code == many[0].exit_code == 0
     assert many[1]["log_marginal"].mean() > few[1]["log_marginal"].mean() + 1
-    annealed = invoke("evaluate", folder, "--method", "ais", "--samples", 4, "--steps", 3, "--rows", 5)
+    annealed = invoke("evaluate", folder, "--method", "ais", "--num-samples", 4, "--steps", 3, "--rows", 5)
     assert annealed.exit_code == 0, annealed.output
-    assert "k >" not in annealed.output  # four chains have no tail
+    assert "k-hat" not in annealed.output  # four chains have no tail
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--steps", 5], "--steps goes with --method refined or ais, importance takes none"),
-        (["--method", "refined", "--steps", 0], "--steps must be at least 1, got 0"),
+        (["--steps", 5], "--steps: steps go with the methods refined and ais, importance takes none"),
+        (["--method", "refined", "--steps", 0], "Invalid value for '--steps'"),
+        (["--method", "exact"], "--method: method must be one of importance, refined, ais"),
     ],
 )
 def test_steps_that_nobody_takes_are_refused(run, options, message):
@@ -217,27 +258,20 @@ def test_steps_that_nobody_takes_are_refused(run, options, message):
     assert message in done.output
 
 
-def test_advice_of_the_library_is_said_in_options():
-    estimators = [Importance(), Refined(), AIS()]
-    said = [in_options(_remedy(repr(estimator))) for estimator in estimators]
-    assert said == [
-        "refine (--method refined or ais)",
-        "take more steps (--steps) or samples, or anneal (--method ais)",
-        "take more temperatures (--steps) or chains",
-    ]
-
-
 def test_a_comparison_says_what_it_writes_and_overwrites_nothing(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(run[0], "twin", ignore=shutil.ignore_patterns("checkpoints"))
-    words = ["compare", run[0], "twin", "--samples", 5, "--rows", 5]
+    words = ["compare", run[0], "twin", "--num-samples", 5, "--rows", 5]
     done = invoke(*words)
     assert done.exit_code == 0, done.output
     assert "table  comparison.csv\nfigure  comparison.png" in done.output
     before = Path("comparison.csv").stat().st_mtime_ns
     done = invoke(*words)
     assert done.exit_code == 2
-    assert "comparison.csv and comparison.png would be overwritten: choose another --out, or say --force" in done.output
+    assert (
+        "--out: comparison.csv and comparison.png would be overwritten: choose another path, or say --force"
+        in done.output
+    )
     assert Path("comparison.csv").stat().st_mtime_ns == before
     assert invoke(*words, "--force").exit_code == 0
     assert Path("comparison.csv").stat().st_mtime_ns > before
@@ -270,7 +304,7 @@ def test_a_table_without_a_variant_has_a_plain_title(tmp_path, monkeypatch):
     pd.DataFrame(rows, columns=list("abc")).to_csv(tmp_path / "[b]rows.csv", index=False)
     words = ["train", tmp_path / "[b]rows.csv", *SMALL[1:], "--out", tmp_path / "run"]
     assert invoke(*words).exit_code == 0
-    done = invoke("evaluate", tmp_path / "run", "--samples", 5)
+    done = invoke("evaluate", tmp_path / "run", "--num-samples", 5)
     assert "[b]rows.csv, 6 test rows, importance: nats per datum" in done.output
 
 
@@ -278,13 +312,17 @@ def test_a_table_without_a_variant_has_a_plain_title(tmp_path, monkeypatch):
     ("words", "code", "message"),
     [
         (["train", "nonsense"], 2, "expected one of digits, mnist, freyfaces"),
-        (["train", "--prior", "nonsense"], 2, "prior must be one of"),
+        (["train", "--prior", "nonsense"], 2, "--prior: prior must be one of"),
+        (["train", "--matmul-precision", "low"], 2, "--matmul-precision: matmul_precision must be one of highest"),
+        (["train", "--dropout", 1], 2, "--dropout: dropout must be a probability in [0, 1)"),
+        (["train", "--scale", "learnt"], 2, "--scale: scale must be a positive number"),
+        (["train", "--latent-dim", "x"], 2, "Invalid value for '--latent-dim'"),
         (["train", "--likelihood", "bernoulli", "--epochs", 1], 2, "outside the support of Bernoulli"),
         (["train", "--variant", "grey"], 2, "counts"),
         (["train", "--epochs", 0], 2, "epochs must be a positive integer"),
-        (["train", "--hidden", "a,b"], 2, "--hidden takes numbers"),
+        (["train", "--hidden", "a,b"], 2, "expected integers with commas between them"),
         (["train", "--learning-rate", -1], 2, ""),
-        (["train", "--resume"], 2, "--resume needs --out"),
+        (["train", "--resume"], 2, "--resume: give --out, the folder of the run that was stopped"),
         (["info", "no/such/run"], 2, "holds no run"),
         (["evaluate", "no/such/run"], 2, "holds no run"),
         (["train", "--no-such-option"], 2, "No such option"),
@@ -310,3 +348,113 @@ def test_an_unwritable_folder_is_said_before_training():
     assert done.exit_code in (1, 2)
     assert "/proc" in done.output
     assert "Traceback" not in done.output
+
+
+def test_epochs_are_told_in_lines_where_there_is_no_terminal(run):
+    lines = [line for line in run[1].splitlines() if line.startswith("epoch ")]
+    assert [line.split(":")[0] for line in lines] == ["epoch 1 of 2", "epoch 2 of 2"]
+    assert all(re.search(r"ELBO -\d+\.\d\d, validation -\d+\.\d\d nats per datum", line) for line in lines)
+
+
+def test_tables_fit_eighty_columns(run, monkeypatch, tmp_path):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(run[0], "twin", ignore=shutil.ignore_patterns("checkpoints"))
+    outputs = [run[1], invoke("info", run[0]).output, invoke("data").output]
+    commands = (["evaluate", run[0]], ["compare", run[0], "twin"])
+    outputs += [invoke(*words, "--num-samples", 30).output for words in commands]
+    for output in outputs:
+        table = [line for line in output.splitlines() if line[:1] in "┏┡└│┃"]
+        assert table
+        assert max(map(len, table)) <= 80
+        assert "…" not in output
+
+
+def test_fewer_rows_do_not_replace_the_estimates_of_more(run):
+    folder = run[0]
+    kept = folder / "evidence-importance.csv"
+    for path in (kept, kept.with_suffix(".json")):
+        path.unlink(missing_ok=True)
+    more = ["evaluate", folder, "--num-samples", 5]
+    assert invoke(*more, "--rows", 6, "--quiet").exit_code == 0
+    fewer = invoke(*more, "--rows", 5)
+    assert fewer.exit_code == 0
+    assert "keeps its estimates of 6 rows by this method: --out keeps these as well" in " ".join(fewer.output.split())
+    assert len(pd.read_csv(kept)) == 6
+    assert invoke(*more, "--rows", 5, "--out", folder / "few.csv").exit_code == 0
+    assert (len(pd.read_csv(folder / "few.csv")), len(pd.read_csv(kept))) == (5, 6)
+    assert invoke(*more, "--rows", 6).exit_code == 0  # as many replace them
+    assert invoke(*more, "--rows", 7).exit_code == 0
+    assert len(pd.read_csv(kept)) == 7
+
+
+def test_a_run_that_cannot_be_written_is_evaluated_nevertheless(run, monkeypatch, tmp_path):
+    copy = shutil.copytree(run[0], tmp_path / "run")
+    before = sorted(copy.rglob("*"))
+    monkeypatch.setattr("pyrovae.cli.evaluate.why_not_writable", lambda folder: "Read-only file system")
+    done = invoke("evaluate", copy, "--num-samples", 5, "--rows", 5)
+    assert done.exit_code == 0
+    assert "log p(x)" in done.output
+    assert "cannot be written (Read-only file system), so the estimates are not kept" in " ".join(done.output.split())
+    assert invoke("evaluate", copy, "--num-samples", 5, "--rows", 5, "--out", tmp_path / "e.csv").exit_code == 0
+    assert len(pd.read_csv(tmp_path / "e.csv")) == 5
+    assert sorted(copy.rglob("*")) == before
+
+
+@pytest.mark.filterwarnings("default")
+def test_encoding_takes_the_variant_that_the_run_was_trained_on(tmp_path):
+    assert invoke(*SMALL, "--variant", "scaled", "--out", tmp_path / "run").exit_code == 0
+    assert invoke("encode", tmp_path / "run", "digits", "--out", tmp_path / "z.npz").exit_code == 0
+    x = pyrovae.data.load("digits", "scaled").x
+    expected = load(tmp_path / "run").encode(x).numpy()
+    assert np.array_equal(np.load(tmp_path / "z.npz")["z"], expected)
+
+
+def test_a_page_is_not_replaced_by_a_poorer_one(tmp_path):
+    table = pd.DataFrame(np.random.default_rng(0).normal(size=(60, 3)), columns=list("abc"))
+    table.to_csv(tmp_path / "t.csv", index=False)
+    assert invoke("train", tmp_path / "t.csv", *SMALL[1:], "--out", tmp_path / "run").exit_code == 0
+    page = tmp_path / "run" / "report.html"
+    assert invoke("report", tmp_path / "run", "--rows", 2, "--quiet").exit_code == 0
+    assert invoke("report", tmp_path / "run", "--rows", 2, "--quiet").exit_code == 0  # as rich a page replaces it
+    full = page.read_bytes()
+    (tmp_path / "t.csv").unlink()
+    done = invoke("report", tmp_path / "run", "--quiet")
+    assert done.exit_code == 2
+    assert "may hold more than this page would" in " ".join(done.output.split())
+    assert page.read_bytes() == full
+    assert invoke("report", tmp_path / "run", "--quiet", "--force").exit_code == 0
+    assert page.read_bytes() != full
+
+
+def test_a_posterior_is_written_on_request_and_its_size_said_before(run):
+    folder = run[0]
+    assert invoke("diagnose", folder, "--rows", 20, "--quiet").exit_code == 0
+    assert (folder / "report.txt").exists()
+    assert not (folder / "posterior.nc").exists()
+    done = invoke("diagnose", folder, "--rows", 20, "--posterior", 30)
+    assert done.exit_code == 0, done.output
+    said = float(re.search(r"posterior.nc will take about (\d+) MB for 30 rows", done.output)[1])
+    assert (folder / "posterior.nc").stat().st_size / 1e6 == pytest.approx(said, rel=0.5, abs=0.6)
+
+
+def test_an_interrupted_training_is_kept_and_ends_with_code_130(tmp_path):
+    np.savetxt(
+        tmp_path / "t.csv", np.random.default_rng(0).normal(size=(60, 3)), delimiter=",", header="a,b,c", comments=""
+    )
+    words = ["train", str(tmp_path / "t.csv"), "--epochs", "100000", "--no-figures", "--no-report"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pyrovae", *words, "--out", str(tmp_path / "run")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        assert any(line.startswith("epoch 1 of 100000: ") for line in process.stdout)  # training has begun
+        process.send_signal(signal.SIGINT)
+        output = process.communicate(timeout=60)[0]
+    finally:
+        process.kill()
+    assert process.returncode == 130, output
+    assert "--resume goes on from there" in " ".join(output.split())
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["results"]["ended"] == "interrupted"

@@ -1,52 +1,51 @@
-"""Which data a training was begun on, kept beside its checkpoints: it goes on with the same, or says what differs."""
+"""What a training was begun with, kept beside its checkpoints, so that resuming needs no option and forgets none."""
 
 from __future__ import annotations
 
-import shlex
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pyrovae.files import CheckpointStore, read_json, write_json_atomic
+from pyrovae.errors import refusal
 
-if TYPE_CHECKING:
-    from pyrovae.cli.train import Request
-    from pyrovae.data import Data
+CHANGEABLE = ("epochs", "patience", "device")
+"""Options that may be others when training is resumed."""
 
 
-def keep_or_compare(folder: Path, request: Request, rows: Data) -> None:
-    """Write down what a training begins on; where it goes on, compare.
-
-    Args:
-        folder: of the run.
-        request: what was asked for.
-        rows: the data that were found.
+def remembered(folder: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that the training in a folder was begun with, and those that are asked for now.
 
     Raises:
-        ValueError: it was begun on other data, or checkpoints are there and are not to be resumed from.
+        ValueError: an option is asked for that differs from what the training was begun with.
     """
-    store = CheckpointStore(folder / "checkpoints")
-    path = store.folder / "data.json"
-    here = {"data": request.data, "variant": rows.variant, "split_seed": request.split_seed}
-    if not request.resume:
+    from pyrovae.files import read_json
+
+    begun = read_json(_path(folder)) if _path(folder).exists() else {}
+    for name, value in asked.items():
+        value = list(value) if isinstance(value, tuple) else value
+        if name in begun and begun[name] != value and name not in CHANGEABLE:
+            raise refusal(
+                f"{folder} was begun with {begun[name]}, and this request is for {value}: leave the option out, or choose "
+                "another folder",
+                name,
+            )
+    return {**begun, **asked}
+
+
+def keep(folder: Path, options: Mapping[str, Any], resume: bool) -> None:
+    """Write down what a training is begun with, before its first checkpoint.
+
+    Raises:
+        ValueError: checkpoints are there and are not to be resumed from.
+    """
+    from pyrovae.files import CheckpointStore, write_json_atomic
+
+    store = CheckpointStore(_path(folder).parent)
+    if not resume:
         store.require_empty()
     if not store.paths:
-        write_json_atomic(path, here)
-    elif path.exists():
-        _compare(folder, read_json(path), here)
+        write_json_atomic(_path(folder), dict(options))
 
 
-def _compare(folder: Path, begun: Any, here: dict[str, Any]) -> None:
-    if begun == here or not isinstance(begun, dict):
-        return
-    words = ["pyrovae", "train", str(begun.get("data"))]
-    words += ["--variant", str(begun["variant"])] if begun.get("variant") else []
-    words += ["--split-seed", str(begun.get("split_seed", 0)), "--out", str(folder), "--resume"]
-    raise ValueError(
-        f"{folder} was begun on {_said(begun)}, and this request is for {_said(here)}: write {shlex.join(words)}, with its "
-        "other options, or choose another --out"
-    )
-
-
-def _said(of: dict[str, Any]) -> str:
-    variant = f" ({of['variant']})" if of.get("variant") else ""
-    return f"{of.get('data')}{variant} with --split-seed {of.get('split_seed', 0)}"
+def _path(folder: Path) -> Path:
+    return folder / "checkpoints" / "begun.json"

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyrovae.errors import check_word
 from pyrovae.evaluation import ais
 from pyrovae.evaluation.gaussian import Gaussian
 from pyrovae.evaluation.refine import RefinedGuide, fit_gaussian
@@ -140,8 +141,4 @@ def as_estimator(method: str | Estimator) -> Estimator:
     """
     if isinstance(method, Estimator):
         return method
-    if method not in METHODS:
-        raise ValueError(
-            f"method must be one of {', '.join(METHODS)}, or an estimator such as Refined(...); got {method!r}"
-        )
-    return METHODS[method]
+    return METHODS[check_word("method", method, METHODS)]

@@ -157,7 +157,7 @@ def _note(k: np.ndarray, num_samples: int, estimator: Estimator) -> str:
     share = share_bad_k(k, num_samples)
     if num_samples < FEWEST_SAMPLES or not too_many_bad_k(share):
         return ""
-    remedy = "refine: method='refined' or 'ais'" if isinstance(estimator, Importance) else "take more steps or samples"
+    remedy = "refine (method 'refined' or 'ais')" if isinstance(estimator, Importance) else "take more steps or samples"
     return (
         f"importance-sampling estimates with this guide are unreliable for {share:.0%} of the rows (Pareto k above "
         f"{good_k(num_samples):.2f}), and biased downwards; {remedy}"

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pyrovae.errors import refusal
 from pyrovae.files.atomic import DamagedError, parse_json, remove_leftovers
 from pyrovae.files.container import read_tensors, write_tensors
 from pyrovae.files.packing import pack, unpack
@@ -225,9 +226,10 @@ class CheckpointStore:
             >>> CheckpointStore("no/such/folder").require_empty()
         """
         if paths := self.paths:
-            raise ValueError(
+            raise refusal(
                 f"{str(self.folder)!r} holds checkpoints already, the newest {paths[-1].name}: "
-                "resume=True goes on from there; to start afresh remove them, or choose another folder"
+                "resume goes on from there; to start afresh remove them, or choose another folder",
+                "resume",
             )
 
     def _mark(self, step: int) -> None:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
+import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyrovae import conditionals, distributions
 from pyrovae.conditionals import Factorized
 from pyrovae.errors import refusal
 from pyrovae.graphs import VAE
 from pyrovae.networks import MLP, ConvDecoder, ConvEncoder, Network
 from pyrovae.presets.spec import Spec
 from pyrovae.presets.tables import ACTIVATIONS, LIKELIHOODS, NETWORKS, POSTERIORS, PRIORS
-
-if TYPE_CHECKING:
-    from pyrovae.presets.tables import Preprocess
 
 START_ROWS = 10_000
 """As many rows of ``start`` are used."""
@@ -65,11 +66,11 @@ def build_vae(
         if seed is not None:
             torch.manual_seed(seed)
         encoder, decoder = _networks(spec)
-        posterior = POSTERIORS[spec.posterior](encoder, spec.latent_dim, _preprocess(spec, start))
-        likelihood = LIKELIHOODS[spec.likelihood].make(decoder, spec)
+        posterior = _posterior(spec, encoder, _preprocess(spec, start))
+        likelihood = _likelihood(spec, decoder)
         if start is not None and isinstance(likelihood, Factorized):
             likelihood.initialize(start)
-        vae = VAE(PRIORS[spec.prior](spec, posterior, start), likelihood, posterior, name=spec.name)
+        vae = VAE(_prior(spec, posterior, start), likelihood, posterior, name=spec.name)
     vae.spec = spec  # type: ignore[assignment]  # a plain attribute, in no state_dict
     return vae
 
@@ -111,19 +112,15 @@ class Standardize(nn.Module):
     Args:
         loc: broadcasts against a datum.
         scale: positive, broadcasts against a datum.
-
-    >>> Standardize(torch.zeros(3), torch.full((3,), 16.0))(torch.full((2, 3), 8.0))
-    tensor([[0.5000, 0.5000, 0.5000],
-            [0.5000, 0.5000, 0.5000]])
     """
+
+    loc: Tensor
+    scale: Tensor
 
     def __init__(self, loc: Tensor, scale: Tensor) -> None:
         super().__init__()
         self.register_buffer("loc", loc)
         self.register_buffer("scale", scale)
-
-    loc: Tensor
-    scale: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
         """The shifted and scaled entries, of the shape of ``x``."""
@@ -131,22 +128,67 @@ class Standardize(nn.Module):
 
 
 def _networks(spec: Spec) -> tuple[Network, Network]:
-    options: dict[str, Any] = {
-        "activation": ACTIVATIONS[spec.activation],
-        "normalization": NETWORKS[spec.network][spec.normalization],
-    }
+    """The encoder and the decoder, both open: the distributions that they serve size their heads."""
+    made = {"LeakyReLU": partial(nn.LeakyReLU, 0.2), "GroupNorm": partial(nn.GroupNorm, 1), "": None}
+    activation, normalization = (
+        made[name] if name in made else getattr(nn, name)
+        for name in (ACTIVATIONS[spec.activation], NETWORKS[spec.network][spec.normalization])
+    )
+    options: dict[str, Any] = {"activation": None if spec.gated else activation, "normalization": normalization}
     decoder_hidden = spec.decoder_hidden or ()
     if spec.network == "convolutional":
         options["residual_blocks"] = int(spec.residual)
         encoder: Network = ConvEncoder(spec.event_shape, spec.hidden, **options)
         return encoder, ConvDecoder(spec.latent_dim, decoder_hidden, **options)
     options |= {"dropout": spec.dropout, "gated": spec.gated, "residual": spec.residual}
-    if spec.gated:
-        options["activation"] = None
     return MLP(spec.event_shape, spec.hidden, **options), MLP(spec.latent_dim, decoder_hidden, **options)
 
 
-def _preprocess(spec: Spec, start: Tensor | None) -> Preprocess | None:
+def _likelihood(spec: Spec, decoder: Network) -> nn.Module:
+    family, sized_by, scaled, *_ = LIKELIHOODS[spec.likelihood]
+    given: dict[str, Any] = {}
+    if spec.levels:
+        given[sized_by] = spec.levels - (sized_by == "total_count")
+    if family == "LogisticMixture":
+        given["num_components"] = min(spec.components, 10)
+    if hasattr(conditionals, family):
+        return getattr(conditionals, family)(decoder, spec.event_shape, **given)
+    if scaled and spec.scale != "network":
+        given["scale"] = nn.Parameter(torch.ones(())) if spec.scale == "learned" else spec.scale
+    return Factorized(getattr(distributions, family, None) or getattr(dist, family), decoder, spec.event_shape, **given)
+
+
+def _posterior(spec: Spec, encoder: Network, preprocess: Callable[[Tensor], Tensor] | None) -> nn.Module:
+    name, size = POSTERIORS[spec.posterior], spec.latent_dim
+    if name == "Normal":
+        return Factorized(dist.Normal, encoder, size, preprocess=preprocess)
+    given = {"rank": min(2, size)} if name == "LowRank" else {}
+    return getattr(conditionals, name)(encoder, size, preprocess=preprocess, **given)
+
+
+def _prior(spec: Spec, posterior: nn.Module, start: Tensor | None) -> nn.Module:
+    name, size = PRIORS[spec.prior], spec.latent_dim
+    if name == "VampPrior":
+        bounds = LIKELIHOODS[spec.likelihood].bounds(spec)
+        return conditionals.VampPrior(posterior, _pseudo_inputs(spec, start, *bounds), bounds=bounds)
+    if name == "standard_normal":
+        return conditionals.standard_normal(size)
+    given = {"num_components": spec.components} if name == "GaussianMixture" else {}
+    return getattr(conditionals, name)(event_shape=size, **given)
+
+
+def _pseudo_inputs(spec: Spec, start: Tensor | None, lower: float, upper: float) -> Tensor:
+    """Some rows of the data; without data noise within the bounds, which saved weights then replace."""
+    if start is None:
+        noise, width = torch.rand(spec.components, *spec.event_shape), upper - lower
+        return noise * width + lower if math.isfinite(width) else noise
+    filled = torch.where(start.isnan(), start.nanmean(0).nan_to_num(), start)
+    few = len(filled) < spec.components
+    chosen = torch.randint(len(filled), (spec.components,)) if few else torch.randperm(len(filled))
+    return filled[chosen[: spec.components]]
+
+
+def _preprocess(spec: Spec, start: Tensor | None) -> Callable[[Tensor], Tensor] | None:
     """What the encoder's input goes through; to standardize without rows leaves it as it is."""
     if spec.preprocess == "none":
         return None

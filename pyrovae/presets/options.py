@@ -34,11 +34,7 @@ class Option(NamedTuple):
 
 
 def options_of(spec: type) -> Mapping[str, Option]:
-    """The `Option` of each field of a dataclass, by name.
-
-    Args:
-        spec: the dataclass.
-    """
+    """The `Option` of each field of a dataclass, by name."""
     hints, found = get_type_hints(spec, include_extras=True), {}
     for field in fields(spec):
         kind, option = get_args(hints[field.name])
@@ -50,18 +46,5 @@ def options_of(spec: type) -> Mapping[str, Option]:
 
 
 def to_plain(spec: Any) -> dict[str, Any]:
-    """The fields of a dataclass as JSON holds them: tuples become lists.
-
-    Args:
-        spec: an instance of the dataclass.
-    """
+    """The fields of a dataclass as JSON holds them: tuples become lists."""
     return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(spec).items()}
-
-
-def described(spec: type) -> str:
-    """One line for each field: its name and its meaning, for a docstring.
-
-    Args:
-        spec: the dataclass.
-    """
-    return "\n".join(f"    {name}: {option.help}." for name, option in options_of(spec).items())

@@ -8,11 +8,12 @@ from dataclasses import MISSING, dataclass, replace
 from typing import Annotated, Any
 
 from pyrovae.errors import check_integer, check_word, did_you_mean, refusal
-from pyrovae.presets.options import Option, described, options_of, to_plain
-from pyrovae.presets.tables import ACTIVATIONS, LIKELIHOODS, NETWORKS, POSTERIORS, PRIORS
+from pyrovae.presets.options import Option, options_of, to_plain
+from pyrovae.presets.tables import ACTIVATIONS, LIKELIHOODS, NETWORKS, POSTERIORS, PREPROCESSES, PRIORS
 
 MAX_ENTRIES, MAX_LAYERS = 2**22, 64
 """A spec may come from a file: the sizes it may ask for are bounded. A VAE composed of classes has no such bounds."""
+Sizes = tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,51 +28,34 @@ class Spec:
     (32, 64)
     """
 
-    event_shape: Annotated[tuple[int, ...], Option("the shape of one datum; an integer for a vector", most=MAX_ENTRIES)]
-    likelihood: Annotated[str, Option("the distribution of the data given the latents", LIKELIHOODS)]
-    latent_dim: Annotated[int, Option("the number of latent dimensions", most=2**12)] = 10
-    hidden: Annotated[
-        tuple[int, ...], Option("widths of the encoder's hidden layers, or channels of its stages", most=2**16)
-    ] = (128,)
-    decoder_hidden: Annotated[
-        tuple[int, ...] | None, Option("those of the decoder; None mirrors the encoder", most=2**16)
-    ] = None
-    prior: Annotated[str, Option("the distribution of the latents", PRIORS)] = "standard_normal"
-    posterior: Annotated[str, Option("the guide's distribution of the latents given the data", POSTERIORS)] = "normal"
-    network: Annotated[str, Option("the kind of encoder and decoder", NETWORKS)] = "mlp"
-    levels: Annotated[
-        int | None, Option("for likelihoods on the integers 0 to levels - 1, their number", least=2, most=2**16)
-    ] = None
+    event_shape: Annotated[Sizes, Option("shape of one datum; an integer for a vector", most=MAX_ENTRIES)]
+    likelihood: Annotated[str, Option("distribution of the data given the latents", LIKELIHOODS)]
+    latent_dim: Annotated[int, Option("number of latent dimensions", most=2**12)] = 10
+    hidden: Annotated[Sizes, Option("widths of the encoder's layers, or channels of its stages", most=2**16)] = (128,)
+    decoder_hidden: Annotated[Sizes | None, Option("those of the decoder; None mirrors the encoder", most=2**16)] = None
+    prior: Annotated[str, Option("distribution of the latents", PRIORS)] = "standard_normal"
+    posterior: Annotated[str, Option("guide's distribution of the latents given the data", POSTERIORS)] = "normal"
+    network: Annotated[str, Option("kind of encoder and decoder", NETWORKS)] = "mlp"
+    levels: Annotated[int | None, Option("number of levels, for integers 0 to levels - 1", least=2, most=2**16)] = None
     scale: Annotated[
         float | str,
-        Option(
-            "of a normal, Laplace or log-normal likelihood: a number, 'learned' (one for all entries) or 'network' "
-            "(computed by the decoder)"
-        ),
+        Option("scale of the data's distribution: a number, learned (one for all entries) or network (by the decoder)"),
     ] = "learned"
     components: Annotated[
-        int,
-        Option(
-            "components of a mixture prior, pseudo-inputs of a VampPrior; a mixture likelihood takes at most 10",
-            most=2**16,
-        ),
+        int, Option("components of a mixture (of a mixture likelihood at most 10); pseudo-inputs of vamp", most=2**16)
     ] = 50
-    activation: Annotated[str, Option("the nonlinearity of the networks", ACTIVATIONS)] = "silu"
-    normalization: Annotated[str | None, Option("the normalization of hidden layers", NETWORKS["mlp"])] = None
-    dropout: Annotated[float, Option("dropout probability after each hidden layer, in [0, 1)")] = 0.0
-    residual: Annotated[
-        bool, Option("shortcuts: in an mlp between layers of equal width, in a convolutional network one block a stage")
-    ] = False
-    gated: Annotated[bool, Option("gated layers, in an mlp")] = False
+    activation: Annotated[str, Option("nonlinearity of the networks", ACTIVATIONS)] = "silu"
+    normalization: Annotated[str | None, Option("normalization of hidden layers", NETWORKS["mlp"])] = None
+    dropout: Annotated[float, Option("dropout probability after each hidden layer of an mlp")] = 0.0
+    residual: Annotated[bool, Option("shortcuts between layers of equal width; else one residual block a stage")] = (
+        False
+    )
+    gated: Annotated[bool, Option("gated layers in an mlp")] = False
     preprocess: Annotated[
         str | None,
-        Option(
-            "what is done to the encoder's input: levels divides by levels - 1, standardize takes the moments of the "
-            "training data; None takes what suits the likelihood",
-            (None, "none", "log1p", "levels", "standardize"),
-        ),
+        Option("change of the encoder's input: levels divides by the highest, standardize takes moments", PREPROCESSES),
     ] = None
-    name: Annotated[str, Option("the prefix of the parameters' names in Pyro")] = "vae"
+    name: Annotated[str, Option("prefix of the parameters' names in Pyro")] = "vae"
 
     def __post_init__(self) -> None:
         if isinstance(self.event_shape, int):
@@ -81,8 +65,21 @@ class Spec:
         if not 1 <= len(self.event_shape) <= 8 or math.prod(self.event_shape) > MAX_ENTRIES:
             message = f"event_shape must have 1 to 8 axes and at most {MAX_ENTRIES} entries, got {self.event_shape}"
             raise refusal(message, "event_shape")
-        self._check_likelihood()
-        self._check_network()
+        likelihood = LIKELIHOODS[self.likelihood]
+        if likelihood.leveled and self.levels is None:
+            message = f"the likelihood {self.likelihood} needs levels, such as 256 for data in 0..255: give levels"
+            raise refusal(message, "levels")
+        for name, allowed, default in (
+            ("levels", likelihood.leveled, None),
+            ("scale", likelihood.scaled, "learned"),
+        ):
+            if not allowed and getattr(self, name) != default:
+                raise refusal(f"the likelihood {self.likelihood} takes no {name}: leave {name} out", name)
+        if self.preprocess == "levels" and not likelihood.leveled:
+            message = "preprocess 'levels' is for likelihoods of levels: take 'none', 'log1p' or 'standardize'"
+            raise refusal(message, "preprocess")
+        if self.network != "mlp":
+            self._check_convolutional()
         if (self.prior == "uniform_direction") != (self.posterior == "spherical"):
             raise refusal(
                 "the prior uniform_direction and the posterior spherical live on the sphere, the others do not: give both "
@@ -90,22 +87,7 @@ class Spec:
                 "prior" if self.prior == "uniform_direction" else "posterior",
             )
 
-    def _check_likelihood(self) -> None:
-        likelihood = LIKELIHOODS[self.likelihood]
-        if likelihood.leveled and self.levels is None:
-            message = f"the likelihood {self.likelihood} needs levels, such as 256 for data in 0..255: give levels"
-            raise refusal(message, "levels")
-        if not likelihood.leveled and self.levels is not None:
-            raise refusal(f"the likelihood {self.likelihood} takes no levels: leave levels out", "levels")
-        if not likelihood.scaled and self.scale != "learned":
-            raise refusal(f"the likelihood {self.likelihood} takes no scale: leave scale out", "scale")
-        if not likelihood.leveled and self.preprocess == "levels":
-            message = "preprocess 'levels' is for likelihoods of levels: take 'none', 'log1p' or 'standardize'"
-            raise refusal(message, "preprocess")
-
-    def _check_network(self) -> None:
-        if self.network == "mlp":
-            return
+    def _check_convolutional(self) -> None:
         if len(self.event_shape) != 3:
             raise refusal(
                 "the convolutional network is for images (channels, height, width), got event_shape="
@@ -128,83 +110,54 @@ class Spec:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Spec:
-        """Make a spec of plain values, whoever wrote them.
-
-        Args:
-            values: the fields by name; ``event_shape`` and ``likelihood`` at least.
-
-        Raises:
-            TypeError: a field is missing, unknown or of the wrong kind.
-            ValueError: as for `Spec`.
+        """Make a spec of plain values by name, whoever wrote them; errors as for `Spec`, unknown names are a TypeError.
 
         >>> spec = Spec(event_shape=5, likelihood="poisson")
         >>> Spec.from_json(spec.to_json()) == spec
         True
         """
-        known = _OPTIONS
         for name in values:
-            if name not in known:
-                raise refusal(f"a spec has no field {name!r:.50}{did_you_mean(name, known)}", str(name), TypeError)
-        for name, option in known.items():
+            if name not in _OPTIONS:
+                raise refusal(f"a spec has no field {name!r:.50}{did_you_mean(name, _OPTIONS)}", str(name), TypeError)
+        for name, option in _OPTIONS.items():
             if option.default is MISSING and name not in values:
                 raise refusal(f"the spec lacks {name}, which has no default: give {name}", name, TypeError)
         return cls(**values)
 
 
 _OPTIONS = options_of(Spec)
-Spec.__doc__ = f"{Spec.__doc__}\n    Args:\n{described(Spec)}"  # each meaning is written once, beside its field
+_FIELDS = "\n".join(f"        {name}: {option.help}." for name, option in _OPTIONS.items())
+Spec.__doc__ = f"{Spec.__doc__}\n    Args:\n{_FIELDS}"  # each meaning is written once, beside its field
 
-
-def _integer(name: str, value: Any, option: Option) -> int:
-    return check_integer(name, value, option.least, option.most)
-
-
-def _sizes(name: str, value: Any, option: Option) -> tuple[int, ...]:
-    if not isinstance(value, list | tuple) or len(value) > MAX_LAYERS:
-        message = f"{name} must be a list of at most {MAX_LAYERS} integers, got {value!r:.100}"
-        raise refusal(message, name, TypeError)
-    return tuple(check_integer(name, size, option.least, option.most) for size in value)
-
-
-def _probability(name: str, value: Any, option: Option) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-        raise refusal(f"{name} must be a probability in [0, 1), got {value!r:.100}", name)
-    return float(value)
-
-
-def _scale(name: str, value: Any, option: Option) -> float | str:
-    if value in ("learned", "network"):
-        return value
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise refusal(f"{name} must be a positive number, 'learned' or 'network', got {value!r:.100}", name)
-    return float(value)
-
-
-def _flag(name: str, value: Any, option: Option) -> bool:
-    if not isinstance(value, bool):
-        raise refusal(f"{name} must be true or false, got {value!r:.100}", name, TypeError)
-    return value
-
-
-def _text(name: str, value: Any, option: Option) -> str:
-    if not isinstance(value, str) or not 0 < len(value) <= 100:
-        message = f"{name} must be a non-empty string of at most 100 characters, got {value!r:.100}"
-        raise refusal(message, name, TypeError)
-    return value
-
-
-_CHECKS: Mapping[Any, Callable[[str, Any, Option], Any]] = {
-    int: _integer,
-    tuple[int, ...]: _sizes,
-    float: _probability,
-    float | str: _scale,
-    bool: _flag,
-    str: _text,
+_EXPECTED: Mapping[Any, tuple[str, type | tuple[type, ...], Callable[[Any], bool]]] = {
+    float: ("a probability in [0, 1)", (int, float), lambda value: 0 <= value < 1),
+    float | str: (
+        "a positive number, 'learned' or 'network'",
+        (int, float, str),
+        lambda value: value in ("learned", "network") if isinstance(value, str) else 0 < value < math.inf,
+    ),
+    bool: ("true or false", bool, lambda value: True),
+    str: ("a non-empty string of at most 100 characters", str, lambda value: 0 < len(value) <= 100),
 }
+"""Of each kind of field but words and integers what it may hold, in words, by type and by a test."""
 
 
 def _checked(name: str, value: Any, option: Option) -> Any:
     """The value of one field, if it is of the field's kind and in its range."""
     if option.known:
         return check_word(name, value, option.known)
-    return None if value is None and option.optional else _CHECKS[option.kind](name, value, option)
+    if value is None and option.optional:
+        return None
+    if option.kind is int:
+        return check_integer(name, value, option.least, option.most)
+    if option.kind == Sizes:
+        if not isinstance(value, list | tuple) or len(value) > MAX_LAYERS:
+            message = f"{name} must be a list of at most {MAX_LAYERS} integers, got {value!r:.100}"
+            raise refusal(message, name, TypeError)
+        return tuple(check_integer(name, size, option.least, option.most) for size in value)
+    words, types, holds = _EXPECTED[option.kind]
+    if not isinstance(value, types) or (isinstance(value, bool) and option.kind is not bool):
+        raise refusal(f"{name} must be {words}, got {value!r:.100}", name, TypeError)
+    if not holds(value):
+        raise refusal(f"{name} must be {words}, got {value!r:.100}", name)
+    return float(value) if isinstance(value, int) and option.kind is not bool else value

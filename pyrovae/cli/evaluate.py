@@ -1,0 +1,89 @@
+"""``pyrovae evaluate``."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+import pyrovae as pvae
+from pyrovae.cli.endings import complain
+from pyrovae.cli.options import Method, NumSamples, Quiet, Rows, RunFolder, Seed, Steps, estimator_of
+from pyrovae.cli.output import named, number, say, show, why_not_writable
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+
+def evaluate(
+    run: RunFolder,
+    method: Method = "importance",
+    num_samples: NumSamples = None,
+    steps: Steps = None,
+    rows: Rows = None,
+    out: Annotated[Path | None, typer.Option(help="The .csv file of the rows; by default in the run's folder.")] = None,
+    seed: Seed = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Estimate the held-out log evidence of a run; stopped and started again, it goes on where it was."""
+    from pyrovae.files import save_file_atomic
+    from pyrovae.report.evaluated import write_evaluated
+    from pyrovae.report.subject import data_of
+
+    found, estimator, reason = pvae.Run.read(run), estimator_of(method, steps), why_not_writable(run)
+    test = data_of(found).test[:rows]
+    unfinished = None if reason else run / f".evaluate-{method}.npz"
+    result = pvae.log_marginal(
+        pvae.load(run),
+        test,
+        method=estimator,
+        num_samples=num_samples,
+        seed=seed,
+        progress=False if quiet else None,
+        resume=unfinished,
+    )
+    _show(quiet, f"{named(test)}, {len(test)} test rows, {method}: nats per datum", result, test.event_shape.numel())
+    if out is not None:
+        say(quiet, f"per row  {save_file_atomic(out, result.to_dataframe().to_csv().encode())}")
+    elif reason:
+        complain(f"{run} cannot be written ({reason}), so the estimates are not kept: --out keeps them", "yellow")
+    elif more := _more_rows(found, method, len(test)):
+        complain(f"{run} keeps its estimates of {more:,} rows by this method: --out keeps these as well", "yellow")
+    else:
+        say(quiet, f"per row  {write_evaluated(found, result, method)}\n`pyrovae report {run}` puts them on a page")
+    if unfinished is not None:
+        unfinished.unlink(missing_ok=True)
+
+
+def _more_rows(run: pvae.Run, method: str, num_rows: int) -> int | None:
+    """Of how many rows the estimates in the run's folder are, if they are of its weights and of more rows than these."""
+    from pyrovae.files import read_json
+    from pyrovae.files.config import MODEL
+
+    path = run.folder / f"evidence-{method}.json"
+    known = read_json(path) if path.is_file() else {}
+    is_own = known.get("weights") == run.config["files"].get(MODEL)
+    return known["num_data"] if is_own and known.get("num_data", 0) > num_rows else None
+
+
+def _show(quiet: bool, title: str, result: xr.Dataset, entries: int) -> None:
+    from pyrovae.limits import FEWEST_SAMPLES, good_k, share_bad_k
+
+    values, num_samples = result["log_marginal"].values, result.attrs["num_samples"]
+    error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    is_mass = result.attrs.get("measure") == "mass"  # the bits of a density depend on the data's unit
+    cells = {
+        "log p(x)": f"{values.mean():.2f} ± {number(error)}",
+        "mcse": number(float(result["mcse"].mean()), ".3f"),
+        "ELBO": number(float(result["elbo"].mean())),
+        "gap": number(float(result["gap"].mean())),
+        "bits/dim": number(-values.mean() / (math.log(2) * entries) if is_mass else None, ".3f"),
+    }
+    if num_samples >= FEWEST_SAMPLES:
+        bad = share_bad_k(result["pareto_k"].values, num_samples)
+        cells[f"k-hat > {good_k(num_samples):.2f}"] = f"{bad:.0%}"
+    show(quiet, title, list(cells), [list(cells.values())])
+    if "notes" in result.attrs:
+        say(quiet, f"note: {result.attrs['notes']}")

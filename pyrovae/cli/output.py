@@ -1,0 +1,78 @@
+"""What commands print, and the files that they write."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pyrovae.data import Data
+
+
+def say(quiet: bool, text: str) -> None:
+    """Print text as it is: in whole lines, however long a path is, and without markup."""
+    if not quiet:
+        from rich.console import Console
+
+        Console(highlight=False).print(text, soft_wrap=True, markup=False)
+
+
+def show(quiet: bool, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print a title and a table; numbers stand to the right, long cells are folded to the width of the terminal."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    made = Table()
+    for number, column in enumerate(columns):
+        made.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
+    for row in rows:
+        made.add_row(*(Text(str(cell)) for cell in row))
+    out = Console(quiet=quiet, highlight=False)
+    out.print(Text(title, "bold"), soft_wrap=True)
+    out.print(made)
+
+
+def number(value: float | None, form: str = ".2f") -> str:
+    """A number as text; a dash where there is none."""
+    return "-" if value is None or math.isnan(value) else format(value, form)
+
+
+def named(data: Data) -> str:
+    """The data's name with its variant, if it has one."""
+    return str(data.name) if data.variant is None else f"{data.name} ({data.variant})"
+
+
+def why_not_writable(folder: Path) -> str | None:
+    """Why no file can be written into a folder, which is made if need be; None where one can."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return None
+    except OSError as error:
+        return error.strerror or str(error)
+
+
+def save_arrays(path: Path, **arrays: Any) -> None:
+    """Write arrays into an ``.npz`` file."""
+    import numpy as np
+
+    from pyrovae.files import save_file_atomic
+
+    save_file_atomic(path, lambda file: np.savez_compressed(file, **arrays))
+
+
+def save_axes(path: Path, axes: Any, quiet: bool) -> None:
+    """Write a figure and say where."""
+    from pyrovae.files import save_file_atomic
+
+    save_file_atomic(path, lambda file: axes.figure.savefig(file, format="png", bbox_inches="tight"))
+    say(quiet, f"figure  {path}")
+
+
+def picture_path(run: Path, out: Path | None, name: str) -> Path:
+    """Beside the file that was asked for; else among the run's figures, under a name that training does not write."""
+    return run / "figures" / f"{name}.png" if out is None else out.with_suffix(".png")

@@ -1,0 +1,30 @@
+"""``pyrovae reconstruct``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+import pyrovae as pvae
+from pyrovae.cli.options import Out, Quiet, RunFolder
+from pyrovae.cli.output import picture_path, save_arrays, save_axes, say
+
+
+def reconstruct(
+    run: RunFolder,
+    rows: Annotated[int, typer.Option(help="How many test rows.", min=1)] = 10,
+    out: Out = None,
+    quiet: Quiet = False,
+) -> None:
+    """Reconstruct test rows of a run's data."""
+    from pyrovae.report.codes import reconstructed
+    from pyrovae.report.subject import data_of
+
+    x = data_of(pvae.Run.read(run)).test[:rows].dense().x
+    again = reconstructed(pvae.load(run), x)
+    path = out or run / "reconstructions.npz"
+    save_arrays(path, x=x.numpy(), reconstruction=again.numpy())
+    say(quiet, f"reconstructions  {path}")
+    if again.ndim == 4:
+        save_axes(picture_path(run, out, "reconstructed"), pvae.plots.plot_reconstructions(x, again), quiet)

@@ -1,0 +1,42 @@
+"""``pyrovae report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pyrovae.cli.options import Force, Quiet, Seed
+from pyrovae.cli.output import say
+from pyrovae.errors import refusal
+
+
+def report(
+    folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folder of a run, or of several to compare.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The page; by default report.html in the run, or comparison.html for several.")
+    ] = None,
+    rows: Annotated[
+        int | None, typer.Option(help="Test rows for log p(x); by default as many as seconds allow.")
+    ] = None,
+    open_: Annotated[bool, typer.Option("--open", help="Show it in the browser.")] = False,
+    force: Force = False,
+    seed: Seed = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Write one page of HTML on a run, or on several compared: what it is, what came of it, how far to trust it."""
+    import webbrowser
+
+    from pyrovae.report import write_report
+    from pyrovae.report.subject import read_subject
+
+    page = folders[0] / "report.html"
+    if out is None and len(folders) == 1 and page.exists() and not force and (poor := read_subject(folders[0]).missing):
+        raise refusal(
+            f"{page} may hold more than this page would: choose another file, or say --force. {poor[0]}", "out"
+        )
+    path = write_report(folders, out, rows=rows, seed=seed)
+    say(quiet, f"report  {path}")
+    if open_ and not webbrowser.open(path.resolve().as_uri()):
+        say(quiet, "no browser was found: open the file by hand")
