@@ -35,10 +35,7 @@ ROOMS = {
     "checks": ("evaluation", "programs"),
     "arviz": ("checks", "data", "evaluation", "programs"),
     "report": ("checks", "comparison", "data", "evaluation", "files", "graphs", "plots", "presets"),
-    "cli": (
-        *("arviz", "checks", "comparison", "data", "evaluation", "files", "graphs", "plots", "presets", "programs"),
-        *("report", "schedules", "training"),
-    ),
+    "cli": ("arviz", "data", "evaluation", "files", "presets", "programs", "report"),  # the rest by public names
     "__main__": ("cli",),
 }
 """The rooms in their order, each with those that it uses: all of them stand before it."""

@@ -234,7 +234,7 @@ def test_log_p_is_taken_from_the_best_estimate_and_said_to_be_low(run, found, ga
 
 @pytest.mark.filterwarnings("ignore")
 def test_what_was_evaluated_is_taken_up(copy):
-    asked = invoke("evaluate", copy, "--method", "refined", "--steps", 50, "--samples", 100, "--rows", 15)
+    asked = invoke("evaluate", copy, "--method", "refined", "--steps", 50, "--num-samples", 100, "--rows", 15)
     assert asked.exit_code == 0, asked.output
     text = page_of(pvae.write_report(copy, rows=10)).text
     assert "extrapolated from the first 15: test ELBO plus the gap" in text
@@ -247,7 +247,7 @@ def test_what_was_evaluated_is_taken_up(copy):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("change", ["weights", "table", "rows", "unsealed", "nothing"])
 def test_what_was_evaluated_of_something_else_is_left(copy, change):
-    assert invoke("evaluate", copy, "--samples", 30, "--rows", 5).exit_code == 0
+    assert invoke("evaluate", copy, "--num-samples", 30, "--rows", 5).exit_code == 0
     path = copy / "evidence-importance.json"
     known = json.loads(path.read_text())
     if change in known:

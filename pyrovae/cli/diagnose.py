@@ -32,7 +32,7 @@ def diagnose(
     found = pvae.diagnose(vae, data.test[:rows], train=data.train.drawn(seed), seed=seed, progress=progress)
     say(quiet, str(found))
     if reason := why_not_writable(run):
-        complain(f"{run} cannot be written ({reason}), so this and its figures are not kept", "yellow")
+        complain(f"{run} cannot be written ({reason}), so this and its figures are not kept", "yellow", quiet)
         return
     save_file_atomic(run / "report.txt", f"{found}\n".encode())
     for name, axes in _figures(found).items():

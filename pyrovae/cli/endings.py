@@ -38,12 +38,14 @@ def with_endings(command: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
-def complain(message: str, color: str = "red") -> None:
+def complain(message: str, color: str = "red", quiet: bool = False) -> None:
     """Print a message on the error stream: errors in red, warnings in yellow."""
     from rich.console import Console
     from rich.markup import escape
 
-    Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold {color}]pyrovae:[/] {escape(message)}")
+    Console(stderr=True, highlight=False, soft_wrap=True, quiet=quiet).print(
+        f"[bold {color}]pyrovae:[/] {escape(message)}"
+    )
 
 
 def _message(ctx: typer.Context, error: Exception) -> str:
@@ -63,8 +65,8 @@ def _sentences(quiet: bool) -> Iterator[None]:
         def show(message: Any, category: type[Warning], *where: Any, **options: Any) -> None:
             if not issubclass(category, UserWarning):
                 otherwise(message, category, *where, **options)
-            elif not quiet:
-                complain(str(message), "yellow")
+            else:
+                complain(str(message), "yellow", quiet)
 
         warnings.showwarning = show
         yield

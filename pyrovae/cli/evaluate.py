@@ -48,9 +48,13 @@ def evaluate(
     if out is not None:
         say(quiet, f"per row  {save_file_atomic(out, result.to_dataframe().to_csv().encode())}")
     elif reason:
-        complain(f"{run} cannot be written ({reason}), so the estimates are not kept: --out keeps them", "yellow")
+        complain(
+            f"{run} cannot be written ({reason}), so the estimates are not kept: --out keeps them", "yellow", quiet
+        )
     elif more := _more_rows(found, method, len(test)):
-        complain(f"{run} keeps its estimates of {more:,} rows by this method: --out keeps these as well", "yellow")
+        complain(
+            f"{run} keeps its estimates of {more:,} rows by this method: --out keeps these as well", "yellow", quiet
+        )
     else:
         say(quiet, f"per row  {write_evaluated(found, result, method)}\n`pyrovae report {run}` puts them on a page")
     if unfinished is not None:

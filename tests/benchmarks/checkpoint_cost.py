@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 
 import pyrovae as pvae
-from pyrovae.cli.defaults import RECIPES
+from pyrovae.presets import RECIPES, Spec
+from pyrovae.presets.options import options_of
 from pyrovae.files import CheckpointStore, load_tree
 from pyrovae.training.saving import Saver
 
@@ -46,11 +47,12 @@ def captured_loop(folder, vae, data, batch_size):
 def main():
     """Print the table."""
     recipe = RECIPES["mnist"]
-    x = torch.rand(recipe.batch_size * 20, 1, 28, 28, generator=torch.Generator().manual_seed(0))
-    vae = pvae.build_vae((1, 28, 28), likelihood="bernoulli", seed=0, **recipe.words)
+    fields = {name: value for name, value in recipe.items() if name in options_of(Spec)}
+    x = torch.rand(recipe["batch_size"] * 20, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    vae = pvae.build_vae((1, 28, 28), likelihood="bernoulli", seed=0, **fields)
     data = pvae.data.Data(x, transform=pvae.data.Binarize(), variant="dynamic")
     with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as folder:
-        saver, loop = captured_loop(Path(folder) / "run", vae, data, recipe.batch_size)
+        saver, loop = captured_loop(Path(folder) / "run", vae, data, recipe["batch_size"])
         store = CheckpointStore(Path(folder) / "timed", keep=2)
         steps = iter(range(10**6))
         step = median_step(loop)
@@ -59,7 +61,7 @@ def main():
         load = times(lambda: load_tree(path), SAVES)
         size = path.stat().st_size
     parameters = sum(parameter.numel() for parameter in vae.parameters())
-    print(f"{parameters:,} parameters, batch {recipe.batch_size}, {torch.get_num_threads()} threads, median (90 %)")
+    print(f"{parameters:,} parameters, batch {recipe['batch_size']}, {torch.get_num_threads()} threads, median (90 %)")
     print(f"training step       {1e3 * step[0]:7.2f} ms ({1e3 * step[1]:.2f})")
     print(f"checkpoint written  {1e3 * save[0]:7.2f} ms ({1e3 * save[1]:.2f}), {size / 1e6:.1f} MB")
     print(f"checkpoint read     {1e3 * load[0]:7.2f} ms ({1e3 * load[1]:.2f})")
