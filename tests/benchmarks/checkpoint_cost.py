@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 
 import pyrovae as pvae
+from pyrovae.files import CheckpointStore, load_tree
 from pyrovae.presets import RECIPES, Spec
 from pyrovae.presets.options import options_of
-from pyrovae.files import CheckpointStore, load_tree
 from pyrovae.training.saving import Saver
 
 SAVES, STEPS = 20, 200
