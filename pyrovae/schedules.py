@@ -10,20 +10,23 @@ linear(0.0, 1.0, epochs=10)
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
+
+from pyrovae.errors import check_integer, refusal
 
 __all__ = ["Progress", "Schedule", "constant", "cosine", "cyclical", "linear", "one_cycle"]
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far training has come: what a schedule is called with.
+    """How far training has come: the argument of a schedule.
 
     Args:
-        step: Optimiser steps taken so far; 0 before the first.
-        epoch: Epochs so far, a fraction within an epoch: `step / steps_per_epoch`.
-        steps_per_epoch: Steps in one epoch.
+        step: optimizer steps taken so far; 0 before the first.
+        epoch: epochs so far, a fraction within an epoch: ``step / steps_per_epoch``.
+        steps_per_epoch: steps in one epoch.
 
     >>> Progress.at(step=150, steps_per_epoch=100)
     Progress(step=150, epoch=1.5, steps_per_epoch=100)
@@ -35,198 +38,131 @@ class Progress:
 
     @classmethod
     def at(cls, step: int, steps_per_epoch: int) -> Progress:
-        """The progress after `step` steps.
-
-        Args:
-            step: Optimiser steps taken so far, at least 0.
-            steps_per_epoch: Steps in one epoch, at least 1.
-
-        Raises:
-            ValueError: If the step is negative or an epoch has no step.
-        """
+        """Return the progress after ``step`` optimizer steps, at least 0, of epochs of at least one step each."""
         if step < 0 or steps_per_epoch < 1:
             raise ValueError(
                 f"expected step >= 0 and steps_per_epoch >= 1, got step={step} and steps_per_epoch={steps_per_epoch}; "
-                "count the optimiser steps taken so far, and give an epoch at least one batch"
+                "count the optimizer steps taken so far, and give an epoch at least one batch"
             )
         return cls(step, step / steps_per_epoch, steps_per_epoch)
 
 
-class Schedule(ABC):
-    """A number that depends on the progress of training, with a target that it tends to.
+@dataclass(frozen=True, repr=False)
+class Schedule:
+    """A number that depends on the progress of training; made by the functions of this room.
 
-    Attributes:
-        end: The target, a float >= 0.
+    Args:
+        name: the name of the function that made it.
+        values: that function's values: the last is the target, but for ``one_cycle``, which ends at 0.
+        options: that function's other arguments, by name.
     """
 
-    end: float
+    name: str
+    values: tuple[float, ...]
+    options: tuple[tuple[str, float], ...] = ()
 
-    @abstractmethod
+    @property
+    def end(self) -> float:
+        """The target, a float >= 0."""
+        return 0.0 if self.name == "one_cycle" else self.values[-1]
+
     def __call__(self, progress: Progress) -> float:
-        """The value at this progress, a float >= 0."""
+        """Return the value at this progress, a float >= 0."""
+        options = dict(self.options)
+        over = math.inf
+        if "epochs" in options:
+            over = progress.epoch / options["epochs"]
+        elif "steps" in options:
+            over = progress.step / options["steps"]
+        return _CURVES[self.name](self.values, min(over, 1.0), options)
 
     def reached(self, progress: Progress) -> bool:
-        """Whether the value is at its target `end` at this progress.
+        """Whether the value is at its target ``end`` at this progress.
 
-        Asked after the last step, it says whether training ended before its target was reached (with beta below 1, say,
-        where the model was never trained on the bound that is reported).
-
-        Args:
-            progress: The progress, with `step` the number of steps taken.
+        After the last step, it says whether training ended before the target was reached: with beta below 1, say, the
+        model was never trained on the bound that is reported.
         """
         return self(progress) == self.end
 
-
-@dataclass(frozen=True)
-class _Span:
-    """A length of training, in epochs or in steps."""
-
-    epochs: float | None
-    steps: float | None
-
-    def fraction(self, progress: Progress) -> float:
-        """The share of this span that is over: 0 at its beginning, 1 at its end and above 1 thereafter."""
-        if self.epochs is not None:
-            return progress.epoch / self.epochs
-        return progress.step / self.steps if self.steps is not None else math.inf
-
-    def __str__(self) -> str:
-        return f"steps={self.steps}" if self.epochs is None else f"epochs={self.epochs}"
-
-
-@dataclass(frozen=True, repr=False)
-class _Constant(Schedule):
-    end: float
-
-    def __call__(self, progress: Progress) -> float:
-        return self.end
-
     def __repr__(self) -> str:
-        return f"constant({self.end})"
+        return f"{self.name}({', '.join([*map(str, self.values), *(f'{key}={value}' for key, value in self.options)])})"
 
 
-@dataclass(frozen=True, repr=False)
-class _Linear(Schedule):
-    start: float
-    end: float
-    span: _Span
-
-    def __call__(self, progress: Progress) -> float:
-        return _between(self.start, self.end, self.span.fraction(progress))
-
-    def __repr__(self) -> str:
-        return f"linear({self.start}, {self.end}, {self.span})"
+def _line(values: tuple[float, ...], over: float, options: Mapping[str, float]) -> float:
+    start, end = values[0], values[-1]
+    return end if over >= 1 else start + (end - start) * over
 
 
-@dataclass(frozen=True, repr=False)
-class _Cosine(Schedule):
-    start: float
-    end: float
-    span: _Span
-
-    def __call__(self, progress: Progress) -> float:
-        fraction = self.span.fraction(progress)
-        return _between(self.start, self.end, 1.0 if fraction >= 1 else (1 - math.cos(math.pi * fraction)) / 2)
-
-    def __repr__(self) -> str:
-        return f"cosine({self.start}, {self.end}, {self.span})"
+def _wave(values: tuple[float, ...], over: float, options: Mapping[str, float]) -> float:
+    return _line(values, 1.0 if over >= 1 else (1 - math.cos(math.pi * over)) / 2, options)
 
 
-@dataclass(frozen=True, repr=False)
-class _Cyclical(Schedule):
-    start: float
-    end: float
-    cycles: int
-    ramp: float
-    span: _Span
-
-    def __call__(self, progress: Progress) -> float:
-        fraction = self.span.fraction(progress)
-        phase = 1.0 if fraction >= 1 else (fraction * self.cycles) % 1.0
-        return _between(self.start, self.end, phase / self.ramp)
-
-    def __repr__(self) -> str:
-        return f"cyclical({self.start}, {self.end}, cycles={self.cycles}, ramp={self.ramp}, {self.span})"
+def _cycles(values: tuple[float, ...], over: float, options: Mapping[str, float]) -> float:
+    return _line(values, 1.0 if over >= 1 else (over * options["cycles"]) % 1.0 / options["ramp"], options)
 
 
-@dataclass(frozen=True, repr=False)
-class _OneCycle(Schedule):
-    peak: float
-    warm_up: float
-    span: _Span
-    end: float = 0.0
+def _climb_and_fall(values: tuple[float, ...], over: float, options: Mapping[str, float]) -> float:
+    (peak,), warm_up = values, options["warm_up"]
+    if over < warm_up:
+        return peak * (0.05 + 0.95 * over / warm_up)
+    return peak * (1 + math.cos(math.pi * (over - warm_up) / (1 - warm_up))) / 2
 
-    def __call__(self, progress: Progress) -> float:
-        fraction = min(self.span.fraction(progress), 1.0)
-        if fraction < self.warm_up:
-            return self.peak * (0.05 + 0.95 * fraction / self.warm_up)
-        return self.peak * (1 + math.cos(math.pi * (fraction - self.warm_up) / (1 - self.warm_up))) / 2
 
-    def __repr__(self) -> str:
-        return f"one_cycle({self.peak}, warm_up={self.warm_up}, {self.span})"
+_CURVES: Mapping[str, Callable[[tuple[float, ...], float, Mapping[str, float]], float]] = {
+    "constant": _line,
+    "linear": _line,
+    "cosine": _wave,
+    "cyclical": _cycles,
+    "one_cycle": _climb_and_fall,
+}
+"""The value of each schedule when this share of its length is over, from 0 to 1."""
 
 
 def constant(value: float) -> Schedule:
-    """One value throughout.
-
-    Args:
-        value: The value, >= 0.
-
-    Raises:
-        ValueError: If the value is negative, infinite or NaN.
+    """Return a schedule of one value, >= 0, throughout.
 
     >>> constant(0.5)(Progress.at(step=7, steps_per_epoch=10))
     0.5
     """
-    return _Constant(_value("value", value))
+    return Schedule("constant", (_value("value", value),))
 
 
 def linear(start: float, end: float, *, epochs: float | None = None, steps: float | None = None) -> Schedule:
-    r"""A straight line from `start` to `end`, which then stays at `end`.
+    r"""Return a straight line from ``start`` to ``end``, which then stays at ``end``.
 
-    $s(t) = a + (b - a) \min(1, t / T)$.
+    .. math:: s(t) = a + (b - a) \min(1, t / T)
 
     Args:
-        start: The value $a$ before the first step, >= 0.
-        end: The value $b$ from $T$ on, >= 0.
-        epochs: The length $T$ in epochs, > 0; or
-        steps: the length in optimiser steps, > 0.
+        start: the value :math:`a` before the first step, >= 0.
+        end: the value :math:`b` from :math:`T` on, >= 0.
+        epochs: the length :math:`T` in epochs, > 0; or
+        steps: the length in optimizer steps, > 0.
 
     Raises:
-        ValueError: If a value is negative, infinite or NaN; unless exactly one of `epochs` and `steps` is given.
-        TypeError: If an argument is no number.
+        ValueError: a value is negative, infinite or NaN; or not exactly one of ``epochs`` and ``steps`` is given.
+        TypeError: an argument is no number.
 
-    References:
-        Bowman et al. 2016, Generating Sentences from a Continuous Space, arXiv:1511.06349.
+    Reference: Bowman et al. 2016, Generating Sentences from a Continuous Space, arXiv:1511.06349.
 
     >>> [linear(0, 1, steps=4)(Progress.at(step, 100)) for step in (0, 1, 4, 9)]
     [0.0, 0.25, 1.0, 1.0]
     """
-    return _Linear(_value("start", start), _value("end", end), _span(epochs, steps))
+    return Schedule("linear", (_value("start", start), _value("end", end)), _length(epochs, steps))
 
 
 def cosine(start: float, end: float, *, epochs: float | None = None, steps: float | None = None) -> Schedule:
-    r"""Half a cosine wave from `start` to `end`, flat at both ends, which then stays at `end`.
+    r"""Return half a cosine wave from ``start`` to ``end``, flat at both ends, which then stays at ``end``.
 
-    $s(t) = a + (b - a) (1 - \cos(\pi \min(1, t / T))) / 2$.
+    .. math:: s(t) = a + (b - a) (1 - \cos(\pi \min(1, t / T))) / 2
 
-    Args:
-        start: The value $a$ before the first step, >= 0.
-        end: The value $b$ from $T$ on, >= 0.
-        epochs: The length $T$ in epochs, > 0; or
-        steps: the length in optimiser steps, > 0.
+    Arguments and errors are those of :func:`linear`.
 
-    Raises:
-        ValueError: If a value is negative, infinite or NaN; unless exactly one of `epochs` and `steps` is given.
-        TypeError: If an argument is no number.
-
-    References:
-        Loshchilov & Hutter 2017, SGDR, arXiv:1608.03983 (the shape).
+    Reference: Loshchilov & Hutter 2017, SGDR, arXiv:1608.03983 (the shape).
 
     >>> [round(cosine(0, 1, steps=4)(Progress.at(step, 100)), 3) for step in (0, 1, 2, 4, 9)]
     [0.0, 0.146, 0.5, 1.0, 1.0]
     """
-    return _Cosine(_value("start", start), _value("end", end), _span(epochs, steps))
+    return Schedule("cosine", (_value("start", start), _value("end", end)), _length(epochs, steps))
 
 
 def cyclical(
@@ -238,98 +174,87 @@ def cyclical(
     epochs: float | None = None,
     steps: float | None = None,
 ) -> Schedule:
-    r"""A line from `start` to `end` and a rest at `end`, several times over; afterwards it stays at `end`.
+    r"""Return a line from ``start`` to ``end`` and a rest at ``end``, several times over; afterwards it stays at ``end``.
 
-    $s(t) = a + (b - a) \min(1, \tau / R)$ with $\tau = (C t / T) \bmod 1$, and $s(t) = b$ for $t \ge T$.
+    .. math:: s(t) = a + (b - a) \min(1, \tau / R), \quad \tau = (C t / T) \bmod 1, \qquad s(t) = b \text{ for } t \ge T
 
     Args:
-        start: The value $a$ at the beginning of each cycle, >= 0.
-        end: The value $b$ in the rest of each cycle, >= 0.
-        cycles: The number of cycles $C$, >= 1.
-        ramp: The share $R$ of a cycle in which the value climbs, in (0, 1].
-        epochs: The length $T$ of all cycles together, in epochs, > 0; or
-        steps: in optimiser steps, > 0.
+        start: the value :math:`a` at the beginning of each cycle, >= 0.
+        end: the value :math:`b` in the rest of each cycle, >= 0.
+        cycles: the number of cycles :math:`C`, >= 1.
+        ramp: the share :math:`R` of a cycle in which the value climbs, in (0, 1].
+        epochs: the length :math:`T` of all cycles together, in epochs, > 0; or
+        steps: in optimizer steps, > 0.
 
     Raises:
-        ValueError: If a value is out of its range; unless exactly one of `epochs` and `steps` is given.
-        TypeError: If an argument is no number.
+        ValueError: a value is out of its range; or not exactly one of ``epochs`` and ``steps`` is given.
+        TypeError: an argument is no number.
 
-    References:
-        Fu et al. 2019, Cyclical Annealing Schedule, arXiv:1903.10145.
+    Reference: Fu et al. 2019, Cyclical Annealing Schedule, arXiv:1903.10145.
 
     >>> [cyclical(cycles=2, steps=8)(Progress.at(step, 100)) for step in range(9)]
     [0.0, 0.5, 1.0, 1.0, 0.0, 0.5, 1.0, 1.0, 1.0]
     """
-    if isinstance(cycles, bool) or not isinstance(cycles, int):
-        raise TypeError(f"expected cycles to be a whole number, got {cycles!r}; write cyclical(..., cycles=4)")
-    if cycles < 1:
-        raise ValueError(f"expected cycles >= 1, got {cycles}; write cyclical(..., cycles=4)")
+    check_integer("cycles", cycles)
     share = _number("ramp", ramp)
     if not 0 < share <= 1:
-        raise ValueError(
-            f"expected ramp in (0, 1], the share of a cycle spent climbing, got {ramp}; the usual one is ramp=0.5"
-        )
-    return _Cyclical(_value("start", start), _value("end", end), cycles, share, _span(epochs, steps))
+        raise refusal(f"ramp, the share of a cycle spent climbing, must be in (0, 1], got {ramp}", "ramp")
+    options = (("cycles", cycles), ("ramp", share), *_length(epochs, steps))
+    return Schedule("cyclical", (_value("start", start), _value("end", end)), options)
 
 
 def one_cycle(
     peak: float, *, warm_up: float = 0.1, epochs: float | None = None, steps: float | None = None
 ) -> Schedule:
-    r"""A learning rate that climbs to a peak in a straight line and goes to zero along half a cosine wave.
+    r"""Return a learning rate that climbs to a peak in a straight line and falls to zero along half a cosine wave.
 
-    $s(t) = p (0.05 + 0.95 f / w)$ for $f = t / T < w$, then $p (1 + \cos(\pi (f - w) / (1 - w))) / 2$.
+    .. math::
+        s(t) = p\,(0.05 + 0.95 f / w) \text{ for } f = t / T < w, \quad \text{then} \quad
+        p\,(1 + \cos(\pi (f - w) / (1 - w))) / 2
 
     Args:
-        peak: The highest value $p$, > 0.
-        warm_up: The share $w$ of the length in which the value climbs, in [0, 1).
-        epochs: The length $T$ in epochs, > 0; or
-        steps: in optimiser steps, > 0.
+        peak: the highest value :math:`p`, >= 0.
+        warm_up: the share :math:`w` of the length in which the value climbs, in [0, 1).
+        epochs: the length :math:`T` in epochs, > 0; or
+        steps: in optimizer steps, > 0.
 
     Raises:
-        ValueError: If a value is out of its range; unless exactly one of `epochs` and `steps` is given.
-        TypeError: If an argument is no number.
+        ValueError: a value is out of its range; or not exactly one of ``epochs`` and ``steps`` is given.
+        TypeError: an argument is no number.
 
-    References:
-        Smith & Topin 2019, Super-Convergence, arXiv:1708.07120.
+    Reference: Smith & Topin 2019, Super-Convergence, arXiv:1708.07120.
 
     >>> [round(one_cycle(1.0, warm_up=0.5, steps=8)(Progress.at(step, 100)), 3) for step in (0, 2, 4, 6, 8)]
     [0.05, 0.525, 1.0, 0.5, 0.0]
     """
     share = _number("warm_up", warm_up)
     if not 0 <= share < 1:
-        raise ValueError(f"expected warm_up in [0, 1), the share of the length spent climbing, got {warm_up}")
-    return _OneCycle(_value("peak", peak), share, _span(epochs, steps))
+        raise refusal(f"warm_up, the share of the length spent climbing, must be in [0, 1), got {warm_up}", "warm_up")
+    return Schedule("one_cycle", (_value("peak", peak),), (("warm_up", share), *_length(epochs, steps)))
 
 
-def _between(start: float, end: float, fraction: float) -> float:
-    return end if fraction >= 1 else start + (end - start) * fraction
-
-
-def _number(name: str, value: float) -> float:
+def _number(name: str, value: Any) -> float:
     try:
         return float(value)
     except (TypeError, ValueError):
-        raise TypeError(f"expected {name} to be a number, got {value!r}; write {name}=1.0, say") from None
+        raise refusal(f"{name} must be a number, got {value!r:.100}; write {name}=1.0, say", name, TypeError) from None
 
 
-def _value(name: str, value: float) -> float:
+def _value(name: str, value: Any) -> float:
     number = _number(name, value)
     if not 0 <= number < math.inf:
-        raise ValueError(f"expected {name} to be finite and at least 0, got {value}; write {name}=0.0 or more")
+        raise refusal(f"{name} must be finite and at least 0, got {value}", name)
     return number
 
 
-def _span(epochs: float | None, steps: float | None) -> _Span:
-    given = {name: value for name, value in {"epochs": epochs, "steps": steps}.items() if value is not None}
+def _length(epochs: float | None, steps: float | None) -> tuple[tuple[str, float]]:
+    given = [(name, value) for name, value in (("epochs", epochs), ("steps", steps)) if value is not None]
     if len(given) != 1:
-        came = "both" if given else "neither"
         raise ValueError(
-            f"expected exactly one of epochs= and steps=, got {came}; write epochs=10 (passes over the data) or "
-            "steps=5000 (optimiser steps)"
+            f"expected exactly one of epochs= and steps=, got {'both' if given else 'neither'}; write epochs=10 (passes over "
+            "the data) or steps=5000 (optimizer steps)"
         )
-    for name, value in given.items():
-        if not 0 < _number(name, value) < math.inf:
-            raise ValueError(
-                f"expected {name} to be finite and above 0, got {value}; without a warm-up write constant(1.0)"
-            )
-    return _Span(epochs, steps)
+    name, value = given[0]
+    if not 0 < _number(name, value) < math.inf:
+        raise refusal(f"{name} must be finite and above 0, got {value}; without a warm-up write constant(1.0)", name)
+    return ((name, value),)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -30,14 +31,16 @@ class Place(NamedTuple):
         return self.x(rows, "") if rows.is_floating_point() else rows.to(self.device)
 
 
+@dataclass(repr=False, eq=False)
 class Batches:
     """Mini-batches of ``Data``, once through the rows for each iteration; made by :func:`batches`."""
 
-    def __init__(
-        self, data: Data, size: int, shuffle: bool, generator: torch.Generator | None, drop_last: bool, place: Place
-    ) -> None:
-        self.data, self.size, self.shuffle = data, size, shuffle
-        self.generator, self.drop_last, self.place = generator, drop_last, place
+    data: Data
+    size: int
+    shuffle: bool
+    generator: torch.Generator | None
+    drop_last: bool
+    place: Place
 
     @property
     def num_rows(self) -> int:

@@ -75,12 +75,12 @@ def as_data(
 
 
 def as_covariates(covariates: Any, names: Any = None, levels: Levels | None = None) -> dict[str, Tensor]:
-    """Return covariates as tensors by name.
+    """Return covariates as tensors by name; text becomes codes.
 
     Args:
-        covariates: a dict of arrays, or a DataFrame; text becomes codes.
-        names: the pandas index of the data's rows, to be matched by; or None.
-        levels: gets the levels of what became codes.
+        covariates: a dict of arrays, or a DataFrame.
+        names: the pandas index of the data's rows, by which those of tables are matched; or None.
+        levels: a dict that gets the levels of the codes.
 
     Raises:
         TypeError: they are no mapping from names.
@@ -162,17 +162,7 @@ def _checked_rows(value: Any, path: str, levels: Levels | None = None) -> Rows:
 
 
 def as_rows(value: Any, path: str, levels: Levels | None = None) -> Rows:
-    """Return one array, table or sparse matrix as a tensor or compact rows.
-
-    Args:
-        value: the array.
-        path: what it is called in messages.
-        levels: gets the levels of a table's categories, which become codes; None refuses them.
-
-    Raises:
-        TypeError: it holds no numbers.
-        ValueError: its rows are ragged.
-    """
+    """Return one array, table or sparse matrix as a tensor or compact rows; ``levels`` as in :func:`frame_values`."""
     if isinstance(value, LazyRows):
         return value
     if is_from(value, "anndata", "AnnData"):

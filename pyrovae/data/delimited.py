@@ -22,21 +22,13 @@ SAMPLE = 200
 
 
 class Dialect(NamedTuple):
-    """How a file is written.
-
-    Attributes:
-        separator: the character between two fields.
-        decimal: the character before the fraction of a number.
-        names: the names of the columns; numbers where the first line holds data.
-        has_names: whether the first line holds names.
-        start: the number of lines before the first row of data.
-    """
+    """How a file is written."""
 
     separator: str
     decimal: str
-    names: list[str]
+    names: list[str]  # numbers where the first line holds data
     has_names: bool
-    start: int
+    start: int  # lines before the first row of data
 
     def __str__(self) -> str:
         named = {"\t": "tab", " ": "space"}.get(self.separator, self.separator)
@@ -46,15 +38,11 @@ class Dialect(NamedTuple):
 
 
 def read_delimited(path: Path, header: bool | None = None) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """Return the table in a file, and what was assumed when it was read.
-
-    Args:
-        path: the file; compressed if its name ends so.
-        header: whether the first line holds names; None to find out.
+    """Return the table in a file, and what was assumed when it was read; ``header`` says whether the first line holds names.
 
     Raises:
-        ValueError: a line has more or fewer fields than there are names, a column with values has no name, or it cannot
-            be told whether the first line holds names.
+        ValueError: a line has more or fewer fields than the first, a column with values has no name, or it cannot be told
+            whether the first line holds names.
     """
     import pandas as pd
 

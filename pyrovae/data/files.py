@@ -19,15 +19,7 @@ from pyrovae.data.table import Data
 
 @dataclass(frozen=True)
 class Wanted:
-    """What to read of a file.
-
-    Attributes:
-        array: the array of an ``.npz`` file, or the layer of an ``.h5ad`` file, that holds the rows.
-        labels: the array of an ``.npz`` file, or the column of a table, that holds the labels.
-        covariates: the columns of a table that are covariates.
-        drop: the columns of a table that are left out.
-        header: whether the first line of a table of text holds names; None to find out.
-    """
+    """What to read of a file: the options of ``load``."""
 
     array: str | None = None
     labels: str | None = None
@@ -41,18 +33,7 @@ class Wanted:
 
 
 def read_path(path: Path, variant: str | None, wanted: Wanted) -> Data:
-    """Return all rows of a file or of a folder of images.
-
-    Args:
-        path: the file or folder.
-        variant: what kind of numbers they hold; for images ``"uint8"`` (levels 0..255) or ``"grey"`` (level / 255).
-        wanted: what to read of it.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        TypeError: a table holds columns that are no numbers.
-        ValueError: the file cannot be read, or is of an unknown kind.
-    """
+    """Return all rows of a file or of a folder of images; errors name the file."""
     if not path.exists():
         raise FileNotFoundError(f"expected data at {path}, got no such file or folder; correct the path")
     if path.is_dir():
@@ -166,14 +147,7 @@ def _read_idx(path: Path, wanted: Wanted) -> Data:
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of file.
-
-    Attributes:
-        endings: the ends of its names.
-        read: reads it.
-        options: the fields of ``Wanted`` that it knows.
-        zipped: whether it may be compressed.
-    """
+    """A kind of file: the ends of its names, its reader, the options that it knows, whether it may be compressed."""
 
     endings: tuple[str, ...]
     read: Callable[[Path, Wanted], Data]

@@ -37,16 +37,7 @@ def column_names(value: Any) -> tuple[str, ...] | None:
 
 
 def aligned(value: Any, names: Any, path: str) -> Any:
-    """Return a table with its rows in the order of these names; what has no names, or comes with none, as it is.
-
-    Args:
-        value: a table, a column, or an array.
-        names: the pandas index to follow, or None.
-        path: what the value is called in messages.
-
-    Raises:
-        ValueError: the rows have other names.
-    """
+    """Return a table with its rows in the order of these names (a pandas index); an array, or without names, as it is."""
     own = row_names(value)
     if own is None or names is None or own.equals(names):
         return value
@@ -55,18 +46,9 @@ def aligned(value: Any, names: Any, path: str) -> Any:
 
 
 def own_columns(x: Any, covariates: Any, labels: Any) -> tuple[Any, Any, Any]:
-    """Columns of a table that are named as covariates or labels, taken out of the data.
+    """Return data, covariates and labels, where columns of the data are named as such: these are taken out of the data.
 
-    Args:
-        x: whatever ``as_data`` takes.
-        covariates: a list of names of columns, or anything else, which is returned as it is.
-        labels: the name of a column, likewise. An AnnData's labels are the columns of its ``obs`` that have levels.
-
-    Returns:
-        The data, the covariates and the labels.
-
-    Raises:
-        ValueError: there is no such column, or the data are no table.
+    An AnnData's labels are by default the columns of its ``obs`` that have levels.
     """
     by_name = isinstance(covariates, list | tuple) and all(isinstance(name, str) for name in covariates)
     names = [*(covariates if by_name else ()), *([labels] if isinstance(labels, str) else [])]
@@ -98,14 +80,8 @@ def _has_levels(column: pd.Series) -> bool:
 def frame_values(frame: pd.DataFrame, path: str, levels: dict[str, tuple[str, ...]] | None) -> Any:
     """Return the numbers of a table: integers where all are, else float64 with NaN for what is missing; or a sparse matrix.
 
-    Args:
-        frame: the table.
-        path: what it is called in messages.
-        levels: gets the levels of the columns that have them, which become codes; None refuses such columns.
-
-    Raises:
-        ValueError: a name is there twice.
-        TypeError: a column holds dates, ids, free text, or categories that are refused; says what to do with each.
+    ``levels`` gets the levels of columns that have them, which become codes; None refuses such columns, as dates, ids and
+    free text are refused: the TypeError says what to do with each.
     """
     import pandas as pd
 

@@ -14,14 +14,7 @@ _DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E
 
 
 def read_idx(path: Path, sha256: str | None = None) -> np.ndarray:
-    """Return the array in an IDX file, compressed or not.
-
-    Args:
-        path: the file.
-        sha256: the checksum that the unzipped content must have, or None.
-
-    Raises:
-        ValueError: the file is damaged, is no IDX file, or has another checksum.
+    """Return the array in an IDX file, compressed or not, whose unzipped content has this checksum, if one is given.
 
     Reference: LeCun, Cortes & Burges, The MNIST database of handwritten digits.
     """

@@ -54,18 +54,9 @@ class ImageRows(LazyRows):
 
 
 def image_folder(folder: Path, scaled: bool) -> tuple[ImageRows, Tensor | None, tuple[str, ...]]:
-    """Return all images under a folder, sorted by path; subfolders, if any, are classes.
+    """Return all images under a folder, sorted by path; and their classes, the numbers and names of subfolders.
 
-    Args:
-        folder: the folder.
-        scaled: whether levels are divided by 255.
-
-    Returns:
-        The images; where every image lies in a subfolder, the number of its subfolder in alphabetical order; and the
-        names of the subfolders.
-
-    Raises:
-        ValueError: there is no image, one cannot be read, or their sizes differ.
+    There are no classes (None) where an image lies in no subfolder.
     """
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
     if not paths:

@@ -64,12 +64,9 @@ def find(file: str) -> Path | None:
 
 
 def obtain(files: Mapping[str, str | None], mirrors: Sequence[str] = ()) -> list[Path]:
-    """Return the paths of the files of a data set; those found nowhere are downloaded.
+    """Return the paths of files by their names within a data folder, each with the hash that a download must have.
 
-    Args:
-        files: their names within a data folder, ``"mnist/train-images-idx3-ubyte.gz"`` say, each with the hash that a
-            download must have, as ``pooch`` takes it.
-        mirrors: addresses of folders that hold them; tried in this order. None: nothing is downloaded.
+    Files found nowhere are downloaded from the first of the mirrors that has them.
 
     Raises:
         FileNotFoundError: one is nowhere and cannot be downloaded; says which files belong where.

@@ -70,19 +70,7 @@ def _check_shape(rows: Rows, like: Rows, path: str) -> None:
 
 
 def name_order(wanted: Sequence[Any], came: Sequence[Any], what: str) -> list[int]:
-    """Return where each wanted name stands among those that came.
-
-    Args:
-        wanted: the names, in the order that is wanted.
-        came: the same names in any order.
-        what: what they are names of, for the message.
-
-    Raises:
-        ValueError: they are not the same names, each once.
-
-    >>> name_order(["a", "b"], ["b", "a"], "the columns")
-    [1, 0]
-    """
+    """Return where each wanted name stands among those that came; refuse other names, and names that are there twice."""
     place, known = {name: number for number, name in enumerate(came)}, set(wanted)
     lacking, other = [n for n in wanted if n not in place], [n for n in came if n not in known]
     if lacking or other or len(place) < len(came) or len(wanted) != len(came):
@@ -104,16 +92,9 @@ def _columns(rows: Rows, order: list[int]) -> Rows:
 
 
 def recoded(codes: Tensor, wanted: Levels, came: Levels | None, what: str) -> Tensor:
-    """Return codes of some levels as codes of others; NaN, a missing entry, stays.
+    """Return codes ``(rows,)`` of the levels that came (None: of those wanted) as codes of the levels wanted.
 
-    Args:
-        codes: ``(rows,)``, places among ``came``.
-        wanted: the names of the levels that the result counts.
-        came: the names of the levels that the codes count; None if the codes count ``wanted`` already.
-        what: the name of the column, for the message.
-
-    Raises:
-        ValueError: a code is none of the levels; names the column and the row.
+    NaN, a missing entry, stays. A code that is none of the levels is refused by its row.
 
     >>> recoded(torch.tensor([0, 1, 1]), ("a", "b", "c"), ("c", "a"), "batch")
     tensor([2, 0, 0])

@@ -39,30 +39,18 @@ MNIST_SHA256 = {
 
 
 class Images(NamedTuple):
-    """Grey images before a variant is made of them.
-
-    Attributes:
-        levels: ``(rows, 1, height, width)``, uint8.
-        labels: ``(rows,)``, or None.
-        num_test: how many rows at the end are the test set by tradition, or 0.
-    """
+    """Grey images ``(rows, 1, height, width)``, uint8, before a variant is made of them."""
 
     levels: Tensor
     labels: Tensor | None = None
-    num_test: int = 0
+    num_test: int = 0  # how many rows at the end are the test set by tradition
 
 
 class Variant(NamedTuple):
-    """One variant of a data set.
-
-    Attributes:
-        x: the rows.
-        name: its name in full, where that says more than was asked for.
-        transform: what is done to each training batch.
-    """
+    """One variant of a data set."""
 
     x: Tensor
-    name: str | None = None
+    name: str | None = None  # in full, where that says more than was asked for
     transform: Transform | None = None
 
 
@@ -72,25 +60,15 @@ Recipe = Callable[[Tensor, int, int], Variant]
 
 @dataclass(frozen=True)
 class Source:
-    """A named data set.
-
-    Args:
-        rows: how many rows it has.
-        event_shape: the shape of one row.
-        variants: how each variant is made; the first is the default.
-        read: ``read(download)`` gives the raw images.
-        sizes: the shares of validation and test, by default.
-        files: its files within a data folder.
-        elsewhere: where it is, or how to get it, when the files are not found.
-    """
+    """A named data set."""
 
     rows: int
     event_shape: tuple[int, ...]
-    variants: Mapping[str, Recipe]
-    read: Callable[[bool], Images]
-    sizes: tuple[float, float]
-    files: tuple[str, ...] = ()
-    elsewhere: str = ""
+    variants: Mapping[str, Recipe]  # the first is the default
+    read: Callable[[bool], Images]  # gets whether files may be downloaded
+    sizes: tuple[float, float]  # the shares of validation and test, by default
+    files: tuple[str, ...] = ()  # within a data folder
+    elsewhere: str = ""  # where it is, or how to get it, when the files are not found
 
 
 def _static(levels: Tensor, seed: int, num_train: int) -> Variant:

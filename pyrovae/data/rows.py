@@ -89,11 +89,8 @@ Rows: TypeAlias = "Tensor | LazyRows"
 def map_tree(function: Callable[..., Any], tree: Any, *others: Any, path: str = "x") -> Any:
     """Apply ``function(leaf, path, *others)`` to each leaf of nested dicts and tuples, keeping their structure.
 
-    Args:
-        function: gets a leaf, the expression that leads to it, ``"x['counts']"`` say, and the same place of the others.
-        tree: a leaf, or a dict or tuple of trees.
-        others: trees with at least this tree's structure; None stands for a tree of None.
-        path: the expression that stands for the whole tree.
+    The path is the expression that leads to the leaf, for messages; ``others`` are trees with at least this tree's structure,
+    of which the function gets the same place (None stands for a tree of None).
 
     >>> map_tree(lambda leaf, path: (leaf, path), {"a": 1, "b": (2,)})
     {'a': (1, "x['a']"), 'b': ((2, "x['b'][0]"),)}
@@ -113,15 +110,7 @@ def _branches(function: Callable[..., Any], items: Iterable[Any], others: tuple,
 
 
 def leaves(tree: Any, path: str = "x") -> list[tuple[Any, str]]:
-    """Return all leaves of a tree with their paths, in order.
-
-    Args:
-        tree: a leaf, or a dict or tuple of trees.
-        path: the expression that stands for the whole tree.
-
-    >>> leaves(({"a": 1}, 2))
-    [(1, "x[0]['a']"), (2, 'x[1]')]
-    """
+    """Return all leaves of a tree with their paths, in order."""
     found: list[tuple[Any, str]] = []
     map_tree(lambda leaf, where: found.append((leaf, where)), tree, path=path)
     return found
@@ -145,9 +134,5 @@ def stored(rows: Rows) -> Iterator[Tensor]:
 
 
 def first_row(wrong: Tensor) -> int:
-    """Return the number of the first row with a True entry.
-
-    >>> first_row(torch.tensor([[False, False], [False, True]]))
-    1
-    """
+    """Return the number of the first row with a True entry."""
     return int(wrong.reshape(len(wrong), -1).any(1).nonzero()[0])

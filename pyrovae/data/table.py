@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -331,36 +332,18 @@ def random_parts(num_rows: int, sizes: Mapping[str, int], seed: int) -> dict[str
 
 def _index(rows: Any, num_rows: int) -> Index:
     """The rows that a caller asks for, as an index from 0 to ``num_rows``, or as a slice where one will do."""
-    if isinstance(rows, slice):
-        numbers = range(*rows.indices(num_rows))
-        return (
-            slice(numbers.start, numbers.stop) if numbers.step == 1 else torch.tensor(list(numbers), dtype=torch.long)
-        )
+    if isinstance(rows, slice) and rows.step in (None, 1):
+        return slice(*rows.indices(num_rows)[:2])
+    rows = rows.cpu() if isinstance(rows, Tensor) else rows
+    found: Any = None
     try:
-        index = torch.as_tensor(rows)
-    except (TypeError, ValueError, RuntimeError):
-        index = torch.empty(0, 0)
-    if index.dtype == torch.bool and index.shape == (num_rows,):
-        return index.nonzero()[:, 0]
-    if index.ndim != 1 or index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
+        found = np.arange(num_rows)[rows if isinstance(rows, slice) else np.asarray(rows)]
+    except IndexError as error:
+        if "out of bounds" in str(error):
+            raise IndexError(f"{error}; the data has {num_rows} rows") from None
+    if np.ndim(found) != 1:
         raise TypeError(
-            f"expected a slice, whole numbers or a mask of {num_rows} truth values, got {_brief(rows)}; write "
-            "data[:500], data[[3, 5]], or data[3:4] for one row"
+            f"expected a slice, integers or a mask of {num_rows} truth values, got {rows!r:.60}; write data[:500], "
+            "data[[3, 5]], or data[3:4] for one row"
         )
-    return _in_range(index.long(), num_rows)
-
-
-def _in_range(index: Tensor, num_rows: int) -> Tensor:
-    outside = index[(index < -num_rows) | (index >= num_rows)]
-    if len(outside):
-        raise IndexError(
-            f"expected rows from {-num_rows} to {num_rows - 1}, got {outside[0]}; the data has {num_rows} rows"
-        )
-    return index % num_rows
-
-
-def _brief(value: Any) -> str:
-    if isinstance(value, Tensor):
-        return f"a tensor of shape {tuple(value.shape)} and dtype {value.dtype}"
-    text = repr(value)
-    return text if len(text) <= 60 else f"{type(value).__name__} {text[:50]}..."
+    return torch.from_numpy(found.copy())

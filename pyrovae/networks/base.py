@@ -49,7 +49,7 @@ class Network(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: Tensor | None, covariates: Covariates | None = None) -> Tensor:
-        """Return the output of shape ``(*batch, *out_shape)``.
+        """Return the output ``(*batch, *out_shape)``.
 
         Args:
             x: input of shape ``(*batch, *in_shape)``; None for a network of covariates alone.
@@ -65,13 +65,7 @@ class Network(nn.Module, ABC):
         raise ValueError(f"{name} is closed with out_shape={shape}: it takes no head")
 
     def check_codes(self, values: Tensor, what: str, levels: Sequence[str] | None = None) -> None:
-        """Refuse inputs that are no codes of this network's categories; a network without categories takes any.
-
-        Args:
-            values: inputs, ``(rows, *in_shape)``.
-            what: what they are called in messages.
-            levels: the names behind the codes, where they are known.
-        """
+        """Refuse rows of inputs that are no codes of this network's categories; a network without categories takes any."""
 
     def close(self, out_shape: Shape) -> Network:
         """Return a network with this output shape: this one if it is closed, else this one with a new head.
@@ -110,10 +104,6 @@ class Network(nn.Module, ABC):
     def flattened(self, x: Tensor | None, function: Callable[[Tensor], Tensor]) -> Tensor:
         """Return ``function`` of the input with its leading axes flattened into one, those axes restored.
 
-        Args:
-            x: input of shape ``(*batch, *in_shape)``.
-            function: from ``(rows, *in_shape)`` to as many entries as ``(rows, *out_shape)`` has.
-
         Raises:
             ValueError: the shape does not fit, or batch norm would see one training row alone.
         """
@@ -143,11 +133,7 @@ def least_rows(module: nn.Module) -> int:
 
 
 def as_shape(size: Shape, what: str, least: int = 1) -> torch.Size:
-    """Return an integer or a sequence of integers as a shape.
-
-    >>> as_shape(3, "in_shape")
-    torch.Size([3])
-    """
+    """Return an integer or a sequence of integers as a shape."""
     axes = (size,) if isinstance(size, int) else tuple(size) if isinstance(size, Sequence) else None
     if axes is None or not all(isinstance(axis, int) for axis in axes):
         raise TypeError(
@@ -159,11 +145,7 @@ def as_shape(size: Shape, what: str, least: int = 1) -> torch.Size:
 
 
 def check_network(who: str, network: nn.Module) -> None:
-    """Refuse, with a TypeError, what is not a network.
-
-    >>> from pyrovae import MLP
-    >>> check_network("Chain", MLP(3, (4,)))
-    """
+    """Refuse, with a TypeError, what is not a network."""
     if not isinstance(network, Network):
         name = type(network).__name__
         raise TypeError(f"{who} expected a pyrovae Network, got {name}: write BatchAxes(module, in_shape, out_shape)")

@@ -136,16 +136,7 @@ class ConvDecoder(Trunk):
 
 
 class Canvas(nn.Module):
-    """The parts of a decoder that belong to one image size: the first map and the last doubling.
-
-    Args:
-        in_features: length of the flattened input.
-        channels: number of channels before each doubling.
-        out_shape: shape of one output, (..., height, width).
-
-    >>> Canvas(10, (64, 32), torch.Size([1, 28, 28])).sizes
-    [(14, 14)]
-    """
+    """The parts of a decoder that belong to one image size: the first map and the last doubling."""
 
     def __init__(self, in_features: int, channels: Sequence[int], out_shape: torch.Size) -> None:
         super().__init__()

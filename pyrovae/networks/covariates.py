@@ -54,15 +54,7 @@ class ConcatCovariates(Network):
         self.net = net
 
     def forward(self, x: Tensor | None, covariates: Covariates | None = None) -> Tensor:
-        """Return the output ``(*batch, *out_shape)``, where ``batch`` is the broadcast of the value's and covariates'.
-
-        Args:
-            x: value of shape ``(*batch, *in_shape)``; None where ``in_shape`` is None.
-            covariates: a tensor ``(*batch, *entry_shape)`` for each name.
-
-        Raises:
-            ValueError: a name is missing, or a shape does not fit.
-        """
+        """Return the output ``(*batch, *out_shape)``, where ``batch`` is the broadcast of the value's and covariates'."""
         values, batches = self.entries(covariates)
         value, batch = check_input(self, values[0].new_empty(0) if x is None and self.in_shape == (0,) else x)
         batches = [batch, *batches]
@@ -120,25 +112,18 @@ class FiLM(Network):
             )
         self.axis = axis % dims
         self.entries = entries
-        features = self.in_shape[self.axis]
-        if generator is not None and generator.in_shape != (entries.size,):
+        size, features = sum(math.prod(shape) for shape in entries.shapes), self.in_shape[self.axis]
+        generator = MLP(size, (), (2, features)) if generator is None else generator
+        if generator.in_shape != (size,):
             raise ValueError(
-                f"FiLM expected a generator with in_shape=({entries.size},), the number of values in its covariates, got "
-                f"{tuple(generator.in_shape)}: write in_shape={entries.size} there"
+                f"FiLM expected a generator with in_shape=({size},), the number of values in its covariates, got "
+                f"{tuple(generator.in_shape)}: write in_shape={size} there"
             )
-        self.generator = MLP(entries.size, (), (2, features)) if generator is None else generator.close((2, features))
+        self.generator = generator.close((2, features))
         self.net = net
 
     def forward(self, x: Tensor | None, covariates: Covariates | None = None) -> Tensor:
-        """Return the output ``(*batch, *out_shape)``, where ``batch`` is the broadcast of the value's and covariates'.
-
-        Args:
-            x: value of shape ``(*batch, *in_shape)``.
-            covariates: a tensor ``(*batch, *entry_shape)`` for each name.
-
-        Raises:
-            ValueError: a name is missing, or a shape does not fit.
-        """
+        """Return the output ``(*batch, *out_shape)``, where ``batch`` is the broadcast of the value's and covariates'."""
         values, batches = self.entries(covariates)
         value, batch = check_input(self, x)
         _broadcast("FiLM", [batch, *batches])
@@ -159,12 +144,7 @@ class FiLM(Network):
 
 
 class Join(NamedTuple):
-    """How event shapes are joined: each brought into the form of ``frame``, and concatenated along ``axis``.
-
-    >>> join = Join(torch.Size([1, 28, 28]), 0)
-    >>> join.view(torch.Size([10])), join.full(torch.Size([10]))
-    (torch.Size([10, 1, 1]), torch.Size([10, 28, 28]))
-    """
+    """How event shapes are joined: each brought into the form of ``frame``, and concatenated along ``axis``."""
 
     frame: torch.Size
     axis: int

@@ -106,19 +106,7 @@ class Plain(Network):
 
 
 class Entries(nn.Module):
-    """The covariates that one network reads, each through a network of its own.
-
-    Args:
-        who: name of the network that reads them, for messages.
-        covariates: for each name the shape of one entry, or a closed network of the entry such as ``Embed(10, 4)``.
-
-    Raises:
-        ValueError: there is no name, or an entry's network is open.
-
-    >>> entries = Entries("FiLM", {"label": Embed(10, 4), "position": (2, 3)})
-    >>> entries.own_names, entries.size
-    (('label', 'position'), 10)
-    """
+    """The covariates that the network ``who`` reads, each through a network of its own: their names, shapes and values."""
 
     def __init__(self, who: str, covariates: Mapping[str, Entry]) -> None:
         super().__init__()
@@ -143,11 +131,6 @@ class Entries(nn.Module):
     def shapes(self) -> tuple[torch.Size, ...]:
         """The shape of each encoded entry."""
         return tuple(encoder.closed_shape for _, encoder in self.items())
-
-    @property
-    def size(self) -> int:
-        """The number of values in all encoded entries."""
-        return sum(math.prod(shape) for shape in self.shapes)
 
     def items(self) -> list[tuple[str, Network]]:
         """Each name and its network."""
@@ -192,10 +175,7 @@ class Entries(nn.Module):
 def check_covariates(
     module: nn.Module, covariates: Covariates, levels: Mapping[str, Sequence[str]] | None = None
 ) -> None:
-    """Check the covariates of all rows, once, by every part of a module that reads them.
-
-    A part takes part by a method ``check_covariates(covariates, levels)``, as the parts of ``ConcatCovariates`` and
-    ``FiLM`` have it.
+    """Check the covariates of all rows, once, by every part of a module with a method ``check_covariates(covariates, levels)``.
 
     Args:
         module: a network, a conditional, a graph.

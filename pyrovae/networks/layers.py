@@ -40,11 +40,7 @@ class Gate(nn.Module):
 
 
 def flat_rows(rows: Tensor) -> Tensor:
-    """Return rows of inputs of any shape as rows of vectors; there may be no rows.
-
-    >>> flat_rows(torch.zeros(0, 2, 3)).shape, flat_rows(torch.zeros(4)).shape
-    (torch.Size([0, 6]), torch.Size([4, 1]))
-    """
+    """Return rows of inputs of any shape as rows of vectors; there may be no rows."""
     return rows.flatten(1) if rows.ndim > 1 else rows.unsqueeze(1)
 
 

@@ -17,12 +17,8 @@ from pyrovae.networks.trunk import Trunk
 class SequenceTrunk(Trunk):
     """A trunk that computes features for each time step, and ends in a head for the whole sequence or for each step.
 
-    Args:
-        in_shape: shape of one input: a sequence (time, features), or a vector that is given to each step of the output.
-        width: length of the vector that enters each step.
-        num_features: length of the vector of features of each step.
-        per_step: whether each step has an output; always so for a vector.
-        positions: whether each step is told its position; always so for a vector.
+    ``width`` is the length of the vector that enters a step, ``num_features`` that of its features. Each step has an output
+    if ``per_step``, and is told its position if ``positions``; both hold where the input is a vector, given to every step.
     """
 
     def __init__(self, in_shape: Shape, width: int, num_features: int, per_step: bool, positions: bool) -> None:
@@ -179,13 +175,6 @@ class Attention(nn.Module):
     r"""Self-attention with several heads, :math:`\mathrm{softmax}(Q K^\top / \sqrt d)\, V`.
 
     Written out, so that derivatives of any order and any mode pass through it.
-
-    Args:
-        width: length of the vector of each step; a multiple of ``heads``.
-        heads: number of heads.
-
-    >>> Attention(8, 2)(torch.zeros(3, 5, 8)).shape
-    torch.Size([3, 5, 8])
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -202,17 +191,7 @@ class Attention(nn.Module):
 
 
 class StepHead(nn.Module):
-    """A linear head shared by all steps, with outputs ``(*parameters, time, features)``.
-
-    Args:
-        who: name of the network, for messages.
-        num_features: length of the vector of features of each step.
-        out_shape: shape of one output, (..., time, features).
-        time: number of steps where it is known already.
-
-    >>> StepHead("GRU", 16, torch.Size([2, 20, 3]), None)(torch.zeros(5, 20, 16)).shape
-    torch.Size([5, 2, 20, 3])
-    """
+    """A linear head shared by all steps, with outputs ``(*parameters, time, features)``; ``time`` is None where unknown."""
 
     def __init__(self, who: str, num_features: int, out_shape: torch.Size, time: int | None) -> None:
         super().__init__()
@@ -233,11 +212,7 @@ class StepHead(nn.Module):
 
 
 def positions_like(h: Tensor) -> Tensor:
-    """Return sines and cosines of each step's position, ``(time, width)``, for ``h`` of shape ``(rows, time, width)``.
-
-    >>> positions_like(torch.zeros(2, 5, 7)).shape
-    torch.Size([5, 7])
-    """
+    """Return sines and cosines of each step's position, ``(time, width)``, for ``h`` of shape ``(rows, time, width)``."""
     time, width = h.shape[-2:]
     exponents = torch.arange(0, width, 2, dtype=h.dtype, device=h.device) / width
     angles = torch.arange(time, dtype=h.dtype, device=h.device).unsqueeze(-1) * 10_000.0**-exponents

@@ -15,9 +15,6 @@ class Trunk(Network):
     """A network that computes with one leading axis, and ends in a head made for the output's shape.
 
     A subclass builds its layers and then calls ``self.finish(out_shape)``.
-
-    Args:
-        in_shape: shape of one input; an integer for a vector.
     """
 
     head: nn.Module
@@ -77,12 +74,7 @@ class Headed(Network):
 
 
 class VectorTrunk(Trunk):
-    """A trunk that turns one input into a vector of features, and ends in a linear head.
-
-    Args:
-        in_shape: shape of one input; an integer for a vector.
-        num_features: length of the vector of features.
-    """
+    """A trunk that turns one input into a vector of ``num_features`` features, and ends in a linear head."""
 
     def __init__(self, in_shape: Shape, num_features: int) -> None:
         super().__init__(in_shape)
