@@ -16,6 +16,8 @@ from pyro.distributions.util import is_validation_enabled
 from torch import Tensor
 from torch.distributions import constraints, transform_to
 
+from pyrovae.distributions.precise import check_exact
+
 _COMPLETE: ContextVar[bool] = ContextVar("complete", default=False)
 
 _REMEDIES = {
@@ -152,15 +154,17 @@ def _check(base: dist.TorchDistribution, filled: Tensor, site: str) -> None:
     support = base.support
     if filled.isinf().any():
         raise ValueError(
-            f"{site} holds infinite values in {_rows(filled.isinf())}: mark a missing entry with NaN, drop or clip the rest"
+            f"{site} holds infinite values in {rows_text(filled.isinf())}: mark a missing entry with NaN, drop or clip the rest"
         )
+    if support.is_discrete:
+        check_exact(filled, site)
     inside = support.check(filled)
     if not inside.all():
         own = len(base.event_shape)
         wrong = ~inside if not own else (~inside)[(...,) + (None,) * own].expand_as(filled)
         example = filled.masked_select(wrong.expand_as(filled))[0].item()
         raise ValueError(
-            f"{site} holds values outside the support of {type(base).__name__} ({support}) in {_rows(wrong)}, "
+            f"{site} holds values outside the support of {type(base).__name__} ({support}) in {rows_text(wrong)}, "
             f"e.g. {example:g}: {_REMEDIES[_kind(support)]}"
         )
 
@@ -173,7 +177,12 @@ def _kind(support: constraints.Constraint) -> str:
     return "bounded" if isinstance(support, (constraints.interval, constraints.half_open_interval)) else "other"
 
 
-def _rows(wrong: Tensor) -> str:
+def rows_text(wrong: Tensor) -> str:
+    """How many rows hold an entry that is wrong, and which.
+
+    >>> rows_text(torch.tensor([[False, False], [False, True]]))
+    '1 of 2 rows (1)'
+    """
     rows = wrong.reshape(wrong.shape[0], -1).any(-1).nonzero()[:, 0].tolist()
     shown = ", ".join(map(str, rows[:5])) + (", ..." if len(rows) > 5 else "")
     return f"{len(rows)} of {wrong.shape[0]} rows ({shown})"

@@ -6,10 +6,14 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from catalogue import CASES, schema
 from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import pyrovae as pvae
 from pyrovae import conditionals
+from pyrovae import distributions as parts
+from pyrovae.missing import observed
 
 
 class Waiting(conditionals.Conditional):
@@ -102,3 +106,112 @@ def test_every_conditional_starts_at_the_data(with_network):
 def test_what_has_nothing_to_start_is_refused(build, message):
     with pytest.raises(ValueError, match=f"cannot be initialized from data: it.* {message}"):
         build().initialize(torch.ones(4, 3))
+
+
+NO_KNOWN_POINT = {"VampPrior"}
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.name not in NO_KNOWN_POINT], ids=repr)
+def test_no_tensor_stays_behind_on_another_device(case):
+    """The device of no data refuses to meet tensors of the CPU."""
+    module = case.module(torch.float32).to("meta")
+    names = getattr(module, "covariate_names", ())
+    covariates = {n: v.float().to("meta").expand(4, *v.shape) for n, v in case.covariates.items() if n in names} or None
+    values = (case.value(4, dtype=torch.float32).to("meta"),) if case.reads_value else ()
+    x = case.points(4).float().to("meta")
+    with pyro.validation_enabled(False):
+        d = module(*values, covariates=covariates)
+        d = d if d.batch_shape else d.expand((4,))
+        distribution, filled = observed(d, x)
+        assert d.log_prob(x).device == distribution.log_prob(filled).device == x.device
+
+
+def test_what_a_posterior_sees_of_a_table_follows_its_rows():
+    x = torch.empty(5, 4, device="meta")
+    assert schema().features(x, x.isnan()).device == x.device
+
+
+@pytest.mark.parametrize("name", ["Spherical", "UniformDirection", "SplineFlow posterior", "FullNormal"])
+def test_a_draw_and_its_density_are_traced(name):
+    """Nothing between the network and the density reads a number out of a tensor."""
+    case = next(c for c in CASES if c.name == name)
+    module, value = case.module(), case.value(3) if case.reads_value else torch.zeros(3)
+
+    def density(v):
+        d = module(v) if case.reads_value else module()
+        return d.log_prob(d.rsample((2,)))
+
+    with pyro.validation_enabled(False), torch.no_grad():
+        torch.manual_seed(0)
+        wanted = density(value)
+        traced = make_fx(density)(value)
+        torch.manual_seed(0)
+        assert torch.allclose(traced(value), wanted)
+
+
+def size_model(transform=None):
+    size = pvae.FromCovariate("size", transform=transform)
+    likelihood = pvae.Factorized(parts.SizedNegativeBinomial, pvae.MLP(2, (8,)), event_shape=4, size_factor=size)
+    posterior = pvae.Factorized(dist.Normal, pvae.MLP(4, (8,)), event_shape=2, preprocess=torch.log1p)
+    return pvae.VAE(pvae.standard_normal(2), likelihood, posterior)
+
+
+@pytest.mark.parametrize(
+    ("transform", "value", "message"),
+    [
+        (None, 0.0, r"covariates\['size'\] must be positive, got 0 in 1 of 60 rows \(25\): drop these rows"),
+        (None, float("nan"), r"must be positive, got nan in 1 of 60 rows \(25\)"),
+        (torch.log, 1.0, r"must be positive after its transform, got 0 in 1 of 60 rows \(25\)"),
+    ],
+)
+def test_an_impossible_covariate_is_refused_by_name_and_row(transform, value, message):
+    size = torch.full((60,), 2.0)
+    size_model(transform).model(torch.ones(60, 4), covariates={"size": size})
+    size[25] = value
+    with pytest.raises(ValueError, match=message) as refused:
+        size_model(transform).model(torch.ones(60, 4), covariates={"size": size})
+    assert refused.value.argument == "covariates"
+
+
+def test_an_impossible_total_is_refused_by_name_and_row():
+    likelihood = conditionals.Multinomials(pvae.MLP(2, ()), 3, total_count=pvae.FromCovariate("total"))
+    likelihood(torch.zeros(2, 2), covariates={"total": torch.tensor([0.0, 4.0])})
+    with pytest.raises(
+        ValueError, match=r"covariates\['total'\] must be a whole number of at least 0, got 0.5 in 1 of 2 rows \(1\)"
+    ):
+        likelihood(torch.zeros(2, 2), covariates={"total": torch.tensor([1.0, 0.5])})
+
+
+def test_a_given_value_outside_its_range_is_named_shortly():
+    with pytest.raises(ValueError, match=r"^SizedPoisson needs size_factor= in .*, got 0 in 2 of 5000 entries$"):
+        parts.SizedPoisson(torch.ones(5000), torch.ones(5000).index_fill(0, torch.tensor([3, 9]), 0.0))
+
+
+@pytest.mark.parametrize("net", [None, 3], ids=["prior", "posterior"])
+@pytest.mark.parametrize("kind", [conditionals.AffineFlow, conditionals.SplineFlow])
+def test_a_flow_forgets_a_density_that_has_changed(kind, net):
+    torch.manual_seed(0)
+    flow = kind(None if net is None else pvae.MLP(net, (8,)), event_shape=2, hidden=(8,)).double()
+    d = flow(*([] if net is None else [torch.randn(4, net, dtype=torch.float64)]))
+    weights = list(flow.maps.parameters())
+
+    draw = d.sample((5,))
+    gradients = torch.autograd.grad(d.log_prob(draw).sum(), weights)
+    wanted = torch.autograd.grad(d.log_prob(draw.clone()).sum(), weights)
+    assert all(torch.allclose(a, b, atol=1e-9) for a, b in zip(gradients, wanted, strict=True))
+
+    draw = d.rsample((5,))
+    assert d.log_prob(draw) is d.log_prob(draw)
+    with torch.no_grad():
+        for weight in weights:
+            weight.add_(0.05)
+    assert torch.allclose(d.log_prob(draw), d.log_prob(draw.clone()), atol=1e-9)
+
+    with torch.no_grad():
+        draw = d.sample((5,))
+        assert d.log_prob(draw) is d.log_prob(draw)
+        draw += 0.1
+        assert torch.allclose(d.log_prob(draw), d.log_prob(draw.clone()), atol=1e-9)
+    with torch.inference_mode():
+        draw = d.sample((5,))
+        assert d.log_prob(draw).shape[0] == 5

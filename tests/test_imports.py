@@ -21,7 +21,7 @@ ROOMS = {
     "plots": (),
     "networks": (),
     "distributions": (),
-    "missing": (),
+    "missing": ("distributions",),
     "conditionals": ("distributions", "missing", "networks"),
     "data": (),
     "files": (),

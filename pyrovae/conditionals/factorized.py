@@ -9,12 +9,15 @@ from typing import Any, NamedTuple
 import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
+from pyro.distributions.util import is_validation_enabled
 from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyrovae.conditionals.base import Conditional, Preprocess, as_event_shape
 from pyrovae.distributions.links import Link, link
-from pyrovae.errors import check_integer
+from pyrovae.distributions.precise import precise
+from pyrovae.errors import check_integer, refusal
+from pyrovae.missing import rows_text
 from pyrovae.networks import Network
 from pyrovae.networks.base import Covariates, Shape
 
@@ -36,18 +39,47 @@ class FromCovariate(NamedTuple):
     name: str
     transform: Callable[[Tensor], Tensor] | None = None
 
-    def read(self, covariates: Covariates | None, event_dim: int) -> Tensor:
-        """The covariate, with axes of size one added so that it broadcasts against ``(*batch, *event_shape)``."""
+    def read(self, covariates: Covariates | None, event_dim: int, constraint: Any = constraints.real) -> Tensor:
+        """The covariate, with axes of size one added so that it broadcasts against ``(*batch, *event_shape)``.
+
+        Args:
+            covariates: tensors by name.
+            event_dim: the number of axes of a datum.
+            constraint: of the parameter; checked while Pyro's validation is on.
+
+        Raises:
+            ValueError: the name is missing, or a value violates the constraint.
+        """
         if covariates is None or self.name not in covariates:
-            raise ValueError(
-                f"covariates have no {self.name!r}: pass covariates={{{self.name!r}: tensor}} with one row per datum"
+            raise refusal(
+                f"covariates have no {self.name!r}: pass covariates={{{self.name!r}: tensor}} with one row per datum",
+                "covariates",
             )
         value = covariates[self.name]
         if value.ndim == 1:
             value = value.reshape(value.shape + (1,) * event_dim)
-        return value if self.transform is None else self.transform(value)
+        value = value if self.transform is None else self.transform(value)
+        if is_validation_enabled() and not constraints.is_dependent(constraint):
+            self._check(value, ~constraint.check(value), constraint)
+        return value
+
+    def _check(self, value: Tensor, wrong: Tensor, constraint: constraints.Constraint) -> None:
+        if wrong.any():
+            after = "" if self.transform is None else " after its transform"
+            empty = ", or give an empty row a small size" if constraint is constraints.positive else ""
+            raise refusal(
+                f"covariates[{self.name!r}] must be {_WORDS.get(constraint, constraint)}{after}, got {value[wrong][0]:g} in "
+                f"{rows_text(wrong)}: drop these rows, or correct the value{empty}",
+                "covariates",
+            )
 
 
+_WORDS = {
+    constraints.real: "a number",
+    constraints.positive: "positive",
+    constraints.nonnegative: "at least 0",
+    constraints.nonnegative_integer: "a whole number of at least 0",
+}
 Given = float | Tensor | nn.Parameter | FromCovariate
 
 
@@ -106,6 +138,8 @@ class Factorized(Conditional):
         own = [value.name for value in given.values() if isinstance(value, FromCovariate)]
         super().__init__(net, shape, start=torch.zeros(len(read), *shape), preprocess=preprocess, covariate_names=own)
         self.family: Any = family
+        total_count = given.get("total_count")
+        self._precise = precise(family, None if isinstance(total_count, FromCovariate) else total_count)
         self.read = read
         learned = [parameter for parameter, value in given.items() if isinstance(value, nn.Parameter)]
         self.links = {parameter: _link(family, parameter) for parameter in (*read, *learned)}
@@ -144,7 +178,7 @@ class Factorized(Conditional):
         parameters = {name: self._given(name, covariates).to(raw.dtype) for name in self.given}
         for name, part in zip(self.read, raw.unbind(-1 - event_dim), strict=True):
             parameters[name] = self.links[name].forward(part)
-        base = self.family(**parameters)
+        base = self._precise(**parameters)
         batch_shape = base.batch_shape
         if batch_shape[len(batch_shape) - event_dim :] != self.event_shape:
             base = base.expand(torch.broadcast_shapes(batch_shape, self.event_shape))
@@ -177,7 +211,8 @@ class Factorized(Conditional):
     def _given(self, name: str, covariates: Covariates | None) -> Tensor:
         source = self.given[name]
         if isinstance(source, FromCovariate):
-            return source.read(covariates, len(self.event_shape))
+            known = {**self.family.arg_constraints, **getattr(self.family, "given_constraints", {})}
+            return source.read(covariates, len(self.event_shape), known.get(name, constraints.real))
         if source == "learned":
             return self.links[name].forward(getattr(self, f"unconstrained_{name}"))
         return getattr(self, f"fixed_{name}")

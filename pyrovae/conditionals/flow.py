@@ -77,7 +77,8 @@ class Flow(Conditional):
             base = dist.Normal(loc, positive(scale + RAW_ONE))
             features = features / (1 + features.abs() / _FEATURE_BOUND)
         maps = [map_(features) for map_ in self.maps]
-        return FlowDistribution(base.to_event(1), maps if self.inverse else [map_.inv for map_ in reversed(maps)])
+        maps = maps if self.inverse else [map_.inv for map_ in reversed(maps)]
+        return FlowDistribution(base.to_event(1), maps, self.maps.parameters)
 
     @abstractmethod
     def _univariate(self) -> dict[str, Any]:

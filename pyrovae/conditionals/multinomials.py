@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.distributions import constraints
 
 from pyrovae.conditionals.base import Conditional, Preprocess, as_length
 from pyrovae.conditionals.factorized import FromCovariate
@@ -54,5 +55,9 @@ class Multinomials(Conditional):
 
     def distribution(self, raw: Tensor, covariates: Covariates | None = None) -> TotalMultinomial:
         """The multinomial given its logits."""
-        total = self.total_count if self.source is None else self.source.read(covariates, 0)
+        total = (
+            self.total_count
+            if self.source is None
+            else self.source.read(covariates, 0, constraints.nonnegative_integer)
+        )
         return TotalMultinomial(raw, total)

@@ -17,7 +17,7 @@ class InteriorRelaxedOneHot(dist.RelaxedOneHotCategorical):
     Args:
         temperature: T, a positive scalar.
         probs: probabilities, of shape ``(*batch, K)``.
-        logits: or unnormalised log probabilities, of the same shape.
+        logits: or unnormalized log probabilities, of the same shape.
         validate_args: check arguments.
 
     Reference: Jang et al. 2017, arXiv:1611.01144; Maddison et al. 2017, arXiv:1611.00712.
@@ -40,7 +40,7 @@ class LevelCategorical(dist.Categorical):
 
     Args:
         probs: probabilities, of shape ``(*batch, K)``.
-        logits: or unnormalised log probabilities, of the same shape.
+        logits: or unnormalized log probabilities, of the same shape.
         validate_args: check arguments.
 
     >>> LevelCategorical(logits=torch.zeros(5)).mean

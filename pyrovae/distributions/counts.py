@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -10,11 +11,26 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.nn.functional import logsigmoid
 
+from pyrovae.distributions.base import Univariate
+from pyrovae.distributions.precise import in_double
 from pyrovae.distributions.special import log_gamma_ratio
-from pyrovae.distributions.univariate import Univariate
 
 
-class SizedPoisson(Univariate):
+class Counts(Univariate):
+    """A distribution of a count (abstract), with log masses that are right up to the largest integer of their dtype."""
+
+    support = constraints.nonnegative_integer
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """The log mass in nats, never positive; computed in double precision, in the dtype of the arguments."""
+        return in_double(self, self._checked(value), type(self).log_mass).clamp(max=0)
+
+    @abstractmethod
+    def log_mass(self, value: Tensor) -> Tensor:
+        """The log mass in nats, in the precision of the arguments."""
+
+
+class SizedPoisson(Counts):
     r"""The Poisson distribution with a rate per unit of size.
 
     .. math:: P(k) = \mathrm{Poisson}(k;\ s \lambda)
@@ -30,7 +46,6 @@ class SizedPoisson(Univariate):
 
     arg_constraints: ClassVar = {"rate": constraints.positive}
     given_constraints: ClassVar = {"size_factor": constraints.positive}
-    support = constraints.nonnegative_integer
 
     def __init__(
         self, rate: Tensor | float, size_factor: Tensor | float = 1.0, validate_args: bool | None = None
@@ -47,9 +62,9 @@ class SizedPoisson(Univariate):
         """The variance."""
         return self.mean
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        """The log mass in nats."""
-        return _log_poisson(self._checked(value), self.mean)
+    def log_mass(self, value: Tensor) -> Tensor:
+        """The log mass in nats, in the precision of the arguments."""
+        return torch.xlogy(value, self.mean) - self.mean - torch.lgamma(value + 1)
 
     @torch.no_grad()
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
@@ -57,7 +72,7 @@ class SizedPoisson(Univariate):
         return torch.poisson(self.mean.expand(self._extended_shape(torch.Size(sample_shape))))
 
 
-class SizedNegativeBinomial(Univariate):
+class SizedNegativeBinomial(Counts):
     r"""The negative binomial in mean and dispersion form, with a rate per unit of size.
 
     .. math:: P(k) = \frac{\Gamma(k + \theta)}{\Gamma(\theta)\, k!}
@@ -78,7 +93,6 @@ class SizedNegativeBinomial(Univariate):
 
     arg_constraints: ClassVar = {"rate": constraints.positive, "dispersion": constraints.positive}
     given_constraints: ClassVar = {"size_factor": constraints.positive}
-    support = constraints.nonnegative_integer
 
     def __init__(
         self,
@@ -99,17 +113,47 @@ class SizedNegativeBinomial(Univariate):
         """The variance."""
         return self.mean + self.mean.square() / self.dispersion
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        """The log mass in nats."""
-        return _log_negative_binomial(self._checked(value), self.mean, self.dispersion)
+    def log_mass(self, value: Tensor) -> Tensor:
+        """The log mass in nats, in the precision of the arguments."""
+        mean, theta = self.mean, self.dispersion
+        choices = log_gamma_ratio(theta, value) - torch.lgamma(value + 1)
+        return choices - theta * torch.log1p(mean / theta) + torch.xlogy(value, mean) - value * torch.log(theta + mean)
 
     @torch.no_grad()
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Counts, as floating point numbers."""
-        return _sample_negative_binomial(self.mean, self.dispersion, self._extended_shape(torch.Size(sample_shape)))
+        rate = torch.distributions.Gamma(self.dispersion, self.dispersion / self.mean, validate_args=False)
+        return torch.poisson(rate.sample(torch.Size(sample_shape)))
 
 
-class ZeroInflatedSizedPoisson(Univariate):
+class ZeroInflated(Counts):
+    """A distribution of a count with extra zeros (abstract)."""
+
+    gate_logits: Tensor
+
+    @abstractmethod
+    def counts(self) -> Counts:
+        """The distribution of the counts that are not extra zeros."""
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean."""
+        return torch.sigmoid(-self.gate_logits) * self.counts().mean
+
+    def log_mass(self, value: Tensor) -> Tensor:
+        """The log mass in nats, in the precision of the arguments."""
+        kept = logsigmoid(-self.gate_logits) + self.counts().log_mass(value)
+        return torch.where(value == 0, torch.logaddexp(logsigmoid(self.gate_logits), kept), kept)
+
+    @torch.no_grad()
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """Counts, as floating point numbers."""
+        shape = self._extended_shape(torch.Size(sample_shape))
+        kept = torch.bernoulli(torch.sigmoid(-self.gate_logits).expand(shape))
+        return kept * self.counts().expand(self.batch_shape).sample(torch.Size(sample_shape))
+
+
+class ZeroInflatedSizedPoisson(ZeroInflated):
     r"""A Poisson with a rate per unit of size, and extra zeros.
 
     .. math:: P(k) = \pi\, [k = 0] + (1 - \pi)\, \mathrm{Poisson}(k;\ s \lambda)
@@ -128,7 +172,6 @@ class ZeroInflatedSizedPoisson(Univariate):
 
     arg_constraints: ClassVar = {"rate": constraints.positive, "gate_logits": constraints.real}
     given_constraints: ClassVar = {"size_factor": constraints.positive}
-    support = constraints.nonnegative_integer
 
     def __init__(
         self,
@@ -139,25 +182,12 @@ class ZeroInflatedSizedPoisson(Univariate):
     ) -> None:
         super().__init__({"rate": rate, "gate_logits": gate_logits, "size_factor": size_factor}, validate_args)
 
-    @property
-    def mean(self) -> Tensor:
-        """The mean."""
-        return torch.sigmoid(-self.gate_logits) * self.rate * self.size_factor
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """The log mass in nats."""
-        value = self._checked(value)
-        return _with_extra_zeros(value, _log_poisson(value, self.rate * self.size_factor), self.gate_logits)
-
-    @torch.no_grad()
-    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        """Counts, as floating point numbers."""
-        shape = self._extended_shape(torch.Size(sample_shape))
-        kept = torch.bernoulli(torch.sigmoid(-self.gate_logits).expand(shape))
-        return kept * torch.poisson((self.rate * self.size_factor).expand(shape))
+    def counts(self) -> SizedPoisson:
+        """The distribution of the counts that are not extra zeros."""
+        return SizedPoisson(self.rate, self.size_factor, validate_args=False)
 
 
-class ZeroInflatedSizedNegativeBinomial(Univariate):
+class ZeroInflatedSizedNegativeBinomial(ZeroInflated):
     r"""A negative binomial in mean and dispersion form, and extra zeros.
 
     .. math:: P(k) = \pi\, [k = 0] + (1 - \pi)\, \mathrm{NB}(k;\ s \lambda, \theta)
@@ -181,7 +211,6 @@ class ZeroInflatedSizedNegativeBinomial(Univariate):
         "gate_logits": constraints.real,
     }
     given_constraints: ClassVar = {"size_factor": constraints.positive}
-    support = constraints.nonnegative_integer
 
     def __init__(
         self,
@@ -194,33 +223,18 @@ class ZeroInflatedSizedNegativeBinomial(Univariate):
         parameters = {"rate": rate, "dispersion": dispersion, "gate_logits": gate_logits, "size_factor": size_factor}
         super().__init__(parameters, validate_args)
 
-    @property
-    def mean(self) -> Tensor:
-        """The mean."""
-        return torch.sigmoid(-self.gate_logits) * self.rate * self.size_factor
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """The log mass in nats."""
-        value = self._checked(value)
-        log_mass = _log_negative_binomial(value, self.rate * self.size_factor, self.dispersion)
-        return _with_extra_zeros(value, log_mass, self.gate_logits)
-
-    @torch.no_grad()
-    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        """Counts, as floating point numbers."""
-        shape = self._extended_shape(torch.Size(sample_shape))
-        kept = torch.bernoulli(torch.sigmoid(-self.gate_logits).expand(shape))
-        return kept * _sample_negative_binomial(self.rate * self.size_factor, self.dispersion, shape)
+    def counts(self) -> SizedNegativeBinomial:
+        """The distribution of the counts that are not extra zeros."""
+        return SizedNegativeBinomial(self.rate, self.dispersion, self.size_factor, validate_args=False)
 
 
-class MeanBetaBinomial(Univariate):
+class MeanBetaBinomial(Counts):
     r"""The beta-binomial in mean and concentration form.
 
     .. math:: P(k) = \binom{n}{k} \frac{B(k + a, n - k + b)}{B(a, b)}, \qquad
         a = c\, \sigma(\ell),\quad b = c\, \sigma(-\ell)
 
-    Its masses keep their digits where the concentration is large (the binomial limit): they sum to one in single
-    precision too.
+    The masses sum to one also where the concentration is large (the binomial limit).
 
     Args:
         logits: :math:`\ell`, the log odds of the mean.
@@ -265,9 +279,8 @@ class MeanBetaBinomial(Univariate):
         n, total = self.total_count, a + b
         return n * (a / total) * (b / total) * (total + n) / (total + 1)
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        """The log mass in nats."""
-        value = self._checked(value)
+    def log_mass(self, value: Tensor) -> Tensor:
+        """The log mass in nats, in the precision of the arguments."""
         a, b = self._shapes()
         rest = self.total_count - value
         choices = log_gamma_ratio(rest + 1, value) - torch.lgamma(value + 1)
@@ -287,23 +300,3 @@ class MeanBetaBinomial(Univariate):
             self.concentration * torch.sigmoid(self.logits) + least,
             self.concentration * torch.sigmoid(-self.logits) + least,
         )
-
-
-def _log_poisson(value: Tensor, mean: Tensor) -> Tensor:
-    return torch.xlogy(value, mean) - mean - torch.lgamma(value + 1)
-
-
-def _log_negative_binomial(value: Tensor, mean: Tensor, dispersion: Tensor) -> Tensor:
-    choices = log_gamma_ratio(dispersion, value) - torch.lgamma(value + 1)
-    log_total = torch.log(dispersion + mean)
-    return choices - dispersion * torch.log1p(mean / dispersion) + torch.xlogy(value, mean) - value * log_total
-
-
-def _with_extra_zeros(value: Tensor, log_mass: Tensor, gate_logits: Tensor) -> Tensor:
-    kept = logsigmoid(-gate_logits) + log_mass
-    return torch.where(value == 0, torch.logaddexp(logsigmoid(gate_logits), kept), kept)
-
-
-def _sample_negative_binomial(mean: Tensor, dispersion: Tensor, shape: torch.Size) -> Tensor:
-    rate = torch.distributions.Gamma(dispersion.expand(shape), (dispersion / mean).expand(shape), validate_args=False)
-    return torch.poisson(rate.sample())

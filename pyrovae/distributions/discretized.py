@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.nn.functional import logsigmoid
 
+from pyrovae.distributions.base import Univariate
+from pyrovae.distributions.precise import to_double
 from pyrovae.distributions.special import log1mexp, log_ndtr, log_normal_interval
-from pyrovae.distributions.univariate import Univariate
 
 
 class Discretized(Univariate):
@@ -52,11 +53,8 @@ class Discretized(Univariate):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The log mass of the levels ``value``, in nats."""
-        value = self._checked(value)
-        half = 1 / (self.levels - 1)
-        offset = 2 * half * value - 1 - self.loc
-        width = 2 * half / self.scale
-        lower, upper = (offset - half) / self.scale, (offset + half) / self.scale
+        ends = self._standardized(self._checked(value))
+        lower, upper, width = (end.to(torch.promote_types(value.dtype, self.loc.dtype)) for end in ends)
         inner = self._log_interval(lower, upper, width)
         inner = torch.where(value < 0.5, self._log_survival(-upper), inner)
         return torch.where(value > self.levels - 1.5, self._log_survival(lower), inner)
@@ -69,17 +67,23 @@ class Discretized(Univariate):
         last = self.levels - 1
         return torch.minimum((0.5 * (draw + 1) * last).round().clamp(min=0), last)
 
+    def _standardized(self, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The ends of each level and its width, in double precision: many levels are close to each other."""
+        value, loc, scale, last = (to_double(t) for t in (value, self.loc, self.scale, self.levels - 1))
+        center = 2 * value / last - 1 - loc
+        return (center - 1 / last) / scale, (center + 1 / last) / scale, 2 / last / scale
+
     @abstractmethod
     def _log_interval(self, lower: Tensor, upper: Tensor, width: Tensor) -> Tensor:
-        """The log mass of the standardised density between two ends that are ``width`` apart."""
+        """The log mass of the standardized density between two ends that are ``width`` apart."""
 
     @abstractmethod
     def _log_survival(self, x: Tensor) -> Tensor:
-        """The log mass above ``x`` of the standardised density, which is symmetric."""
+        """The log mass above ``x`` of the standardized density, which is symmetric."""
 
     @abstractmethod
     def _standard_sample(self, shape: torch.Size) -> Tensor:
-        """Draws from the standardised density."""
+        """Draws from the standardized density."""
 
 
 class DiscretizedLogistic(Discretized):
@@ -119,7 +123,7 @@ class DiscretizedNormal(Discretized):
     .. math:: P(k) = \Phi\Bigl(\frac{u_k + h - \mu}{s}\Bigr) - \Phi\Bigl(\frac{u_k - h - \mu}{s}\Bigr)
 
     Args:
-        loc: mean before discretisation, on the range [-1, 1].
+        loc: mean before discretization, on the range [-1, 1].
         scale: standard deviation on the same range.
         levels: number of levels L; the values are the integers 0 to L - 1.
         validate_args: check arguments.

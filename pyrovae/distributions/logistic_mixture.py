@@ -1,4 +1,4 @@
-"""The mixture of discretised logistics of PixelCNN++: one mixture a pixel, shared by its channels."""
+"""The mixture of discretized logistics of PixelCNN++: one mixture a pixel, shared by its channels."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
-from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyrovae.distributions.base import Maskable
 from pyrovae.distributions.discretized import DiscretizedLogistic
 
 
-class DiscretizedLogisticMixture(TorchDistribution):
+class DiscretizedLogisticMixture(Maskable):
     r"""A mixture over each pixel's channels, in which a channel's location moves with the channels before it.
 
     .. math::
@@ -21,7 +21,7 @@ class DiscretizedLogisticMixture(TorchDistribution):
         \sigma_{kcs}\bigr), \qquad u = \frac{2 x}{L - 1} - 1
 
     Args:
-        logits: unnormalised log weights, of shape ``(*batch, K, *positions)``.
+        logits: unnormalized log weights, of shape ``(*batch, K, *positions)``.
         loc: on the range [-1, 1], of shape ``(*batch, K, channels, *positions)``.
         scale: the same shape.
         coupling: the weights w of the pairs (1, 0), (2, 0), (2, 1), ..., of shape ``(*batch, K, pairs, *positions)``;
@@ -55,7 +55,7 @@ class DiscretizedLogisticMixture(TorchDistribution):
         self.position_dim, self.levels = position_dim, int(levels)
         self.logits = logits.log_softmax(-1 - position_dim)
         self.loc, self.scale, self.coupling = loc, scale, coupling
-        self._mask: Tensor | None = None
+        self.axes = dict.fromkeys(("loc", "scale", "coupling"), 2 + position_dim) | {"logits": 1 + position_dim}
         split = loc.ndim - 1 - position_dim
         super().__init__(loc.shape[: split - 1], loc.shape[split:], validate_args=validate_args)
 
@@ -87,8 +87,7 @@ class DiscretizedLogisticMixture(TorchDistribution):
             ValueError: coupled channels, and a channel is observed after a missing one in the same pixel (checked while
                 validation is on; otherwise such a pixel's log mass is NaN).
         """
-        new = self.expand(torch.broadcast_shapes(self.batch_shape, mask.shape[: mask.ndim - self.event_dim]))
-        new._mask = mask
+        new = super().mask_entries(mask)
         if self._validate_args and new._broken().any():
             raise ValueError(
                 "a pixel misses a channel before one that is observed, and the channels are coupled in order: drop the "
@@ -98,10 +97,8 @@ class DiscretizedLogisticMixture(TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The log mass of the images ``value``, in nats, of shape ``batch``."""
-        if self._validate_args:
-            self._validate_sample(value)
         axis = -1 - self.position_dim
-        value = value.unsqueeze(axis - 1)
+        value = self._checked(value).unsqueeze(axis - 1)
         loc = self._shifted(2 * value / (self.levels - 1) - 1)
         terms = DiscretizedLogistic(loc, self.scale, self.levels, validate_args=False).log_prob(value)
         if self._mask is not None:
@@ -125,21 +122,6 @@ class DiscretizedLogisticMixture(TorchDistribution):
                 centre = centre + coupling.select(axis, c * (c - 1) // 2 + d) * (2 * draws[d] / (self.levels - 1) - 1)
             draws.append(DiscretizedLogistic(centre, width, self.levels, validate_args=False).sample())
         return torch.stack(draws, axis)
-
-    def expand(
-        self, batch_shape: Sequence[int], _instance: TorchDistribution | None = None
-    ) -> DiscretizedLogisticMixture:
-        """The same distribution with its batch axes expanded to ``batch_shape``."""
-        new = self._get_checked_instance(DiscretizedLogisticMixture, _instance)
-        batch_shape, kept = torch.Size(batch_shape), len(self.batch_shape)
-        new.position_dim, new.levels = self.position_dim, self.levels
-        for name in ("logits", "loc", "scale", "coupling"):
-            tensor = getattr(self, name)
-            setattr(new, name, tensor.expand(batch_shape + tensor.shape[kept:]))
-        new._mask = None if self._mask is None else self._mask.expand(batch_shape + self.event_shape)
-        super(DiscretizedLogisticMixture, new).__init__(batch_shape, self.event_shape, validate_args=False)
-        new._validate_args = self._validate_args
-        return new
 
     def _shifted(self, centred: Tensor) -> Tensor:
         """The locations given the channels' values on [-1, 1], both with the components' axis."""

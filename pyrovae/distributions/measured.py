@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyrovae.distributions.univariate import Univariate
+from pyrovae.distributions.base import Univariate
+from pyrovae.distributions.precise import StudentT
 
 
 class MeasuredNormal(Univariate):
@@ -121,5 +122,5 @@ class MeasuredStudentT(Univariate):
         """Measurements, error included."""
         return self._total().rsample(torch.Size(sample_shape))
 
-    def _total(self) -> dist.StudentT:
-        return dist.StudentT(self.df, self.loc, torch.hypot(self.scatter, self.error), validate_args=False)
+    def _total(self) -> StudentT:
+        return StudentT(self.df, self.loc, torch.hypot(self.scatter, self.error), validate_args=False)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
-from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyrovae.distributions.base import Maskable
 
-class DiagonalNormalMixture(TorchDistribution):
-    r"""A mixture of normals with diagonal covariances, with implicitly reparameterised draws.
+
+class DiagonalNormalMixture(Maskable):
+    r"""A mixture of normals with diagonal covariances, with implicitly reparameterized draws.
 
     .. math:: p(y) = \sum_k \pi_k \prod_j \mathcal{N}(y_j;\ \mu_{kj}, \sigma_{kj}^2)
 
@@ -21,7 +22,7 @@ class DiagonalNormalMixture(TorchDistribution):
     move, which defines its derivative, exactly and for the weights too.
 
     Args:
-        logits: unnormalised log weights, of shape ``(*batch, K)``.
+        logits: unnormalized log weights, of shape ``(*batch, K)``.
         locs: means, of shape ``(*batch, K, d)``.
         scales: standard deviations, of shape ``(*batch, K, d)``.
         validate_args: check arguments.
@@ -36,13 +37,13 @@ class DiagonalNormalMixture(TorchDistribution):
     arg_constraints: ClassVar = {"logits": constraints.real_vector, "scales": constraints.positive}
     support = constraints.real_vector
     has_rsample = True
+    axes: Mapping[str, int] = {"logits": 1, "locs": 2, "scales": 2}
 
     def __init__(self, logits: Tensor, locs: Tensor, scales: Tensor, validate_args: bool | None = None) -> None:
         batch_shape = torch.broadcast_shapes(logits.shape[:-1], locs.shape[:-2], scales.shape[:-2])
         self.logits = logits.log_softmax(-1).expand(*batch_shape, -1)
         self.locs = locs.expand(*batch_shape, *locs.shape[-2:])
         self.scales = scales.expand(*batch_shape, *locs.shape[-2:])
-        self._mask: Tensor | None = None
         super().__init__(batch_shape, locs.shape[-1:], validate_args=validate_args)
 
     @property
@@ -58,19 +59,11 @@ class DiagonalNormalMixture(TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The log density in nats, of shape ``batch``."""
-        if self._validate_args:
-            self._validate_sample(value)
-        white = (value.unsqueeze(-2) - self.locs) / self.scales
+        white = (self._checked(value).unsqueeze(-2) - self.locs) / self.scales
         terms = -0.5 * white.square() - self.scales.log() - 0.5 * math.log(2 * math.pi)
         if self._mask is not None:
             terms = torch.where(self._mask.unsqueeze(-2), terms, 0.0)
         return (self.logits + terms.sum(-1)).logsumexp(-1)
-
-    def mask_entries(self, mask: Tensor) -> DiagonalNormalMixture:
-        """The marginal over the entries that ``mask`` (of shape ``(*batch, d)``) marks as observed."""
-        new = self.expand(torch.broadcast_shapes(self.batch_shape, mask.shape[:-1]))
-        new._mask = mask
-        return new
 
     @torch.no_grad()
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
@@ -94,17 +87,6 @@ class DiagonalNormalMixture(TorchDistribution):
             draws.append(_implicit(fixed[..., j], log_weights, posterior, loc, scale))
             log_weights = (log_weights + _log_normal(draws[-1].unsqueeze(-1), loc, scale)).log_softmax(-1)
         return torch.stack(draws, -1)
-
-    def expand(self, batch_shape: Sequence[int], _instance: TorchDistribution | None = None) -> DiagonalNormalMixture:
-        """The same distribution with its batch axes expanded to ``batch_shape``."""
-        new = self._get_checked_instance(DiagonalNormalMixture, _instance)
-        new.logits = self.logits.expand(*batch_shape, -1)
-        new.locs = self.locs.expand(*batch_shape, *self.locs.shape[-2:])
-        new.scales = self.scales.expand(*batch_shape, *self.scales.shape[-2:])
-        new._mask = None if self._mask is None else self._mask.expand(*batch_shape, -1)
-        super(DiagonalNormalMixture, new).__init__(torch.Size(batch_shape), self.event_shape, validate_args=False)
-        new._validate_args = self._validate_args
-        return new
 
 
 def _log_normal(x: Tensor, loc: Tensor, scale: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
 import pyro.distributions as dist
@@ -12,14 +12,16 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints, register_kl
 
+from pyrovae.distributions.base import Parametric
 
-class CholeskyNormal(TorchDistribution):
+
+class CholeskyNormal(Parametric):
     r"""A normal with full covariance, given by its Cholesky factor.
 
     .. math:: y = \mu + L \epsilon, \qquad \log p(y) = \log \mathcal{N}(y;\ \mu, L L^\top)
 
-    Unlike Pyro's ``MultivariateNormal`` it keeps a small factor small when its batch axes are expanded (many draws of
-    one posterior), and knows the marginal over a subset of its entries.
+    Pyro's ``MultivariateNormal`` repeats the factor when its batch axes are expanded (many draws of one posterior). This
+    class does not, and it knows the marginal over a subset of its entries.
 
     Args:
         loc: the mean, of shape ``(*batch, d)``.
@@ -34,11 +36,12 @@ class CholeskyNormal(TorchDistribution):
     arg_constraints: ClassVar = {"loc": constraints.real_vector, "scale_tril": constraints.lower_cholesky}
     support = constraints.real_vector
     has_rsample = True
+    axes: Mapping[str, int] = {"loc": 1}
 
     def __init__(self, loc: Tensor, scale_tril: Tensor, validate_args: bool | None = None) -> None:
         batch_shape = torch.broadcast_shapes(loc.shape[:-1], scale_tril.shape[:-2])
         self.loc = loc.expand(*batch_shape, -1)
-        self.scale_tril = scale_tril  # not expanded: see _whiten
+        self.scale_tril = scale_tril  # never expanded: a matrix is not repeated
         super().__init__(batch_shape, loc.shape[-1:], validate_args=validate_args)
 
     @property
@@ -66,9 +69,7 @@ class CholeskyNormal(TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The log density in nats, of shape ``batch``."""
-        if self._validate_args:
-            self._validate_sample(value)
-        white = _by_factor(_solve, self.scale_tril, value - self.loc)
+        white = _by_factor(_solve, self.scale_tril, self._checked(value) - self.loc)
         return -0.5 * (white.square().sum(-1) + _log_determinant(self) + self.event_shape[0] * math.log(2 * math.pi))
 
     def entropy(self) -> Tensor:
@@ -82,15 +83,6 @@ class CholeskyNormal(TorchDistribution):
         covariance = self.scale_tril @ self.scale_tril.mT * kept.unsqueeze(-1) * kept.unsqueeze(-2)
         factor = torch.linalg.cholesky(covariance + torch.diag_embed(1 - kept))
         return _Observed(CholeskyNormal(self.loc, factor, validate_args=False), mask)
-
-    def expand(self, batch_shape: Sequence[int], _instance: TorchDistribution | None = None) -> CholeskyNormal:
-        """The same distribution with its batch axes expanded to ``batch_shape``."""
-        new = self._get_checked_instance(CholeskyNormal, _instance)
-        new.loc = self.loc.expand(*batch_shape, -1)
-        new.scale_tril = self.scale_tril
-        super(CholeskyNormal, new).__init__(torch.Size(batch_shape), self.event_shape, validate_args=False)
-        new._validate_args = self._validate_args
-        return new
 
 
 class LowRankNormal(dist.LowRankMultivariateNormal):
@@ -147,7 +139,7 @@ class _Observed(TorchDistribution):
 
 
 def _by_factor(operation: Callable[[Tensor, Tensor], Tensor], factor: Tensor, vectors: Tensor) -> Tensor:
-    """Apply a matrix operation to vectors; axes that only the vectors have become columns: no matrix is repeated."""
+    """Apply a matrix operation to vectors. Axes that the vectors alone have become columns, so no matrix is repeated."""
     extra = vectors.ndim + 1 - factor.ndim
     if extra <= 0:
         return operation(factor, vectors.unsqueeze(-1)).squeeze(-1)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import pyro.distributions as dist
 import torch
-from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints, register_kl
 
+from pyrovae.distributions.base import Parametric
+from pyrovae.distributions.precise import Precise
 
-class AdditiveLogisticNormal(TorchDistribution):
+
+class AdditiveLogisticNormal(Parametric):
     r"""Proportions whose log ratios to the last one are independent normals.
 
     .. math:: \log \frac{y_j}{y_K} \sim \mathcal{N}(\mu_j, \sigma_j^2), \quad j < K, \qquad
@@ -36,6 +38,7 @@ class AdditiveLogisticNormal(TorchDistribution):
     }
     support = constraints.simplex
     has_rsample = True
+    axes: Mapping[str, int] = {"loc": 1, "scale": 1}
 
     def __init__(self, loc: Tensor, scale: Tensor, validate_args: bool | None = None) -> None:
         self.loc, self.scale = torch.broadcast_tensors(loc, scale)
@@ -50,24 +53,14 @@ class AdditiveLogisticNormal(TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The log density in nats, with respect to the first K - 1 proportions, of shape ``batch``."""
-        if self._validate_args:
-            self._validate_sample(value)
-        logs = value.log()
+        logs = self._checked(value).log()
         white = (logs[..., :-1] - logs[..., -1:] - self.loc) / self.scale
         terms = -0.5 * white.square() - self.scale.log() - 0.5 * math.log(2 * math.pi)
         return terms.sum(-1) - logs.sum(-1)
 
-    def expand(self, batch_shape: Sequence[int], _instance: TorchDistribution | None = None) -> AdditiveLogisticNormal:
-        """The same distribution with its batch axes expanded to ``batch_shape``."""
-        new = self._get_checked_instance(AdditiveLogisticNormal, _instance)
-        new.loc, new.scale = self.loc.expand(*batch_shape, -1), self.scale.expand(*batch_shape, -1)
-        super(AdditiveLogisticNormal, new).__init__(torch.Size(batch_shape), self.event_shape, validate_args=False)
-        new._validate_args = self._validate_args
-        return new
 
-
-class InteriorDirichlet(dist.Dirichlet):
-    r"""Pyro's Dirichlet with draws kept off the simplex's edge, where a small concentration's density is infinite.
+class InteriorDirichlet(Precise, dist.Dirichlet):
+    r"""Pyro's Dirichlet, its draws kept off the edge of the simplex, where a small concentration has an infinite density.
 
     .. math:: p(y) \propto \prod_k y_k^{\alpha_k - 1}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,10 +21,32 @@ def log_gamma_ratio(a: Tensor, b: Tensor) -> Tensor:
     >>> log_gamma_ratio(torch.tensor(1e6), torch.tensor(2.0)) - 2 * torch.tensor(1e6).log() < 1e-5
     tensor(True)
     """
-    large = torch.where(a > _STIRLING_FROM, a, _STIRLING_FROM)
-    small = torch.where(a > _STIRLING_FROM, _STIRLING_FROM, a)
-    series = (large - 0.5) * torch.log1p(b / large) + b * torch.log(large + b) - b + _tail(large + b) - _tail(large)
-    return torch.where(a > _STIRLING_FROM, series, torch.lgamma(small + b) - torch.lgamma(small))
+    return _LogGammaRatio.apply(*torch.broadcast_tensors(a, b))
+
+
+class _LogGammaRatio(torch.autograd.Function):
+    """The function with its derivative in closed form: automatic differentiation takes twice the time."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(a: Tensor, b: Tensor) -> Tensor:
+        large, small = a.clamp(min=_STIRLING_FROM), a.clamp(max=_STIRLING_FROM)
+        top = large + b
+        series = (large - 0.5) * torch.log1p(b / large) + b * (torch.log(top) - 1) + _tail(top) - _tail(large)
+        return torch.where(a > _STIRLING_FROM, series, torch.lgamma(small + b) - torch.lgamma(small))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        a, b = ctx.saved_tensors
+        wanted = ctx.needs_input_grad
+        return grad * digamma_difference(a, b) if wanted[0] else None, grad * torch.digamma(a + b) if wanted[
+            1
+        ] else None
 
 
 def digamma_difference(a: Tensor, b: Tensor) -> Tensor:
@@ -34,8 +57,7 @@ def digamma_difference(a: Tensor, b: Tensor) -> Tensor:
     >>> round(digamma_difference(torch.tensor(100.0), torch.tensor(1.0)).item(), 6)
     0.01
     """
-    large = torch.where(a > _STIRLING_FROM, a, _STIRLING_FROM)
-    small = torch.where(a > _STIRLING_FROM, _STIRLING_FROM, a)
+    large, small = a.clamp(min=_STIRLING_FROM), a.clamp(max=_STIRLING_FROM)
     series = torch.log1p(b / large) + _tail_slope(large + b) - _tail_slope(large)
     return torch.where(a > _STIRLING_FROM, series, torch.digamma(small + b) - torch.digamma(small))
 

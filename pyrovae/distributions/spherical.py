@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
-from pyro.distributions import TorchDistribution, constraints
+from pyro.distributions import constraints
 from torch import Tensor
 from torch.distributions import Gamma, register_kl
-from torch.nn.functional import normalize, one_hot
+from torch.nn.functional import normalize
 
+from pyrovae.distributions.base import Parametric
 from pyrovae.distributions.special import digamma_difference, log_gamma_ratio
 
 
-class UniformSphere(TorchDistribution):
+class UniformSphere(Parametric):
     r"""The uniform distribution on the unit sphere in d dimensions.
 
     .. math:: p(y) = \frac{\Gamma(d / 2)}{2 \pi^{d / 2}}, \qquad \lVert y \rVert = 1
@@ -33,6 +34,7 @@ class UniformSphere(TorchDistribution):
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
     support = constraints.sphere
     has_rsample = True
+    axes: Mapping[str, int] = {"_like": 1}
 
     def __init__(self, like: Tensor, validate_args: bool | None = None) -> None:
         self._like = like.detach()
@@ -49,26 +51,16 @@ class UniformSphere(TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The log density in nats, of shape ``batch``."""
-        if self._validate_args:
-            self._validate_sample(value)
-        shape = torch.broadcast_shapes(value.shape[:-1], self.batch_shape)
+        shape = torch.broadcast_shapes(self._checked(value).shape[:-1], self.batch_shape)
         return torch.full(shape, -_log_area(self.event_shape[0]), dtype=value.dtype, device=value.device)
 
     def entropy(self) -> Tensor:
         """The entropy in nats, the log of the sphere's area."""
         return torch.full_like(self._like[..., 0], _log_area(self.event_shape[0]))
 
-    def expand(self, batch_shape: Sequence[int], _instance: TorchDistribution | None = None) -> UniformSphere:
-        """The same distribution with its batch axes expanded to ``batch_shape``."""
-        new = self._get_checked_instance(UniformSphere, _instance)
-        new._like = self._like.expand(*batch_shape, -1)
-        super(UniformSphere, new).__init__(torch.Size(batch_shape), self.event_shape, validate_args=False)
-        new._validate_args = self._validate_args
-        return new
 
-
-class PowerSpherical(TorchDistribution):
-    r"""A distribution of directions around a mean, like von Mises-Fisher but with a plain normaliser and exact draws.
+class PowerSpherical(Parametric):
+    r"""Directions around a mean, as of von Mises and Fisher, but with a closed normalizer and without rejected draws.
 
     .. math:: p(y) \propto (1 + \mu^\top y)^{\kappa}, \qquad \lVert y \rVert = \lVert \mu \rVert = 1
 
@@ -88,6 +80,7 @@ class PowerSpherical(TorchDistribution):
     arg_constraints: ClassVar = {"loc": constraints.sphere, "concentration": constraints.nonnegative}
     support = constraints.sphere
     has_rsample = True
+    axes: Mapping[str, int] = {"loc": 1, "concentration": 0}
 
     def __init__(self, loc: Tensor, concentration: Tensor, validate_args: bool | None = None) -> None:
         batch_shape = torch.broadcast_shapes(loc.shape[:-1], concentration.shape)
@@ -113,22 +106,12 @@ class PowerSpherical(TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The log density in nats, of shape ``batch``."""
-        if self._validate_args:
-            self._validate_sample(value)
-        return self._log_normalizer() + self.concentration * self._log_half_chord(value)
+        return self._log_normalizer() + self.concentration * self._log_half_chord(self._checked(value))
 
     def entropy(self) -> Tensor:
         """The entropy in nats, of shape ``batch``."""
         a, b = self._shapes()
         return self.concentration * digamma_difference(a, b) - self._log_normalizer()
-
-    def expand(self, batch_shape: Sequence[int], _instance: TorchDistribution | None = None) -> PowerSpherical:
-        """The same distribution with its batch axes expanded to ``batch_shape``."""
-        new = self._get_checked_instance(PowerSpherical, _instance)
-        new.loc, new.concentration = self.loc.expand(*batch_shape, -1), self.concentration.expand(batch_shape)
-        super(PowerSpherical, new).__init__(torch.Size(batch_shape), self.event_shape, validate_args=False)
-        new._validate_args = self._validate_args
-        return new
 
     def _shapes(self) -> tuple[Tensor, Tensor]:
         """The two shapes of the beta distribution of half of 1 + (cosine of the angle to the mean)."""
@@ -147,7 +130,7 @@ class PowerSpherical(TorchDistribution):
 
     def _reflect(self, value: Tensor) -> Tensor:
         """Householder's reflection of the first axis onto the mean direction."""
-        first = one_hot(torch.zeros((), dtype=torch.long, device=value.device), self.event_shape[0]).to(value.dtype)
+        first = torch.eye(1, self.event_shape[0], dtype=value.dtype, device=value.device)[0]
         normal = first - self.loc
         length = normal.square().sum(-1, keepdim=True)
         scale = 2 / length.clamp(min=torch.finfo(value.dtype).eps ** 2)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 import pyro.distributions as dist
 import torch
-from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints, transform_to
-from torch.distributions.transforms import AffineTransform
+from torch.distributions.transforms import Transform
 
+from pyrovae.distributions.base import Maskable
 from pyrovae.distributions.columns import Category, Column, Count, Real
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ class ColumnSupport(constraints.Constraint):
         return torch.stack([column.support.check(entry) for column, entry in columns], -1).all(-1)
 
 
-class TableDistribution(TorchDistribution):
+class TableDistribution(Maskable):
     r"""Independent columns of different kinds.
 
     .. math:: p(x) = \prod_j p_j(x_j)
@@ -153,6 +153,7 @@ class TableDistribution(TorchDistribution):
     """
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
+    axes: Mapping[str, int] = {"raw": 1}
 
     def __init__(self, schema: TableSchema, raw: Tensor, mask: Tensor | None = None) -> None:
         self.schema, self.raw, self._mask = schema, raw, mask
@@ -175,11 +176,6 @@ class TableDistribution(TorchDistribution):
         pairs = zip(self.schema.columns, self.columns, strict=True)
         return torch.stack([column.centre(distribution) for column, distribution in pairs], -1)
 
-    def mask_entries(self, mask: Tensor) -> TableDistribution:
-        """The marginal over the entries that ``mask`` (of shape ``(*batch, columns)``) marks as observed."""
-        batch_shape = torch.broadcast_shapes(self.batch_shape, mask.shape[:-1])
-        return TableDistribution(self.schema, self.raw.expand(*batch_shape, -1), mask)
-
     def log_prob(self, value: Tensor) -> Tensor:
         """The log density in nats, in the columns' own units, of shape ``batch``."""
         if self._mask is not None:
@@ -194,11 +190,6 @@ class TableDistribution(TorchDistribution):
         draws = [distribution.sample(torch.Size(sample_shape)) for distribution in self.columns]
         return torch.stack([draw.to(self.raw.dtype) for draw in draws], -1)
 
-    def expand(self, batch_shape: Sequence[int], _instance: TorchDistribution | None = None) -> TableDistribution:
-        """The same distribution with its batch axes expanded to ``batch_shape``."""
-        mask = None if self._mask is None else self._mask.expand(*batch_shape, -1)
-        return TableDistribution(self.schema, self.raw.expand(*batch_shape, -1), mask)
-
 
 def _kind(series: pd.Series) -> type[Column]:
     import pandas as pd
@@ -211,6 +202,18 @@ def _kind(series: pd.Series) -> type[Column]:
 
 
 @transform_to.register(ColumnSupport)
-def _transform_to_columns(support: ColumnSupport) -> AffineTransform:
-    """A point inside at zero, which is all that filling missing entries asks for."""
-    return AffineTransform(support.schema.interior(torch.zeros(())), 1.0, event_dim=1)
+class ColumnTransform(Transform):
+    """A map whose value at zero lies inside each column's support, which is what filling missing entries needs.
+
+    Args:
+        support: the support of a table's rows.
+    """
+
+    domain = codomain = constraints.real_vector
+
+    def __init__(self, support: ColumnSupport) -> None:
+        super().__init__()
+        self.schema = support.schema
+
+    def _call(self, x: Tensor) -> Tensor:
+        return x + self.schema.interior(x)
