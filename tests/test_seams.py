@@ -638,7 +638,6 @@ def test_factor_analysis_does_not_depend_on_units():
 # Flows and results.
 
 
-@wrong("the density is remembered with the draw")
 def test_the_density_of_a_remembered_draw_has_a_gradient_and_follows_the_weights():
     torch.manual_seed(0)
     prior = pvae.AffineFlow(event_shape=2)
