@@ -435,7 +435,7 @@ NOT_ASKED = {
 SOMEBODY_ELSE = "the refusal is an error of Pyro's or torch's that names nothing of the caller's"
 IGNORED = "rows are simulated as if the factor were not there"
 FAULTS: dict[tuple[str, str], str] = {
-    **{(f, "factor"): IGNORED for f in ("bdmc", "sbc", "typicality", "diagnose")},
+    **{(f, "factor"): IGNORED for f in ("sbc", "typicality", "diagnose")},
     ("leave_one_feature_out", "factor"): "the factor is taken for the data site",
     ("sbc", "masked"): "masked latents are ranked",
     **{("latent_structure", k): "masked latents count in the divergences" for k in ("masked", "padded")},
@@ -505,9 +505,8 @@ def test_the_right_number_or_a_refusal_that_names_why(function, kind):
     assert _mentions(str(error), words), str(error)
 
 
-MOVED = {
-    (f, "hidden"): "the run that finds the modules counts as a batch for batch norm"
-    for f in set(LAWS) - {"bdmc", "fit"}
+MOVED: dict[tuple[str, str], str] = {
+    (f, "hidden"): "the run that finds the modules counts as a batch for batch norm" for f in ("diagnose", "sbc")
 }
 """Calls that leave something else than they found."""
 
@@ -538,7 +537,9 @@ LOADS: dict[str, dict[str, Any]] = {
     "typicality": {"num_samples": 500},
 }
 """Work that takes many times the bound if it is done at once. `fit` is bounded by its batches."""
-UNBOUNDED = dict.fromkeys(set(LOADS), "takes no max_bytes")
+BOUNDED = {"bound", "compare", "elbo", "impute", "inference_gaps", "joint_log_weights", "kl", "log_marginal"}
+BOUNDED |= {"log_weights", "reconstruction", "refine"}
+UNBOUNDED = dict.fromkeys(set(LOADS) - BOUNDED, "takes no max_bytes, or holds more")
 """Functions that know no bound, or do not keep it."""
 
 

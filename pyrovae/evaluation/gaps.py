@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     import xarray as xr
 
 
+BOUND_SAMPLES = 1000
+"""Draws per datum of the two bounds."""
+
+
 def inference_gaps(
     program: Any,
     data: Any,
@@ -26,7 +30,7 @@ def inference_gaps(
     *,
     family: str = "normal",
     method: str | Estimator = "refined",
-    num_samples: int = 1000,
+    num_samples: int | None = None,
     num_steps: int = 500,
     max_bytes: int = MAX_BYTES,
     seed: int | None = None,
@@ -46,7 +50,8 @@ def inference_gaps(
         covariates: for each name, a tensor of N rows.
         family: of q*: ``"normal"`` or ``"full"``, on the unconstrained latents.
         method: how log p(x) is estimated, as in :func:`pyrovae.evaluation.log_marginal`.
-        num_samples: draws per datum, for each of the three quantities.
+        num_samples: draws per datum (or chains) of the estimate of log p(x); by default those of the method. The two bounds
+            take 1,000 draws.
         num_steps: steps of optimization for each datum.
         max_bytes: refuse what needs more memory.
         seed: makes the draws reproducible.
@@ -73,8 +78,8 @@ def inference_gaps(
     options: dict[str, Any] = {"max_bytes": max_bytes, "progress": progress}
     seeds = [None if seed is None else seed + number for number in range(4)]
     guide = refine(program, data, covariates, family=family, num_steps=num_steps, seed=seeds[0], **options)
-    best = bound(guide, data, covariates, num_samples=num_samples, seed=seeds[1], **options)
-    own = bound(program, data, covariates, num_samples=num_samples, seed=seeds[2], **options)
+    best = bound(guide, data, covariates, num_samples=BOUND_SAMPLES, seed=seeds[1], **options)
+    own = bound(program, data, covariates, num_samples=BOUND_SAMPLES, seed=seeds[2], **options)
     evidence = log_marginal(
         program, data, method=estimator, num_samples=num_samples, covariates=covariates, seed=seeds[3], **options
     )

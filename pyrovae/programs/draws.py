@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pyrovae.data import Batch, as_data, batches
 from pyrovae.programs.call import Call, checked
-from pyrovae.programs.dry_run import announced_like, dry_run
+from pyrovae.programs.dry_run import announced_like, dry_run, listening
 from pyrovae.programs.masks import Redraw
 from pyrovae.programs.program import Program, eval_mode
 from pyrovae.programs.running import plate_nesting
@@ -66,7 +66,7 @@ class Draws:
         self.batches = batches(self.data, rows, shuffle=False, **place)
         self.rows_at_once = rows
         self.modules: tuple[nn.Module, ...] = self.program.owners
-        with self.evaluating():
+        with self.evaluating(), listening(self.program):
             first, self.nesting = self._look(place, per_row or num_samples)
             with poutine.block():
                 self.dry_run = dry_run(first.program, first.args, first.kwargs)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from pyrovae.data import Batch, as_data, batches
 from pyrovae.errors import check_integer, refusal
 from pyrovae.programs.call import Call, checked
-from pyrovae.programs.dry_run import DryRun, announced_like, dry_run
+from pyrovae.programs.dry_run import DryRun, announced_like, dry_run, listening
 from pyrovae.programs.footprint import Footprint, footprint
 from pyrovae.programs.program import Program, eval_mode
 from pyrovae.programs.results import Results
@@ -144,7 +144,7 @@ class RowWork:
         like = announced_like(self.program, lambda: self.call(self.first(2, {}), nesting=0)[:3])
         self.place: dict[str, Any] = {} if like is None else {"device": like.device, "dtype": like.dtype}
         self.modules: tuple[nn.Module, ...] = self.program.owners
-        with self.evaluating(self.seed), poutine.block():
+        with self.evaluating(self.seed), poutine.block(), listening(self.program):
             few = self._runs_on()
             self.nesting = plate_nesting(*few[:3])
             self.dry_run: DryRun = dry_run(*few[:3])

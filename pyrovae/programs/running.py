@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,7 +34,8 @@ def check_sites(guide_trace: Trace, model_trace: Trace) -> int:
 
     Raises:
         ValueError: a site's log density has another shape than its plates (``.to_event`` is missing an axis: it would be
-            broadcast, silently), or a latent lives on a simplex or a sphere in the model or in the guide alone.
+            broadcast, silently), a latent lives on a simplex or a sphere in the model or in the guide alone, or the guide
+            covers a part of the prior's support only.
     """
     sites = [site for trace in (guide_trace, model_trace) for site in trace.nodes.values() if site["type"] == "sample"]
     dims = [frame.dim for site in sites for frame in site["cond_indep_stack"] if frame.vectorized]
@@ -44,11 +46,9 @@ def check_sites(guide_trace: Trace, model_trace: Trace) -> int:
     with torch.no_grad(), pyro.validation_enabled(False):
         for trace in (guide_trace, model_trace):
             trace.compute_log_prob(lambda name, site: not site_is_subsample(site))
-    for site in sites:
-        if not site_is_subsample(site):
-            check_site_shape(
-                site, max(nesting, site["log_prob"].ndim)
-            )  # nothing is enumerated: no axis is left of the plates
+    for site in (site for site in sites if not site_is_subsample(site)):
+        # Nothing is enumerated here, so that no axis stands left of the plates.
+        check_site_shape(site, max(nesting, site["log_prob"].ndim))
     return nesting
 
 
@@ -59,12 +59,33 @@ def _check_spaces(name: str, posterior: Any, prior: Any) -> None:
             f"latent {name!r} lives on the {one} in the guide and on the {other} in the model, so their densities are of "
             f"different spaces: give prior and posterior the same ({_THIN[one if one in _THIN else other]})"
         )
+    (low, high), (least, most) = _bounds(posterior), _bounds(prior)
+    if bool((low > least).any()) or bool((high < most).any()):
+        raise ValueError(
+            f"the guide draws latent {name!r} on the support {posterior.support} alone, a part of the prior's support "
+            f"{prior.support}: the evidence of the rest would be lost, whatever the number of draws. Give the guide a "
+            "distribution on all of the prior's support"
+        )
 
 
 _THIN = {
     "simplex": "SimplexNormal, SimplexDirichlet or RelaxedOneHot for both",
     "sphere": "UniformDirection with Spherical",
 }
+
+
+def _bounds(distribution: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """The ends of a univariate support; of circles and of what is discrete none is known."""
+    support = getattr(distribution, "support", None)
+    while (base := getattr(support, "base_constraint", None)) is not None:
+        support = base
+    while (base := getattr(distribution, "base_dist", None)) is not None:
+        distribution = base
+    if support is None or support.is_discrete or "VonMises" in type(distribution).__name__:
+        return torch.tensor(math.nan), torch.tensor(math.nan)
+    ends = getattr(support, "lower_bound", -math.inf), getattr(support, "upper_bound", math.inf)
+    low, high = (torch.as_tensor(end, dtype=torch.float64) for end in ends)
+    return low, high
 
 
 def _space(distribution: Any) -> str:

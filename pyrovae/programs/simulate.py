@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import pyro
 import torch
 from pyro import poutine
+from pyro.distributions import Unit
 from pyro.infer import infer_discrete
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
@@ -69,7 +70,8 @@ def simulate(model: Callable, size: int, x: Any = None, covariates: Mapping[str,
         covariates: a tensor of rows for each name.
 
     Raises:
-        ValueError: the model needs an ``x`` to be called, or its data sites cannot be told from its latents.
+        ValueError: the model needs an ``x`` to be called, its data sites cannot be told from its latents, or it has a
+            ``pyro.factor``, so that its draws are not those of its joint distribution.
     """
     rows = torch.arange(size)
     given = {} if covariates is None else {"covariates": {n: v[rows % len(v)] for n, v in covariates.items()}}
@@ -88,7 +90,13 @@ def simulate(model: Callable, size: int, x: Any = None, covariates: Mapping[str,
             args = template if isinstance(template, tuple) else (template,)
             trace = poutine.trace(Release()(model)).get_trace(*args, **given)
             names = [s["name"] for s in sites_of(trace) if s["infer"].get("was_observed")]
-    values = {s["name"]: s["value"] for s in sites_of(trace) if s["value"].numel()}  # a factor has no entries
+    factors = [s["name"] for s in sites_of(trace) if isinstance(getattr(s["fn"], "base_dist", s["fn"]), Unit)]
+    if factors:
+        raise ValueError(
+            f"the model weighs its draws by the factor {factors[0]!r}, so that they are not draws of its joint distribution: "
+            "nothing can be simulated from it"
+        )
+    values = {s["name"]: s["value"] for s in sites_of(trace)}
     latents = {name: value for name, value in values.items() if name not in names}
     return Simulated(_like(template, {name: values[name] for name in names}), latents, size)
 
@@ -137,10 +145,10 @@ def enumerated_draws(call: Call, latents: Mapping[str, Tensor], num_samples: int
     Raises:
         ValueError: a latent is neither given nor enumerated.
     """
-    model = Substitute(latents)(many(call, call.program.model, num_samples))
+    model = poutine.condition(many(call, call.program.model, num_samples), data=dict(latents))
     with torch.no_grad(), torch.random.fork_rng():
         trace = poutine.trace(model).get_trace(*call.args, **call.kwargs)
-    rest = [name for name in latent_names(trace) if name not in latents]
+    rest = latent_names(trace)
     lacking = [name for name in rest if trace.nodes[name]["infer"].get("enumerate") != "parallel"]
     if lacking:
         raise ValueError(f"there are no draws of the latent sites {lacking}: give them too")

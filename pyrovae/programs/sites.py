@@ -91,8 +91,8 @@ def check_latents(model_trace: Trace, guide_trace: Trace) -> None:
     if model != guide:
         raise ValueError(
             f"model and guide must have the same latent sites; only the model has {sorted(model - guide)}, only the "
-            f"guide {sorted(guide - model)}. Sample them in both, observe them, mark the guide's extra sites "
-            "infer={'is_auxiliary': True}, or mark a discrete site infer={'enumerate': 'parallel'} to sum it out"
+            f"guide {sorted(guide - model)}. Sample them in both, observe them, or mark a discrete site "
+            "infer={'enumerate': 'parallel'} to sum it out; an extra draw of the guide may only be the argument of a Delta"
         )
     _check_enumerated(sites_of(model_trace), sites_of(guide_trace))
     _check_points(sites_of(guide_trace))
@@ -114,7 +114,24 @@ def _check_enumerated(model: list[Site], guide: list[Site]) -> None:
 
 
 def _check_points(sites: list[Site]) -> None:
-    """A Delta in a guide is a density only as the image of auxiliary draws, which must be draws for each row."""
+    """A Delta in a guide is a density only as the image of auxiliary draws, which must be draws for each row.
+
+    An auxiliary draw that no Delta takes up would be integrated out by nobody: weights p / q would hold its density.
+    """
+    pending: list[str] = []
+    for site in (s for s in sites if not s["is_observed"]):
+        if is_delta(site["fn"]):
+            pending = []
+        elif site["infer"].get("is_auxiliary"):
+            pending.append(site["name"])
+        elif pending:
+            break
+    if pending:
+        raise ValueError(
+            f"the guide draws the auxiliary {pending[0]!r}, and no Delta site is the image of it, so that its density inflates "
+            "the evidence without bound: sample it in the model too, or give the guide the marginal distribution of its "
+            "latents (a mixture, a flow)"
+        )
     points = [s for s in sites if not s["is_observed"] and is_delta(s["fn"])]
     draws = [s for s in sites if s["infer"].get("is_auxiliary") and not is_delta(s["fn"])]
     if points and not draws:
