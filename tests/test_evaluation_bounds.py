@@ -251,6 +251,22 @@ def test_other_kinds_of_rows():
         torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("row", [1, 70])
+@pytest.mark.parametrize("evaluate", [elbo, pvae.log_marginal, log_weights, pvae.impute])
+def test_rows_outside_the_support_are_refused_wherever_they_stand(evaluate, row, pairs):
+    pairs(256)
+    vae = pvae.VAE(
+        pvae.standard_normal(2),
+        pvae.Factorized(dist.Bernoulli, pvae.MLP(2, (4,)), 5),
+        pvae.Factorized(dist.Normal, pvae.MLP(5, (4,)), 2),
+    )
+    x = torch.zeros(100, 5)
+    evaluate(vae, x, num_samples=3, seed=0)
+    x[row, 2] = 0.5
+    with pytest.raises(ValueError, match=r"outside the support of Bernoulli"):
+        evaluate(vae, x, num_samples=3, seed=0)
+
+
 @pytest.mark.parametrize("options", [{"num_samples": 0}, {"max_bytes": 0}])
 def test_sizes_are_checked(options):
     with pytest.raises(ValueError, match="at least 1"):

@@ -294,6 +294,11 @@ def test_the_gaps_of_a_guide_that_is_off_by_a_known_amount():
         gaps["approximation"] + gaps["amortization"], gaps["log_marginal"] - gaps["elbo"], atol=1e-9
     )
     assert float((gaps["amortization_error"]).max()) < 0.3
+    parts = {"amortization": ("refined_elbo", "elbo"), "approximation": ("log_marginal", "refined_elbo")}
+    for name, (one, other) in parts.items():
+        both = np.hypot(gaps[f"{one}_error"], gaps[f"{other}_error"])
+        np.testing.assert_allclose(gaps[f"{name}_error"], both, rtol=1e-12)
+    assert float(gaps["elbo_error"].min()) > 0
 
 
 def test_the_evidence_of_a_relaxed_latent_says_so():
