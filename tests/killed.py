@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 import pyrovae as pvae
-from pyrovae.files import save_tree
+from pyrovae.files import save_state
 
 EPOCHS, ROWS, BATCH = 6, 320, 32
 
@@ -112,11 +112,10 @@ def _half_written(count):
 
     def half(path, content):
         def write(file):
-            content(file)
-            file.truncate(file.tell() // 2)
+            file.write(content[: len(content) // 2])
+            file.flush()
             tick()
-            file.seek(0)
-            content(file)
+            file.write(content[len(content) // 2 :])
 
         original(path, write)
 
@@ -176,7 +175,7 @@ def main():
     if options.moment:
         run_and_die(options.folder, *split(options.moment))
     codes = [fork(options.folder, *split(text)) for text in options.moments]
-    save_tree(options.result, {"codes": codes, **outcome(*train(options.folder))})
+    save_state(options.result, {"codes": codes, **outcome(*train(options.folder))})
 
 
 if __name__ == "__main__":

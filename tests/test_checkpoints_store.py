@@ -20,11 +20,14 @@ from pyrovae.files import (
     DamagedError,
     NewerFormatError,
     StopRequest,
+    different_parts,
     load_optimizer_state,
     load_state,
-    load_tree,
+    load_weights,
+    optimizer_state,
+    parts_of,
     rng_state,
-    save_tree,
+    save_state,
     set_rng_state,
 )
 
@@ -108,7 +111,7 @@ def test_where_none_is_whole_it_does_not_start_afresh_unasked(tmp_path):
 
 def test_a_newer_format_is_refused_and_not_passed_over(tmp_path, monkeypatch):
     store = filled(tmp_path, 10)
-    monkeypatch.setattr("pyrovae.files.container.VERSION", 2)
+    monkeypatch.setattr("pyrovae.files.state.VERSION", 2)
     store.save({}, 20)
     monkeypatch.undo()
     with pytest.raises(NewerFormatError, match=r"format version 2, this pyrovae reads up to 1: upgrade"):
@@ -118,7 +121,7 @@ def test_a_newer_format_is_refused_and_not_passed_over(tmp_path, monkeypatch):
 
 def test_a_fresh_training_refuses_a_folder_with_checkpoints(tmp_path):
     CheckpointStore(tmp_path).require_empty()
-    with pytest.raises(ValueError, match=r"holds checkpoints already, the newest .*0007.*resume=True"):
+    with pytest.raises(ValueError, match=r"holds checkpoints already, the newest .*0007.*resume goes on"):
         filled(tmp_path, 7).require_empty()
 
 
@@ -179,10 +182,10 @@ def test_every_generator_goes_on_from_where_it_was_saved(tmp_path, kind):
     random.seed(2)
     np.random.seed(5)  # noqa: NPY002
     draws(*own.values())  # leaves half a pair of normals and half a word behind in some generators
-    path = save_tree(tmp_path / "rng.safetensors", rng_state(own))
+    path = save_state(tmp_path / "rng.safetensors", rng_state(own))
     expected = [draws(*own.values()) for _ in range(3)]
     fresh = {"shuffle": torch.Generator(), "noise": np.random.Generator(kind(0))}
-    set_rng_state(load_tree(path), fresh)
+    set_rng_state(load_state(path), fresh)
     assert [draws(*fresh.values()) for _ in range(3)] == expected
     set_rng_state(before)
 
@@ -225,7 +228,7 @@ def test_a_module_is_filled_bit_for_bit():
     torch.manual_seed(0)
     source, target = (nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)) for _ in range(2))
     source(torch.randn(9, 3))
-    load_state(target, source.state_dict())
+    load_weights(target, source.state_dict())
     for name, value in source.state_dict().items():
         assert torch.equal(target.state_dict()[name], value), name
 
@@ -251,7 +254,7 @@ def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(state, message
     module = nn.Linear(2, 1)
     before = {name: value.clone() for name, value in module.state_dict().items()}
     with pytest.raises(ValueError, match=f"run 7 does not fit this Linear: .*{message}.*Build the module"):
-        load_state(module, state, "run 7")
+        load_weights(module, state, "run 7")
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
 
 
@@ -310,14 +313,15 @@ def resumed(path, make_optimizer, make_schedule=None, channels_last=False):
     optimizer = make_optimizer(list(module.parameters()))
     schedule = make_schedule(optimizer) if make_schedule else None
     advance(module, optimizer, 3, schedule)
-    tree = {"module": module.state_dict(), "optimizer": optimizer.state_dict()}
-    save_tree(path, {**tree, "schedule": schedule.state_dict() if schedule else None})
-    saved = load_tree(path)
+    names = dict(module.named_parameters())
+    tree = {"module": module.state_dict(), "optimizer": optimizer_state(optimizer, names)}
+    save_state(path, {**tree, "schedule": schedule.state_dict() if schedule else None})
+    saved = load_state(path)
     module = problem(channels_last)
     optimizer = make_optimizer(list(module.parameters()))
     schedule = make_schedule(optimizer) if make_schedule else None
-    load_state(module, saved["module"])
-    load_optimizer_state(optimizer, saved["optimizer"])
+    load_weights(module, saved["module"])
+    load_optimizer_state(optimizer, saved["optimizer"], dict(module.named_parameters()))
     if schedule:
         schedule.load_state_dict(saved["schedule"])
     losses = advance(module, optimizer, 3, schedule)
@@ -371,30 +375,130 @@ def test_every_schedule_resumes_bit_for_bit(tmp_path, name):
     assert_resumes(tmp_path, OPTIMIZERS["Adam"], SCHEDULES[name])
 
 
-def adam(size):
-    optimizer = optim.Adam([nn.Parameter(torch.zeros(size))])
-    optimizer.param_groups[0]["params"][0].grad = torch.ones(size)
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_state_in_is_state_out(tmp_path, name, dtype):
+    """What a filled optimizer would save is what it was filled from, every moment in its dtype."""
+    optimizers = []
+    for _ in range(2):
+        module = problem().to(dtype)
+        optimizers.append((OPTIMIZERS[name](list(module.parameters())), dict(module.named_parameters())))
+    for step in range(2):
+        for parameter in optimizers[0][1].values():
+            parameter.grad = torch.randn_like(parameter) + step
+        optimizers[0][0].step(lambda: torch.tensor(1.0))
+    path = save_state(tmp_path / "state.safetensors", optimizer_state(*optimizers[0]))
+    load_optimizer_state(optimizers[1][0], load_state(path), optimizers[1][1])
+    again = save_state(tmp_path / "again.safetensors", optimizer_state(*optimizers[1]))
+    assert again.read_bytes() == path.read_bytes()
+    assert b'"moments/0.weight/' in path.read_bytes()
+
+
+class WideMomentum(optim.SGD):
+    """Keeps its sums in double precision, a state of its own beside the parameters', and a count beside both."""
+
+    def __init__(self, params):
+        super().__init__(params, 0.1)
+        self.calls = 0
+
+    def step(self, closure=None):
+        self.calls += 1
+        self.state["all"] = {"total": torch.tensor(float(self.calls))}
+        for parameter in self.param_groups[0]["params"]:
+            entry = self.state[parameter]
+            entry["total"] = entry.get("total", torch.zeros_like(parameter, dtype=torch.float64)) + 0.1
+
+    def state_dict(self):
+        return {**super().state_dict(), "calls": self.calls}
+
+    def load_state_dict(self, state_dict):
+        self.calls = state_dict["calls"]
+        super().load_state_dict({key: value for key, value in state_dict.items() if key != "calls"})
+
+
+def test_what_an_optimizer_of_one_s_own_keeps_comes_back_too():
+    weight = nn.Parameter(torch.zeros(2))
+    one, other = WideMomentum([weight]), WideMomentum([weight])
+    one.step()
+    load_optimizer_state(other, optimizer_state(one, {"w": weight}), {"w": weight})
+    assert other.calls == 1
+    assert other.state["all"]["total"] == 1.0
+    assert other.state[weight]["total"].dtype == torch.float64
+    assert other.state[weight]["total"].tolist() == [0.1, 0.1]
+
+
+def test_moments_follow_their_names_and_not_the_order_of_the_parameters():
+    names = {"a": nn.Parameter(torch.zeros(2)), "b": nn.Parameter(torch.zeros(2))}
+    optimizer = optim.SGD([names["b"], names["a"]], 0.1, momentum=0.9)
+    for name, gradient in (("a", 1.0), ("b", 2.0)):
+        names[name].grad = torch.full((2,), gradient)
     optimizer.step()
-    return optimizer
+    state = optimizer_state(optimizer, names)
+    assert {name: entry["momentum_buffer"].tolist() for name, entry in state["moments"].items()} == {
+        "a": [1.0, 1.0],
+        "b": [2.0, 2.0],
+    }
+    assert state["groups"][0]["params"] == ["b", "a"]
+    assert state["groups"][0]["momentum"] == 0.9
+
+
+def adam(size, name="w"):
+    weight = nn.Parameter(torch.zeros(size))
+    optimizer = optim.Adam([weight])
+    weight.grad = torch.ones(size)
+    optimizer.step()
+    return optimizer, {name: weight}
+
+
+GROUP = {"params": ["w"]}
 
 
 @pytest.mark.parametrize(
     ("state", "message"),
     [
-        (adam(5).state_dict(), r"exp_avg of parameter 0 has shape \(5,\) there, the parameter \(2,\) here"),
-        ({"state": {}, "param_groups": [{"params": [0, 1]}]}, r"its groups have \[2\] parameters there, \[1\] here"),
+        (optimizer_state(*adam(5)), r"exp_avg of w has shape \(5,\) there, the parameter \(2,\) here"),
+        (optimizer_state(*adam(2, "v")), r"its groups train \[\['v'\]\] there, \[\['w'\]\] here"),
         (
-            {"state": {}, "param_groups": [{"params": [0]}] * 2},
-            r"its groups have \[1, 1\] parameters there, \[1\] here",
+            {"moments": {}, "groups": [{"params": ["w", "v"]}], "others": {}},
+            r"\[\['w', 'v'\]\] there, \[\['w'\]\] here",
         ),
-        ({"state": {}}, "param_groups"),
-        ({"state": [], "param_groups": [{"params": [0]}]}, "no attribute"),
+        ({"moments": {}, "groups": [GROUP] * 2, "others": {}}, r"\[\['w'\], \['w'\]\] there, \[\['w'\]\] here"),
+        ({"moments": {}, "groups": [GROUP]}, "others"),
+        ({"moments": {}}, "groups"),
+        ({"moments": [], "groups": [GROUP], "others": {}}, "no attribute"),
         ([], "list indices"),
     ],
 )
 def test_an_optimizer_state_of_another_model_is_refused_since_torch_would_read_beyond_its_memory(state, message):
+    optimizer, names = adam(2)
+    before = optimizer_state(optimizer, names)["moments"]["w"]["exp_avg"].clone()
     with pytest.raises(ValueError, match=f"the saved state does not fit this Adam: .*{message}.*Resume with the model"):
-        load_optimizer_state(adam(2), state)
+        load_optimizer_state(optimizer, state, names)
+    assert torch.equal(optimizer_state(optimizer, names)["moments"]["w"]["exp_avg"], before)
+
+
+# Parts
+
+
+def test_parts_are_the_children_without_addresses_in_memory():
+    activation = nn.ModuleDict({"f": nn.Softplus()})
+    activation["f"].extra_repr = lambda: f"f={object()}"
+    assert parts_of(activation) == {"f": "Softplus(f=<object object>)"}
+    assert parts_of(nn.Linear(2, 1)) == {"Linear": "Linear(in_features=2, out_features=1, bias=True)"}
+
+
+@pytest.mark.parametrize(
+    ("there", "here", "message"),
+    [
+        ({"a": "X(1)", "b": "Y"}, {"b": "Y", "a": "X(1)"}, ""),
+        ({"a": "X(\n  1\n  2\n)"}, {"a": "X(\n  1\n  3\n)"}, "a has '2' there, '3' here"),
+        ({"a": "X(\n  1\n)"}, {"a": "X(\n  1\n  2\n)"}, "a has ')' there, '2' here"),
+        ({"a": "X"}, {}, "a has 'X' there, 'nothing' here"),
+        ({}, {"a": "X"}, "a has 'nothing' there, 'X' here"),
+    ],
+)
+def test_the_first_difference_of_two_modules_is_named(there, here, message):
+    assert different_parts(there, here) == message
 
 
 # Signals

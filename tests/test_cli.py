@@ -40,13 +40,13 @@ def run(tmp_path_factory):
 
 def test_training_writes_a_run_and_says_what_it_reached(run):
     folder, output = run
-    assert {path.name for path in folder.iterdir()} >= {"config.json", "model.safetensors", "history.csv", "figures"}
+    assert {path.name for path in folder.iterdir()} >= {"config.json", "state.safetensors", "history.csv", "figures"}
     drawn = {path.stem for path in (folder / "figures").iterdir()}
     assert drawn == {"history", "reconstructions", "samples", "latent", "manifold"}
     for word in ("ELBO", "KL", "reconstruction", "bits/dim", "seconds", "counts", "history.png"):
         assert word in output
     assert len(pd.read_csv(folder / "history.csv")) == 2
-    assert load_file(folder / "model.safetensors")
+    assert load_file(folder / "state.safetensors")
     results = json.loads((folder / "config.json").read_text())["results"]
     assert results["elbo"] == pytest.approx(results["reconstruction"] - results["kl"])
     assert results["bits_per_dim"] == pytest.approx(-results["elbo"] / (64 * np.log(2)))

@@ -457,7 +457,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
 
 def test_a_damaged_run_is_refused_and_the_old_page_stands(copy):
     (copy / "report.html").write_text("old")
-    weights = copy / "model.safetensors"
+    weights = copy / "state.safetensors"
     weights.write_bytes(weights.read_bytes()[:-10])
     with pytest.raises(DamagedError, match="altered, truncated"):
         pvae.write_report(copy)

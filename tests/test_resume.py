@@ -1,10 +1,8 @@
 """Training that is killed, cut off, or runs out of disk, and goes on as if nothing had happened."""
 
-import contextlib
 import functools
 import os
 import random
-import resource
 import signal
 import subprocess
 import sys
@@ -13,10 +11,11 @@ from pathlib import Path
 import killed
 import pytest
 import torch
+from disks import another_process, file_size_limit, tmpfs
 from torch.utils.data import DataLoader, TensorDataset
 
 import pyrovae as pvae
-from pyrovae.files import CheckpointStore, load_tree
+from pyrovae.files import CheckpointStore, InUseError, load_state
 
 SCRIPT = Path(killed.__file__)
 MOMENTS = ["data", "forward", "updated", "validation", "half written", "written", "renamed", "rotated"]
@@ -39,7 +38,7 @@ def whole(tmp_path_factory):
     """The outcome of an uninterrupted run, in another process."""
     folder = tmp_path_factory.mktemp("whole")
     assert run_script(folder / "run", folder / "result").returncode == 0
-    return load_tree(folder / "result")
+    return load_state(folder / "result")
 
 
 @pytest.fixture
@@ -70,7 +69,7 @@ def test_killed_at_every_kind_of_moment_it_ends_as_if_nothing_had_happened(whole
     counts = random.Random(0)
     moments = [f"{moment}:{counts.randint(1, 4)}" for moment in MOMENTS]
     assert run_script(tmp_path / "run", tmp_path / "result", "--moments", *moments).returncode == 0
-    result = load_tree(tmp_path / "result")
+    result = load_state(tmp_path / "result")
     assert result["codes"] == [-signal.SIGKILL] * len(MOMENTS)
     assert_same_outcome(result, whole)
     names = {path.name for path in (tmp_path / "run").iterdir()}
@@ -101,19 +100,9 @@ def test_a_damaged_newest_checkpoint_costs_some_steps_and_nothing_else(whole, tm
     assert history.ended == "interrupted"
     newest = CheckpointStore(tmp_path).paths[-1]
     newest.write_bytes(newest.read_bytes()[:-100])
-    with pytest.warns(UserWarning, match=f"{newest.name} is truncated.*Going on from the one before"):
+    with pytest.warns(UserWarning, match=f"{newest.name} is damaged.*Going on from the one before"):
         resumed = killed.train(tmp_path)
     assert_same_outcome(killed.outcome(*resumed), whole)
-
-
-@contextlib.contextmanager
-def file_size_limit(size):
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_full_disk_stops_training_and_loses_nothing(whole, tmp_path, one_thread):
@@ -127,6 +116,17 @@ def test_a_full_disk_stops_training_and_loses_nothing(whole, tmp_path, one_threa
     assert not all(torch.equal(value, start[name]) for name, value in vae.state_dict().items())
     assert all(value.isfinite().all() for value in vae.state_dict().values())
     assert_same_outcome(killed.outcome(*killed.train(tmp_path)), whole)
+
+
+def test_a_folder_in_use_or_not_writable_is_refused_before_the_first_step(tmp_path, one_thread):
+    vae, seen = killed.program(), []
+    before = {name: value.clone() for name, value in vae.state_dict().items()}
+    with another_process("lock", tmp_path / "used"), pytest.raises(InUseError, match="in use by process"):
+        killed.train(tmp_path / "used", vae=vae, callbacks=[seen.append])
+    with tmpfs(tmp_path / "disk", "ro") as folder, pytest.raises(OSError, match="read-only: choose another folder"):
+        killed.train(folder, vae=vae, callbacks=[seen.append])
+    assert not seen
+    assert all(torch.equal(value, before[name]) for name, value in vae.state_dict().items())
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ class Secretive(torch.optim.SGD):
 def test_an_optimizer_whose_state_cannot_be_saved_is_refused_before_training(tmp_path):
     vae = killed.program()
     before = {name: value.clone() for name, value in vae.state_dict().items()}
-    with pytest.raises(TypeError, match=r"optimizer\.optimizer\.closure is a function"):
+    with pytest.raises(TypeError, match=r"optimizer\.others\.closure is of type function"):
         killed.train(
             tmp_path / "run",
             vae=vae,

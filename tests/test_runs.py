@@ -1,24 +1,31 @@
 """A trained VAE goes into a folder and comes back the same; altered, foreign and impossible folders are refused."""
 
+import contextlib
+import itertools
 import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
+import warnings
 
+import pandas
 import pyro
 import pyro.distributions as dist
 import pytest
 import safetensors.torch
 import torch
+from disks import another_process, tmpfs
 from torch import nn
 
 import pyrovae as pvae
 from pyrovae.conditionals import GaussianMixture
-from pyrovae.files import DamagedError, NewerFormatError, Run
-from pyrovae.files.config import digest, sealed
+from pyrovae.files import DamagedError, InUseError, NewerFormatError, Run
+from pyrovae.files.config import digest, read_config_file, sealed
 from pyrovae.presets import build_vae, load, save
+from pyrovae.training import History
 
 X = torch.randint(0, 17, (40, 1, 8, 8), generator=torch.Generator().manual_seed(0)).float()
 
@@ -128,9 +135,34 @@ def test_a_composition_that_does_not_fit_is_refused_and_unchanged(tmp_path):
     save(composition(), tmp_path)
     other = vae_of()
     before = numbers(other)
-    with pytest.raises(ValueError, match=r"does not fit this VAE: .*missing.*Build the module with the settings"):
+    with pytest.raises(
+        ValueError, match=r"other parts than this VAE has: prior has .* there, .* here. Build it as"
+    ) as caught:
         load(tmp_path, into=other)
+    assert caught.value.argument == "into"
     assert all(torch.equal(a, b) for a, b in zip(before, numbers(other), strict=True))
+
+
+def family_of(family, noise="normal"):
+    """VAEs whose tensors have the same names and shapes, whatever the family."""
+    torch.manual_seed(0)
+    likelihood = pvae.Factorized(family, pvae.MLP(2, (8,)), 4, scale=1.0)
+    posterior = pvae.Factorized(dist.Normal, pvae.MLP(4, (8,), activation=noise), 2)
+    return pvae.VAE(pvae.standard_normal(2), likelihood, posterior)
+
+
+def test_weights_of_another_family_are_refused_where_names_and_shapes_agree(tmp_path):
+    silu, relu = nn.SiLU, nn.ReLU
+    save(family_of(dist.Normal, silu), tmp_path)
+    for other, message in (
+        (family_of(dist.Laplace, silu), r"likelihood has .Normal, event_shape=.* there, .Laplace, event_shape=.* here"),
+        (family_of(dist.Normal, relu), r"posterior has '.*SiLU\(\)' there, '.*ReLU\(\)' here"),
+    ):
+        before = other.state_dict()["likelihood.net.head.weight"].clone()
+        with pytest.raises(ValueError, match=message):
+            load(tmp_path, into=other)
+        assert torch.equal(other.state_dict()["likelihood.net.head.weight"], before)
+    assert load(tmp_path, into=family_of(dist.Normal, silu)) is not None
 
 
 CHANGES = {
@@ -156,7 +188,7 @@ def test_a_changed_preset_is_saved_as_a_composition_and_says_so(tmp_path, change
 def test_shared_modules_are_saved_once_and_stay_shared(tmp_path):
     vae, _ = trained(vae_of(prior="vamp"))
     save(vae, tmp_path)
-    names = set(safetensors.torch.load_file(tmp_path / "model.safetensors"))
+    names = set(safetensors.torch.load_file(tmp_path / "state.safetensors"))
     assert not [name for name in names if name.startswith("prior.posterior")] or not [
         name for name in names if name.startswith("posterior.net")
     ]
@@ -167,16 +199,9 @@ def test_shared_modules_are_saved_once_and_stay_shared(tmp_path):
 def test_other_readers_of_the_file_find_the_usual_names_and_shapes(tmp_path):
     vae = vae_of(network="convolutional", hidden=(4, 8)).to(memory_format=torch.channels_last)
     save(vae, tmp_path)
-    read = safetensors.torch.load_file(tmp_path / "model.safetensors")
+    read = safetensors.torch.load_file(tmp_path / "state.safetensors")
     assert {name: value.shape for name, value in read.items()} == {n: v.shape for n, v in vae.state_dict().items()}
     assert all(torch.equal(read[name], value) for name, value in vae.state_dict().items())
-
-
-def test_a_leftover_of_a_killed_save_is_removed(tmp_path):
-    leftover = tmp_path / f".model.safetensors.{os.getpid()}-0123abcd.pyrovae-tmp"
-    leftover.write_text("half")
-    save(vae_of(), tmp_path)
-    assert not leftover.exists()
 
 
 def test_saving_draws_nothing_and_leaves_the_store_empty(tmp_path):
@@ -222,6 +247,8 @@ def test_a_run_says_what_it_is(tmp_path):
         "seed": 0,
         "rows": 1258,
         "event_shape": [1, 8, 8],
+        "columns": None,
+        "levels": {},
         "fingerprint": pvae.data.load("digits").train.fingerprint(),
     }
     assert run.config["seed"] == 0
@@ -237,22 +264,191 @@ def test_a_run_says_what_it_is(tmp_path):
     assert "variant='counts'" in repr(run)
 
 
+def test_the_columns_and_levels_of_a_table_are_kept(tmp_path):
+    frame = pandas.DataFrame({"a": [0.0, 1.0, 2.0], "b": ["low", "high", "low"]})
+    vae = build_vae(2, likelihood="normal", latent_dim=2, seed=0)
+    save(vae, tmp_path, data=pvae.data.as_data(frame, categories=True))
+    kept = Run.read(tmp_path).config["data"]
+    assert kept["columns"] == ["a", "b"]
+    assert kept["levels"] == {"b": ["high", "low"]}
+
+
+# A run is replaced as a whole or not at all
+
+
 def test_a_run_is_not_overwritten_unasked(tmp_path):
     save(vae_of(), tmp_path)
     before = (tmp_path / "config.json").read_bytes()
-    with pytest.raises(ValueError, match="holds a run already: choose another folder, or write overwrite=True"):
+    with pytest.raises(ValueError, match="holds a run already: choose another folder, or set overwrite") as caught:
         save(vae_of(latent_dim=4), tmp_path)
+    assert caught.value.argument == "overwrite"
     assert (tmp_path / "config.json").read_bytes() == before
     assert load(save(vae_of(latent_dim=4), tmp_path, overwrite=True)).spec.latent_dim == 4
 
 
-def test_a_save_that_is_cut_short_leaves_no_wrong_run(tmp_path, monkeypatch):
-    save(vae_of(), tmp_path)
-    monkeypatch.setattr("pyrovae.presets.saving.write_json_atomic", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        save(vae_of(seed=1), tmp_path, overwrite=True)
-    with pytest.raises(DamagedError, match=r"model.safetensors was altered, truncated, or belongs to another run"):
-        load(tmp_path)
+def first_and_second():
+    """Two runs that differ in every file; the second lacks the first's history and one of its figures."""
+    vaes = [vae_of(seed=seed) for seed in (1, 2)]
+    history = History([{"epoch": 1, "loss": 3.0}])
+    first = {"history": history, "figures": {"old": b"old", "both": b"1"}, "results": {"run": 1}}
+    second = {"figures": {"new": b"new", "both": b"2"}, "results": {"run": 2}}
+    return vaes, (first, second)
+
+
+def assert_is_run(folder, number):
+    run, loaded = Run.read(folder), load(folder)
+    vaes, contents = first_and_second()
+    assert run.config["results"] == {"run": number}
+    assert_equal(loaded, vaes[number - 1])
+    assert {path.stem: path.read_bytes() for path in run.figures} == contents[number - 1]["figures"]
+    assert bool(run.history) == (number == 1)
+
+
+def test_a_run_that_is_replaced_leaves_none_of_its_files_and_all_of_others(tmp_path):
+    vaes, (first, second) = first_and_second()
+    save(vaes[0], tmp_path, **first)
+    mine = ["notes.txt", "figures/mine.png", "checkpoints/checkpoint-000000000001.safetensors"]
+    for name in mine:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("mine")
+    save(vaes[1], tmp_path, overwrite=True, **second)
+    assert_is_run(tmp_path, 2)
+    names = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert names == {"config.json", "state.safetensors", "figures/new.png", "figures/both.png", *mine}
+    assert all((tmp_path / name).read_text() == "mine" for name in mine)
+
+
+def die_at(moment):
+    """Die at the n-th change to the disk from now."""
+    left = [moment]
+
+    def counted(original):
+        def call(*arguments, **options):
+            left[0] -= 1
+            if left[0] < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(*arguments, **options)
+
+        return call
+
+    for name in ("open", "replace", "rename", "mkdir", "unlink", "rmdir"):
+        setattr(os, name, counted(getattr(os, name)))
+
+
+def save_killed_at(moment, vae, folder, **contents):
+    """A save in another process that dies at its n-th change to the disk; whether it died."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # forking beside torch's idle threads
+        child = os.fork()
+    if not child:
+        with contextlib.suppress(BaseException):
+            die_at(moment)
+            save(vae, folder, overwrite=True, **contents)
+            os._exit(0)
+        os._exit(1)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert code in (0, -signal.SIGKILL)
+    return code != 0
+
+
+def test_a_save_killed_at_any_change_to_the_disk_leaves_the_one_run_or_the_other(tmp_path):
+    vaes, (first, second) = first_and_second()
+    save(vaes[0], tmp_path / "first", **first)
+    found = []
+    for moment in itertools.count():
+        folder = shutil.copytree(tmp_path / "first", tmp_path / str(moment))
+        if not save_killed_at(moment, vaes[1], folder, **second):
+            break
+        found.append(Run.read(folder).config["results"]["run"])
+        assert_is_run(folder, found[-1])
+        shutil.copytree(folder, tmp_path / f"{moment}-copied")
+        assert_is_run(tmp_path / f"{moment}-copied", found[-1])  # also half moved, a run can be copied
+        with pytest.raises(ValueError, match="holds a run already"):
+            save(vaes[1], folder)
+        assert_is_run(folder, found[-1])
+        assert not [path.name for path in folder.iterdir() if path.name.startswith(".")]
+        assert (folder / "figures" / "old.png").exists() == (found[-1] == 1)
+    assert found == sorted(found)
+    assert found.count(1) > 10
+    assert found.count(2) > 5
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
+def test_a_save_that_fails_half_way_leaves_the_former_run_and_no_trace(tmp_path, monkeypatch, error):
+    vaes, (first, second) = first_and_second()
+    save(vaes[0], tmp_path, **first)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    monkeypatch.setattr("pyrovae.presets.saving.write_json_atomic", lambda *_: (_ for _ in ()).throw(error))
+    with pytest.raises((KeyboardInterrupt, OSError)):
+        save(vaes[1], tmp_path, overwrite=True, **second)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    with pytest.raises((KeyboardInterrupt, OSError)):
+        save(vaes[1], tmp_path / "new")
+    assert not list((tmp_path / "new").iterdir())
+
+
+def test_a_full_disk_leaves_the_former_run(tmp_path):
+    with tmpfs(tmp_path / "disk", "size=2m") as disk:
+        vaes, (first, second) = first_and_second()
+        save(vaes[0], disk / "run", **first)
+        second["figures"]["big"] = bytes(3_000_000)
+        with pytest.raises(
+            OSError, match=r"cannot write 'big.png' in '.*/run/figures': the disk is full.*is unchanged"
+        ):
+            save(vaes[1], disk / "run", overwrite=True, **second)
+        assert_is_run(disk / "run", 1)
+        del second["figures"]["big"]
+        save(vaes[1], disk / "run", overwrite=True, **second)
+        assert_is_run(disk / "run", 2)
+
+
+def test_a_run_on_a_read_only_disk_is_loaded(tmp_path):
+    with tmpfs(tmp_path / "disk", "size=2m") as disk:
+        vaes, contents = first_and_second()
+        save(vaes[0], disk / "run", **contents[0])
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        assert_is_run(disk / "run", 1)
+        with pytest.raises(OSError, match="mounted read-only: choose another folder"):
+            save(vaes[1], disk / "run", overwrite=True)
+
+
+def test_a_run_into_a_folder_that_another_process_holds_is_refused(tmp_path):
+    with another_process("lock", tmp_path / "run"), pytest.raises(InUseError, match="run' is in use by process"):
+        save(vae_of(), tmp_path / "run")
+    save(vae_of(), tmp_path / "run")
+
+
+@pytest.mark.parametrize("way", ["state.safetensors", "figures"])
+def test_a_file_or_folder_in_the_way_of_a_run_is_refused_before_anything_moves(tmp_path, way):
+    vaes, (first, _) = first_and_second()
+    if way == "figures":
+        (tmp_path / way).write_text("mine")
+    else:
+        (tmp_path / way).mkdir()
+    with pytest.raises(OSError, match=f"cannot write .*{way}.* is in the way: choose another folder"):
+        save(vaes[0], tmp_path, **first)
+    assert [path.name for path in tmp_path.iterdir()] == [way]
+
+
+def test_a_pending_run_from_a_stranger_moves_and_removes_nothing_else(tmp_path):
+    """The files of ``.next`` and of a former config are named by files, which may come from anybody."""
+    vaes, (first, second) = first_and_second()
+    save(vaes[0], tmp_path / "run", **first)
+    save(vaes[1], tmp_path / "run" / ".next", **second)
+    (tmp_path / "outside").write_text("mine")
+    for folder in (tmp_path / "run" / ".next", tmp_path / "run"):
+        config = json.loads((folder / "config.json").read_text())
+        whole = (folder / "config.json").read_bytes()
+        rewrite(folder, files={**config["files"], "../outside": "0"})
+        with pytest.raises(DamagedError, match=r"lists a file '../outside', which no run has"):
+            read_config_file(folder / "config.json")
+        if folder.name == ".next":
+            with pytest.raises(DamagedError, match=r"lists a file '../outside', which no run has"):
+                save(vaes[0], tmp_path / "run", overwrite=True)
+            (folder / "config.json").write_bytes(whole)
+    save(vaes[0], tmp_path / "run", overwrite=True, **first)
+    assert_is_run(tmp_path / "run", 1)
+    assert (tmp_path / "outside").read_text() == "mine"
 
 
 @pytest.mark.parametrize(
@@ -306,9 +502,9 @@ def test_what_is_no_run_is_named(tmp_path, name):
             read(tmp_path / name)
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "history.csv", "figures/history.png"])
+@pytest.mark.parametrize("name", ["state.safetensors", "history.csv", "figures/history.png"])
 def test_a_missing_or_swapped_file_is_named(copy, name):
-    read = load if name == "model.safetensors" else Run.read
+    read = load if name == "state.safetensors" else Run.read
     (copy / name).write_bytes(b"another file")
     with pytest.raises(DamagedError, match=f"{name} was altered, truncated, or belongs to another run"):
         read(copy)
@@ -319,7 +515,7 @@ def test_a_missing_or_swapped_file_is_named(copy, name):
 
 def test_the_weights_of_another_run_are_refused(copy, tmp_path):
     save(vae_of(), tmp_path / "other")
-    shutil.copy(tmp_path / "other" / "model.safetensors", copy / "model.safetensors")
+    shutil.copy(tmp_path / "other" / "state.safetensors", copy / "state.safetensors")
     with pytest.raises(DamagedError, match="belongs to another run"):
         load(copy)
 
@@ -362,11 +558,13 @@ FORGED = [
     ({"dtype": "float16"}, DamagedError, "the dtype 'float16'; known are float64"),
     ({"dtype": "float64"}, ValueError, "is torch.float32 there, torch.float64 here"),
     ({"dtype": ["float32"]}, DamagedError, "no valid 'dtype'"),
-    ({"files": {}}, DamagedError, "lists no model.safetensors"),
+    ({"files": {}}, DamagedError, "lists no state.safetensors"),
     ({"files": {"../../etc/passwd": "0"}}, DamagedError, "lists a file '../../etc/passwd', which no run has"),
     ({"files": {"figures/../x.png": "0"}}, DamagedError, "which no run has"),
-    ({"files": {"model.safetensors": 0}}, DamagedError, "lists no checksum"),
-    ({"files": ["model.safetensors"]}, DamagedError, "no valid 'files'"),
+    ({"files": {"state.safetensors": 0}}, DamagedError, "no valid 'files'"),
+    ({"parts": {"prior": 1}}, DamagedError, "no valid 'parts'"),
+    ({"parts": None}, DamagedError, "no valid 'parts'"),
+    ({"files": ["state.safetensors"]}, DamagedError, "no valid 'files'"),
     ({"settings": 3}, DamagedError, "no valid 'settings'"),
     ({"results": [1.0]}, DamagedError, "no valid 'results'"),
     ({"versions": "1"}, DamagedError, "no valid 'versions'"),
@@ -432,7 +630,7 @@ def mutate(raw, rng):
     return bytes(raw)
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "history.csv", "figures/history.png"])
+@pytest.mark.parametrize("name", ["config.json", "state.safetensors", "history.csv", "figures/history.png"])
 def test_200_mutated_files_are_refused_with_a_message_or_read_equal(copy, saved, name):
     rng, original = random.Random(name), (saved / name).read_bytes()
     expected, vae, refused = Run.read(saved), load(saved), 0

@@ -5,19 +5,20 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-import math
 import os
 import re
 import secrets
 import stat
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO
 
-_SUFFIX = "pyrovae-tmp"
-_LEFTOVER = re.compile(rf"\..+\.(?P<process>\d+)-[0-9a-f]{{8}}\.{_SUFFIX}")
-_ABANDONED = 3600.0  # seconds after which a temporary file belongs to nobody, whoever has its process number now
+try:
+    import fcntl
+except ImportError:  # a system without POSIX locks refuses nobody
+    fcntl = None  # type: ignore[assignment]
+
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.pyrovae-tmp")
 _JSON_LIMIT = 2**24  # bytes
 
 _UNWRITABLE = "the folder is not writable: choose another one, or change its permissions"
@@ -39,51 +40,63 @@ _REASONS = {
 class DamagedError(ValueError):
     """A file that is truncated, altered or not of this library's making.
 
-    Example:
-        >>> issubclass(DamagedError, ValueError)
-        True
+    >>> issubclass(DamagedError, ValueError)
+    True
+    """
+
+
+class NewerFormatError(ValueError):
+    """A file that a later version of this library wrote.
+
+    >>> issubclass(NewerFormatError, ValueError)
+    True
     """
 
 
 def save_file_atomic(path: str | os.PathLike[str], content: bytes | Callable[[BinaryIO], object]) -> Path:
     """Write a file so that at every moment either the old content or the new stands there, never a part.
 
-    The content goes to a temporary file in the same folder, which is synchronised to the disk and then renamed.
+    The content goes to a temporary file in the same folder, which is synchronized to the disk and then renamed.
 
     Args:
-        path: Where to write; missing folders are made.
-        content: The bytes, or a function that writes them to an open binary file.
+        path: where to write; missing folders are made.
+        content: the bytes, or a function that writes them to an open binary file.
 
     Returns:
         The path.
 
     Raises:
-        OSError: The folder cannot be written or the disk is full (the message names the folder and the remedy); what
-            stood there before is unchanged, and no temporary file is left.
+        OSError: the folder cannot be written or the disk is full (the message names the folder and the remedy); the old
+            content is unchanged, and no temporary file is left.
 
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     save_file_atomic(Path(folder) / "note.txt", b"hello").read_bytes()
-        b'hello'
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_file_atomic(Path(folder) / "note.txt", b"hello").read_bytes()
+    b'hello'
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.{_SUFFIX}")
+    temporary = temporary_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _write(temporary, content)
         os.replace(temporary, path)
     except OSError as error:
-        _explain(error, path)
+        raise explained(error, path) from error
     finally:
-        with contextlib.suppress(OSError):  # gone already after the rename
+        with contextlib.suppress(OSError):  # after the rename it is gone
             temporary.unlink()
-    _synchronise_folder(path.parent)
+    synchronize(path.parent)
     return path
+
+
+def temporary_of(path: Path) -> Path:
+    """A new name beside a path, of the pattern by which the leftovers of killed writers are known."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.pyrovae-tmp")
 
 
 def _write(path: Path, content: bytes | Callable[[BinaryIO], object]) -> None:
     with open(path, "xb") as file:
+        try_lock(file)  # a temporary file that no process holds is a leftover
         if callable(content):
             content(file)
         else:
@@ -92,8 +105,20 @@ def _write(path: Path, content: bytes | Callable[[BinaryIO], object]) -> None:
         os.fsync(file.fileno())
 
 
-def _synchronise_folder(folder: Path) -> None:
-    """Make a rename survive a power cut, where the system can open folders (POSIX)."""
+def try_lock(file: BinaryIO) -> bool:
+    """Whether this process now holds an open file; False where another one does. The lock dies with its process."""
+    try:
+        if fcntl is not None:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):  # POSIX allows both
+        return False
+    except OSError:  # a disk without locks refuses nobody
+        return True
+    return True
+
+
+def synchronize(folder: Path) -> None:
+    """Make the renames in a folder survive a power cut, where the system can open folders (POSIX)."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -102,71 +127,32 @@ def _synchronise_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def _explain(error: OSError, path: Path) -> NoReturn:
+def explained(error: OSError, path: Path) -> OSError:
+    """The error with the folder, the reason in words and the remedy."""
     number = error.errno or errno.EIO
     reason = _REASONS.get(number, error.strerror or str(error))
-    message = f"cannot write {path.name!r} in {str(path.parent)!r}: {reason}. What stood there before is unchanged"
-    raise OSError(number, message) from error
-
-
-def remove_leftovers(folder: str | os.PathLike[str]) -> list[Path]:
-    """Remove the temporary files that a killed process left in a folder.
-
-    Only files that carry this library's pattern are touched, and only those of a process that no longer runs, of this
-    one, or untouched for an hour. Call it before writing starts, not while another thread writes.
-
-    Args:
-        folder: The folder; a missing one has no leftovers.
-
-    Returns:
-        The paths removed.
-
-    Example:
-        >>> remove_leftovers("/no/such/folder")
-        []
-    """
-    removed = []
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
-        for path in sorted(Path(folder).iterdir()):
-            match = _LEFTOVER.fullmatch(path.name)
-            if match and _is_abandoned(path, int(match["process"])):
-                with contextlib.suppress(OSError):
-                    path.unlink()
-                    removed.append(path)
-    return removed
-
-
-def _is_abandoned(path: Path, process: int) -> bool:
-    if process == os.getpid() or time.time() - path.stat().st_mtime > _ABANDONED:
-        return True
-    try:
-        os.kill(process, 0)  # signal 0 asks whether it runs and sends nothing
-    except (ProcessLookupError, OverflowError):
-        return True
-    except OSError:
-        return False
-    return False
+    folder = Path(*(part for part in path.parent.parts if not TEMPORARY.fullmatch(part)))
+    return OSError(number, f"cannot write {path.name!r} in {str(folder)!r}: {reason}. The old content is unchanged")
 
 
 def write_json_atomic(path: str | os.PathLike[str], value: Any) -> Path:
     """Write a value as indented JSON, atomically.
 
     Args:
-        path: Where to write.
-        value: Dicts with string keys, lists, strings, finite numbers, booleans and None.
+        path: where to write.
+        value: dicts with string keys, lists, strings, finite numbers, booleans and None.
 
     Returns:
         The path.
 
     Raises:
-        ValueError: The value is not JSON.
-        OSError: As in `save_file_atomic`.
+        ValueError: the value is not JSON.
+        OSError: as in :func:`save_file_atomic`.
 
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     read_json(write_json_atomic(Path(folder) / "a.json", {"seed": 0}))
-        {'seed': 0}
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     read_json(write_json_atomic(Path(folder) / "a.json", {"seed": 0}))
+    {'seed': 0}
     """
     try:
         text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False)
@@ -180,99 +166,39 @@ def write_json_atomic(path: str | os.PathLike[str], value: Any) -> Path:
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-    """Read a JSON file of at most 16 MiB, refusing whatever a JSON file of this library never holds.
+    """Read a JSON file of at most 16 MiB; what no JSON file of this library holds is refused.
 
     Args:
-        path: The file.
+        path: the file.
 
     Returns:
         The value.
 
     Raises:
-        DamagedError: Too large, not UTF-8, not JSON, a key given twice, NaN or infinity, or nested too deep.
-        OSError: The file cannot be read.
+        DamagedError: too large, not UTF-8, not JSON, NaN or infinity, or nested too deep.
+        OSError: the file cannot be read.
 
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     read_json(save_file_atomic(Path(folder) / "a.json", b"[1, 2]"))
-        [1, 2]
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     read_json(save_file_atomic(Path(folder) / "a.json", b"[1, 2]"))
+    [1, 2]
     """
     with open_regular(path) as file:
         raw = file.read(_JSON_LIMIT + 1)
     if len(raw) > _JSON_LIMIT:
         raise DamagedError(f"{path} is larger than {_JSON_LIMIT} bytes, which no file of this library is")
-    return parse_json(raw, str(path))
+    try:
+        value = json.loads(raw.decode("utf-8"))
+        json.dumps(value, allow_nan=False)
+        return value
+    except RecursionError:
+        raise DamagedError(f"{path} is nested too deep") from None
+    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
+        raise DamagedError(f"{path} is not valid JSON: {str(error)[:200]}") from error
 
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
-    """Open a regular file for reading; a pipe or a device, which could be read for ever, is refused.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The open binary file.
-
-    Raises:
-        DamagedError: Something else stands there.
-        OSError: The file cannot be opened.
-
-    Example:
-        >>> open_regular("/dev/null")
-        Traceback (most recent call last):
-        ...
-        pyrovae.files.atomic.DamagedError: /dev/null is not a regular file
-    """
+    """Open a regular file for reading; a pipe or a device, which could be read for ever, is refused."""
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise DamagedError(f"{path} is not a regular file")
     return open(path, "rb")
-
-
-def parse_json(raw: bytes, source: str) -> Any:
-    """Parse JSON strictly: no duplicate keys, no NaN or infinity, no nesting beyond the interpreter's stack.
-
-    Args:
-        raw: UTF-8 bytes.
-        source: What they are, for the message.
-
-    Returns:
-        The value.
-
-    Raises:
-        DamagedError: They are not such JSON.
-
-    Example:
-        >>> parse_json(b'{"a": [1, 2.5]}', "example")
-        {'a': [1, 2.5]}
-    """
-    try:
-        return json.loads(
-            raw.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_float=_finite
-        )
-    except RecursionError:
-        raise DamagedError(f"{source} is nested too deep") from None
-    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
-        raise DamagedError(f"{source} is not valid JSON: {_clip(str(error))}") from error
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise ValueError("a key is given twice")
-    return result
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"{_clip(text)} overflows")
-    return value
-
-
-def _clip(text: str, width: int = 200) -> str:
-    return text if len(text) <= width else text[: width - 3] + "..."

@@ -1,4 +1,4 @@
-"""The file that says what a run is, and the checksums that hold the run together."""
+"""The file that says what a run is, and the checksums that hold the run's files together."""
 
 from __future__ import annotations
 
@@ -11,14 +11,23 @@ from typing import Any
 
 import torch
 
-from pyrovae.files import DamagedError, NewerFormatError, read_json
-from pyrovae.files.atomic import open_regular
+from pyrovae.files.atomic import DamagedError, NewerFormatError, open_regular, read_json
 
 VERSION = 1
 FORMAT = "pyrovae-run"
-CONFIG, MODEL, HISTORY = "config.json", "model.safetensors", "history.csv"
+CONFIG, STATE, HISTORY = "config.json", "state.safetensors", "history.csv"
+NEXT = ".next"
 FIGURE = re.compile(r"figures/[A-Za-z0-9][A-Za-z0-9_-]{0,99}\.png")
 DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in (torch.float64, torch.float32, torch.bfloat16)}
+_MAYBE = (dict, type(None))
+_KINDS: Mapping[str, Any] = {
+    "spec": _MAYBE,
+    "data": _MAYBE,
+    "command": (list, type(None)),
+    "dtype": str,
+    "class": str,
+    **dict.fromkeys(("files", "parts", "versions", "settings", "results"), dict),
+}
 
 
 def digest(path: Path) -> str:
@@ -33,21 +42,31 @@ def sealed(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**config, "sha256": hashlib.sha256(text.encode()).hexdigest()}
 
 
+def locate(folder: Path, name: str) -> Path:
+    """Where a file of a run lies: in the subfolder ``.next`` if its writer was killed before it moved it to its place."""
+    waiting = folder / NEXT / name
+    return waiting if waiting.exists() else folder / name
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """The content of a run's ``config.json``, checked.
 
     Raises:
         FileNotFoundError: there is none.
         DamagedError: it was altered or is not of this library's making.
-        NewerFormatError: it was written by a later version.
+        NewerFormatError: a later version wrote it.
     """
-    path = folder / CONFIG
     try:
-        config = read_json(path)
+        return read_config_file(locate(folder, CONFIG))
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(
             f"{str(folder)!r} holds no run (there is no {CONFIG}): give the folder that save, or pyrovae train, wrote"
         ) from None
+
+
+def read_config_file(path: Path) -> dict[str, Any]:
+    """The content of one such file; raises as :func:`read_config`."""
+    config = read_json(path)
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise DamagedError(f"{path} is not of a pyrovae run")
     version = config.get("version")
@@ -55,49 +74,35 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise DamagedError(f"{path} has no valid format version")
     if version > VERSION:
         raise NewerFormatError(
-            f"{path} has format version {str(version)[:20]}, this pyrovae reads up to {VERSION}: "
-            "upgrade it (`pip install --upgrade pyrovae`)"
+            f"{path} has format version {str(version)[:20]}, this pyrovae reads up to {VERSION}: upgrade it "
+            "(`pip install --upgrade pyrovae`)"
         )
-    content = {key: value for key, value in config.items() if key != "sha256"}
-    if sealed(content)["sha256"] != config.get("sha256"):
+    if sealed({key: value for key, value in config.items() if key != "sha256"}) != config:
         raise DamagedError(f"{path} was altered: its checksum does not match its content")
-    _check_config(config, path)
+    for key, kind in _KINDS.items():
+        if key not in config or not isinstance(config[key], kind):
+            raise DamagedError(f"{path} has no valid {key!r}")
+    texts = {"command": config["command"] or (), "parts": config["parts"].values(), "files": config["files"].values()}
+    for key, values in texts.items():
+        if not all(isinstance(value, str) for value in values):
+            raise DamagedError(f"{path} has no valid {key!r}: expected texts in it")
+    for name in config["files"]:
+        if name not in (STATE, HISTORY) and not FIGURE.fullmatch(name):
+            raise DamagedError(f"{path} lists a file {name[:100]!r}, which no run has")
     return config
 
 
-def _check_config(config: Mapping[str, Any], path: Path) -> None:
-    maybe = (dict, type(None))
-    kinds = {
-        "spec": maybe,
-        "data": maybe,
-        "dtype": str,
-        "files": dict,
-        "versions": dict,
-        "settings": dict,
-        "results": dict,
-    }
-    for key, kind in kinds.items():
-        if key not in config or not isinstance(config[key], kind):  # type: ignore[arg-type]
-            raise DamagedError(f"{path} has no valid {key!r}")
-    command = config.get("command") or []
-    if not isinstance(command, list) or not all(isinstance(part, str) for part in command):
-        raise DamagedError(f"{path} has no valid 'command'")
-    for name, checksum in config["files"].items():
-        if name not in (MODEL, HISTORY) and not FIGURE.fullmatch(name):
-            raise DamagedError(f"{path} lists a file {name[:100]!r}, which no run has")
-        if not isinstance(checksum, str):
-            raise DamagedError(f"{path} lists no checksum of {name!r}")
-
-
-def check_file(folder: Path, name: str, files: Mapping[str, str]) -> None:
-    """Refuse a file of a run that is missing or not the one that was saved, by the run's list of checksums."""
+def check_file(folder: Path, name: str, files: Mapping[str, str]) -> Path:
+    """The path of a run's file; one that is missing or not the one that was saved is refused, by the run's checksums."""
     if name not in files:
         raise DamagedError(f"{folder / CONFIG} lists no {name}")
+    path = locate(folder, name)
     try:
-        found = digest(folder / name)
+        found = digest(path)
     except FileNotFoundError:
         raise FileNotFoundError(
             f"{str(folder)!r} lacks {name}, which belongs to the run: copy the whole folder"
         ) from None
     if found != files[name]:
-        raise DamagedError(f"{folder / name} was altered, truncated, or belongs to another run: its checksum differs")
+        raise DamagedError(f"{path} was altered, truncated, or belongs to another run: its checksum differs")
+    return path

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,23 +23,13 @@ class Budget(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        for argument in args[:3]:
-            if isinstance(argument, list | tuple | torch.Size) and all(type(axis) is int for axis in argument):
-                self._take(math.prod(argument), keep=True)
-        known = {_address(value) for value in args if isinstance(value, Tensor)}
-        result = func(*args, **(kwargs or {}))
-        if isinstance(result, Tensor) and _address(result) not in known:
-            self._take(result.untyped_storage().nbytes())
-        return result
-
-    def _take(self, size: int, keep: bool = False) -> None:
-        if size > self.left:
-            self._refuse()
-        self.left -= 0 if keep else size
-
-    def _refuse(self) -> NoReturn:
+        sizes = [axes for axes in args[:3] if isinstance(axes, list | tuple | torch.Size)]
+        asked = max((math.prod(axes) for axes in sizes if all(type(axis) is int for axis in axes)), default=0)
+        if asked <= self.left:  # before a number is made; then by the bytes it took
+            result = func(*args, **(kwargs or {}))
+            known = {value.untyped_storage().data_ptr() for value in args if isinstance(value, Tensor)}
+            if isinstance(result, Tensor) and result.untyped_storage().data_ptr() not in known:
+                self.left -= result.untyped_storage().nbytes()
+            if self.left >= 0:
+                return result
         raise MemoryError("it asks for far more numbers than the weights beside it hold")
-
-
-def _address(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()

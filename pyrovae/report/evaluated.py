@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pyrovae.data import Data
 from pyrovae.evaluation.psis import good_k
 from pyrovae.files import Run, read_json, save_file_atomic, write_json_atomic
-from pyrovae.files.config import MODEL, digest
+from pyrovae.files.config import STATE, digest
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -73,7 +73,7 @@ def write_evaluated(run: Run, result: xr.Dataset, method: str) -> Path:
 
 def _sealed(run: Run, table: Path) -> dict[str, Any]:
     """Checksums of the table and of the weights that it is of."""
-    return {"table": digest(table), "weights": run.config["files"].get(MODEL)}
+    return {"table": digest(table), "weights": run.config["files"].get(STATE)}
 
 
 def read_evaluated(run: Run, test: Data) -> Evaluated | None:

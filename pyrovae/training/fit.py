@@ -197,10 +197,14 @@ def fit(
             bar_of(plan.total_steps, progress),
             objective,
         )
-        if checkpoint is not None:
-            store = CheckpointStore(checkpoint, every_steps=checkpoint_steps, every_minutes=checkpoint_minutes)
-            _attach(loop, Saver(store, _settings(loop, rows, batch_size, seed)), resume)
-        return loop.run()
+        if checkpoint is None:
+            return loop.run()
+        store = CheckpointStore(checkpoint, every_steps=checkpoint_steps, every_minutes=checkpoint_minutes)
+        saver = Saver(store, _settings(loop, rows, batch_size, seed))
+        saver.check(loop)
+        with store:
+            _attach(loop, saver, resume)
+            return loop.run()
 
 
 def _tensors(betas: Mapping[str | None, Number], steps_per_epoch: int) -> dict[str | None, Tensor]:
@@ -241,7 +245,6 @@ def _settings(loop: Loop, rows: Data | None, batch_size: int, seed: int | None) 
 
 
 def _attach(loop: Loop, saver: Saver, resume: bool) -> None:
-    saver.check(loop)
     if resume:
         saver.resume(loop)
         if loop.state.step > loop.plan.total_steps:

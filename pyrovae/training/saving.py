@@ -6,7 +6,14 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from pyrovae.files import CheckpointStore, check_packable, load_optimizer_state, rng_state, set_rng_state
+from pyrovae.files import (
+    CheckpointStore,
+    check_state,
+    load_optimizer_state,
+    optimizer_state,
+    rng_state,
+    set_rng_state,
+)
 from pyrovae.training.loop import Loop, State
 
 
@@ -34,7 +41,7 @@ class Saver:
         Raises:
             TypeError: the optimizer, the scheduler or a setting holds something that is neither number, text nor tensor.
         """
-        check_packable(self._tree(loop))
+        check_state(self._tree(loop))
 
     def resume(self, loop: Loop) -> bool:
         """Put the newest whole checkpoint's state into a loop; False where there is none.
@@ -49,9 +56,9 @@ class Saver:
         _require_parts(tree, str(path))
         self._compare(tree["settings"], str(path))
         loop.weights.load(tree["weights"])
-        load_optimizer_state(loop.step.optimizer.torch_optimizer, tree["optimizer"]["optimizer"], str(path))
+        load_optimizer_state(loop.step.optimizer.torch_optimizer, tree["optimizer"], loop.step.names, str(path))
         if loop.step.optimizer.scheduler is not None:
-            loop.step.optimizer.scheduler.load_state_dict(tree["optimizer"]["scheduler"])
+            loop.step.optimizer.scheduler.load_state_dict(tree["scheduler"])
         loop.state = State(**tree["state"])
         loop.best = tree["best"]
         loop.history.rows = tree["history"]
@@ -61,11 +68,13 @@ class Saver:
         return True
 
     def _tree(self, loop: Loop) -> dict[str, Any]:
+        scheduler = loop.step.optimizer.scheduler
         return {
             "settings": self.settings,
             "weights": loop.weights.tensors(),
             "best": loop.best,
-            "optimizer": loop.step.optimizer.get_state(),
+            "optimizer": optimizer_state(loop.step.optimizer.torch_optimizer, loop.step.names),
+            "scheduler": None if scheduler is None else scheduler.state_dict(),
             "state": asdict(loop.state),
             "history": loop.history.rows,
             "rng": rng_state(loop.source.generators),
@@ -82,7 +91,7 @@ class Saver:
 
 
 def _require_parts(tree: Mapping[str, Any], path: str) -> None:
-    missing = sorted({"settings", "weights", "best", "optimizer", "state", "history", "rng"} - tree.keys())
+    missing = sorted({"settings", "weights", "best", "optimizer", "scheduler", "state", "history", "rng"} - tree.keys())
     if missing:
         raise ValueError(
             f"{path} is no checkpoint of a training, it lacks {', '.join(missing)}: name the folder that fit(checkpoint=) "

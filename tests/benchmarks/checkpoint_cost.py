@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 import pyrovae as pvae
-from pyrovae.files import CheckpointStore, load_tree
+from pyrovae.files import CheckpointStore, load_state
 from pyrovae.presets import RECIPES, Spec
 from pyrovae.presets.options import options_of
 from pyrovae.training.saving import Saver
@@ -58,7 +58,7 @@ def main():
         step = median_step(loop)
         save = times(lambda: store.save(saver._tree(loop), next(steps)), SAVES)
         path = store.paths[-1]
-        load = times(lambda: load_tree(path), SAVES)
+        load = times(lambda: load_state(path), SAVES)
         size = path.stat().st_size
     parameters = sum(parameter.numel() for parameter in vae.parameters())
     print(f"{parameters:,} parameters, batch {recipe['batch_size']}, {torch.get_num_threads()} threads, median (90 %)")

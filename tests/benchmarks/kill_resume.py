@@ -21,7 +21,7 @@ TESTS = Path(__file__).parents[1]
 sys.path.insert(0, str(TESTS))
 
 
-from pyrovae.files import CheckpointStore, load_tree  # noqa: E402
+from pyrovae.files import CheckpointStore, load_state  # noqa: E402
 
 MOMENTS = ["data", "forward", "updated", "validation", "half written", "written", "renamed", "rotated"]
 
@@ -68,11 +68,11 @@ def main(kills=20, seed=0):
             died += code == -signal.SIGKILL
             print(f"{died:4}  {moment:28}  {code == -signal.SIGKILL!s:5}  {step_of(root / 'run')}", flush=True)
             if code == 0:  # it came to its end first: begin again, so that every kill falls into training
-                compare(load_tree(root / "unused"), load_tree(root / "expected"))
+                compare(load_state(root / "unused"), load_state(root / "expected"))
                 for path in (root / "run").iterdir():
                     path.unlink()
         subprocess.run(command(root / "run", root / "result"), check=True)
-        compare(load_tree(root / "result"), load_tree(root / "expected"))
+        compare(load_state(root / "result"), load_state(root / "expected"))
         left = sorted(path.name for path in (root / "run").iterdir())
     print(f"files in the folder at the end: {', '.join(left)}")
 
