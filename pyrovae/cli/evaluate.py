@@ -64,11 +64,11 @@ def evaluate(
 def _more_rows(run: pvae.Run, method: str, num_rows: int) -> int | None:
     """Of how many rows the estimates in the run's folder are, if they are of its weights and of more rows than these."""
     from pyrovae.files import read_json
-    from pyrovae.files.config import MODEL
+    from pyrovae.files.config import STATE
 
     path = run.folder / f"evidence-{method}.json"
     known = read_json(path) if path.is_file() else {}
-    is_own = known.get("weights") == run.config["files"].get(MODEL)
+    is_own = known.get("weights") == run.config["files"].get(STATE)
     return known["num_data"] if is_own and known.get("num_data", 0) > num_rows else None
 
 
