@@ -200,6 +200,7 @@ CASES = [
         integers(6, 3),
         {"total": torch.tensor(6.0)},
     ),
+    Case("Ordinal", lambda: conditionals.Ordinal(net(), (2, 1), num_categories=5), integers(4, 2, 1)),
     Case("Categories", lambda: conditionals.Categories(net(), (2, 1), num_categories=5), integers(4, 2, 1)),
     Case("OneHot", lambda: conditionals.OneHot(net(), 4), one_hots(4, 1)),
     Case("OneHot vectors", lambda: conditionals.OneHot(net(), (2, 3)), one_hots(3, 2)),

@@ -12,6 +12,7 @@ from .mixture import GaussianMixture as GaussianMixture
 from .multinomials import Multinomials as Multinomials
 from .normal import FullNormal as FullNormal
 from .normal import LowRank as LowRank
+from .ordinal import Ordinal as Ordinal
 from .simplex import SimplexDirichlet as SimplexDirichlet
 from .simplex import SimplexNormal as SimplexNormal
 from .spherical import Spherical as Spherical
