@@ -110,8 +110,8 @@ class Graph(nn.Module):
         TypeError: the name is no string, a part is no module, or its ``forward`` takes no ``covariates``.
     """
 
-    model_parts: ClassVar[Sequence[str]]
-    guide_parts: ClassVar[Sequence[str]]
+    model_parts: Sequence[str]
+    guide_parts: Sequence[str]
     inputs: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """What the ``forward`` of a part takes by position, by part; parts that are not named are not checked for it."""
     max_plate_nesting: ClassVar[int] = 1
