@@ -197,6 +197,11 @@ CASES = {
         ValueError,
         "expected batches from the loader, got none; a generator runs",
     ),
+    "text among a loader's covariates": (
+        lambda: loaded([{"x": X, "batch": list("abcabc")}], covariates=["batch"]),
+        TypeError,
+        "expected numbers from the loader, got text for 'batch': a batch does not know the levels of the others",
+    ),
     "loader of text": (lambda: loaded(["abc"]), TypeError, "expected x to be an array of numbers, got str 'abc'"),
     "unknown name": (
         lambda: load("minst"),

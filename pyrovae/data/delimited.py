@@ -6,7 +6,7 @@ import csv
 import io
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 SEPARATORS = ("\t", ";", "|", ",", " ")
 _NUMBER = re.compile(r"[-+]?(\d+[.,]?\d*|[.,]\d+)([eE][-+]?\d+)?")
 _MISSING = ("", "NA", "NaN", "nan", "null", "NULL", "None", "N/A")
-SAMPLE = 200
+SAMPLE_ROWS, SAMPLE_SIZE = 200, 2_000_000
 
 
 class Dialect(NamedTuple):
@@ -64,15 +64,15 @@ def read_delimited(path: Path, header: bool | None = None) -> tuple[pd.DataFrame
     if names[0] == "" and len(frame) and frame[0].notna().all() and frame[0].is_unique:
         frame, names = frame.set_index(0).rename_axis(None), names[1:]
         notes.append("the first column, which has no name, is taken for the names of the rows")
-    named = [number for number, name in zip(frame.columns, names, strict=True) if name]
-    values = [number for number in frame.columns if number not in named and frame[number].notna().any()]
+    unnamed = [number for number, name in zip(frame.columns, names, strict=True) if not name]
+    values = [number for number in unnamed if frame[number].notna().any()]
     if values:
         raise ValueError(
             f"column {values[0] + 1} has values and no name: write a name for each column in the first line"
         )
-    if len(named) < len(frame.columns):
+    if unnamed:
         notes.append("columns without a name and without values are left out")
-    return frame[named].set_axis([name for name in names if name], axis=1), tuple(notes)
+    return frame.drop(columns=unnamed).set_axis([name for name in names if name], axis=1), tuple(notes)
 
 
 def _decoded(path: Path) -> tuple[str, str]:
@@ -111,10 +111,14 @@ def _dialect(text: str, header: bool | None) -> Dialect:
     said = re.match(r"\s*\"?sep=(.)\"?\s*\n", text)  # as Excel writes it
     start = int(said is not None)
 
-    def sample(separator: str) -> list[tuple[int, list[str]]]:
-        return list(itertools.islice((found for found in _rows(text, separator, start) if found[1]), SAMPLE))
+    head = text[:SAMPLE_SIZE]
+    if len(text) > SAMPLE_SIZE:
+        head = head[: head.rfind("\n") + 1] or text
 
-    separator = said[1] if said else next((found for found in SEPARATORS if _splits(sample(found), found)), ",")
+    def sample(separator: str) -> list[tuple[int, list[str]]]:
+        return list(itertools.islice((found for found in _rows(head, separator, start) if found[1]), SAMPLE_ROWS))
+
+    separator = said[1] if said else next((found for found in SEPARATORS if _splits(sample, found)), ",")
     found = sample(separator)
     if not found:
         raise ValueError("it is empty")
@@ -132,9 +136,14 @@ def _dialect(text: str, header: bool | None) -> Dialect:
     return Dialect(separator, decimal, [str(number) for number in range(width)], False, start)
 
 
-def _splits(sample: Sequence[tuple[int, list[str]]], separator: str) -> bool:
+def _splits(sample: Callable[[str], list[tuple[int, list[str]]]], separator: str) -> bool:
     """Whether a separator cuts all lines into the same number of fields, two or more (numbers, where it is a space)."""
-    rows = [row for _, row in sample]
+    try:
+        rows = [row for _, row in sample(separator)]
+    except ValueError:  # a field that is too long
+        return False
+    if not rows:
+        return False
     widths = {len(row) - (row[-1] == "") for row in rows[1:] or rows}
     numbers = separator != " " or all(_NUMBER.fullmatch(field) for row in rows[1:] for field in row if field)
     return len(widths) == 1 and min(widths) > 1 and len(rows[0]) > 1 and numbers

@@ -100,7 +100,9 @@ def frame_values(frame: pd.DataFrame, path: str, levels: dict[str, tuple[str, ..
         if isinstance(dtype, pd.SparseDtype):
             codes[number] = frame.iloc[:, number].sparse.to_dense()
             continue
-        why = _not_numbers(frame.iloc[:, number], name)
+        if _is_number(dtype) and not _ID.fullmatch(name):
+            continue
+        why = _not_numbers(frame.iloc[:, number])
         if why is None and not _is_number(dtype):
             values, own = coded(frame.iloc[:, number])
             if own and levels is None:
@@ -119,12 +121,12 @@ def frame_values(frame: pd.DataFrame, path: str, levels: dict[str, tuple[str, ..
     return frame.to_numpy(dtype=np.result_type(*(np.dtype(dtype.kind + str(dtype.itemsize)) for dtype in frame.dtypes)))
 
 
-def _not_numbers(column: pd.Series, name: str) -> str | None:
-    """Why a column is neither numbers nor categories, and what to do; None if it is."""
+def _not_numbers(column: pd.Series) -> str | None:
+    """Why a column, of text or with a name as ids have it, is neither numbers nor categories, and what to do; or None."""
     dtype, values = column.dtype, column.dropna()
     if dtype.kind in "mM":
         return "dates: write (column - start).dt.days, say"
-    if dtype.kind in "iu" and len(values) >= 10 and _ID.fullmatch(name) and values.is_unique:
+    if dtype.kind in "iu" and len(values) >= 10 and values.is_unique:
         return "ids: make it the index, or leave it out"
     if _is_number(dtype) or dtype.name == "category" or not len(values):
         return None

@@ -58,6 +58,11 @@ class LoaderBatches:
         for item in self.loader:
             x, covariates = _parts(item, self.names)
             data = as_data(x, covariates)
+            if data.levels:
+                raise TypeError(
+                    f"expected numbers from the loader, got text for {next(iter(data.levels))!r}: a batch does not know the "
+                    "levels of the others, so let the Dataset yield codes 0, 1, ..."
+                )
             index = torch.arange(seen, seen + len(data))
             seen += len(data)
             own = {name: self.place.covariates(rows) for name, rows in (data.covariates or {}).items()}
