@@ -20,8 +20,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyro
 import pytest
+import scipy.sparse
 import torch
 from behavior_programs import ROWS, Kind, make, many_rows
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -78,7 +80,11 @@ class World:
         }
 
     def changes(self) -> list[str]:
+        """What differs now; values are put back, so that one call's fault does not become another's."""
         after = self._look()
+        for name, part in self.parts.items():
+            for key, tensor in _own(part).items():
+                tensor.data.copy_(self.before[f"values of {name} {key}"])
         return [name for name, value in self.before.items() if not _same(value, after.get(name))]
 
 
@@ -435,6 +441,7 @@ NOT_ASKED = {
 SOMEBODY_ELSE = "the refusal is an error of Pyro's or torch's that names nothing of the caller's"
 IGNORED = "rows are simulated as if the factor were not there"
 FAULTS: dict[tuple[str, str], str] = {
+    ("impute", "enumerated"): "the class's axis and the draws' are packed onto each other",
     **{(f, "factor"): IGNORED for f in ("sbc", "typicality", "diagnose")},
     ("leave_one_feature_out", "factor"): "the factor is taken for the data site",
     ("sbc", "masked"): "masked latents are ranked",
@@ -517,28 +524,54 @@ def test_a_seeded_call_leaves_everything_as_it_was(function, kind):
     assert not changes
 
 
-BOUND = 2**22
-"""Bytes; on these rows a tensor of one number for each draw and row is half of it, of one for each entry one and a half."""
-MANY, ROWS_THEN = {"num_samples": 500}, 512
+CONVERSIONS: dict[str, Callable[[torch.Tensor], Any]] = {
+    "array": lambda x: x.numpy(),
+    "frame": lambda x: pd.DataFrame(x.numpy(), columns=["a", "b", "c"]),
+    "sparse": lambda x: scipy.sparse.csr_array(x.numpy()),
+    "Data": lambda x: pvae.data.as_data(x),
+}
+SLOW = {"diagnose", "inference_gaps", "reference_posterior", "refine"}
+"""Their data go through the same door, and each takes a second."""
+
+
+@pytest.mark.parametrize("conversion", CONVERSIONS)
+@pytest.mark.parametrize("function", sorted(set(LAWS) - SLOW - {"bdmc"}))
+def test_every_kind_of_data_gives_the_right_number(function, conversion):
+    kind = KINDS["vae"]
+    convert = CONVERSIONS[conversion]
+
+    def called(program: Any, data: Any, covariates: Any = None, **options: Any) -> Any:
+        return FUNCTIONS[function](program, convert(data), covariates, **options)
+
+    def simulating(program: Any, *numbers: int, x: torch.Tensor, **options: Any) -> Any:
+        return FUNCTIONS[function](program, *numbers, x=convert(x), **options)
+
+    LAWS[function](simulating if function == "sbc" else called, kind)
+
+
+BOUND = 3 * 2**20
+"""Bytes; on these rows each tensor of the work is up to half as large, and there are ten and more of them."""
+MANY, ROWS_THEN = {"num_samples": 250}, 256
 LOADS: dict[str, dict[str, Any]] = {
-    **dict.fromkeys(("bound", "compare", "elbo", "inference_gaps", "joint_log_weights", "kl", "log_marginal"), MANY),
+    **dict.fromkeys(("bound", "compare", "elbo", "joint_log_weights", "kl", "log_marginal"), MANY),
     **dict.fromkeys(("log_weights", "marginal_pit", "predictive_check", "rate_distortion", "reconstruction"), MANY),
     **dict.fromkeys(("leave_one_feature_out", "reliability"), MANY),
     **{name: {"num_samples": 4} for name in ("elbo_surgery", "latent_structure")},
-    "bdmc": {"num_chains": 500, "estimator": pvae.AIS(2)},
-    "diagnose": {"num_samples": 500, "num_simulations": 512},
-    "from_pyro_svi": {"num_samples": 100},
-    "imputation_calibration": {"num_proposals": 500},
-    "impute": {"num_proposals": 500},
-    "posterior_draws": {"num_samples": 100, "num_proposals": 500},
+    "bdmc": {"num_chains": 50, "estimator": pvae.AIS(2)},
+    "diagnose": {"num_samples": 250, "num_simulations": 256},
+    "from_pyro_svi": {"num_samples": 50},
+    "imputation_calibration": {"num_proposals": 250},
+    "inference_gaps": {"num_samples": 250, "num_steps": 1, "method": "importance"},
+    "impute": {"num_proposals": 250},
+    "posterior_draws": {"num_samples": 100, "num_proposals": 250},
     "reference_posterior": {"sampler": pvae.Sampler(16, 4, 8, 2)},
-    "refine": {"num_steps": 3, "num_particles": 400},
+    "refine": {"num_steps": 1, "num_particles": 250},
     "sbc": {},
-    "typicality": {"num_samples": 500},
+    "typicality": {"num_samples": 250},
 }
 """Work that takes many times the bound if it is done at once. `fit` is bounded by its batches."""
-BOUNDED = {"bound", "compare", "elbo", "impute", "inference_gaps", "joint_log_weights", "kl", "log_marginal"}
-BOUNDED |= {"log_weights", "reconstruction", "refine"}
+BOUNDED = {"bdmc", "bound", "compare", "elbo", "from_pyro_svi", "impute", "inference_gaps", "joint_log_weights", "kl"}
+BOUNDED |= {"log_marginal", "log_weights", "reconstruction", "refine"}
 UNBOUNDED = dict.fromkeys(set(LOADS) - BOUNDED, "takes no max_bytes, or holds more")
 """Functions that know no bound, or do not keep it."""
 
@@ -551,7 +584,7 @@ UNBOUNDED = dict.fromkeys(set(LOADS) - BOUNDED, "takes no max_bytes, or holds mo
     ],
 )
 def test_memory_stays_within_the_bound(function):
-    """The most that tensors hold at once, results included, is at most twice `max_bytes`; and the numbers are the same."""
+    """What tensors hold at once, results included, is at most a quarter above `max_bytes`."""
     call = FUNCTIONS[function]
     assert "max_bytes" in inspect.signature(call).parameters
     program, x = many_rows(ROWS_THEN)
@@ -560,7 +593,7 @@ def test_memory_stays_within_the_bound(function):
     given = (first, ROWS_THEN) if function == "bdmc" else (first, x)
     with Held() as held:
         call(*given, **options)
-    assert held.most <= 2 * BOUND, f"{held.most / BOUND:.1f} times the bound"
+    assert held.most <= 1.25 * BOUND, f"{held.most / BOUND:.1f} times the bound"
 
 
 class Held(TorchDispatchMode):
@@ -599,6 +632,57 @@ def test_the_count_of_bytes_sees_what_is_held():
             kept = kept + 1
     assert held.most == 16_000
     assert held.now == 8_000
+
+
+SIMULATING = ("bdmc", "sbc")
+"""Functions that make their own data."""
+KNOWN_AS = {"x": "data", "chunk_size": "max_bytes or batch_size", "context": "covariates", "num_draws": "num_samples"}
+"""Names that mean what others mean by another name."""
+SIGNATURES: dict[str, str] = {
+    **dict.fromkeys(
+        (
+            "diagnose",
+            "elbo_surgery",
+            "imputation_calibration",
+            "latent_structure",
+            "leave_one_feature_out",
+            "marginal_pit",
+        ),
+        "seed=0",
+    ),
+    **dict.fromkeys(("rate_distortion", "typicality"), "seed=0"),
+    **dict.fromkeys(
+        ("posterior_draws", "predictive_check", "reference_posterior", "reliability"), "seed=0, chunk_size"
+    ),
+    "sbc": "seed=0, x, num_draws",
+}
+"""Functions whose signature is not the common one yet."""
+
+
+def complaints(function: str) -> list[str]:
+    parameters = inspect.signature(FUNCTIONS[function]).parameters
+    names, found = list(parameters), []
+    if function not in SIMULATING and names[1:3] != ["data", "covariates"]:
+        found.append(f"begins with {names[:3]}")
+    if parameters["covariates"].default is not None:
+        found.append("covariates have a default other than None")
+    positional = [n for n in names[3:] if parameters[n].kind is not inspect.Parameter.KEYWORD_ONLY]
+    found += [f"{n} goes by position" for n in positional]
+    found += [f"{n} is called {KNOWN_AS[n]} elsewhere" for n in names if n in KNOWN_AS]
+    if "seed" not in names or parameters["seed"].default is not None:
+        found.append("seed=None is missing")
+    return found
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        pytest.param(f, marks=[pytest.mark.xfail(strict=True, reason=SIGNATURES[f])] if f in SIGNATURES else [])
+        for f in sorted(FUNCTIONS)
+    ],
+)
+def test_one_signature(function):
+    assert not complaints(function)
 
 
 def test_every_function_of_a_program_has_a_law():
