@@ -441,7 +441,6 @@ NOT_ASKED = {
 SOMEBODY_ELSE = "the refusal is an error of Pyro's or torch's that names nothing of the caller's"
 IGNORED = "rows are simulated as if the factor were not there"
 FAULTS: dict[tuple[str, str], str] = {
-    ("impute", "enumerated"): "the class's axis and the draws' are packed onto each other",
     **{(f, "factor"): IGNORED for f in ("sbc", "typicality", "diagnose")},
     ("leave_one_feature_out", "factor"): "the factor is taken for the data site",
     ("sbc", "masked"): "masked latents are ranked",
