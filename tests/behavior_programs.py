@@ -18,6 +18,7 @@ from pyro import poutine
 from torch import Tensor, nn
 
 import pyrovae as pvae
+from pyrovae.graphs import HierarchicalVAE
 
 ROWS = 16
 DOUBLE = {"dtype": torch.float64}
@@ -531,6 +532,51 @@ def many_rows(rows: int) -> tuple[Plain, Tensor]:
     return Plain(law), law.simulate(rows)
 
 
+class LinearPart(nn.Module):
+    """A normal around a linear map of the value, with a fixed Cholesky factor."""
+
+    def __init__(self, weight: Tensor, covariance: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight.clone())
+        self.register_buffer("scale_tril", torch.linalg.cholesky(covariance))
+
+    def forward(self, value, covariates=None):
+        loc = value @ self.weight.T
+        if bool((self.scale_tril == self.scale_tril.diagonal().diag()).all()):
+            return dist.Normal(loc, self.scale_tril.diagonal()).to_event(1)
+        return dist.MultivariateNormal(loc, scale_tril=self.scale_tril)
+
+
+def hierarchy(name: str) -> Kind:
+    """z2 ~ N(0, I), z1 ~ N(upper z2, I / 2), x ~ N(lower z1, I). Given z1, z2 says nothing of x: bottom-up is exact."""
+    upper = torch.tensor([[0.8, -0.3], [0.2, 0.7]], **DOUBLE)
+    lower, unit, noise = torch.tensor(CORRELATED, **DOUBLE), torch.eye(2, **DOUBLE), torch.eye(3, **DOUBLE)
+    first = upper @ upper.T + 0.5 * unit
+    prior = torch.cat([torch.cat([first, upper], 1), torch.cat([upper.T, unit], 1)])
+    law = Gaussian(prior, torch.cat([lower, torch.zeros(3, 2, **DOUBLE)], 1), noise)
+    back = upper.T @ torch.linalg.inv(first)
+    gain = first @ lower.T @ torch.linalg.inv(lower @ first @ lower.T + noise)
+    program = HierarchicalVAE(
+        priors=[LinearPart(upper, 0.5 * unit), pvae.standard_normal(2)],
+        likelihood=LinearPart(lower, noise),
+        posteriors=[LinearPart(gain, first - gain @ lower @ first), LinearPart(back, unit - back @ upper)],
+    ).double()
+    x = law.simulate(ROWS)
+    found = law.rows(x)
+    sites = {"z1": slice(0, 2), "z2": slice(2, 4)}
+    return Kind(
+        name,
+        program,
+        x,
+        found["log_evidence"],
+        found["kl"],
+        {site: found["mean"][:, cut] for site, cut in sites.items()},
+        {site: found["sd"][:, cut] for site, cut in sites.items()},
+        left_out=found["left_out"],
+        missing=True,
+    )
+
+
 def make() -> dict[str, Kind]:
     """Every kind by name."""
     straight, correlated = gaussian(STRAIGHT, 2.0), gaussian(CORRELATED, 1.0)
@@ -565,6 +611,7 @@ def make() -> dict[str, Kind]:
         GlobalMean.kind("global"),
         Mixture.kind("enumerated"),
         kind_of("hidden", (model, guide), correlated, x, modules=hidden),
+        hierarchy("hierarchical"),
     ]
     for kind in found:
         kind.modules = kind.modules or (kind.program,)
