@@ -494,3 +494,52 @@ def test_a_prior_that_shares_the_posterior_trains_and_a_stale_copy_is_refused():
         svi_of(vae.model, vae.guide).step(counts())
     with pytest.raises(ValueError, match="stale copy"):
         pvae.VAE(SharesPosterior(posterior), good.likelihood, copy.deepcopy(posterior))
+
+
+# Covariates at the door
+
+
+def cells(entry, width=4):
+    """A VAE whose posterior reads one covariate, ``batch``."""
+    net = pvae.ConcatCovariates(pvae.MLP(5 + width, (8,)), 5, covariates={"batch": entry})
+    likelihood = pvae.ConcatCovariates(pvae.MLP(2 + width, (8,)), 2, covariates={"batch": entry})
+    return pvae.VAE(
+        pvae.standard_normal(2),
+        pvae.Factorized(dist.Normal, likelihood, 5, scale=1.0),
+        pvae.Factorized(dist.Normal, net, 2),
+    )
+
+
+UNSEEN = torch.arange(60) % 3
+UNSEEN[41] = -1
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: pvae.log_marginal(cells(pvae.Embed(3, 4)), torch.randn(60, 5), {"batch": UNSEEN}),
+            "the code -1 in row 41",
+        ),
+        (lambda: cells(pvae.Embed(3, 4)).encode(torch.randn(60, 5), {"batch": UNSEEN}), "the code -1 in row 41"),
+        (lambda: cells(pvae.Embed(3, 4)).decode(torch.randn(60, 2), {"batch": UNSEEN}), "the code -1 in row 41"),
+        (lambda: cells(pvae.Embed(3, 4)).sample(60, {"batch": UNSEEN}), "the code -1 in row 41"),
+        (
+            lambda: pvae.log_marginal(cells((), 1), torch.randn(60, 5), {"batch": torch.zeros(60, 1)}),
+            r"shape \(60, 1\), expected \(\) .*: write batch\[:, 0\]",
+        ),
+        (
+            lambda: cells(pvae.Embed(3, 4)).encode(torch.randn(4, 5), {"batch": list("acca")}),
+            "the levels a, c, Embed knows 0, 1, 2: give a pandas.Categorical",
+        ),
+    ],
+)
+def test_covariates_are_checked_by_row_before_anything_runs(call, message):
+    with pytest.raises(ValueError, match=f"covariate 'batch' has {message}"):
+        call()
+
+
+def test_named_levels_are_read_as_they_were_trained():
+    vae, x = cells(pvae.Embed(["a", "b", "c"], 4)), torch.randn(3, 5)
+    text = pd.Categorical(["c", "a", "c"], categories=["a", "b", "c"])
+    assert torch.equal(vae.encode(x, {"batch": text}), vae.encode(x, {"batch": torch.tensor([2, 0, 2])}))

@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from pyrovae.data import as_data, map_batches
 from pyrovae.errors import check_integer, refusal
 from pyrovae.missing import fill_zeros, observed
+from pyrovae.networks import check_covariates
 from pyrovae.programs import DATA, eval_mode, latent_names, register
 from pyrovae.programs.sites import Site
 
@@ -240,7 +241,7 @@ class Graph(nn.Module):
             ValueError: the covariates have another number of rows than ``num_samples``.
         """
         check_integer("num_samples", num_samples)
-        for name, value in (covariates or {}).items():
+        for name, value in ({} if covariates is None else covariates).items():
             if len(value) != num_samples:
                 raise ValueError(f"covariates[{name!r}] has {len(value)} rows, expected {num_samples}: one row a datum")
 
@@ -256,6 +257,7 @@ class Graph(nn.Module):
     def _over(self, part: Callable[[Any, Covariates | None], Any], data: Any, batch_size: int, dim: int = 0) -> Any:
         """Apply a function to batches of rows, in eval mode and without gradients; results joined on the CPU."""
         check_integer("batch_size", batch_size)
+        check_covariates(self, data.covariates or {}, data.levels)
         with torch.no_grad(), eval_mode(self):
             function = lambda batch: part(batch.x, batch.covariates)  # noqa: E731
             return map_batches(function, data, like=self._like(), batch_size=batch_size, dim=dim)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from pyrovae.data import Batch, as_data, batches
 from pyrovae.errors import check_integer, refusal
+from pyrovae.networks import check_covariates
 from pyrovae.programs.call import Call, checked
 from pyrovae.programs.dry_run import DryRun, announced_like, dry_run, listening
 from pyrovae.programs.footprint import Footprint, footprint
@@ -141,6 +142,8 @@ class RowWork:
         self.program, self.data = Program.of(program), as_data(data, covariates)
         self.vectorize, self.progress, self.shard = vectorize, progress, shard
         self.seed = int(torch.randint(2**62, ())) if seed is None else seed
+        for owner in self.program.owners:
+            check_covariates(owner, self.data.covariates or {}, self.data.levels)
         like = announced_like(self.program, lambda: self.call(self.first(2, {}), nesting=0)[:3])
         self.place: dict[str, Any] = {} if like is None else {"device": like.device, "dtype": like.dtype}
         self.modules: tuple[nn.Module, ...] = self.program.owners
