@@ -1,6 +1,7 @@
 """From a program and data to ArviZ: densities and moments against closed forms, names and labels, files, chains."""
 
 import math
+from contextlib import contextmanager
 
 import numpy as np
 import pyro
@@ -10,6 +11,7 @@ import torch
 import xarray as xr
 from oracles import PPCA, BetaBernoulli, EnumeratedMixture
 from programs import convolutional_vae, counts, counts_vae
+from pyro import poutine
 from pyro.infer import MCMC, NUTS, SVI, Trace_ELBO
 from torch import nn
 
@@ -17,7 +19,8 @@ import pyrovae as pvae
 from pyrovae.arviz import datasets_of, from_netcdf, from_pyro_svi, from_zarr, to_netcdf
 from pyrovae.distributions.normal import CholeskyNormal
 from pyrovae.missing import observed
-from pyrovae.programs import paired_traces
+from pyrovae.programs.call import Call
+from pyrovae.programs.rows import RowWork
 
 SETTINGS = {"seed": 0, "progress": False}
 DEFAULT = {
@@ -31,8 +34,24 @@ DEFAULT = {
 }
 
 
-def groups_of(program, *args, **settings):
-    return datasets_of(from_pyro_svi(program, *args, **{**SETTINGS, **settings}))
+@contextmanager
+def cut(rows, draws):
+    """Work in blocks of so many rows and tiles of so many draws, where the program does not need all rows at once."""
+    as_it_is = RowWork._cut
+
+    def cut_small(self, at_once):
+        as_it_is(self, at_once)
+        self.rows = self.rows if self.whole or rows is None else rows
+        self.draws = draws or self.draws
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RowWork, "_cut", cut_small)
+        yield
+
+
+def groups_of(program, *args, rows=None, draws=10**6, **settings):
+    with cut(rows, draws):
+        return datasets_of(from_pyro_svi(program, *args, **{**SETTINGS, **settings}))
 
 
 def values(dataset, name):
@@ -57,7 +76,7 @@ def exact():
 
 @pytest.fixture(scope="module")
 def exact_groups(exact):
-    return groups_of(exact, exact.simulate(7), num_samples=2000, batch_size=3)
+    return groups_of(exact, exact.simulate(7), num_samples=2000, rows=3)
 
 
 def test_log_densities_are_those_of_the_exported_draws(exact, exact_groups):
@@ -109,7 +128,7 @@ def test_predictive_moments(group, exact, exact_groups):
 
 def test_rows_and_batches_keep_their_order(exact, exact_groups):
     np.testing.assert_array_equal(exact_groups["observed_data"]["x"], exact.simulate(7))
-    wide = groups_of(exact, exact.simulate(7), num_samples=2000, batch_size=7)["amortized_diagnostics"]
+    wide = groups_of(exact, exact.simulate(7), num_samples=2000, rows=7)["amortized_diagnostics"]
     np.testing.assert_allclose(wide["elbo"], exact_groups["amortized_diagnostics"]["elbo"], atol=1e-9)
 
 
@@ -132,7 +151,7 @@ def test_a_guide_that_is_wrong_is_told_by_its_rows():
 def test_enumerated_classes_are_drawn(where):
     program = EnumeratedMixture(where)
     x = program.simulate(6)
-    found = groups_of(program, x, num_samples=4000, batch_size=4)
+    found = groups_of(program, x, num_samples=4000, rows=4)
     y, z = values(found["posterior"], "y"), values(found["posterior"], "z")
     if where == "model":
         given = dist.Normal(program.means, 1.0).log_prob(z[..., None]) + program.weights.log()
@@ -186,7 +205,7 @@ def two_parts(rows=5, seed=0):
 
 @pytest.fixture(scope="module")
 def hierarchical_groups():
-    return groups_of((hierarchical, hierarchical_guide), two_parts(), num_samples=300, batch_size=2)
+    return groups_of((hierarchical, hierarchical_guide), two_parts(), num_samples=300, rows=2)
 
 
 def test_dimensions_come_from_plates_and_events(hierarchical_groups):
@@ -304,7 +323,7 @@ def test_modes_are_restored_and_rows_do_not_touch_each_other():
     vae.train()
     x = torch.bernoulli(torch.full((6, 1, 8, 8), 0.4))
     before = {name: value.clone() for name, value in vae.state_dict().items()}
-    found = groups_of(vae, x, num_samples=10, batch_size=6)
+    found = groups_of(vae, x, num_samples=10, rows=6)
     assert all(module.training for module in vae.modules())
     assert all(torch.equal(before[name], value) for name, value in vae.state_dict().items())
     assert found["posterior_predictive"]["x"].dims[2:] == ("data", "x_dim_0", "x_dim_1", "x_dim_2")
@@ -330,7 +349,7 @@ def test_covariates_becomes_constant_data():
         pvae.Factorized(dist.Normal, pvae.MLP(3, (8,)), event_shape=1),
     )
     size = torch.tensor([1.0, 1.0, 1000.0, 1000.0])
-    found = groups_of(vae, torch.ones(4, 3), {"size": size}, num_samples=400, batch_size=3)
+    found = groups_of(vae, torch.ones(4, 3), {"size": size}, num_samples=400, rows=3)
     np.testing.assert_array_equal(found["constant_data"]["size"], size)
     for group in ("posterior_predictive", "prior_predictive"):
         level = found[group]["x"].median(["chain", "draw", "x_dim_0"])
@@ -360,7 +379,7 @@ def test_predictions_of_new_rows_use_the_posterior_of_what_is_shared(store, tmp_
         new_covariates={"season": torch.tensor([10.0, 20.0, 30.0])},
         coords={"new_data": ["spring", "summer", "autumn"]},
         num_samples=50,
-        batch_size=2,
+        rows=2,
         store=store and tmp_path / store,
     )
     predicted = found["predictions"]["x"]
@@ -409,8 +428,8 @@ def test_programs_that_cannot_broadcast(exact):
     x = exact.simulate(4)
     with pytest.raises(RuntimeError, match="one axis of rows"):
         groups_of(Rigid(exact), x, num_samples=5)
-    found = groups_of(Rigid(exact), x, num_samples=40, batch_size=3, vectorize=False)
-    fast = groups_of(exact, x, num_samples=40, batch_size=3)
+    found = groups_of(Rigid(exact), x, num_samples=40, rows=3, vectorize=False)
+    fast = groups_of(exact, x, num_samples=40, rows=3)
     for group, data in fast.items():
         assert {name: (v.dims, v.shape) for name, v in data.items()} == {
             n: (v.dims, v.shape) for n, v in found[group].items()
@@ -421,7 +440,7 @@ def test_programs_that_cannot_broadcast(exact):
 
 
 def test_global_draws_one_by_one():
-    settings = {"num_samples": 30, "batch_size": 2, "vectorize": False}
+    settings = {"num_samples": 30, "rows": 2, "vectorize": False}
     found = groups_of((hierarchical, hierarchical_guide), two_parts(), **settings)
     for group in ("posterior", "prior"):
         shared = found[group]["mean"].isel(mean_dim_0=0, drop=True)
@@ -439,7 +458,7 @@ def test_what_a_transform_drew_is_what_was_observed():
         pvae.Factorized(dist.Bernoulli, pvae.MLP(1, (8,)), event_shape=4),
         pvae.Factorized(dist.Normal, pvae.MLP(4, (8,)), event_shape=1),
     )
-    found, again = (groups_of(vae, data, num_samples=10, batch_size=4) for _ in range(2))
+    found, again = (groups_of(vae, data, num_samples=10, rows=4) for _ in range(2))
     x = torch.as_tensor(found["observed_data"]["x"].values)
     assert set(x.unique().tolist()) == {0.0, 1.0}
     assert found["observed_data"].equals(again["observed_data"])
@@ -515,6 +534,100 @@ def test_a_row_without_anything_observed_has_no_evidence_against_it():
     torch.testing.assert_close(values(stats, "lp")[:, 1], prior, rtol=1e-5, atol=1e-5)
 
 
+def seen(x):
+    return (
+        ~x["x"].isnan()
+        if isinstance(x, dict) and "mask" not in x
+        else x["mask"].bool()
+        if isinstance(x, dict)
+        else ~x.isnan()
+    )
+
+
+def numbers(x):
+    return (x["x"] if isinstance(x, dict) else x).nan_to_num()
+
+
+def completed(x):
+    """Pyro's own way of missing entries: those that the mask leaves out are latents, masked where data are observed."""
+    with pyro.plate("data", len(numbers(x))):
+        z = pyro.sample("z", dist.Normal(numbers(x).new_zeros(()), 1.0))
+        pyro.sample("x", dist.Normal(z, 1.0), obs=numbers(x), obs_mask=seen(x))
+
+
+def completed_guide(x):
+    """The exact posterior: of the entries that are not observed, too."""
+    known = seen(x)
+    with pyro.plate("data", len(known)):
+        scale = torch.where(known, math.sqrt(0.5), 1.0).to(numbers(x))
+        z = pyro.sample("z", dist.Normal(torch.where(known, numbers(x) / 2, 0.0), scale))
+        with poutine.mask(mask=~known):
+            pyro.sample("x_unobserved", dist.Normal(z, 1.0))
+
+
+@pytest.mark.parametrize("kind", ["missing", "mask beside complete data"])
+def test_entries_that_pyro_completes(kind):
+    """They have one name among the data; their draws are NaN where the data are observed, and count nowhere there."""
+    x, known = torch.randn(7, dtype=torch.float64), torch.tensor([1, 1, 0, 1, 0, 1, 1]).bool()
+    given = x.where(known, torch.nan) if kind == "missing" else {"x": x, "mask": known.double()}
+    found = groups_of((completed, completed_guide), given, num_samples=4000, rows=4, draws=1500)
+    np.testing.assert_array_equal(found["observed_data"]["x"], x.where(known, torch.nan))
+    evidence = dist.Normal(0.0, math.sqrt(2.0)).log_prob(x).where(known, 0.0)
+    np.testing.assert_allclose(found["amortized_diagnostics"]["elbo"], evidence, atol=1e-9)
+    for group in ("posterior", "prior"):
+        assert "x" not in found[group]
+        assert "x_observed" not in found[group]
+    draws = values(found["posterior"], "x_unobserved")
+    assert draws[:, known].isnan().all()
+    assert_moments(draws[:, ~known], torch.zeros(2), torch.full((2,), 2.0))
+    for group, variance in (
+        ("posterior_predictive", torch.where(known, 1.5, 2.0)),
+        ("prior_predictive", torch.tensor(2.0)),
+    ):
+        assert "x_observed" not in found[group]
+        mean = torch.where(known, x / 2, 0.0) if group == "posterior_predictive" else torch.zeros(7)
+        assert_moments(values(found[group], "x"), mean, variance)
+
+
+def test_the_conditional_likelihood_of_completed_data_has_the_name_of_the_data():
+    with pytest.warns(UserWarning, match="az.loo"):
+        found = groups_of((completed, completed_guide), torch.randn(4), num_samples=5, groups=["log_likelihood"])
+    assert set(found["log_likelihood"]) == {"x"}
+
+
+def half(x):
+    return torch.arange(len(x)) % 2 == 0
+
+
+class Halved:
+    """z ~ N(0, 1) and x ~ N(z, 1); a count k beside them is there in every other row alone, and decides y there."""
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0))
+            with poutine.mask(mask=half(x)):
+                k = pyro.sample("k", dist.Poisson(x.new_full((len(x),), 3.0)))
+            pyro.sample("x", dist.Normal(torch.stack([z, k.expand_as(z)], -1), 1.0).to_event(1), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x[:, 0] / 2, math.sqrt(0.5)))
+            with poutine.mask(mask=half(x)):
+                pyro.sample("k", dist.Poisson(torch.where(half(x), 3.0, 50.0)))
+
+
+def test_masked_latents_are_not_there_and_do_not_reach_the_predictions():
+    x = torch.zeros(6, 2)
+    found = groups_of(Halved(), x, num_samples=4000)
+    for group in ("posterior", "prior"):
+        k = values(found[group], "k")
+        assert k[:, 1::2].isnan().all()
+        assert_moments(k[:, ::2], torch.full((3,), 3.0), torch.full((3,), 3.0))
+        assert np.isfinite(found[group]["z"]).all()
+    predicted = values(found["posterior_predictive"], "x")[..., 1]
+    assert_moments(predicted, torch.full((6,), 3.0), torch.full((6,), 4.0))
+
+
 # ---------------------------------------------------------------------------------------------- names and labels
 
 
@@ -522,7 +635,7 @@ def test_a_table_labels_rows_and_columns():
     import pandas as pd
 
     frame = pd.DataFrame(counts(3).numpy(), index=["ann", "bob", "cy"], columns=list("vwxyz"))
-    found = groups_of(counts_vae(), frame, num_samples=10, dims={"x": ["gene"]}, batch_size=2)
+    found = groups_of(counts_vae(), frame, num_samples=10, dims={"x": ["gene"]}, rows=2)
     for group in ("posterior", "posterior_predictive", "observed_data", "amortized_diagnostics"):
         assert list(found[group]["data"].values) == ["ann", "bob", "cy"]
     for group in ("posterior_predictive", "prior_predictive", "observed_data"):
@@ -544,7 +657,7 @@ def test_data_keeps_the_columns_of_its_table():
 @pytest.mark.parametrize("dims", [["latent_dim"], ["data", "latent_dim"]])
 def test_names_and_labels_of_ones_own(dims):
     coords = {"latent_dim": ["size", "shape"], "data": [10, 20, 30]}
-    found = groups_of(counts_vae(), counts(3), num_samples=10, dims={"z": dims}, coords=coords, batch_size=2)
+    found = groups_of(counts_vae(), counts(3), num_samples=10, dims={"z": dims}, coords=coords, rows=2)
     for group in ("posterior", "prior"):
         assert found[group]["z"].dims == ("chain", "draw", "data", "latent_dim")
         assert list(found[group]["latent_dim"].values) == ["size", "shape"]
@@ -563,7 +676,7 @@ def test_names_and_labels_of_ones_own(dims):
         ({"coords": {"data": [1, 2]}}, r"coords\['data'\] has 2 labels, but there are 3"),
         ({"groups": ["posterior", "predictions"]}, "unknown group 'predictions'; those made here are: posterior"),
         ({"num_samples": 0}, "num_samples"),
-        ({"max_bytes": 1000}, r"store="),
+        ({"max_bytes": 1000}, r"more than max_bytes=1000"),
     ],
 )
 def test_refused(settings, message):
@@ -594,7 +707,7 @@ def test_one_group_alone(group):
 def test_the_conditional_likelihood_comes_with_a_warning(exact, exact_groups):
     x = exact.simulate(7)
     with pytest.warns(UserWarning, match=r"az.loo and az.waic .* harmonic mean .* held-out log p\(x_i\)"):
-        found = groups_of(exact, x, num_samples=2000, batch_size=3, log_likelihood=True)
+        found = groups_of(exact, x, num_samples=2000, rows=3, log_likelihood=True)
     log_likelihood = found["log_likelihood"]["x"]
     assert log_likelihood.dims == ("chain", "draw", "data")
     z = values(found["posterior"], "z")
@@ -603,26 +716,28 @@ def test_the_conditional_likelihood_comes_with_a_warning(exact, exact_groups):
     assert "log_likelihood" not in exact_groups
 
 
-def test_sizes_are_known_before_the_work(monkeypatch):
-    settings = {"num_samples": 100, "batch_size": 20}
-    whole = groups_of(counts_vae(), counts(50), **settings)
+def test_sizes_are_known_before_the_work(monkeypatch, tmp_path):
+    vae, x, settings = counts_vae(), counts(400), {"num_samples": 600}
+    whole = groups_of(vae, x, **settings, draws=None)
     needed = sum(data.nbytes for group in whole.values() for data in group.data_vars.values())
-    assert set(groups_of(counts_vae(), counts(50), **settings, max_bytes=needed)) == DEFAULT
-    runs = []
-    monkeypatch.setattr("pyrovae.arviz.running.paired_traces", lambda *a: runs.append(a[3]) or paired_traces(*a))
-    with pytest.raises(ValueError, match=r"posterior_predictive .* GiB.*above max_bytes"):
-        groups_of(counts_vae(), counts(50), **settings, max_bytes=needed - 1)
-    assert runs == [2]
+    assert set(groups_of(vae, x, **settings, draws=None, max_bytes=needed)) == DEFAULT
+    runs, traces = [], Call.traces
+    monkeypatch.setattr(Call, "traces", lambda self, n, **how: runs.append(n or 1) or traces(self, n, **how))
+    with pytest.raises(ValueError, match=r"posterior_predictive .* GiB.*above max_bytes.*store="):
+        groups_of(vae, x, **settings, draws=None, max_bytes=needed - 1)
+    assert max(runs) <= 4
+    streamed = groups_of(vae, x, **settings, draws=None, max_bytes=needed - 1, store=tmp_path / "p.zarr")
+    xr.testing.assert_equal(streamed["posterior"].load(), whole["posterior"])
 
 
 @pytest.mark.parametrize("write_bytes", [1, 8000, 2**26])
 def test_a_stream_holds_what_memory_would(write_bytes, tmp_path, monkeypatch):
-    monkeypatch.setattr("pyrovae.arviz.convert.WRITE_BYTES", write_bytes)
+    monkeypatch.setattr("pyrovae.arviz.programs.WRITE_BYTES", write_bytes)
     vae, x = counts_vae(), counts(10)
     x[3, 2] = float("nan")
-    settings = {"num_samples": 15, "batch_size": 4, "coords": {"data": [f"row{i}" for i in range(10)]}}
+    settings = {"num_samples": 15, "rows": 4, "coords": {"data": [f"row{i}" for i in range(10)]}}
     memory = groups_of(vae, x, **settings)
-    streamed = groups_of(vae, x, **settings, store=tmp_path / "p.zarr", max_bytes=0)
+    streamed = groups_of(vae, x, **settings, store=tmp_path / "p.zarr")
     for group, data in memory.items():
         xr.testing.assert_equal(streamed[group].load(), data)
     again = datasets_of(from_zarr(tmp_path / "p.zarr"))
@@ -633,18 +748,18 @@ def test_a_stream_holds_what_memory_would(write_bytes, tmp_path, monkeypatch):
 
 
 def test_an_interrupted_stream_leaves_no_store(tmp_path, monkeypatch):
-    monkeypatch.setattr("pyrovae.arviz.convert.WRITE_BYTES", 1)
+    monkeypatch.setattr("pyrovae.arviz.programs.WRITE_BYTES", 1)
 
     class Fails(nn.Module):
         def forward(self, z, covariates=None):
-            if z.shape[-2] == 2:
+            if z.shape[-2] == 1:
                 raise RuntimeError("the last batch")
             return dist.Normal(z, 1.0).to_event(1)
 
     posterior = pvae.Factorized(dist.Normal, pvae.MLP(2, (8,)), event_shape=2)
     vae = pvae.VAE(pvae.standard_normal(2), Fails(), posterior)
     with pytest.raises(RuntimeError, match="the last batch"):
-        from_pyro_svi(vae, torch.zeros(8, 2), batch_size=3, store=tmp_path / "p.zarr", **SETTINGS)
+        groups_of(vae, torch.zeros(7, 2), rows=3, store=tmp_path / "p.zarr")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -731,13 +846,12 @@ def test_chains_predict_like_their_draws(chains):
     assert_moments(torch.as_tensor(found["prior"]["z"].values).flatten(0, 2), torch.zeros(2), torch.ones(2))
 
 
-def test_chains_of_global_latents_in_pieces(monkeypatch):
-    monkeypatch.setattr("pyrovae.arviz.chains.CHUNK_SIZE", 30)
+def test_chains_of_global_latents_in_pieces():
     mcmc = MCMC(NUTS(regression), num_samples=20, warmup_steps=20, disable_progbar=True)
     torch.manual_seed(0)
     x = torch.randn(6)
     mcmc.run(x)
-    found = groups_of(mcmc)
+    found = groups_of(mcmc, rows=4, draws=7)
     slope = mcmc.get_samples(group_by_chain=True)["slope"]
     np.testing.assert_array_equal(found["posterior"]["slope"], slope)
     one_by_one = groups_of(mcmc, vectorize=False)

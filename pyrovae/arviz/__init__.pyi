@@ -10,10 +10,10 @@ from .containers import datasets_of as datasets_of
 from .containers import import_arviz as import_arviz
 from .containers import split_chains as split_chains
 from .containers import to_arviz as to_arviz
-from .convert import from_pyro_svi as from_pyro_svi
 from .files import ZarrStream as ZarrStream
 from .files import from_netcdf as from_netcdf
 from .files import from_zarr as from_zarr
 from .files import to_netcdf as to_netcdf
 from .files import to_zarr as to_zarr
 from .files import zarr_stream as zarr_stream
+from .programs import from_pyro_svi as from_pyro_svi

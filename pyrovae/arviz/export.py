@@ -1,0 +1,188 @@
+"""The groups of a program: drawn by its guide or taken from chains, block by block of its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from pyro.infer import MCMC
+from torch import Tensor
+
+from pyrovae.arviz.blocks import covariate_arrays, joined, place
+from pyrovae.arviz.runs import Runner, filled, term_arrays
+from pyrovae.arviz.traced import Arrays, Named, Source, data_arrays, data_sites, observed, sources
+from pyrovae.data import as_data, batches
+from pyrovae.errors import refusal
+from pyrovae.programs import callable_without_data, concatenate, log_terms
+from pyrovae.programs.call import Call
+from pyrovae.programs.rows import Block, RowWork, Tile
+from pyrovae.programs.sites import frame_of
+
+WITH_TERMS = frozenset({"sample_stats", "amortized_diagnostics", "log_likelihood"})
+
+
+@dataclass(frozen=True)
+class Chains:
+    """The draws of a ``pyro.infer.MCMC`` that has run.
+
+    Args:
+        draws: by site, of shape ``(chains * draws, *shape)``.
+        num_chains: the number of chains.
+        diverging: which draws diverged, of shape ``(chains * draws,)``.
+    """
+
+    draws: Mapping[str, Tensor]
+    num_chains: int
+    diverging: np.ndarray
+
+    @classmethod
+    def of(cls, mcmc: MCMC) -> Chains:
+        """The draws of a sampler.
+
+        Raises:
+            ValueError: it has not run, or has no model.
+        """
+        try:
+            samples = mcmc.get_samples(group_by_chain=True)
+        except (AttributeError, TypeError):
+            samples = {}
+        if not samples or mcmc._args is None:
+            raise ValueError("this MCMC has no draws: call mcmc.run(x) first")
+        if mcmc.kernel.model is None:
+            raise ValueError("this MCMC ran on a potential function: give its kernel the model, NUTS(model)")
+        num_chains, num_draws = next(iter(samples.values())).shape[:2]
+        diverging = np.zeros((num_chains, num_draws), bool)
+        for chain, found in enumerate(mcmc.diagnostics().get("divergences", {}).values()):
+            diverging[chain, found] = True
+        return cls({n: v.flatten(0, 1) for n, v in samples.items()}, num_chains, diverging.reshape(-1))
+
+    def __len__(self) -> int:
+        return len(self.diverging)
+
+    def values(self, samples: slice, work: RowWork) -> Callable[[Call], dict[str, Tensor]]:
+        """Makes some draws for the rows of a call, with the axes that the program gives to its latents."""
+
+        def of(call: Call) -> dict[str, Tensor]:
+            found = {}
+            for name, every in self.draws.items():
+                site, value = work.dry_run.model_trace.nodes[name], every[samples]
+                event = len(site["fn"].event_shape)
+                if frame := frame_of(site):
+                    value = value.index_select(frame.dim - event, call.rows.to(value.device))
+                ones = [1] * (call.nesting + 1 + event - value.ndim)
+                found[name] = value.reshape(len(value), *ones, *value.shape[1:]) if work.vectorize else value[0]
+            return found
+
+        return of
+
+
+class Export:
+    """The arrays of a program's groups.
+
+    Args:
+        work: the program and its rows.
+        wanted: the names of the groups wanted.
+        chains: draws that take the guide's place.
+        new_covariates: the covariates of rows to be predicted.
+
+    Attributes:
+        sources: where each data site's numbers come from.
+        num_new: the number of rows to be predicted.
+
+    Raises:
+        ValueError: rows are to be predicted by a model that needs data.
+    """
+
+    def __init__(
+        self,
+        work: RowWork,
+        wanted: frozenset[str],
+        chains: Chains | None = None,
+        new_covariates: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.work, self.wanted, self.chains, self.num_new = work, wanted, chains, 0
+        self.runners: dict[int, Runner] = {}
+        self.sources: Mapping[str, Source] = {}
+        if new_covariates is not None:
+            if not callable_without_data(work.program.model):
+                raise refusal(
+                    "predictions of new rows need a model that samples its data when it is called without them: write "
+                    "def model(x=None, covariates=None, size=None)",
+                    "new_covariates",
+                )
+            self.num_new = len(next(iter(new_covariates.values())))
+            self.new = as_data(torch.zeros(self.num_new, 1), new_covariates)
+
+    def trial(self) -> Arrays:
+        """The arrays of two draws on the first block of rows, and of predictions, which tell names and sizes."""
+        work, few = self.work, slice(0, min(2, self.work.num_samples))
+        with work.evaluating(work.seed):
+            call, runners = work.call(work.first(work.rows)), self._new_runners(few)
+            made = self._arrays([(runner, call) for runner in runners], slice(0, len(call.rows)))
+            return made | (next(self._predicted(runners))[1] if self.num_new else {})
+
+    def block(self, block: Block, rows: slice) -> Arrays:
+        """The arrays of one block of rows."""
+        return self._arrays(((runner, tile.call) for tile in block.tiles() for runner in self._of(tile)), rows)
+
+    def predictions(self) -> Arrays:
+        """Data drawn for the new rows at the guide's draws of the global latents, and their covariates."""
+        whole: Arrays = {}
+        if not self.num_new:
+            return whole
+        work = self.work
+        with work.evaluating(work.seed):
+            batch = work.first(work.rows)
+            for tile in Block(work, 0, batch, work.call(batch)).tiles():
+                for runner in self._of(tile):
+                    if work.dry_run.global_latents:
+                        runner.traces(tile.call)
+            for rows, made in self._predicted(list(self.runners.values())):
+                place(whole, rows, made, self.num_new)
+        return whole
+
+    def _predicted(self, runners: list[Runner]) -> Iterator[tuple[slice, Arrays]]:
+        names = {name: source.variable for name, source in self.sources.items()}
+        done = 0
+        for batch in batches(self.new, self.work.rows, shuffle=False, **self.work.place):
+            rows = slice(done, done + len(batch.index))
+            call = self.work.call(batch, guide=self.work.program.model)  # no guide is run
+            drawn = [{"predictions": data_arrays(r.simulate(r.shared, call), names)} for r in runners]
+            yield rows, joined(drawn) | {"predictions_constant_data": covariate_arrays(self.new[rows])}
+            done = rows.stop
+
+    def _of(self, tile: Tile) -> list[Runner]:
+        """The runners of a tile's draws, which keep their global draws from block to block."""
+        start, stop = tile.samples.start, tile.samples.stop
+        if start not in self.runners:
+            step = tile.num_samples if self.work.vectorize else 1
+            self.runners |= dict(zip(range(start, stop, step), self._new_runners(tile.samples), strict=True))
+        return [self.runners[number] for number in range(start, stop) if number in self.runners]
+
+    def _new_runners(self, samples: slice) -> list[Runner]:
+        """One runner of some draws together, or one for each."""
+        masked, step = self.work.dry_run.masked_latents, samples.stop - samples.start
+        pieces = [samples] if self.work.vectorize else [slice(i, i + 1) for i in range(samples.start, samples.stop)]
+        given = [None if self.chains is None else self.chains.values(piece, self.work) for piece in pieces]
+        return [Runner(step if self.work.vectorize else None, values, masked) for values in given]
+
+    def _arrays(self, runs: Iterable[tuple[Runner, Call]], rows: slice) -> Arrays:
+        """The arrays of some rows: those of each run's draws joined, and what the rows and all draws give."""
+        parts, terms, given = [], [], self.work.data[rows].dense()
+        for runner, call in runs:
+            traces = runner.traces(call)
+            self.sources = self.sources or sources(traces[0], call.args)
+            parts.append(runner.groups(self.wanted, *traces, call, filled(call, self.sources, traces[0])))
+            if self.wanted & WITH_TERMS:
+                terms.append(log_terms(*traces))
+        made = joined(parts)
+        made["observed_data"] = observed(self.sources, traces[0], given.x)
+        made["constant_data"] = covariate_arrays(given)
+        if terms:
+            made |= term_arrays(concatenate(terms), data_sites(traces[0]), self.chains is None)
+            if self.chains is not None:
+                made["sample_stats"]["diverging"] = Named(self.chains.diverging, ())
+        return {group: arrays for group, arrays in made.items() if group in self.wanted and arrays}
