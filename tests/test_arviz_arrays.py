@@ -6,6 +6,7 @@ import pathlib
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,15 +16,15 @@ from pyrovae import arviz as bridge
 from pyrovae.arviz import (
     as_coordinate,
     check_bytes,
-    compare_frame,
     datasets_of,
-    elpd_data,
     from_netcdf,
     from_zarr,
     import_arviz,
     split_chains,
     to_arviz,
+    to_compare_frame,
     to_datasets,
+    to_elpd_data,
     to_netcdf,
     to_zarr,
     zarr_stream,
@@ -526,8 +527,8 @@ def pointwise(seed, shift):
     return np.random.default_rng(seed).normal(size=50) - 3.0 - shift
 
 
-def table_of(models):
-    """The table that `pyrovae.compare` prints, by numpy."""
+def comparison_of(models):
+    """What `pyrovae.compare` returns, by numpy."""
     import pandas as pd
 
     sums = {name: values.sum() for name, values in models.items()}
@@ -545,14 +546,15 @@ def table_of(models):
     }
     frame = pd.DataFrame(rows).T
     frame.insert(0, "rank", range(len(frame)))
-    return frame
+    points = {name: SimpleNamespace(log_p=values, num_samples=100) for name, values in models.items()}
+    return SimpleNamespace(frame=frame, pointwise=points)
 
 
 def test_held_out_densities_are_compared_by_arviz(az):
     models = {"a": pointwise(0, 0.0), "b": pointwise(1, 0.5), "c": pointwise(2, 1.0)}
     exact = {} if old(az) else {"round_to": "none"}
-    theirs = az.compare({name: elpd_data(values, 100) for name, values in models.items()}, **exact)
-    ours = table_of(models)
+    comparison = comparison_of(models)
+    theirs, ours = az.compare(to_elpd_data(comparison), **exact), comparison.frame
     assert list(theirs.index) == list(ours.index) == ["a", "b", "c"]
     column, sign = ("elpd_loo", -1) if old(az) else ("elpd", 1)
     np.testing.assert_allclose(theirs[column].astype(float), ours["elpd"], atol=1e-6)
@@ -563,17 +565,16 @@ def test_held_out_densities_are_compared_by_arviz(az):
 def test_arviz_draws_a_table_of_comparison(az):
     import matplotlib.pyplot as plt
 
-    frame = compare_frame(table_of({"a": pointwise(0, 0.0), "b": pointwise(1, 0.5)}))
+    frame = to_compare_frame(comparison_of({"a": pointwise(0, 0.0), "b": pointwise(1, 0.5)}))
     assert (frame["elpd_diff"] >= 0).all() if old(az) else (frame["elpd_diff"] <= 0).all()
     assert any(ax.has_data() for ax in axes_of(az.plot_compare(frame)))
     plt.close("all")
 
 
 def test_what_is_no_comparison_is_refused():
-    with pytest.raises(ValueError, match=r"one log density for each row.*\(2, 3\)"):
-        elpd_data(np.zeros((2, 3)))
-    with pytest.raises(ValueError, match="missing: pct_bad_k"):
-        compare_frame(table_of({"a": pointwise(0, 0.0)}).drop(columns="pct_bad_k"))
+    for convert in (to_elpd_data, to_compare_frame):
+        with pytest.raises(TypeError, match=r"expected what pyrovae.compare returned, got ndarray; write compare"):
+            convert(np.zeros(3))
 
 
 # ---------------------------------------------------------------------------------------------- files

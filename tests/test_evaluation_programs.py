@@ -527,7 +527,7 @@ def test_a_guide_with_parameters_for_each_row_takes_all_rows_at_once():
     assert log_marginal((normal_model, guide), x, num_samples=20, seed=0).sizes["data"] == 600
     with pytest.raises(ValueError, match="more than max_bytes=1000: write max_bytes="):
         pvae.elbo((normal_model, guide), x, max_bytes=1000)
-    assert pvae.from_pyro_svi((normal_model, guide), x, batch_size=600, num_samples=5)["posterior"].sizes["data"] == 600
+    assert pvae.from_pyro_svi((normal_model, guide), x, num_samples=5)["posterior"].sizes["data"] == 600
 
 
 def test_a_program_that_never_runs_keeps_its_own_error():

@@ -33,7 +33,7 @@ ROOMS = {
     "evaluation": ("programs",),
     "comparison": ("data", "evaluation", "plots", "programs"),
     "checks": ("evaluation", "programs"),
-    "arviz": ("checks", "data", "evaluation", "programs"),
+    "arviz": ("data", "evaluation", "programs"),
     "report": ("checks", "comparison", "data", "evaluation", "files", "graphs", "plots", "presets"),
     "cli": ("arviz", "data", "evaluation", "files", "presets", "programs", "report"),  # the rest by public names
     "__main__": ("cli",),

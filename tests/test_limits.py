@@ -1,10 +1,9 @@
 """The thresholds that several rooms judge by: a case on each side, in every room that reads them."""
 
 import numpy as np
-import pandas as pd
 import pytest
 
-from pyrovae.arviz import compare_frame
+from pyrovae.arviz import to_compare_frame
 from pyrovae.comparison import Pointwise, compare
 from pyrovae.limits import good_k, share_bad_k, too_many_bad_k
 
@@ -23,10 +22,9 @@ def shapes(bad, rows=100):
 @pytest.mark.parametrize(("bad", "too_many"), [(5, False), (6, True)])
 def test_one_rule_of_five_per_cent(bad, too_many):
     assert too_many_bad_k(share_bad_k(shapes(bad), 10_000)) is too_many
-    frame = compare({"a": Pointwise(np.zeros(100), pareto_k=shapes(bad), num_samples=10_000)}).frame
-    notes = compare({"a": Pointwise(np.zeros(100), pareto_k=shapes(bad), num_samples=10_000)}).notes
-    assert any("Pareto k too large" in note for note in notes) is too_many
-    assert bool(compare_frame(pd.DataFrame(frame))["warning"].iloc[0]) is too_many
+    comparison = compare({"a": Pointwise(np.zeros(100), pareto_k=shapes(bad), num_samples=10_000)})
+    assert any("Pareto k too large" in note for note in comparison.notes) is too_many
+    assert bool(to_compare_frame(comparison)["warning"].iloc[0]) is too_many
 
 
 def test_a_shape_that_is_no_number_is_bad():

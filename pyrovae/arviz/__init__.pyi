@@ -2,8 +2,6 @@ from .arrays import GROUPS as GROUPS
 from .arrays import as_coordinate as as_coordinate
 from .arrays import check_bytes as check_bytes
 from .arrays import to_datasets as to_datasets
-from .comparison import compare_frame as compare_frame
-from .comparison import elpd_data as elpd_data
 from .comparison import to_compare_frame as to_compare_frame
 from .comparison import to_elpd_data as to_elpd_data
 from .containers import datasets_of as datasets_of

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,15 +12,14 @@ from pyrovae.limits import MOST_K, too_many_bad_k
 
 if TYPE_CHECKING:
     import pandas as pd
-    from numpy.typing import ArrayLike
 
     from pyrovae.comparison import Comparison
 
-COLUMNS = ["rank", "elpd", "elpd_diff", "weight", "se", "dse"]
-
 
 def to_elpd_data(comparison: Comparison) -> dict[str, Any]:
-    """One ``ELPDData`` for each model, which ``arviz.compare`` takes: held-out log densities in the place of loo's.
+    r"""One ``ELPDData`` for each model, which ``arviz.compare`` takes: held-out log densities in the place of loo's.
+
+    .. math:: \mathrm{elpd} = \sum_i \log p(x_i), \qquad \mathrm{se} = \sqrt{N\,\mathrm{var}_i \log p(x_i)}
 
     ArviZ 0.23's stacking weights silently become equal where the log densities exceed about 700 nats a row; those of the
     comparison itself do not.
@@ -35,11 +35,14 @@ def to_elpd_data(comparison: Comparison) -> dict[str, Any]:
     ['a', 'b']
     """
     points = _checked(comparison).pointwise
-    return {name: elpd_data(points[name].log_p, points[name].num_samples) for name in comparison.frame.index}
+    return {name: _elpd_data(points[name].log_p, points[name].num_samples) for name in comparison.frame.index}
 
 
 def to_compare_frame(comparison: Comparison) -> pd.DataFrame:
     """The table in the form of ``arviz.compare``'s, which ``arviz.plot_compare`` takes, for the installed line of ArviZ.
+
+    ArviZ 0.x calls its column ``elpd_loo`` and counts ``elpd_diff`` upwards from the best model; 1.x calls it ``elpd`` and
+    counts downwards.
 
     Args:
         comparison: from :func:`pyrovae.compare`.
@@ -52,7 +55,15 @@ def to_compare_frame(comparison: Comparison) -> pd.DataFrame:
     >>> list(to_compare_frame(table).index)
     ['a', 'b']
     """
-    return compare_frame(_checked(comparison).frame)
+    frame = _checked(comparison).frame
+    table = frame[["rank", "elpd", "elpd_diff", "weight", "se", "dse"]].copy()
+    table.insert(2, "p", np.nan)
+    table["warning"] = too_many_bad_k(frame["pct_bad_k"].fillna(0.0) / 100)
+    if is_old():
+        table["elpd_diff"] = -table["elpd_diff"]
+        table = table.rename(columns={"elpd": "elpd_loo", "p": "p_loo"})
+    table["scale"] = "log"
+    return table
 
 
 def _checked(comparison: Any) -> Comparison:
@@ -61,75 +72,24 @@ def _checked(comparison: Any) -> Comparison:
             f"expected what pyrovae.compare returned, got {type(comparison).__name__}; write "
             "compare({'one': first, 'two': second}, x) and give its result whole"
         )
-    return comparison
+    return comparison  # type: ignore[no-any-return]
 
 
-def elpd_data(log_p: ArrayLike, num_samples: int | None = None) -> Any:
-    r"""Held-out log densities as an ``ELPDData``, of which ``arviz.compare`` takes a dict.
-
-    They stand where leave-one-out estimates would: :math:`\mathrm{elpd} = \sum_i \log p(x_i)`, with the standard error
-    :math:`\sqrt{N\,\mathrm{var}_i \log p(x_i)}`.
-
-    Args:
-        log_p: log p(x_i) of each held-out row, shape ``(data,)``, nats.
-        num_samples: draws behind each of them, if any.
-
-    Raises:
-        ValueError: ``log_p`` is not one number for each row.
-
-    >>> elpd_data([-1.0, -3.0]).n_data_points
-    2
-    """
+def _elpd_data(log_p: np.ndarray, num_samples: int | None) -> Any:
     import xarray as xr
 
-    values = np.asarray(log_p, dtype=float)
-    if values.ndim != 1 or len(values) == 0:
-        raise ValueError(f"expected one log density for each row, shape (data,), got shape {values.shape}")
-    rows = xr.DataArray(values, dims=["data"], coords={"data": range(len(values))}, name="loo_i")
+    rows = xr.DataArray(log_p, dims=["data"], coords={"data": range(len(log_p))}, name="loo_i")
     known = {
-        "se": float(np.sqrt(len(values) * np.var(values))),
+        "se": float(np.sqrt(len(log_p) * np.var(log_p))),
         "n_samples": num_samples or 1,
-        "n_data_points": len(values),
+        "n_data_points": len(log_p),
         "warning": False,
         "scale": "log",
     }
     if is_old():
-        ELPDData = import_arviz().stats.ELPDData
-        series = {"elpd_loo": values.sum(), "p_loo": np.nan, **known, "loo_i": rows}
-        return ELPDData(data=list(series.values()), index=list(series))
-    from arviz_stats import utils
-
-    record = {"elpd": values.sum(), "p": np.nan, **known, "good_k": MOST_K, "elpd_i": rows}
+        series = {"elpd_loo": log_p.sum(), "p_loo": np.nan, **known, "loo_i": rows}
+        return import_arviz().stats.ELPDData(data=list(series.values()), index=list(series))
+    utils = importlib.import_module("arviz_stats.utils")
+    record = {"elpd": log_p.sum(), "p": np.nan, **known, "good_k": MOST_K, "elpd_i": rows}
     of_loo = getattr(utils, "ELPDDataLOO", None)  # before 1.3 of arviz-stats one class was told its kind
     return utils.ELPDData(kind="loo", **record) if of_loo is None else of_loo(**record)
-
-
-def compare_frame(frame: pd.DataFrame) -> pd.DataFrame:
-    """A table of comparison with the columns that ``arviz.plot_compare`` takes, for the installed line of ArviZ.
-
-    ArviZ 0.x calls its column ``elpd_loo`` and counts ``elpd_diff`` upwards from the best model; 1.x calls it ``elpd`` and
-    counts downwards.
-
-    Args:
-        frame: one row for each model, with the columns ``rank``, ``elpd``, ``elpd_diff`` (at most zero), ``weight``, ``se``,
-            ``dse`` and ``pct_bad_k``.
-
-    Raises:
-        ValueError: a column is missing.
-
-    >>> import pandas as pd
-    >>> table = {"rank": [0], "elpd": [-9.0], "elpd_diff": [0.0], "weight": [1.0], "se": [1.0], "dse": [0.0], "pct_bad_k": [0.0]}
-    >>> "elpd_diff" in compare_frame(pd.DataFrame(table, index=["a"])).columns
-    True
-    """
-    missing = [name for name in (*COLUMNS, "pct_bad_k") if name not in frame.columns]
-    if missing:
-        raise ValueError(f"expected the columns {', '.join(COLUMNS)} and pct_bad_k, missing: {', '.join(missing)}")
-    table = frame[COLUMNS].copy()
-    table.insert(2, "p", np.nan)
-    table["warning"] = too_many_bad_k(frame["pct_bad_k"].fillna(0.0) / 100)
-    if is_old():
-        table["elpd_diff"] = -table["elpd_diff"]
-        table = table.rename(columns={"elpd": "elpd_loo", "p": "p_loo"})
-    table["scale"] = "log"
-    return table

@@ -19,6 +19,7 @@ from pyrovae.errors import refusal
 from pyrovae.programs import callable_without_data, concatenate, log_terms
 from pyrovae.programs.call import Call
 from pyrovae.programs.rows import Block, RowWork, Tile
+from pyrovae.programs.simulate import replicate
 from pyrovae.programs.sites import frame_of
 
 WITH_TERMS = frozenset({"sample_stats", "amortized_diagnostics", "log_likelihood"})
@@ -150,7 +151,7 @@ class Export:
         for batch in batches(self.new, self.work.rows, shuffle=False, **self.work.place):
             rows = slice(done, done + len(batch.index))
             call = self.work.call(batch, guide=self.work.program.model)  # no guide is run
-            drawn = [{"predictions": data_arrays(r.simulate(r.shared, call), names)} for r in runners]
+            drawn = [{"predictions": data_arrays(replicate(call, r.shared, r.num_samples), names)} for r in runners]
             yield rows, joined(drawn) | {"predictions_constant_data": covariate_arrays(self.new[rows])}
             done = rows.stop
 
@@ -175,7 +176,7 @@ class Export:
         for runner, call in runs:
             traces = runner.traces(call)
             self.sources = self.sources or sources(traces[0], call.args)
-            parts.append(runner.groups(self.wanted, *traces, call, filled(call, self.sources, traces[0])))
+            parts.append(runner.groups(self.wanted, traces[0], call, filled(call, self.sources, traces[0])))
             if self.wanted & WITH_TERMS:
                 terms.append(log_terms(*traces))
         made = joined(parts)

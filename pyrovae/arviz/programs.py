@@ -15,7 +15,6 @@ from pyrovae.arviz.blocks import bytes_of, collect, in_chains
 from pyrovae.arviz.export import Chains, Export
 from pyrovae.arviz.labels import Labels
 from pyrovae.arviz.traced import Arrays, Named, variable
-from pyrovae.checks import SBC
 from pyrovae.data import Data, as_data
 from pyrovae.errors import refusal
 from pyrovae.programs.rows import MAX_BYTES, RowWork
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from pyrovae.arviz.containers import Container
+    from pyrovae.checks import SBC
 
 DEFAULT_GROUPS = (
     "posterior",

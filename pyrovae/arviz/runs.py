@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
-import pyro
 import torch
 from pyro import poutine
-from pyro.infer import infer_discrete
 from pyro.poutine.trace_struct import Trace
-from pyro.poutine.uncondition_messenger import UnconditionMessenger
 from torch import Tensor
 
 from pyrovae.arviz.traced import (
@@ -24,10 +20,10 @@ from pyrovae.arviz.traced import (
     latent_values,
     without_gaps,
 )
-from pyrovae.checks.simulate import Substitute, num_rows
 from pyrovae.evaluation.marginal import summary
-from pyrovae.programs import DATA, PARTICLES, Terms, callable_without_data, latent_names
+from pyrovae.programs import DATA, Terms, callable_without_data
 from pyrovae.programs.call import Call
+from pyrovae.programs.simulate import Substitute, enumerated_draws, many, replicate
 from pyrovae.programs.sites import frame_of, sites_of
 
 PREDICTIVE = frozenset({"posterior", "posterior_predictive"})
@@ -47,7 +43,7 @@ class Runner:
     """
 
     num_samples: int | None
-    chains: Callable[[Call], Mapping[str, Tensor]] | None = None
+    chains: Callable[[Call], dict[str, Tensor]] | None = None
     masked: Collection[str] = ()
     shared: dict[str, Tensor] = field(default_factory=dict)
     """The guide's draws of latents outside the data plate, by site."""
@@ -56,93 +52,55 @@ class Runner:
     def traces(self, call: Call) -> tuple[Trace, Trace]:
         """The model's trace replayed against the guide's; a site that the guide would enumerate is drawn."""
         if self.chains is not None:
-            trace = self._given(self.chains(call), call)
+            latents = self.chains(call)
+            trace = self._at(call, latents | enumerated_draws(call, latents, self.num_samples))
             return trace, trace
         drawn = poutine.infer_config(call.program.guide, config_fn=lambda _: {"enumerate": None})
         traces = call.using(guide=Substitute(self.shared)(drawn)).traces(self.num_samples)
         self.shared = self.shared or _outside(traces[1])
         return traces
 
-    def groups(
-        self, wanted: Collection[str], model_trace: Trace, guide_trace: Trace, call: Call, template: Call
-    ) -> Arrays:
+    def groups(self, wanted: Collection[str], model_trace: Trace, call: Call, template: Call) -> Arrays:
         """The draws of the groups asked for: of the posterior and of the prior, each with the data drawn at them.
 
         Args:
             wanted: the names of the groups.
             model_trace: from :meth:`traces`.
-            guide_trace: from :meth:`traces`.
             call: the program on the rows.
             template: the same without missing entries, for a model that cannot be called without data.
         """
         made, sites = {}, data_sites(model_trace)
         if PREDICTIVE & set(wanted):
-            drawn, latents = self._completed(model_trace, guide_trace, call)
+            drawn, latents = self._completed(model_trace, call)
             made["posterior"] = latent_arrays(drawn, self.masked)
             if "posterior_predictive" in wanted:
-                made["posterior_predictive"] = data_arrays(self.simulate(latents, template), sites)
+                made["posterior_predictive"] = data_arrays(replicate(template, latents, self.num_samples), sites)
         if PRIOR & set(wanted):
-            drawn = self.simulate(self.shared_prior, template)
+            drawn = replicate(template, self.shared_prior, self.num_samples)
             self.shared_prior = self.shared_prior or _outside(drawn)
             made["prior"] = latent_arrays(drawn, self.masked, besides=sites)
             made["prior_predictive"] = data_arrays(drawn, sites)
         return made
 
-    def simulate(self, latents: Mapping[str, Tensor], call: Call) -> Trace:
-        """A trace of the model at given latents, its data sites drawn.
-
-        A model that can be called without data is, so that its draws cannot depend on them (on which entries are missing,
-        say). Any other runs on the data with its observations released.
-        """
-        model, args, kwargs = call.program.model, call.args, dict(call.kwargs)
-        if callable_without_data(model):
-            args, kwargs["size"] = (), num_rows(call.args)
-        else:
-            model = _Release()(model)
-        with Substitute(latents):
-            return poutine.trace(self._many(model, call)).get_trace(*args, **kwargs)
-
-    def _completed(self, model_trace: Trace, guide_trace: Trace, call: Call) -> tuple[Trace, dict[str, Tensor]]:
+    def _completed(self, model_trace: Trace, call: Call) -> tuple[Trace, dict[str, Tensor]]:
         """A trace of the model with every latent drawn, given the guide's draws; and the values of its latents.
 
         Sites that the model alone enumerates come from their exact posterior. Among the values, coordinates that both
         functions mask come from their prior.
         """
-        enumerated = any("_enumerate_dim" in site["infer"] for site in sites_of(model_trace))
+        enumerated = [s["name"] for s in sites_of(model_trace) if "_enumerate_dim" in s["infer"]]
+        latents = {name: value for name, value in latent_values(model_trace).items() if name not in enumerated}
         if self.chains is not None or not (enumerated or self.masked):
-            return model_trace, latent_values(model_trace)
+            return model_trace, latents
         call, redrawn = call.redrawing(list(self.masked))
-        model = poutine.replay(self._many(call.program.model, call), trace=guide_trace)
-        model = self._discrete_drawn(model, call) if enumerated else model
-        trace = poutine.trace(model).get_trace(*call.args, **call.kwargs)
-        return trace, latent_values(trace) | redrawn
+        if enumerated:
+            latents |= enumerated_draws(call, latents, self.num_samples)
+        return self._at(call, latents), {**latents, **redrawn}
 
-    def _given(self, latents: Mapping[str, Tensor], call: Call) -> Trace:
-        """A trace of the model on the data at given latents; others are drawn from their posterior, if enumerated."""
-        model = Substitute(latents)(self._many(call.program.model, call))
-        trace = poutine.trace(model).get_trace(*call.args, **call.kwargs)
-        rest = [name for name in latent_names(trace) if name not in latents]
-        lacking = [name for name in rest if trace.nodes[name]["infer"].get("enumerate") != "parallel"]
-        if lacking:
-            raise ValueError(f"there are no draws of the latent sites {lacking}: keep them all (no save_params)")
-        return poutine.trace(self._discrete_drawn(model, call)).get_trace(*call.args, **call.kwargs) if rest else trace
-
-    def _discrete_drawn(self, model: Callable, call: Call) -> Callable:
-        first = -1 - call.nesting - (self.num_samples is not None)
-        return infer_discrete(model, first_available_dim=first, temperature=1)
-
-    def _many(self, model: Callable, call: Call) -> Callable:
-        if self.num_samples is None:
-            return model
-        return pyro.plate(PARTICLES, self.num_samples, dim=-1 - call.nesting)(model)
-
-
-class _Release(UnconditionMessenger):
-    """Releases what was observed, but not what ``pyro.deterministic`` computes."""
-
-    def _pyro_sample(self, msg: dict[str, Any]) -> None:
-        if not msg["infer"].get("_deterministic"):
-            super()._pyro_sample(msg)
+    def _at(self, call: Call, latents: Mapping[str, Tensor]) -> Trace:
+        """A trace of the model on the data at given latents."""
+        model = Substitute(latents)(many(call, call.program.model, self.num_samples))
+        return poutine.trace(model).get_trace(*call.args, **call.kwargs)
 
 
 def _outside(trace: Trace) -> dict[str, Tensor]:

@@ -154,7 +154,8 @@ def enumerated_draws(call: Call, latents: Mapping[str, Tensor], num_samples: int
         raise ValueError(f"there are no draws of the latent sites {lacking}: give them too")
     if not rest:
         return {}
-    drawn = infer_discrete(model, first_available_dim=-1 - call.nesting - (num_samples is not None), temperature=1)
+    given = poutine.condition(many(call, call.program.model, num_samples), data=latents)  # enumeration must see them
+    drawn = infer_discrete(given, first_available_dim=-1 - call.nesting - (num_samples is not None), temperature=1)
     with torch.no_grad():
         trace = poutine.trace(drawn).get_trace(*call.args, **call.kwargs)
     return {name: trace.nodes[name]["value"] for name in rest}
