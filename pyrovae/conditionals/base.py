@@ -1,4 +1,4 @@
-"""What a conditional is: values and covariates in, a Pyro distribution out."""
+"""The base class of conditionals: values and covariates in, a Pyro distribution out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from pyrovae.missing import is_complete, observed
 from pyrovae.networks import Network
 from pyrovae.networks.base import Covariates, Shape, as_shape, check_network
 
-Preprocess = Callable[[Tensor], Tensor]
+Net = Network | None
+EventShape = Shape | None
+Preprocess = Callable[[Tensor], Tensor] | None
 
 
 class Conditional(nn.Module, ABC):
@@ -25,7 +27,7 @@ class Conditional(nn.Module, ABC):
     The same class serves as a prior, a likelihood or a posterior. Without a network r is one learned tensor. A subclass
     writes :meth:`distribution`; where r has another shape than the event, or a learned r starts elsewhere than at zero,
     its ``__init__`` passes ``start``. The base class is a convenience: any ``nn.Module`` with
-    ``forward(*values, covariates=None)`` is a conditional, and lists what it reads in ``covariate_names``.
+    ``forward(*values, covariates=None)`` is a conditional, and lists the covariates that it reads in ``covariate_names``.
 
     Args:
         net: a :class:`~pyrovae.networks.Network` f; an open one is closed with the shape of r. None for a learned r.
@@ -33,7 +35,7 @@ class Conditional(nn.Module, ABC):
         start: the value at which a learned r starts, by default zeros of ``event_shape``; its shape is that of r. A tensor
             without entries says that the distribution has no r.
         preprocess: applied to the network's input, e.g. ``torch.log1p`` for counts. Missing entries are zero after it.
-        covariate_names: the covariates that :meth:`forward` reads beside those of the network.
+        covariate_names: the covariates that :meth:`forward` reads in addition to those of the network.
 
     Raises:
         TypeError: ``net`` is a bare module.
@@ -55,11 +57,11 @@ class Conditional(nn.Module, ABC):
 
     def __init__(
         self,
-        net: Network | None = None,
-        event_shape: Shape | None = None,
+        net: Net = None,
+        event_shape: EventShape = None,
         *,
         start: Tensor | None = None,
-        preprocess: Preprocess | None = None,
+        preprocess: Preprocess = None,
         covariate_names: Sequence[str] = (),
     ) -> None:
         super().__init__()
@@ -149,7 +151,7 @@ class Conditional(nn.Module, ABC):
         return f"event_shape={tuple(self.event_shape)}"
 
 
-def as_event_shape(event_shape: Shape | None, owner: str) -> torch.Size:
+def as_event_shape(event_shape: EventShape, owner: str) -> torch.Size:
     """An event shape as a ``torch.Size``.
 
     Raises:
@@ -166,7 +168,7 @@ def as_event_shape(event_shape: Shape | None, owner: str) -> torch.Size:
     return as_shape(event_shape, "event_shape")
 
 
-def as_length(event_shape: Shape | None, owner: str, least: int = 1) -> int:
+def as_length(event_shape: EventShape, owner: str, least: int = 1) -> int:
     """The length of an event that must be a vector.
 
     Raises:

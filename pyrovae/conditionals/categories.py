@@ -8,11 +8,9 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyrovae.conditionals.base import Conditional, Preprocess, as_event_shape
+from pyrovae.conditionals.base import Conditional, EventShape, Net, Preprocess, as_event_shape
 from pyrovae.distributions.categorical import InteriorRelaxedOneHot, LevelCategorical
 from pyrovae.errors import check_integer, refusal
-from pyrovae.networks import Network
-from pyrovae.networks.base import Shape
 
 
 class OneHot(Conditional):
@@ -29,20 +27,17 @@ class OneHot(Conditional):
         family: a family over one-hot vectors with the parameter ``logits``.
         preprocess: applied to the network's input, e.g. ``torch.log1p``.
 
-    Raises:
-        ValueError: a closed network's shape differs.
-
     >>> OneHot(event_shape=4)().enumerate_support().shape
     torch.Size([4, 4])
     """
 
     def __init__(
         self,
-        net: Network | None = None,
-        event_shape: Shape | None = None,
+        net: Net = None,
+        event_shape: EventShape = None,
         *,
         family: Callable[..., dist.TorchDistribution] = dist.OneHotCategorical,
-        preprocess: Preprocess | None = None,
+        preprocess: Preprocess = None,
     ) -> None:
         super().__init__(net, event_shape, preprocess=preprocess)
         self.family = family
@@ -79,11 +74,11 @@ class RelaxedOneHot(Conditional):
 
     def __init__(
         self,
-        net: Network | None = None,
-        event_shape: Shape | None = None,
+        net: Net = None,
+        event_shape: EventShape = None,
         *,
         temperature: float = 0.67,
-        preprocess: Preprocess | None = None,
+        preprocess: Preprocess = None,
     ) -> None:
         super().__init__(net, event_shape, preprocess=preprocess)
         if temperature <= 0:
@@ -116,12 +111,7 @@ class Categories(Conditional):
     """
 
     def __init__(
-        self,
-        net: Network | None = None,
-        event_shape: Shape | None = None,
-        *,
-        num_categories: int,
-        preprocess: Preprocess | None = None,
+        self, net: Net = None, event_shape: EventShape = None, *, num_categories: int, preprocess: Preprocess = None
     ) -> None:
         check_integer("num_categories", num_categories, least=2)
         start = torch.zeros(num_categories, *as_event_shape(event_shape, "Categories"))

@@ -13,13 +13,12 @@ from pyro.distributions.util import is_validation_enabled
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from pyrovae.conditionals.base import Conditional, Preprocess, as_event_shape
+from pyrovae.conditionals.base import Conditional, EventShape, Net, Preprocess, as_event_shape
 from pyrovae.distributions.links import Link, link
 from pyrovae.distributions.precise import precise
 from pyrovae.errors import check_integer, refusal
 from pyrovae.missing import rows_text
-from pyrovae.networks import Network
-from pyrovae.networks.base import Covariates, Shape
+from pyrovae.networks.base import Covariates
 
 
 class FromCovariate(NamedTuple):
@@ -116,10 +115,10 @@ class Factorized(Conditional):
     def __init__(
         self,
         family: type[dist.Distribution],
-        net: Network | None = None,
-        event_shape: Shape | None = None,
+        net: Net = None,
+        event_shape: EventShape = None,
         *,
-        preprocess: Preprocess | None = None,
+        preprocess: Preprocess = None,
         **given: Given,
     ) -> None:
         if not (isinstance(family, type) and issubclass(family, TorchDistributionMixin)):
@@ -159,8 +158,8 @@ class Factorized(Conditional):
         joint = [name for name, constraint in names.items() if _event_dim(constraint) > 0]
         if joint:
             raise ValueError(
-                f"{family.__name__} is not univariate (its {joint[0]!r} has axes of its own), so its entries cannot be "
-                "factorized: use a conditional of pyrovae.conditionals made for it, or a module that returns it"
+                f"{family.__name__} is not univariate (its parameter {joint[0]!r} is a vector or a matrix), so its "
+                "entries cannot be factorized: use a conditional of pyrovae.conditionals made for it, or a module that returns it"
             )
         return tuple(name for name in names if not _has_logits(name, names))
 
@@ -214,8 +213,11 @@ class Factorized(Conditional):
             known = {**self.family.arg_constraints, **getattr(self.family, "given_constraints", {})}
             return source.read(covariates, len(self.event_shape), known.get(name, constraints.real))
         if source == "learned":
-            return self.links[name].forward(getattr(self, f"unconstrained_{name}"))
-        return getattr(self, f"fixed_{name}")
+            value = self.links[name].forward(getattr(self, f"unconstrained_{name}"))
+        else:
+            value = getattr(self, f"fixed_{name}")
+        alone = not self.read and name in self.family.arg_constraints  # nothing else brings the event's shape
+        return value.expand(self.event_shape) if alone else value
 
     def _keep(self, name: str, value: Given) -> str | FromCovariate:
         """Register a given parameter and return its source: ``fixed``, ``learned`` or the covariate."""

@@ -12,12 +12,10 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyrovae.conditionals.base import Conditional, Preprocess, as_length
+from pyrovae.conditionals.base import Conditional, EventShape, Net, Preprocess, as_length
 from pyrovae.distributions.flow import FlowDistribution
 from pyrovae.distributions.links import RAW_ONE, positive
 from pyrovae.errors import check_integer
-from pyrovae.networks import Network
-from pyrovae.networks.base import Shape
 
 _FEATURE_BOUND = 10.0
 
@@ -29,28 +27,18 @@ class Flow(Conditional):
     map, and a draw costs one pass per entry. With a network it is a posterior: the network gives location and scale of
     the base and some features, on which the maps depend; a draw with its density costs one pass, and the density of any
     other value costs one pass per entry.
-
-    Args:
-        net: a network; an open one is closed with ``2 d + features`` numbers. None for a learned prior.
-        event_shape: d, the length of the vector.
-        transforms: the number of maps; the order of the entries is reversed from one to the next.
-        hidden: widths of the hidden layers of each map's masked network.
-        features: the number of features that the maps see, each kept in (-10, 10); only with a network.
-        inverse: make draws cost one pass, not densities; True by default with a network. Write False for a conditional
-            prior.
-        preprocess: applied to the network's input, e.g. ``torch.log1p``.
     """
 
     def __init__(
         self,
-        net: Network | None = None,
-        event_shape: Shape | None = None,
+        net: Net = None,
+        event_shape: EventShape = None,
         *,
         transforms: int = 3,
         hidden: Sequence[int] = (64, 64),
         features: int = 32,
         inverse: bool | None = None,
-        preprocess: Preprocess | None = None,
+        preprocess: Preprocess = None,
     ) -> None:
         d = as_length(event_shape, type(self).__name__)
         check_integer("transforms", transforms)
@@ -111,9 +99,6 @@ class AffineFlow(Flow):
             prior.
         preprocess: applied to the network's input, e.g. ``torch.log1p``.
 
-    Raises:
-        ValueError: the event is not a vector, or a closed network's shape differs.
-
     Reference: Papamakarios et al. 2017, arXiv:1705.07057; Kingma et al. 2016, arXiv:1606.04934.
 
     >>> AffineFlow(event_shape=4)().event_shape
@@ -140,9 +125,6 @@ class SplineFlow(Flow):
         inverse: make draws cost one pass, not densities; True by default with a network. Write False for a conditional
             prior.
         preprocess: applied to the network's input, e.g. ``torch.log1p``.
-
-    Raises:
-        ValueError: the event is not a vector, or a closed network's shape differs.
 
     Reference: Durkan et al. 2019, Neural spline flows, arXiv:1906.04032.
 

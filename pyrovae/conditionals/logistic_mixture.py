@@ -5,12 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pyrovae.conditionals.base import Conditional, Preprocess, as_event_shape
+from pyrovae.conditionals.base import Conditional, EventShape, Net, Preprocess, as_event_shape
 from pyrovae.distributions.links import positive
 from pyrovae.distributions.logistic_mixture import DiscretizedLogisticMixture
 from pyrovae.errors import check_integer
-from pyrovae.networks import Network
-from pyrovae.networks.base import Shape
 
 
 class LogisticMixture(Conditional):
@@ -41,13 +39,13 @@ class LogisticMixture(Conditional):
 
     def __init__(
         self,
-        net: Network | None = None,
-        event_shape: Shape | None = None,
+        net: Net = None,
+        event_shape: EventShape = None,
         *,
         num_components: int,
         levels: int = 256,
         coupled: bool = True,
-        preprocess: Preprocess | None = None,
+        preprocess: Preprocess = None,
     ) -> None:
         channels, *positions = as_event_shape(event_shape, "LogisticMixture")
         sizes = (1, channels, channels, channels * (channels - 1) // 2 if coupled else 0)

@@ -5,12 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pyrovae.conditionals.base import Conditional, Preprocess, as_length
+from pyrovae.conditionals.base import Conditional, EventShape, Net, Preprocess, as_length
 from pyrovae.distributions.links import RAW_ONE, positive
 from pyrovae.distributions.mixture import DiagonalNormalMixture
 from pyrovae.errors import check_integer
-from pyrovae.networks import Network
-from pyrovae.networks.base import Shape
 
 
 class GaussianMixture(Conditional):
@@ -35,12 +33,7 @@ class GaussianMixture(Conditional):
     """
 
     def __init__(
-        self,
-        net: Network | None = None,
-        event_shape: Shape | None = None,
-        *,
-        num_components: int,
-        preprocess: Preprocess | None = None,
+        self, net: Net = None, event_shape: EventShape = None, *, num_components: int, preprocess: Preprocess = None
     ) -> None:
         d, k = as_length(event_shape, "GaussianMixture"), check_integer("num_components", num_components)
         start = torch.cat([torch.zeros(k, 1), torch.randn(k, d), torch.full((k, d), RAW_ONE)], -1)

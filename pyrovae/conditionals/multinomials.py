@@ -6,11 +6,10 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyrovae.conditionals.base import Conditional, Preprocess, as_length
+from pyrovae.conditionals.base import Conditional, EventShape, Net, Preprocess, as_length
 from pyrovae.conditionals.factorized import FromCovariate
 from pyrovae.distributions.multinomial import TotalMultinomial
-from pyrovae.networks import Network
-from pyrovae.networks.base import Covariates, Shape
+from pyrovae.networks.base import Covariates
 
 
 class Multinomials(Conditional):
@@ -24,9 +23,6 @@ class Multinomials(Conditional):
         total_count: n: a number, or ``FromCovariate(name)`` for one total per row.
         preprocess: applied to the network's input.
 
-    Raises:
-        ValueError: the event is not a vector, or a closed network's shape differs.
-
     >>> import pyrovae as pvae
     >>> likelihood = Multinomials(pvae.MLP(2, (16,)), event_shape=5, total_count=pvae.FromCovariate("total"))
     >>> likelihood(torch.zeros(3, 2), covariates={"total": torch.tensor([4.0, 5.0, 6.0])}).event_shape
@@ -37,11 +33,11 @@ class Multinomials(Conditional):
 
     def __init__(
         self,
-        net: Network | None = None,
-        event_shape: Shape | None = None,
+        net: Net = None,
+        event_shape: EventShape = None,
         *,
         total_count: float | FromCovariate,
-        preprocess: Preprocess | None = None,
+        preprocess: Preprocess = None,
     ) -> None:
         size = as_length(event_shape, "Multinomials")
         source, number = (total_count, 0.0) if isinstance(total_count, FromCovariate) else (None, float(total_count))

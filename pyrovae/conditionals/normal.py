@@ -7,12 +7,10 @@ import math
 import torch
 from torch import Tensor
 
-from pyrovae.conditionals.base import Conditional, Preprocess, as_length
+from pyrovae.conditionals.base import Conditional, EventShape, Net, Preprocess, as_length
 from pyrovae.distributions.links import RAW_ONE, positive
 from pyrovae.distributions.normal import CholeskyNormal, LowRankNormal
 from pyrovae.errors import check_integer
-from pyrovae.networks import Network
-from pyrovae.networks.base import Shape
 
 _RATIO_BOUND = 10.0
 
@@ -36,9 +34,6 @@ class FullNormal(Conditional):
         event_shape: d, the length of the vector.
         preprocess: applied to the network's input, e.g. ``torch.log1p``.
 
-    Raises:
-        ValueError: the event is not a vector, or a closed network's shape differs.
-
     >>> import pyrovae as pvae
     >>> FullNormal(pvae.MLP((1, 8, 8), (32,)), event_shape=4)(torch.zeros(7, 1, 8, 8)).batch_shape
     torch.Size([7])
@@ -46,9 +41,7 @@ class FullNormal(Conditional):
 
     _index: Tensor
 
-    def __init__(
-        self, net: Network | None = None, event_shape: Shape | None = None, *, preprocess: Preprocess | None = None
-    ) -> None:
+    def __init__(self, net: Net = None, event_shape: EventShape = None, *, preprocess: Preprocess = None) -> None:
         d = as_length(event_shape, "FullNormal")
         pairs = d * (d - 1) // 2
         start = torch.cat([torch.zeros(d), torch.full((d,), RAW_ONE), torch.zeros(pairs)])
@@ -91,12 +84,7 @@ class LowRank(Conditional):
     """
 
     def __init__(
-        self,
-        net: Network | None = None,
-        event_shape: Shape | None = None,
-        *,
-        rank: int,
-        preprocess: Preprocess | None = None,
+        self, net: Net = None, event_shape: EventShape = None, *, rank: int, preprocess: Preprocess = None
     ) -> None:
         d = as_length(event_shape, "LowRank")
         check_integer("rank", rank)

@@ -5,11 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pyrovae.conditionals.base import Conditional, Preprocess, as_length
+from pyrovae.conditionals.base import Conditional, EventShape, Net, Preprocess, as_length
 from pyrovae.distributions.links import RAW_ONE, positive
 from pyrovae.distributions.simplex import AdditiveLogisticNormal, InteriorDirichlet
-from pyrovae.networks import Network
-from pyrovae.networks.base import Shape
 
 
 class SimplexNormal(Conditional):
@@ -24,9 +22,6 @@ class SimplexNormal(Conditional):
         event_shape: K, the number of proportions, at least 2.
         preprocess: applied to the network's input, e.g. ``torch.log1p``.
 
-    Raises:
-        ValueError: the event is not a vector of two or more, or a closed network's shape differs.
-
     Reference: Srivastava & Sutton 2017, ProdLDA, arXiv:1703.01488.
 
     >>> import pyrovae as pvae
@@ -34,9 +29,7 @@ class SimplexNormal(Conditional):
     torch.Size([3])
     """
 
-    def __init__(
-        self, net: Network | None = None, event_shape: Shape | None = None, *, preprocess: Preprocess | None = None
-    ) -> None:
+    def __init__(self, net: Net = None, event_shape: EventShape = None, *, preprocess: Preprocess = None) -> None:
         size = as_length(event_shape, "SimplexNormal", least=2)
         start = torch.stack([torch.zeros(size - 1), torch.full((size - 1,), RAW_ONE)])
         super().__init__(net, size, start=start, preprocess=preprocess)
@@ -57,18 +50,13 @@ class SimplexDirichlet(Conditional):
         event_shape: K, the number of proportions, at least 2.
         preprocess: applied to the network's input, e.g. ``torch.log1p``.
 
-    Raises:
-        ValueError: the event is not a vector of two or more, or a closed network's shape differs.
-
     Reference: Figurnov et al. 2018, Implicit reparameterization gradients, arXiv:1805.08498.
 
     >>> SimplexDirichlet(event_shape=3)().event_shape
     torch.Size([3])
     """
 
-    def __init__(
-        self, net: Network | None = None, event_shape: Shape | None = None, *, preprocess: Preprocess | None = None
-    ) -> None:
+    def __init__(self, net: Net = None, event_shape: EventShape = None, *, preprocess: Preprocess = None) -> None:
         size = as_length(event_shape, "SimplexDirichlet", least=2)
         super().__init__(net, size, start=torch.full((size,), RAW_ONE), preprocess=preprocess)
 

@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from pyrovae.conditionals.base import Conditional, Preprocess, as_length
+from pyrovae.conditionals.base import Conditional, EventShape, Net, Preprocess, as_length
 from pyrovae.distributions.links import positive
 from pyrovae.distributions.spherical import PowerSpherical, UniformSphere
-from pyrovae.networks import Network
 from pyrovae.networks.base import Shape
 
 
@@ -23,9 +22,6 @@ class Spherical(Conditional):
         event_shape: d, the length of the vector, at least 2.
         preprocess: applied to the network's input, e.g. ``torch.log1p``.
 
-    Raises:
-        ValueError: the event is not a vector of two or more, or a closed network's shape differs.
-
     Reference: Davidson et al. 2018, Hyperspherical VAE, arXiv:1804.00891; De Cao & Aziz 2020, arXiv:2006.04437.
 
     >>> import pyrovae as pvae
@@ -33,9 +29,7 @@ class Spherical(Conditional):
     torch.Size([3])
     """
 
-    def __init__(
-        self, net: Network | None = None, event_shape: Shape | None = None, *, preprocess: Preprocess | None = None
-    ) -> None:
+    def __init__(self, net: Net = None, event_shape: EventShape = None, *, preprocess: Preprocess = None) -> None:
         size = as_length(event_shape, "Spherical", least=2)
         super().__init__(net, size, start=torch.ones(size + 1), preprocess=preprocess)
 

@@ -1,11 +1,11 @@
-"""The likelihood of a table whose columns are of different kinds, and the network of a posterior that reads its rows."""
+"""The likelihood of a table whose columns are of different kinds, and a network that reads its rows."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from pyrovae.conditionals.base import Conditional, Preprocess
+from pyrovae.conditionals.base import Conditional, Net, Preprocess
 from pyrovae.distributions.table import TableDistribution, TableSchema
 from pyrovae.networks import Network
 from pyrovae.networks.base import Covariates
@@ -24,9 +24,6 @@ class TableLikelihood(Conditional):
         schema: the columns, as by ``TableSchema.from_frame(frame)``; the data are ``schema.encode(frame)``.
         preprocess: applied to the network's input.
 
-    Raises:
-        ValueError: a closed network's shape differs.
-
     Reference: Nazabal et al. 2020, HI-VAE, doi:10.1016/j.patcog.2020.107501, arXiv:1807.03653.
 
     >>> import pandas as pd, pyrovae as pvae
@@ -35,9 +32,7 @@ class TableLikelihood(Conditional):
     torch.Size([2])
     """
 
-    def __init__(
-        self, net: Network | None = None, *, schema: TableSchema, preprocess: Preprocess | None = None
-    ) -> None:
+    def __init__(self, net: Net = None, *, schema: TableSchema, preprocess: Preprocess = None) -> None:
         start = torch.tensor([number for column in schema.columns for number in column.offset])
         super().__init__(net, len(schema.columns), start=start, preprocess=preprocess)
         self.schema = schema
@@ -50,7 +45,7 @@ class TableLikelihood(Conditional):
 
 
 class TableNetwork(Network):
-    r"""A network of a table's row: features of order one, zero where missing, and what is missing.
+    r"""A network that reads a row of a table: features of order one, zero where missing, and the mask.
 
     .. math:: y = f\bigl([m \odot \phi(x), m]\bigr)
 

@@ -14,12 +14,12 @@ class VampPrior(nn.Module):
 
     .. math:: p(z) = \sum_k \pi_k\, q(z \mid u_k)
 
-    It shares the posterior's weights: ``VampPrior.posterior`` is the module itself, and a VAE refuses a prior that
-    holds another one than its own.
+    The prior shares the weights of the posterior: ``VampPrior.posterior`` is the same module as the VAE's, and a VAE
+    refuses a prior with another one.
 
     Args:
-        posterior: the VAE's posterior, the very module.
-        pseudo_inputs: where the pseudo-inputs start, of shape ``(K, *data_shape)``: some rows of the data.
+        posterior: the VAE's posterior, the same module.
+        pseudo_inputs: the starting values, some rows of the data: ``(K, *data_shape)``.
         bounds: keep the pseudo-inputs between these two numbers, e.g. ``(0, 1)`` for pixels, ``(0, inf)`` for counts.
         weighted: learn the weights too (by default they are equal).
 

@@ -1,4 +1,4 @@
-"""Distributions that Pyro lacks: no modules, no parameters of their own."""
+"""Distributions that Pyro lacks; none is a module."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""What the distributions of this library share: parameters that expand, broadcast and are checked, and missing entries."""
+"""Base classes: parameters that expand, broadcast and are checked, and marginals over observed entries."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from torch.distributions import constraints
 from torch.distributions.utils import broadcast_all
 
 from pyrovae.distributions.precise import check_exact
+
+Number = Tensor | float
 
 
 class Parametric(TorchDistribution):
@@ -74,7 +76,7 @@ class Univariate(Parametric, ABC):
 
     given_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
 
-    def __init__(self, parameters: dict[str, Tensor | float], validate_args: bool | None = None) -> None:
+    def __init__(self, parameters: dict[str, Number], validate_args: bool | None = None) -> None:
         tensors = broadcast_all(*parameters.values())
         self.axes = dict.fromkeys(parameters, 0)
         for name, tensor in zip(parameters, tensors, strict=True):

@@ -1,4 +1,4 @@
-"""Kinds of table columns: how each is coded, what its distribution is, and what a posterior sees of it."""
+"""Kinds of table columns: the coding, the distribution and a posterior's features of each."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ class Column(ABC):
 
     name: Hashable
     support: ClassVar[constraints.Constraint]
-    interior: ClassVar[float]
+    interior: ClassVar[float] = 0.0
 
     @property
-    @abstractmethod
     def num_parameters(self) -> int:
         """How many numbers the likelihood's network gives for this column."""
+        return 2
 
     @property
     def num_features(self) -> int:
-        """How many numbers a posterior's network sees of it."""
+        """How many numbers a posterior's network sees of this column."""
         return 1
 
     @property
@@ -53,7 +53,7 @@ class Column(ABC):
     @classmethod
     @abstractmethod
     def from_series(cls, name: Hashable, series: pd.Series) -> Column:
-        """The column as described by its data."""
+        """The column that describes the data."""
 
     @abstractmethod
     def distribution(self, raw: Tensor) -> dist.TorchDistribution:
@@ -61,7 +61,7 @@ class Column(ABC):
 
     @abstractmethod
     def features(self, value: Tensor) -> Tensor:
-        """What a posterior sees: numbers of order one, ``(*batch, num_features)``."""
+        """The features of a posterior's network: numbers of order one, ``(*batch, num_features)``."""
 
     def encode(self, series: pd.Series) -> np.ndarray:
         """The column as floating point numbers, NaN where missing."""
@@ -70,10 +70,10 @@ class Column(ABC):
         return values
 
     def decode(self, values: np.ndarray) -> Sequence[object] | np.ndarray:
-        """The column's own values back from its numbers."""
+        """The values of the column from its numbers."""
         return values
 
-    def centre(self, distribution: dist.TorchDistribution) -> Tensor:
+    def center(self, distribution: dist.TorchDistribution) -> Tensor:
         """The value to impute: the mean of a number, the most probable category."""
         return distribution.mean
 
@@ -103,16 +103,10 @@ class Real(Column):
     loc: float
     scale: float
     support: ClassVar = constraints.real
-    interior: ClassVar[float] = 0.0
-
-    @property
-    def num_parameters(self) -> int:
-        """Two: location and scale."""
-        return 2
 
     @classmethod
     def from_series(cls, name: Hashable, series: pd.Series) -> Real:
-        """Standardised by the data's mean and standard deviation."""
+        """Standardized by the data's mean and standard deviation."""
         return cls(name, *_moments(name, series.astype("float64")))
 
     def distribution(self, raw: Tensor) -> dist.TorchDistribution:
@@ -120,7 +114,7 @@ class Real(Column):
         return dist.Normal(self.loc + self.scale * raw[..., 0], self.scale * positive(raw[..., 1]))
 
     def features(self, value: Tensor) -> Tensor:
-        """The standardised value."""
+        """The standardized value."""
         return ((value - self.loc) / self.scale).unsqueeze(-1)
 
 
@@ -142,14 +136,9 @@ class Positive(Column):
     support: ClassVar = constraints.positive
     interior: ClassVar[float] = 1.0
 
-    @property
-    def num_parameters(self) -> int:
-        """Two: location and scale of the logarithm."""
-        return 2
-
     @classmethod
     def from_series(cls, name: Hashable, series: pd.Series) -> Positive:
-        """Standardised by the mean and standard deviation of the data's logarithm."""
+        """Standardized by the mean and standard deviation of the data's logarithm."""
         values = series.astype("float64")
         if (values <= 0).any():
             raise ValueError(
@@ -162,7 +151,7 @@ class Positive(Column):
         return dist.LogNormal(self.loc + self.scale * raw[..., 0], self.scale * positive(raw[..., 1]))
 
     def features(self, value: Tensor) -> Tensor:
-        """The standardised logarithm."""
+        """The standardized logarithm."""
         return ((value.log() - self.loc) / self.scale).unsqueeze(-1)
 
 
@@ -180,12 +169,6 @@ class Count(Column):
 
     mean: float
     support: ClassVar = constraints.nonnegative_integer
-    interior: ClassVar[float] = 0.0
-
-    @property
-    def num_parameters(self) -> int:
-        """Two: rate and inverse dispersion."""
-        return 2
 
     @property
     def offset(self) -> tuple[float, ...]:
@@ -202,7 +185,7 @@ class Count(Column):
         return SizedNegativeBinomial(self.mean * positive(raw[..., 0]), positive(raw[..., 1]))
 
     def features(self, value: Tensor) -> Tensor:
-        """The logarithm of one plus the count, centred."""
+        """The logarithm of one plus the count, centered."""
         return (value.log1p() - math.log1p(self.mean)).unsqueeze(-1)
 
 
@@ -215,14 +198,13 @@ class Category(Column):
         levels: the labels, in the order of their codes.
         frequencies: their shares in the data.
 
-    >>> Category("colour", levels=("blue", "red"), frequencies=(0.5, 0.5)).distribution(torch.zeros(2)).probs
+    >>> Category("color", levels=("blue", "red"), frequencies=(0.5, 0.5)).distribution(torch.zeros(2)).probs
     tensor([0.5000, 0.5000])
     """
 
     levels: tuple[Hashable, ...]
     frequencies: tuple[float, ...]
     support: ClassVar = constraints.nonnegative_integer
-    interior: ClassVar[float] = 0.0
 
     @property
     def num_parameters(self) -> int:
@@ -241,7 +223,7 @@ class Category(Column):
 
     @classmethod
     def from_series(cls, name: Hashable, series: pd.Series) -> Category:
-        """With the data's labels, sorted (a pandas categorical's in its own order)."""
+        """With the data's labels, sorted (those of a pandas categorical in its order)."""
         levels = series.cat.categories if series.dtype.name == "category" else sorted(series.dropna().unique())
         if len(levels) < 2:
             raise ValueError(
@@ -276,7 +258,7 @@ class Category(Column):
         """The labels."""
         return [None if value != value else self.levels[int(value)] for value in values]
 
-    def centre(self, distribution: dist.TorchDistribution) -> Tensor:
+    def center(self, distribution: dist.TorchDistribution) -> Tensor:
         """The most probable code."""
         return distribution.logits.argmax(-1).to(distribution.logits.dtype)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.nn.functional import logsigmoid
 
-from pyrovae.distributions.base import Univariate
+from pyrovae.distributions.base import Number, Univariate
 from pyrovae.distributions.precise import in_double
 from pyrovae.distributions.special import log_gamma_ratio
 
@@ -47,9 +47,7 @@ class SizedPoisson(Counts):
     arg_constraints: ClassVar = {"rate": constraints.positive}
     given_constraints: ClassVar = {"size_factor": constraints.positive}
 
-    def __init__(
-        self, rate: Tensor | float, size_factor: Tensor | float = 1.0, validate_args: bool | None = None
-    ) -> None:
+    def __init__(self, rate: Number, size_factor: Number = 1.0, validate_args: bool | None = None) -> None:
         super().__init__({"rate": rate, "size_factor": size_factor}, validate_args)
 
     @property
@@ -95,11 +93,7 @@ class SizedNegativeBinomial(Counts):
     given_constraints: ClassVar = {"size_factor": constraints.positive}
 
     def __init__(
-        self,
-        rate: Tensor | float,
-        dispersion: Tensor | float,
-        size_factor: Tensor | float = 1.0,
-        validate_args: bool | None = None,
+        self, rate: Number, dispersion: Number, size_factor: Number = 1.0, validate_args: bool | None = None
     ) -> None:
         super().__init__({"rate": rate, "dispersion": dispersion, "size_factor": size_factor}, validate_args)
 
@@ -174,11 +168,7 @@ class ZeroInflatedSizedPoisson(ZeroInflated):
     given_constraints: ClassVar = {"size_factor": constraints.positive}
 
     def __init__(
-        self,
-        rate: Tensor | float,
-        gate_logits: Tensor | float,
-        size_factor: Tensor | float = 1.0,
-        validate_args: bool | None = None,
+        self, rate: Number, gate_logits: Number, size_factor: Number = 1.0, validate_args: bool | None = None
     ) -> None:
         super().__init__({"rate": rate, "gate_logits": gate_logits, "size_factor": size_factor}, validate_args)
 
@@ -214,10 +204,10 @@ class ZeroInflatedSizedNegativeBinomial(ZeroInflated):
 
     def __init__(
         self,
-        rate: Tensor | float,
-        dispersion: Tensor | float,
-        gate_logits: Tensor | float,
-        size_factor: Tensor | float = 1.0,
+        rate: Number,
+        dispersion: Number,
+        gate_logits: Number,
+        size_factor: Number = 1.0,
         validate_args: bool | None = None,
     ) -> None:
         parameters = {"rate": rate, "dispersion": dispersion, "gate_logits": gate_logits, "size_factor": size_factor}
@@ -252,11 +242,7 @@ class MeanBetaBinomial(Counts):
     given_constraints: ClassVar = {"total_count": constraints.nonnegative_integer}
 
     def __init__(
-        self,
-        logits: Tensor | float,
-        concentration: Tensor | float,
-        total_count: Tensor | float,
-        validate_args: bool | None = None,
+        self, logits: Number, concentration: Number, total_count: Number, validate_args: bool | None = None
     ) -> None:
         parameters = {"logits": logits, "concentration": concentration, "total_count": total_count}
         super().__init__(parameters, validate_args)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.nn.functional import logsigmoid
 
-from pyrovae.distributions.base import Univariate
+from pyrovae.distributions.base import Number, Univariate
 from pyrovae.distributions.precise import to_double
 from pyrovae.distributions.special import log1mexp, log_ndtr, log_normal_interval
 
@@ -21,20 +21,14 @@ class Discretized(Univariate):
 
     .. math:: P(k) = F(u_k + h) - F(u_k - h), \qquad u_k = \frac{2k}{L - 1} - 1,\quad h = \frac{1}{L - 1}
 
-    The first and the last level take their whole tail, so that the masses sum to one. Location and scale are on the
-    range [-1, 1], whatever the number of levels, so that a network's outputs are of order one.
+    The first and the last level take the whole tail, so that the masses sum to one. Location and scale refer to the range
+    [-1, 1] for any number of levels, so that the outputs of a network are of order one.
     """
 
     arg_constraints: ClassVar = {"loc": constraints.real, "scale": constraints.positive}
     given_constraints: ClassVar = {"levels": constraints.greater_than_eq(2)}
 
-    def __init__(
-        self,
-        loc: Tensor | float,
-        scale: Tensor | float,
-        levels: Tensor | float = 256,
-        validate_args: bool | None = None,
-    ) -> None:
+    def __init__(self, loc: Number, scale: Number, levels: Number = 256, validate_args: bool | None = None) -> None:
         super().__init__({"loc": loc, "scale": scale, "levels": levels}, validate_args)
 
     @constraints.dependent_property(is_discrete=True, event_dim=0)

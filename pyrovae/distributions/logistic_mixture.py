@@ -69,13 +69,13 @@ class DiscretizedLogisticMixture(Maskable):
         """The mean level; with coupling, the channels before enter by their means (exact but for clipping)."""
         weights = self.logits.exp().unsqueeze(-1 - self.position_dim)
         axis = -1 - self.position_dim
-        centred = torch.zeros_like(self.loc)
+        centered = torch.zeros_like(self.loc)
         for c in range(self.loc.shape[axis]):
-            shifted = DiscretizedLogistic(self._shifted(centred), self.scale, self.levels, validate_args=False)
+            shifted = DiscretizedLogistic(self._shifted(centered), self.scale, self.levels, validate_args=False)
             channel = torch.arange(self.loc.shape[axis], device=self.loc.device) == c
             channel = channel.reshape((-1,) + (1,) * self.position_dim)
-            centred = torch.where(channel, 2 * shifted.mean / (self.levels - 1) - 1, centred)
-        return (weights * (centred + 1) * (self.levels - 1) / 2).sum(axis - 1)
+            centered = torch.where(channel, 2 * shifted.mean / (self.levels - 1) - 1, centered)
+        return (weights * (centered + 1) * (self.levels - 1) / 2).sum(axis - 1)
 
     def mask_entries(self, mask: Tensor) -> DiscretizedLogisticMixture:
         """The marginal over the observed entries; exact when the channels are uncoupled or a pixel lacks its last ones.
@@ -117,18 +117,18 @@ class DiscretizedLogisticMixture(Maskable):
         which = torch.distributions.Categorical(logits=full.logits.movedim(axis, -1)).sample()
         loc, scale, coupling = (_pick(t, which, axis) for t in (full.loc, full.scale, full.coupling))
         draws: list[Tensor] = []
-        for c, (centre, width) in enumerate(zip(loc.unbind(axis), scale.unbind(axis), strict=True)):
+        for c, (center, width) in enumerate(zip(loc.unbind(axis), scale.unbind(axis), strict=True)):
             for d in range(c if coupling.shape[axis] else 0):
-                centre = centre + coupling.select(axis, c * (c - 1) // 2 + d) * (2 * draws[d] / (self.levels - 1) - 1)
-            draws.append(DiscretizedLogistic(centre, width, self.levels, validate_args=False).sample())
+                center = center + coupling.select(axis, c * (c - 1) // 2 + d) * (2 * draws[d] / (self.levels - 1) - 1)
+            draws.append(DiscretizedLogistic(center, width, self.levels, validate_args=False).sample())
         return torch.stack(draws, axis)
 
-    def _shifted(self, centred: Tensor) -> Tensor:
+    def _shifted(self, centered: Tensor) -> Tensor:
         """The locations given the channels' values on [-1, 1], both with the components' axis."""
         axis = -1 - self.position_dim
         if not self.coupling.shape[axis]:
             return self.loc
-        values = centred.expand(torch.broadcast_shapes(centred.shape, self.loc.shape)).unbind(axis)
+        values = centered.expand(torch.broadcast_shapes(centered.shape, self.loc.shape)).unbind(axis)
         shifted = list(self.loc.unbind(axis))
         weights = iter(self.coupling.unbind(axis))
         for c in range(len(shifted)):

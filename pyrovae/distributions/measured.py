@@ -1,20 +1,53 @@
-"""Measurements with a known error for each entry, and scatter beside it: spectra, photometry, assays."""
+"""Measurements whose errors are known, entry by entry: spectra, photometry, assays."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
 import pyro.distributions as dist
 import torch
+from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyrovae.distributions.base import Univariate
+from pyrovae.distributions.base import Number, Univariate
 from pyrovae.distributions.precise import StudentT
 
 
-class MeasuredNormal(Univariate):
+class Measured(Univariate):
+    """A distribution of a measurement with a known error (abstract)."""
+
+    given_constraints: ClassVar = {"error": constraints.nonnegative}
+    support = constraints.real
+    has_rsample = True
+    loc: Tensor
+
+    @abstractmethod
+    def total(self) -> TorchDistribution:
+        """The distribution of the measurement, scatter and error together."""
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean; the center where the tails are too heavy for one."""
+        return self.loc
+
+    @property
+    def variance(self) -> Tensor:
+        """The variance, scatter and error together; infinite or NaN where the tails are too heavy for one."""
+        return self.total().variance
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """The log density in nats."""
+        return self.total().log_prob(self._checked(value))
+
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """Measurements, error included."""
+        return self.total().rsample(torch.Size(sample_shape))
+
+
+class MeasuredNormal(Measured):
     r"""A normal value with normal scatter, measured with a known normal error.
 
     .. math:: p(y) = \mathcal{N}(y;\ \mu,\ s^2 + e^2)
@@ -32,42 +65,16 @@ class MeasuredNormal(Univariate):
     """
 
     arg_constraints: ClassVar = {"loc": constraints.real, "scatter": constraints.nonnegative}
-    given_constraints: ClassVar = {"error": constraints.nonnegative}
-    support = constraints.real
-    has_rsample = True
 
-    def __init__(
-        self,
-        loc: Tensor | float,
-        scatter: Tensor | float,
-        error: Tensor | float,
-        validate_args: bool | None = None,
-    ) -> None:
+    def __init__(self, loc: Number, scatter: Number, error: Number, validate_args: bool | None = None) -> None:
         super().__init__({"loc": loc, "scatter": scatter, "error": error}, validate_args)
 
-    @property
-    def mean(self) -> Tensor:
-        """The mean."""
-        return self.loc
-
-    @property
-    def variance(self) -> Tensor:
-        """The variance, scatter and error together."""
-        return self.scatter.square() + self.error.square()
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """The log density in nats."""
-        return self._total().log_prob(self._checked(value))
-
-    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        """Measurements, error included."""
-        return self._total().rsample(torch.Size(sample_shape))
-
-    def _total(self) -> dist.Normal:
+    def total(self) -> dist.Normal:
+        """A normal."""
         return dist.Normal(self.loc, torch.hypot(self.scatter, self.error), validate_args=False)
 
 
-class MeasuredStudentT(Univariate):
+class MeasuredStudentT(Measured):
     r"""A measurement with heavy tails, whose scale holds a known error and learned scatter.
 
     .. math:: p(y) = t_\nu\bigl(y;\ \mu, \sqrt{s^2 + e^2}\bigr)
@@ -90,37 +97,12 @@ class MeasuredStudentT(Univariate):
         "loc": constraints.real,
         "scatter": constraints.nonnegative,
     }
-    given_constraints: ClassVar = {"error": constraints.nonnegative}
-    support = constraints.real
-    has_rsample = True
 
     def __init__(
-        self,
-        df: Tensor | float,
-        loc: Tensor | float,
-        scatter: Tensor | float,
-        error: Tensor | float,
-        validate_args: bool | None = None,
+        self, df: Number, loc: Number, scatter: Number, error: Number, validate_args: bool | None = None
     ) -> None:
         super().__init__({"df": df, "loc": loc, "scatter": scatter, "error": error}, validate_args)
 
-    @property
-    def mean(self) -> Tensor:
-        """The mean; the centre where the tails are too heavy for one."""
-        return self.loc
-
-    @property
-    def variance(self) -> Tensor:
-        """The variance; infinite or NaN where the tails are too heavy for one."""
-        return self._total().variance
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """The log density in nats."""
-        return self._total().log_prob(self._checked(value))
-
-    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        """Measurements, error included."""
-        return self._total().rsample(torch.Size(sample_shape))
-
-    def _total(self) -> StudentT:
+    def total(self) -> StudentT:
+        """A Student t."""
         return StudentT(self.df, self.loc, torch.hypot(self.scatter, self.error), validate_args=False)

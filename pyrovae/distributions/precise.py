@@ -88,50 +88,6 @@ class Precise:
         return super().log_prob(value)  # type: ignore[misc]
 
 
-class Poisson(Precise, dist.Poisson):
-    """Pyro's Poisson with precise log masses."""
-
-
-class Binomial(Precise, dist.Binomial):
-    """Pyro's binomial with precise log masses."""
-
-
-class BetaBinomial(Precise, dist.BetaBinomial):
-    """Pyro's beta-binomial with precise log masses."""
-
-
-class NegativeBinomial(Precise, dist.NegativeBinomial):
-    """Pyro's negative binomial with precise log masses."""
-
-
-class GammaPoisson(Precise, dist.GammaPoisson):
-    """Pyro's gamma-Poisson with precise log masses."""
-
-
-class ZeroInflatedPoisson(Precise, dist.ZeroInflatedPoisson):
-    """Pyro's zero-inflated Poisson with precise log masses."""
-
-
-class ZeroInflatedNegativeBinomial(Precise, dist.ZeroInflatedNegativeBinomial):
-    """Pyro's zero-inflated negative binomial with precise log masses."""
-
-
-class Beta(Precise, dist.Beta):
-    """Pyro's beta with precise log densities at large concentrations."""
-
-
-class Gamma(Precise, dist.Gamma):
-    """Pyro's gamma with precise log densities at large concentrations."""
-
-
-class Chi2(Precise, dist.Chi2):
-    """Pyro's chi-squared with precise log densities at many degrees of freedom."""
-
-
-class InverseGamma(Precise, dist.InverseGamma):
-    """Pyro's inverse gamma with precise log densities at large concentrations."""
-
-
 class StudentT(dist.StudentT):
     """Pyro's Student t with precise log densities at any number of degrees of freedom: it tends to the normal."""
 
@@ -144,23 +100,22 @@ class StudentT(dist.StudentT):
         return constant - self.scale.log() - (half + 0.5) * torch.log1p(white.square() / self.df)
 
 
-_PRECISE = (
-    *(
-        Poisson,
-        Binomial,
-        BetaBinomial,
-        NegativeBinomial,
-        GammaPoisson,
-        ZeroInflatedPoisson,
-        ZeroInflatedNegativeBinomial,
-    ),
-    *(Beta, Gamma, Chi2, InverseGamma, StudentT),
+_LOG_GAMMA: tuple[type, ...] = (
+    dist.Poisson,
+    dist.ZeroInflatedPoisson,
+    dist.NegativeBinomial,
+    dist.ZeroInflatedNegativeBinomial,
+    dist.GammaPoisson,
+    dist.Binomial,
+    dist.BetaBinomial,
+    dist.Beta,
+    dist.Gamma,
+    dist.Chi2,
+    dist.InverseGamma,
 )
-
-
-@functools.cache
-def _precise_families() -> dict[type, type]:
-    return {next(base for base in family.__bases__ if base is not Precise): family for family in _PRECISE}
+_FORMS = {family: type(family.__name__, (Precise, family), {"__module__": __name__}) for family in _LOG_GAMMA}
+_FORMS[dist.StudentT] = StudentT
+globals().update({form.__name__: form for form in _FORMS.values()})  # pickle finds a class by its name
 
 
 def precise(family: Any, total_count: float | Tensor | None = None) -> Any:
@@ -173,8 +128,9 @@ def precise(family: Any, total_count: float | Tensor | None = None) -> Any:
     >>> precise(dist.Normal), precise(dist.Poisson).__mro__[1].__name__
     (<class 'pyro.distributions.torch.Normal'>, 'Precise')
     """
-    small = total_count is not None and float(torch.as_tensor(total_count).max()) <= _SMALL_COUNT
-    return family if family is dist.Binomial and small else _precise_families().get(family, family)
+    if family is dist.Binomial and total_count is not None:
+        return family if torch.as_tensor(total_count).detach().max() <= _SMALL_COUNT else _FORMS[family]
+    return _FORMS.get(family, family)
 
 
 def _doubled(distribution: Any) -> tuple[Any, torch.dtype]:

@@ -1,4 +1,4 @@
-"""A likelihood over tables whose columns are of different kinds, and what a posterior sees of them."""
+"""Tables whose columns are of different kinds: the schema, and the distribution of a row."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class TableSchema:
         columns: one :class:`~pyrovae.distributions.columns.Column` each, in the data's order.
 
     >>> import pandas as pd
-    >>> frame = pd.DataFrame({"age": [31, 45, None], "colour": ["red", "blue", "red"], "visits": [0, 2, 5]})
+    >>> frame = pd.DataFrame({"age": [31, 45, None], "color": ["red", "blue", "red"], "visits": [0, 2, 5]})
     >>> schema = TableSchema.from_frame(frame)
     >>> [type(column).__name__ for column in schema.columns]
     ['Real', 'Category', 'Count']
@@ -95,7 +95,7 @@ class TableSchema:
         return pd.DataFrame({column.name: column.decode(array[:, j]) for j, column in enumerate(self.columns)})
 
     def features(self, x: Tensor, mask: Tensor) -> Tensor:
-        """What a posterior sees: features of order one, zero where missing, and the mask; ``(*batch, num_features)``.
+        """The features that a posterior reads, of order one and zero where missing, and the mask: ``(*batch, num_features)``.
 
         Args:
             x: coded data of shape ``(*batch, columns)``, any finite value where missing.
@@ -174,7 +174,7 @@ class TableDistribution(Maskable):
     def mean(self) -> Tensor:
         """The mean of a number, the most probable code of a category: shape ``(*batch, columns)``."""
         pairs = zip(self.schema.columns, self.columns, strict=True)
-        return torch.stack([column.centre(distribution) for column, distribution in pairs], -1)
+        return torch.stack([column.center(distribution) for column, distribution in pairs], -1)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The log density in nats, in the columns' own units, of shape ``batch``."""
