@@ -543,3 +543,21 @@ def test_named_levels_are_read_as_they_were_trained():
     vae, x = cells(pvae.Embed(["a", "b", "c"], 4)), torch.randn(3, 5)
     text = pd.Categorical(["c", "a", "c"], categories=["a", "b", "c"])
     assert torch.equal(vae.encode(x, {"batch": text}), vae.encode(x, {"batch": torch.tensor([2, 0, 2])}))
+
+
+@pytest.mark.parametrize("item", [lambda x, y: {"data": x}, lambda x, y: {"data": x, "labels": y}])
+def test_a_dataset_of_dicts_without_the_key_x_is_told_what_to_yield(item):
+    class Items(torch.utils.data.Dataset):
+        def __len__(self):
+            return 60
+
+        def __getitem__(self, number):
+            return item(torch.randn(5), number % 3)
+
+    vae = pvae.VAE(
+        pvae.standard_normal(2),
+        pvae.Factorized(dist.Normal, pvae.MLP(2, (8,)), 5),
+        pvae.Factorized(dist.Normal, pvae.MLP(5, (8,)), 2),
+    )
+    with pytest.raises(TypeError, match=r"x must be one tensor, got a dict with the keys 'data'.*under the key 'x'"):
+        pvae.fit(vae, Items(), epochs=1, seed=0)

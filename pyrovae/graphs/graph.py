@@ -82,6 +82,7 @@ class Rows:
         distribution = self.distribution(part, *values, **given)
         if value is None:
             return pyro.sample(site, distribution)
+        value = _one_tensor(value, site)
         if value.ndim != 1 + len(distribution.event_shape):  # would be broadcast against the latents' rows
             raise ValueError(
                 f"{site} must have shape (rows, {', '.join(map(str, distribution.event_shape))}) for this likelihood, one axis "
@@ -93,7 +94,18 @@ class Rows:
 
     def seen(self, value: Tensor) -> tuple[Tensor, Tensor]:
         """The data as a posterior sees them, zero where missing, and the mask (True where observed)."""
-        return fill_zeros(value)
+        return fill_zeros(_one_tensor(value, "x"))
+
+
+def _one_tensor(value: Any, site: str) -> Tensor:
+    """Refuse a dict where the program reads one tensor."""
+    if isinstance(value, Mapping):
+        keys = ", ".join(map(repr, value))
+        raise TypeError(
+            f"{site} must be one tensor, got a dict with the keys {keys}: give the tensor alone; a Dataset of dicts yields it "
+            "under the key 'x', and its other parts as named covariates, or not at all"
+        )
+    return value
 
 
 class Graph(nn.Module):
