@@ -228,7 +228,12 @@ def refine(
 
 
 def fit_gaussian(
-    space: LatentSpace, full: bool, num_steps: int = 300, num_particles: int = 8, learning_rate: float = 0.05
+    space: LatentSpace,
+    full: bool,
+    num_steps: int = 300,
+    num_particles: int = 8,
+    learning_rate: float = 0.05,
+    start: Gaussian | None = None,
 ) -> Gaussian:
     """The Gaussian of each row that maximizes its ELBO, by Adam on path gradients.
 
@@ -238,8 +243,9 @@ def fit_gaussian(
         num_steps: steps of Adam.
         num_particles: draws per datum and step.
         learning_rate: of the first step.
+        start: where to start; by default at the moments of the program's guide.
     """
-    gaussian = Gaussian.of_draws(_initial_draws(space))
+    gaussian = Gaussian.of_draws(_initial_draws(space)) if start is None else start
     space.log_joint(gaussian.loc[None])  # checks the rows
     steps = -(-num_steps // STAGES)
     with checked(False):
