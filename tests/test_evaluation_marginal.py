@@ -14,6 +14,7 @@ from pyro.infer.autoguide import AutoNormal
 from pyrovae.evaluation import (
     AIS,
     Importance,
+    Mixture,
     Refined,
     bdmc,
     bound,
@@ -453,3 +454,45 @@ def test_an_error_in_the_middle_leaves_no_trace():
     assert torch.is_grad_enabled()
     assert program.training
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def two_modes(noise, dims=1):
+    """z and -z explain x alike: log p(x) is a sum of integrals over single coordinates."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(dims).double(), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z.square(), noise).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x.clamp_min(0.1).sqrt(), 0.3).to_event(1))
+
+    grid = torch.linspace(-8, 8, 160_001, dtype=torch.float64)
+
+    def exact(x):
+        log_p = dist.Normal(0.0, 1.0).log_prob(grid) + dist.Normal(grid.square(), noise).log_prob(x[..., None])
+        return (log_p.logsumexp(-1) + math.log(16 / 160_000)).sum(-1)
+
+    return (model, guide), exact
+
+
+@pytest.mark.parametrize("dims", [1, 2])
+def test_a_mixture_finds_the_modes_that_a_single_gaussian_loses_in_silence(dims):
+    program, exact = two_modes(0.1, dims)
+    x = torch.linspace(0.5, 3.0, 12 * dims, dtype=torch.float64).reshape(12, dims)
+    alone = log_marginal(program, x, method="refined", num_samples=500, seed=0)
+    found = log_marginal(program, x, method=Mixture(), num_samples=500, seed=0)
+    lost = alone["log_marginal"].values - exact(x).numpy()
+    error = found["log_marginal"].values - exact(x).numpy()
+    assert np.abs(lost + dims * math.log(2)).max() < 0.15  # one mode of 2^dims, and nothing says so
+    assert np.median(np.abs(error)) < 0.02
+    assert np.abs(error).max() < 0.05
+    assert found.attrs["method"] == "mixture"
+
+
+def test_a_mixture_around_one_mode_is_exact_for_an_exact_gaussian():
+    ppca = PPCA.random()
+    x = ppca.simulate(10)
+    _, log_p = estimate(ppca, x, Mixture(components=3), 200)
+    torch.testing.assert_close(log_p, ppca.log_evidence(x), rtol=0, atol=5e-3)

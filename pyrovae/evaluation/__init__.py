@@ -3,7 +3,7 @@
 from pyrovae.evaluation import psis
 from pyrovae.evaluation.bdmc import Sandwich, bdmc
 from pyrovae.evaluation.elbo import Bound, bound, elbo, kl, reconstruction
-from pyrovae.evaluation.estimators import AIS, Estimator, Importance, Refined
+from pyrovae.evaluation.estimators import AIS, Estimator, Importance, Mixture, Refined
 from pyrovae.evaluation.gaps import inference_gaps
 from pyrovae.evaluation.impute import Imputation, impute
 from pyrovae.evaluation.log_weights import joint_log_weights, log_weights
@@ -16,6 +16,7 @@ __all__ = [
     "Estimator",
     "Importance",
     "Imputation",
+    "Mixture",
     "Refined",
     "RefinedGuide",
     "Sandwich",
