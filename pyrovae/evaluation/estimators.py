@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pyro import poutine
 from torch import Tensor
 
 from pyrovae.errors import check_word
@@ -99,11 +100,11 @@ def _weights(space: LatentSpace, gaussian: Gaussian, size: int) -> Tensor:
 class Mixture(Estimator):
     r"""Importance sampling from a mixture of Gaussians for each datum, each optimized from a start of its own.
 
-    .. math:: w_s = \frac{p(x, u_s)}{\frac1G \sum_g q_g(u_s)}, \qquad u_s \sim q_{s \bmod G}
+    .. math:: w_s = \frac{p(x, u_s)}{\sum_g \frac{S_g}{S} q_g(u_s)}, \qquad u_s \sim q_{s \bmod G}
 
     A single optimized Gaussian sits on one mode, and loses the others while every alarm stays in order. Here the first
-    component starts at the guide's moments. The others start among the best quarter of many draws from guide and from prior, each as far as
-    possible from the ones before. A mode that no component finds stays lost.
+    component starts at the guide's moments. The others start uphill of draws from the best quarter of many draws of guide
+    and prior, each as far as possible from the ones before. A mode that no component finds stays lost.
 
     Args:
         components: G, the number of Gaussians.
@@ -135,17 +136,21 @@ class Mixture(Estimator):
         starts = [None, *self.starts(space)]
         options = (self.family == "full", self.num_steps, self.num_particles, self.learning_rate)
         parts = [fit_gaussian(space, *options, start=start) for start in starts]
-        pieces = []
+        total, pieces = block.work.num_samples, []
+        shares = torch.tensor(
+            [math.log(len(range(g, total, len(parts))) / total) for g in range(min(len(parts), total))]
+        )
+        parts = parts[: len(shares)]
         for tile in block.tiles():
             turn = torch.arange(tile.samples.start, tile.samples.stop) % len(parts)
             drawn = torch.stack([part.draw(tile.num_samples) for part in parts])
             u = drawn[turn, torch.arange(tile.num_samples)]
-            log_q = torch.stack([part.log_prob(u, space.counted) for part in parts]).logsumexp(0)
-            pieces.append((space.log_joint(u, masked=True) - log_q + math.log(len(parts))).double())
+            log_q = torch.stack([part.log_prob(u, space.counted) for part in parts]) + shares[:, None, None]
+            pieces.append((space.log_joint(u, masked=True) - log_q.logsumexp(0)).double())
         return torch.cat(pieces)
 
     def starts(self, space: LatentSpace) -> list[Gaussian]:
-        """Narrow Gaussians at draws of high density that lie far from each other, and from the guide's mean."""
+        """Narrow Gaussians uphill of draws of high density that lie far from each other, and from the guide's mean."""
         guide = space.guide_draws(self.candidates)
         sources = [guide] if space.flat else [guide, space.prior_draws(self.candidates)]
         own, kept = Gaussian.of_draws(guide), []
@@ -158,9 +163,22 @@ class Mixture(Estimator):
         found = []
         for _ in range(self.components - 1):
             chosen = top.gather(0, nearest.argmax(0)[None, :, None].expand(1, -1, top.shape[-1]))
-            found.append(Gaussian(chosen[0], own.tril))
+            found.append(Gaussian(uphill(space, chosen[0], spread), own.tril))
             nearest = torch.minimum(nearest, ((top - chosen) / spread).square().sum(-1))
         return found
+
+
+def uphill(space: LatentSpace, u: Tensor, spread: Tensor, num_steps: int = 100) -> Tensor:
+    """Vectors ``(rows, size)`` moved towards higher density by Adam, in steps of a tenth of the spread that fall to zero."""
+    with torch.enable_grad(), poutine.block(), checked(False):
+        moved = torch.zeros_like(u, requires_grad=True)
+        optimizer = torch.optim.Adam([moved], lr=0.1)
+        for number in range(num_steps):
+            optimizer.param_groups[0]["lr"] = 0.1 * (1 - number / num_steps)
+            log_joint = space.log_joint((u + moved * spread)[None], masked=True).sum()
+            moved.grad = torch.nan_to_num(torch.autograd.grad(-log_joint, moved)[0])
+            optimizer.step()
+        return (u + moved * spread).detach()
 
 
 @dataclass(frozen=True)
