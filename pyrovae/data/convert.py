@@ -63,7 +63,7 @@ def as_data(
         x = map_tree(
             lambda value, path: _checked_rows(aligned(value, names, path), path, levels if categories else None), x
         )
-        x = Data(x, columns=columns if any(map(_names, leaves(columns))) else None, row_names=names)
+        x = Data(x, columns=columns if any(name for name, _ in leaves(columns)) else None, row_names=names)
     elif covariates is not None and x.covariates:
         raise ValueError(f"expected covariates once, got {list(x.covariates)} with the data and others beside it")
     given: dict[str, Any] = {} if variant is None else {"variant": variant}
@@ -111,53 +111,48 @@ def as_covariates(covariates: Any, names: Any = None, levels: Levels | None = No
 
 
 def _labels(labels: Any, names: Any, levels: Levels) -> dict[str, Tensor]:
-    """Labels by name; in a table, text and fractions become codes, -1 where missing."""
+    """Labels by name; text becomes codes, -1 where missing."""
     if is_from(labels, "pandas", "DataFrame"):
         labels = {str(name): column for name, column in labels.items()}
-    table = labels if isinstance(labels, Mapping) else {"label": labels}
-    found = {
-        name: _column(aligned(value, names, f"labels[{name!r}]"), f"labels[{name!r}]") for name, value in table.items()
-    }
-    levels.update({name: own for name, (_, own) in found.items() if own})
-    return {name: tensor for name, (tensor, _) in found.items()}
+    found = {}
+    for name, value in (labels if isinstance(labels, Mapping) else {"label": labels}).items():
+        path = f"labels[{name!r}]"
+        found[name], own = _column(aligned(value, names, path), path)
+        levels.update({name: own} if own else {})
+    return found
 
 
 def _column(value: Any, path: str) -> tuple[Tensor, tuple[str, ...] | None]:
     """A covariate or label as a tensor, and the names of its levels if it is text or a category."""
-    if not is_from(value, "pandas", "Series") and not isinstance(value, Tensor | LazyRows):
-        array = _array(value, path) if not is_from(value, "pandas", "DataFrame", "Categorical") else value
-        value = array
-        if getattr(getattr(array, "dtype", None), "kind", "") in "UO" or is_from(array, "pandas", "Categorical"):
+    if not is_from(value, "pandas", "Series", "DataFrame") and not isinstance(value, Tensor | LazyRows):
+        value = value if is_from(value, "pandas", "Categorical") else _array(value, path)
+        if value.dtype.kind in "UO":  # text, or a pandas.Categorical
             import pandas as pd
 
-            value = pd.Series(array)
+            value = pd.Series(value)
+    own = None
     if is_from(value, "pandas", "Series"):
         if value.dtype.kind in "mM":
             raise _no_numbers(path, value.dtype)
         value, own = coded(value)
-        return take(_checked_rows(value, path), slice(None)), own
-    return take(_checked_rows(value, path), slice(None)), None
-
-
-def _names(leaf: Any) -> bool:
-    return leaf[0] is not None
+    return take(_checked_rows(value, path), slice(None)), own
 
 
 def _checked_rows(value: Any, path: str, levels: Levels | None = None) -> Rows:
     rows = as_rows(value, path, levels)
     if len(rows.shape) == 0:
         raise ValueError(f"expected {path} to be an array of rows, got a single number; write [value] for one row")
-    if rows.dtype.is_floating_point:
-        infinite = sum(int(part.isinf().sum()) for part in stored(rows))
-        if infinite:
-            first = f", the first in row {first_row(rows.isinf())}" if isinstance(rows, Tensor) else ""
-            allowed, remedy = (
-                "finite or NaN (missing)",
-                "write NaN where a value is missing, or clip or transform the data",
+    infinite = sum(int(part.isinf().sum()) for part in stored(rows)) if rows.dtype.is_floating_point else 0
+    if infinite:
+        first = f", the first in row {first_row(rows.isinf())}" if isinstance(rows, Tensor) else ""
+        if path.startswith("covariates"):  # where nothing may be missing
+            raise ValueError(
+                f"expected {path} to be finite, got {infinite} infinite entries{first}; clip or transform it"
             )
-            if path.startswith("covariates"):  # where nothing may be missing
-                allowed, remedy = "finite", "clip or transform it"
-            raise ValueError(f"expected {path} to be {allowed}, got {infinite} infinite entries{first}; {remedy}")
+        raise ValueError(
+            f"expected {path} to be finite or NaN (missing), got {infinite} infinite entries{first}; write NaN where a value "
+            "is missing, or clip or transform the data"
+        )
     return rows
 
 
