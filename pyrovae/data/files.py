@@ -26,10 +26,11 @@ class Wanted:
     covariates: tuple[str, ...] = ()
     drop: tuple[str, ...] = ()
     header: bool | None = None
+    categories: bool = False
 
     def given(self) -> list[str]:
         """The names of the options that are given."""
-        return [name for name, value in vars(self).items() if value not in (None, ())]
+        return [name for name, value in vars(self).items() if value != getattr(Wanted, name)]
 
 
 def read_path(path: Path, variant: str | None, wanted: Wanted) -> Data:
@@ -122,7 +123,8 @@ def _from_frame(frame: Any, wanted: Wanted) -> Data:
         raise ValueError(
             f"expected a column {absent[0]!r} to drop, got: {_listed(map(str, frame.columns))}; correct its name"
         )
-    return as_data(frame.drop(columns=list(wanted.drop)), wanted.covariates or None, labels=wanted.labels)
+    kept = frame.drop(columns=list(wanted.drop))
+    return as_data(kept, wanted.covariates or None, labels=wanted.labels, categories=wanted.categories)
 
 
 def _read_anndata(path: Path, wanted: Wanted) -> Data:
@@ -155,7 +157,7 @@ class Kind:
     zipped: bool = False
 
 
-COLUMNS = ("labels", "covariates", "drop")
+COLUMNS = ("labels", "covariates", "drop", "categories")
 
 KINDS = (
     Kind((".npy", ".npz"), _read_numpy, ("array", "labels")),

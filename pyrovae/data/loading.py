@@ -30,6 +30,7 @@ def load(
     covariates: Sequence[str] = (),
     drop: Sequence[str] = (),
     header: bool | None = None,
+    categories: bool = False,
     download: bool = True,
 ) -> Data:
     """Return data by name or path, split into ``train``, ``validation`` and ``test``.
@@ -60,7 +61,8 @@ def load(
         labels: the array of an ``.npz`` file, or the column of a table, that holds the labels.
         covariates: the columns of a table that are covariates; text becomes codes, whose levels are kept.
         drop: the columns of a table to leave out.
-        header: whether the first line of a table of text holds names; by default it is found out, and said.
+        header: whether the first line of a table of text holds names; by default it is found out, and stands in ``notes``.
+        categories: whether columns of text become codes 0, 1, ..., whose levels are kept; by default they are refused.
         download: whether MNIST may be downloaded.
 
     Raises:
@@ -73,7 +75,7 @@ def load(
     """
     if isinstance(covariates, str) or isinstance(drop, str):
         raise TypeError("expected covariates and drop to be lists of names, got one name; write ['batch'], say")
-    wanted = Wanted(array, labels, tuple(covariates), tuple(drop), header)
+    wanted = Wanted(array, labels, tuple(covariates), tuple(drop), header, categories)
     found = re.fullmatch(r"(\w+)\(seed=(\d+)\)", variant or "")  # a variant in full, as `Data` names it
     if found:
         variant, seed = found[1], int(found[2])
