@@ -506,7 +506,7 @@ class ExactFlow(nn.Module):
 
     def forward(self, x, covariates=None):
         base = dist.Normal(x @ self.gain.T, torch.ones(2)).to_event(1)
-        return pvae.FlowDistribution(base, [Affine(self.matrix)])
+        return pvae.distributions.FlowDistribution(base, [Affine(self.matrix)])
 
 
 def vae_of(law: Gaussian, posterior: nn.Module) -> pvae.VAE:

@@ -133,7 +133,7 @@ def schema() -> parts.TableSchema:
     return parts.TableSchema.from_frame(frame, kinds={"positive": parts.Positive})
 
 
-def net(out: int | tuple[int, ...] | None = None) -> pvae.Network:
+def net(out: int | tuple[int, ...] | None = None) -> pvae.networks.Network:
     return pvae.MLP(DATA, (8,), out)
 
 

@@ -187,7 +187,7 @@ def is_reliable(found: Any, kind: Kind) -> None:
 
 
 def posterior_draws(f: Callable, kind: Kind) -> None:
-    options = {"num_samples": 1000, "num_proposals": 1000, "sampler": pvae.Sampler(4, 20, 20, 2)}
+    options = {"num_samples": 1000, "num_proposals": 1000, "sampler": pvae.checks.Sampler(4, 20, 20, 2)}
     found = f(kind.program, kind.data, kind.covariates, **options, seed=0, progress=False)
     assert set(found.method) == {"guide"}
     has_moments(found.values, kind, 1000)
@@ -203,7 +203,7 @@ def has_moments(draws: dict[str, torch.Tensor], kind: Kind, effective: float) ->
 
 
 def reference_posterior(f: Callable, kind: Kind) -> None:
-    sampler = pvae.Sampler(num_chains=16, num_warmup=30, num_samples=40, max_leapfrog=3)
+    sampler = pvae.checks.Sampler(num_chains=16, num_warmup=30, num_samples=40, max_leapfrog=3)
     found = f(kind.program, kind.data, kind.covariates, sampler=sampler, seed=0, progress=False)
     has_moments(found.draws(), kind, 150)
 
@@ -613,7 +613,7 @@ LOADS: dict[str, dict[str, Any]] = {
     "inference_gaps": {"num_samples": 250, "num_steps": 1, "method": "importance"},
     "impute": {"num_proposals": 250},
     "posterior_draws": {"num_samples": 100, "num_proposals": 250},
-    "reference_posterior": {"sampler": pvae.Sampler(16, 4, 8, 2)},
+    "reference_posterior": {"sampler": pvae.checks.Sampler(16, 4, 8, 2)},
     "refine": {"num_steps": 1, "num_particles": 250},
     "sbc": {},
     "typicality": {"num_samples": 250},

@@ -350,7 +350,7 @@ def test_the_code_trains_what_the_command_trained(run):
     blocks = re.findall(r'<pre[^>]*aria-label="Python code[^>]*><code>(.*?)</code>', source, re.DOTALL)
     names = {}
     exec(html.unescape(blocks[1]), names)
-    kept = pvae.Run.read(folder).history
+    kept = pvae.files.Run.read(folder).history
     assert names["history"]["validation_elbo"] == pytest.approx(kept["validation_elbo"], rel=0.02)
     names["vae"].load_state_dict(pvae.load(folder).state_dict())
 

@@ -656,7 +656,7 @@ def test_imputations_that_are_wrong_in_one_column_alone_are_found():
     rows, samples = 400, 99
     ranks = np.stack([rng.integers(0, samples + 1, rows), np.zeros(rows, dtype=int)], 1).ravel()
     zeros = np.zeros(2 * rows)
-    found = pvae.ImputationCalibration(
+    found = pvae.checks.ImputationCalibration(
         ranks, np.repeat(np.arange(rows), 2), zeros, zeros, np.zeros(rows), samples, num_proposals=1000
     )
     assert found.p_value < 1e-4
@@ -665,7 +665,7 @@ def test_imputations_that_are_wrong_in_one_column_alone_are_found():
 @wrong("a shift spreads the values from 1/2, which is taken for narrowness")
 def test_a_shift_of_the_predictions_is_called_a_shift():
     u = np.random.default_rng(0).beta(3.0, 1.0, size=(500, 1))
-    words = pvae.PIT.of(u).summary()
+    words = pvae.checks.PIT.of(u).summary()
     assert "off in location" in words
     assert "narrow" not in words
 
@@ -673,6 +673,6 @@ def test_a_shift_of_the_predictions_is_called_a_shift():
 @pytest.mark.parametrize(("a", "word"), [(0.5, "narrow"), (2.0, "wide")])
 def test_widths_of_the_predictions_are_told_apart(a, word):
     u = np.random.default_rng(0).beta(a, a, size=(500, 1))
-    words = pvae.PIT.of(u).summary()
+    words = pvae.checks.PIT.of(u).summary()
     assert word in words
     assert "location" not in words

@@ -537,7 +537,7 @@ def without_to_event():
 
 def on_a_simplex():
     good = counts_vae()
-    return pvae.VAE(pvae.SimplexDirichlet(event_shape=2), good.likelihood, good.posterior)
+    return pvae.VAE(pvae.conditionals.SimplexDirichlet(event_shape=2), good.likelihood, good.posterior)
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ def compare(
     from pyrovae.files import save_file_atomic
     from pyrovae.report.subject import data_of, require_same_rows
 
-    estimator, runs = estimator_of(method, steps), {folder.name: pvae.Run.read(folder) for folder in folders}
+    estimator, runs = estimator_of(method, steps), {folder.name: pvae.files.Run.read(folder) for folder in folders}
     if len(runs) < 2 or len(runs) < len(folders):
         raise refusal(
             f"give two or more runs in folders of different names, got {', '.join(map(str, folders))}", "folders"

@@ -28,7 +28,7 @@ def diagnose(
     from pyrovae.report.subject import data_of
 
     progress = False if quiet else None
-    vae, data = pvae.load(run), data_of(pvae.Run.read(run))
+    vae, data = pvae.load(run), data_of(pvae.files.Run.read(run))
     found = pvae.diagnose(vae, data.test[:rows], train=data.train.drawn(seed), seed=seed, progress=progress)
     say(quiet, str(found))
     if reason := why_not_writable(run):
@@ -46,7 +46,7 @@ def diagnose(
         say(quiet, f"posterior  {to_netcdf(idata, run / 'posterior.nc')}")
 
 
-def _figures(found: pvae.Report) -> dict[str, Any]:
+def _figures(found: pvae.checks.Report) -> dict[str, Any]:
     import numpy as np
 
     reliable = found.reliability

@@ -36,7 +36,7 @@ def encode(
         raise refusal(f"the output must end in .npz or .parquet, got {path}", "out")
     if path.suffix == ".parquet" and num_samples is not None:
         raise refusal("a .parquet file holds one vector per row: leave draws out, or write an .npz file", "num_samples")
-    vae, rows = pvae.load(run), _rows(pvae.Run.read(run), data)
+    vae, rows = pvae.load(run), _rows(pvae.files.Run.read(run), data)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         z = vae.encode(rows.dense().x, num_samples=num_samples).numpy()
@@ -50,7 +50,7 @@ def encode(
     say(quiet, f"latents  {path}")
 
 
-def _rows(run: pvae.Run, source: str | None) -> Any:
+def _rows(run: pvae.files.Run, source: str | None) -> Any:
     """The run's test rows; or all rows of a data set or file, in the variant that the run was trained on."""
     from pyrovae.report.subject import data_of
 

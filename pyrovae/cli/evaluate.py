@@ -32,7 +32,7 @@ def evaluate(
     from pyrovae.report.evaluated import write_evaluated
     from pyrovae.report.subject import data_of
 
-    found, estimator, reason = pvae.Run.read(run), estimator_of(method, steps), why_not_writable(run)
+    found, estimator, reason = pvae.files.Run.read(run), estimator_of(method, steps), why_not_writable(run)
     test = data_of(found).test[:rows]
     unfinished = None if reason else run / f".evaluate-{method}.npz"
     result = pvae.log_marginal(
@@ -61,7 +61,7 @@ def evaluate(
         unfinished.unlink(missing_ok=True)
 
 
-def _more_rows(run: pvae.Run, method: str, num_rows: int) -> int | None:
+def _more_rows(run: pvae.files.Run, method: str, num_rows: int) -> int | None:
     """Of how many rows the estimates in the run's folder are, if they are of its weights and of more rows than these."""
     from pyrovae.files import read_json
     from pyrovae.files.config import STATE

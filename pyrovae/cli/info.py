@@ -17,7 +17,7 @@ UNITS = {
 
 def info(run: RunFolder) -> None:
     """Print what is in a run: the spec, the data, the settings, the results, the versions."""
-    config = pvae.Run.read(run).config
+    config = pvae.files.Run.read(run).config
     for name in ("spec", "data", "settings", "results", "versions"):
         if config[name]:
             show(False, name, ["", ""], [(key, _shown(key, value)) for key, value in config[name].items()])

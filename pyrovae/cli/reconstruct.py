@@ -21,7 +21,7 @@ def reconstruct(
     from pyrovae.report.codes import reconstructed
     from pyrovae.report.subject import data_of
 
-    x = data_of(pvae.Run.read(run)).test[:rows].dense().x
+    x = data_of(pvae.files.Run.read(run)).test[:rows].dense().x
     again = reconstructed(pvae.load(run), x)
     path = out or run / "reconstructions.npz"
     save_arrays(path, x=x.numpy(), reconstruction=again.numpy())

@@ -130,7 +130,9 @@ def _free_folder(name: str, variant: str | None) -> Path:
     return folder
 
 
-def _fit(vae: pvae.VAE, rows: Data, training: Training, folder: Path, resume: bool, quiet: bool) -> pvae.History:
+def _fit(
+    vae: pvae.VAE, rows: Data, training: Training, folder: Path, resume: bool, quiet: bool
+) -> pvae.training.History:
     """Train; matrix products in single precision may be less precise meanwhile, results are not."""
     import torch
 
@@ -151,10 +153,10 @@ def _fit(vae: pvae.VAE, rows: Data, training: Training, folder: Path, resume: bo
         torch.set_float32_matmul_precision(before)
 
 
-def _teller(epochs: int) -> Callable[[pvae.History], None]:
+def _teller(epochs: int) -> Callable[[pvae.training.History], None]:
     """Print a line for some of the epochs, where no bar is shown."""
 
-    def tell(history: pvae.History) -> None:
+    def tell(history: pvae.training.History) -> None:
         last, every = history.rows[-1], max(1, epochs // LINES)
         if last["epoch"] % every == 0 or last["epoch"] in (1, epochs):
             elbo, validation = (number(last.get(name)) for name in ("elbo", "validation_elbo"))
@@ -177,7 +179,7 @@ def _results(vae: pvae.VAE, rows: Data, seed: int) -> dict[str, Any]:
     return {**results, "bits_per_dim": bits}
 
 
-def _show(quiet: bool, rows: Data, history: pvae.History, results: Mapping[str, Any]) -> None:
+def _show(quiet: bool, rows: Data, history: pvae.training.History, results: Mapping[str, Any]) -> None:
     cells = {
         "ELBO": f"{results['elbo']:.2f} ± {results['elbo_error']:.2f}",
         "KL": number(results["kl"]),

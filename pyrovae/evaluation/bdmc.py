@@ -82,7 +82,7 @@ def bdmc(
     ...     pvae.Factorized(dist.Poisson, pvae.MLP(1, ()), 3),
     ...     pvae.Factorized(dist.Normal, pvae.MLP(3, ()), 1),
     ... )
-    >>> sandwich = pvae.bdmc(vae, 4, seed=0)
+    >>> sandwich = pvae.evaluation.bdmc(vae, 4, seed=0)
     >>> sandwich.lower.shape
     torch.Size([4])
     """

@@ -103,7 +103,7 @@ def joint_log_weights(
     ...     pvae.Factorized(dist.Poisson, pvae.MLP(1, ()), 3),
     ...     pvae.Factorized(dist.Normal, pvae.MLP(3, ()), 1),
     ... )
-    >>> pvae.joint_log_weights(vae, torch.ones(4, 3), num_samples=5).shape
+    >>> pvae.evaluation.joint_log_weights(vae, torch.ones(4, 3), num_samples=5).shape
     torch.Size([5])
     """
     plan: dict[str, Any] = {"vectorize": vectorize, "seed": seed, "max_bytes": max_bytes, "progress": progress}

@@ -146,7 +146,7 @@ def plot_coverage(
         coverage: the share of simulations whose truth lay inside, ``(levels,)`` or ``(levels, *quantities)``, or such
             arrays by name.
         num_simulations: behind each share; draws the band of 95 % pointwise binomial intervals around the diagonal.
-        of: what was counted, in the plural: ``"hidden entries"`` for :func:`pyrovae.imputation_calibration`.
+        of: what was counted, in the plural: ``"hidden entries"`` for :func:`pyrovae.checks.imputation_calibration`.
         ax: where to draw.
 
     Raises:

@@ -11,7 +11,7 @@ from pyrovae.report.subject import Subject
 _LOAD = """\
 import pyrovae as pvae
 
-run = pvae.Run.read({folder})
+run = pvae.files.Run.read({folder})
 vae = pvae.load({folder})
 {data}print(vae, run.config["results"])
 """

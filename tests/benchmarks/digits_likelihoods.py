@@ -19,7 +19,7 @@ LATENTS = 8
 IMAGE = (1, 8, 8)
 
 
-def decoder() -> pvae.Network:
+def decoder() -> pvae.networks.Network:
     return pvae.MLP(LATENTS, (128, 128))
 
 
@@ -32,7 +32,7 @@ def likelihoods() -> dict[str, nn.Module]:
         "beta-binomial": factorized(pvae.MeanBetaBinomial, total_count=16),
         "Poisson": factorized(dist.Poisson),
         "negative binomial": factorized(pvae.SizedNegativeBinomial),
-        "zero-inflated Poisson": factorized(pvae.ZeroInflatedSizedPoisson),
+        "zero-inflated Poisson": factorized(pvae.distributions.ZeroInflatedSizedPoisson),
         "categorical": pvae.Categories(decoder(), IMAGE, num_categories=17),
         "discretised logistic": factorized(pvae.DiscretizedLogistic, levels=17),
         "discretised normal": factorized(pvae.DiscretizedNormal, levels=17),

@@ -57,7 +57,7 @@ def by_svi(size: Size, epochs: int) -> Callable[[], object]:
     pyro.enable_validation(False)
     vae, x = _vae(size), _data(size)
     adam = functools.partial(torch.optim.Adam, lr=1e-3, fused=True)
-    svi = SVI(vae.model, vae.guide, pvae.TorchOptimizer(adam, vae.parameters()), Trace_ELBO())
+    svi = SVI(vae.model, vae.guide, pvae.training.TorchOptimizer(adam, vae.parameters()), Trace_ELBO())
 
     def run() -> None:
         for _ in range(epochs):

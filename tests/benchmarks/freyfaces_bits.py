@@ -20,7 +20,7 @@ LATENTS = 20
 IMAGE = (1, 28, 20)
 
 
-def decoder() -> pvae.Network:
+def decoder() -> pvae.networks.Network:
     return pvae.MLP(LATENTS, (200, 200))
 
 

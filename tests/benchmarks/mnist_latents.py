@@ -23,7 +23,7 @@ LATENTS = 20
 IMAGE = (1, 28, 28)
 
 
-def network(shape: int | tuple[int, ...]) -> pvae.Network:
+def network(shape: int | tuple[int, ...]) -> pvae.networks.Network:
     return pvae.MLP(shape, (300, 300))
 
 

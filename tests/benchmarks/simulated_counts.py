@@ -52,10 +52,12 @@ def likelihoods() -> dict[str, Callable[[], nn.Module]]:
 
     return {
         "negative binomial": factorized(pvae.SizedNegativeBinomial, True, size_factor=size),
-        "zero-inflated negative binomial": factorized(pvae.ZeroInflatedSizedNegativeBinomial, True, size_factor=size),
+        "zero-inflated negative binomial": factorized(
+            pvae.distributions.ZeroInflatedSizedNegativeBinomial, True, size_factor=size
+        ),
         "negative binomial without sizes": factorized(pvae.SizedNegativeBinomial, True),
         "Poisson": factorized(pvae.SizedPoisson, False, size_factor=size),
-        "zero-inflated Poisson": factorized(pvae.ZeroInflatedSizedPoisson, False, size_factor=size),
+        "zero-inflated Poisson": factorized(pvae.distributions.ZeroInflatedSizedPoisson, False, size_factor=size),
     }
 
 

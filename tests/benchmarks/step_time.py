@@ -50,7 +50,9 @@ def main():
     for name, (data_dim, hidden, latent_dim, batch_size) in SIZES.items():
         x = torch.bernoulli(torch.full((20 * batch_size, data_dim), 0.3))
         first, second, third = (make(data_dim, hidden, latent_dim) for _ in range(3))
-        fused = pvae.TorchOptimizer(functools.partial(torch.optim.Adam, lr=1e-3, fused=True), second.parameters())
+        fused = pvae.training.TorchOptimizer(
+            functools.partial(torch.optim.Adam, lr=1e-3, fused=True), second.parameters()
+        )
         ways = {
             "fit (validation and history included)": by_fit(first, x, batch_size),
             "SVI, one fused Adam": by_svi(second, x, batch_size, fused),

@@ -26,13 +26,17 @@ def tables() -> dict[str, tuple[pd.DataFrame, dict[str, type]]]:
 
     wine, cancer = load_wine(as_frame=True).frame, load_breast_cancer(as_frame=True).frame
     diabetes = load_diabetes(as_frame=True, scaled=False).frame
-    positive = {name: pvae.Positive for name in wine.columns if name != "target"}
+    positive = {name: pvae.distributions.Positive for name in wine.columns if name != "target"}
     return {
         "wine": (wine.assign(target=wine.target.map("class {}".format)), positive),
         "breast cancer": (cancer.assign(target=cancer.target.map({0: "malignant", 1: "benign"})), {}),
         "diabetes": (
             diabetes.assign(sex=diabetes.sex.map({1.0: "a", 2.0: "b"}), age=diabetes.age.astype(int)),
-            {"bmi": pvae.Positive, "bp": pvae.Positive, "target": pvae.Positive},
+            {
+                "bmi": pvae.distributions.Positive,
+                "bp": pvae.distributions.Positive,
+                "target": pvae.distributions.Positive,
+            },
         ),
     }
 
@@ -44,7 +48,7 @@ def hide(frame: pd.DataFrame, seed: int) -> tuple[pd.DataFrame, np.ndarray]:
 
 def vae_imputation(schema: pvae.TableSchema, x: torch.Tensor, epochs: int, seed: int) -> tuple[np.ndarray, float]:
     torch.manual_seed(seed)
-    net = pvae.TableNetwork(pvae.MLP(schema.num_features, (64,), dropout=0.2), schema)
+    net = pvae.conditionals.TableNetwork(pvae.MLP(schema.num_features, (64,), dropout=0.2), schema)
     vae = pvae.VAE(
         pvae.standard_normal(LATENTS),
         pvae.TableLikelihood(pvae.MLP(LATENTS, (64,)), schema=schema),
@@ -72,7 +76,7 @@ def vae_imputation(schema: pvae.TableSchema, x: torch.Tensor, epochs: int, seed:
 
 
 def categories(schema: pvae.TableSchema) -> list[int]:
-    return [j for j, column in enumerate(schema.columns) if isinstance(column, pvae.Category)]
+    return [j for j, column in enumerate(schema.columns) if isinstance(column, pvae.distributions.Category)]
 
 
 def baselines(schema: pvae.TableSchema, coded: np.ndarray) -> dict[str, np.ndarray]:
