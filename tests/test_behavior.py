@@ -552,8 +552,8 @@ FEW: dict[str, dict[str, Any]] = {
     "diagnose": {"num_samples": 50, "num_simulations": 50},
     "fit": {"epochs": 1},
     "inference_gaps": {"num_steps": 2},
-    "posterior_draws": {"sampler": pvae.Sampler(2, 2, 4, 1)},
-    "reference_posterior": {"sampler": pvae.Sampler(2, 2, 4, 1)},
+    "posterior_draws": {"sampler": pvae.checks.Sampler(2, 2, 4, 1)},
+    "reference_posterior": {"sampler": pvae.checks.Sampler(2, 2, 4, 1)},
     "refine": {"num_steps": 2},
 }
 """Little work, for calls that must end in an error."""
