@@ -1,4 +1,4 @@
-"""Tables of text, CSV and its kin, read strictly: no field, column or row is dropped unseen, and what is assumed is said."""
+"""Tables of text, CSV and its kin, read strictly: nothing is dropped unseen, and the notes hold what was assumed."""
 
 from __future__ import annotations
 
@@ -108,8 +108,8 @@ def _rows(text: str, separator: str, start: int) -> Iterator[tuple[int, list[str
 
 
 def _dialect(text: str, header: bool | None) -> Dialect:
-    said = re.match(r"\s*\"?sep=(.)\"?\s*\n", text)  # as Excel writes it
-    start = int(said is not None)
+    announced = re.match(r"\s*\"?sep=(.)\"?\s*\n", text)  # as Excel writes it
+    start = int(announced is not None)
 
     head = text[:SAMPLE_SIZE]
     if len(text) > SAMPLE_SIZE:
@@ -118,7 +118,7 @@ def _dialect(text: str, header: bool | None) -> Dialect:
     def sample(separator: str) -> list[tuple[int, list[str]]]:
         return list(itertools.islice((found for found in _rows(head, separator, start) if found[1]), SAMPLE_ROWS))
 
-    separator = said[1] if said else next((found for found in SEPARATORS if _splits(sample, found)), ",")
+    separator = announced[1] if announced else next((found for found in SEPARATORS if _splits(sample, found)), ",")
     found = sample(separator)
     if not found:
         raise ValueError("it is empty")

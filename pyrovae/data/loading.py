@@ -1,4 +1,15 @@
-"""`load`: data by name or path, with its variant and its split; `available`: what can be loaded."""
+"""`load`: data by name or path, with its variant and its split; `available`: the data sets that have names.
+
+* ``"digits"``: 1,797 images (1, 8, 8) that come with scikit-learn; variant ``"counts"`` (0..16) or ``"scaled"`` (x / 16).
+* ``"mnist"``: 60,000 + 10,000 images (1, 28, 28); variant ``"dynamic"`` (training rows are grey levels that are redrawn as
+  zeros and ones for each batch; the others are drawn once), ``"static"`` (all drawn once; it names its seed, since it is not
+  Larochelle's file), ``"grey"`` (level / 255), ``"threshold"`` (level > 127) or ``"uint8"`` (0..255). Validation is the end
+  of the 60,000.
+* ``"freyfaces"``: 1,965 video frames (1, 28, 20); variant ``"uint8"`` or ``"grey"``.
+
+Their files are looked for in the folder ``PYROVAE_DATA``, then in the user's cache folder, to which MNIST is downloaded if
+need be; its checksums are verified.
+"""
 
 from __future__ import annotations
 
@@ -35,21 +46,12 @@ def load(
 ) -> Data:
     """Return data by name or path, split into ``train``, ``validation`` and ``test``.
 
-    * ``"digits"``: 1,797 images (1, 8, 8) that come with scikit-learn; variant ``"counts"`` (0..16) or ``"scaled"``
-      (x / 16).
-    * ``"mnist"``: 60,000 + 10,000 images (1, 28, 28); variant ``"dynamic"`` (training rows are grey levels that are redrawn
-      as zeros and ones for each batch; the others are drawn once), ``"static"`` (all drawn once; it names its seed, since it
-      is not Larochelle's file), ``"grey"`` (level / 255), ``"threshold"`` (level > 127) or ``"uint8"`` (0..255).
-      Validation is the end of the 60,000.
-    * ``"freyfaces"``: 1,965 video frames (1, 28, 20); variant ``"uint8"`` or ``"grey"``.
-    * A path: a table of text (``.csv``, ``.tsv``, ``.txt``; an empty cell is missing), ``.parquet``, ``.h5ad`` (AnnData),
-      ``.npy``, ``.npz``, IDX files, or a folder of images, which are read batch by batch. Pickled objects are never loaded.
+    A name is ``"digits"``, ``"mnist"`` or ``"freyfaces"``. A path leads to a table of text (``.csv``, ``.tsv``, ``.txt``),
+    ``.parquet``, ``.h5ad`` (AnnData), ``.npy``, ``.npz``, IDX files, or a folder of images, which are read batch by batch.
+    Pickled objects are never loaded.
 
-    A table of text may be compressed, separated by commas, semicolons, tabs, bars or spaces, and have decimal commas; what
-    was found stands in ``notes``. A line with more or fewer fields than there are names is refused.
-
-    Files of named data are looked for in the folder ``PYROVAE_DATA``, then in the user's cache folder, to which MNIST is
-    downloaded if need be; its checksums are verified.
+    A table of text may be compressed, separated by commas, semicolons, tabs, bars or spaces, and have decimal commas; an
+    empty cell is missing. What was found stands in ``notes``. A line with more or fewer fields than the first is refused.
 
     Args:
         name_or_path: the name, or the path.
@@ -79,24 +81,28 @@ def load(
     found = re.fullmatch(r"(\w+)\(seed=(\d+)\)", variant or "")  # a variant in full, as `Data` names it
     if found:
         variant, seed = found[1], int(found[2])
-    source = SOURCES.get(str(name_or_path))
-    if source is None:
-        data = read_path(_checked_path(name_or_path), variant, wanted)
-        if len(data) < 10 and validation is None and test is None:
-            return data
-        return replace(data, seed=seed, parts=_random_parts(len(data), (validation, test), (0.1, 0.1), seed))
-    if wanted.given():
-        raise ValueError(f"expected {wanted.given()[0]}= with a file only, got it for {name_or_path}; leave it out")
+    if str(name_or_path) in SOURCES:
+        if wanted.given():
+            raise ValueError(f"expected {wanted.given()[0]}= with a file only, got it for {name_or_path}; leave it out")
+        return _load_named(str(name_or_path), variant, seed, (validation, test), download)
+    data = read_path(_checked_path(name_or_path), variant, wanted)
+    if len(data) < 10 and validation is None and test is None:
+        return data
+    return replace(data, seed=seed, parts=_random_parts(len(data), (validation, test), (0.1, 0.1), seed))
+
+
+def _load_named(name: str, variant: str | None, seed: int, sizes: tuple[Size, Size], download: bool) -> Data:
+    source = SOURCES[name]
     variant = next(iter(source.variants)) if variant is None else check_word("variant", variant, source.variants)
     images = source.read(download)
-    parts = _parts(len(images.levels), images.num_test, source, (validation, test), seed)
+    parts = _parts(len(images.levels), images.num_test, source, sizes, seed)
     num_train = parts["train"].stop if isinstance(parts["train"], slice) else len(images.levels)
     made = source.variants[variant](images.levels, seed, num_train)
     return Data(
         made.x,
         labels=None if images.labels is None else {"label": images.labels},
         variant=made.name or variant,
-        name=str(name_or_path),
+        name=name,
         seed=seed,
         transform=made.transform,
         parts=parts,

@@ -74,10 +74,10 @@ def name_order(wanted: Sequence[Any], came: Sequence[Any], what: str) -> list[in
     place, known = {name: number for number, name in enumerate(came)}, set(wanted)
     lacking, other = [n for n in wanted if n not in place], [n for n in came if n not in known]
     if lacking or other or len(place) < len(came) or len(wanted) != len(came):
-        said = [f"lacking {some(lacking)}"] * bool(lacking) + [f"others {some(other)}"] * bool(other)
+        wrong = [f"lacking {some(lacking)}"] * bool(lacking) + [f"others {some(other)}"] * bool(other)
         raise ValueError(
             f"expected {what} to have the same names, each once, got {len(came)} for {len(wanted)}"
-            f"{': ' if said else ', some twice'}{' and '.join(said)}; rename or select them"
+            f"{': ' if wrong else ', some twice'}{' and '.join(wrong)}; rename or select them"
         )
     return [place[name] for name in wanted]
 

@@ -1,4 +1,4 @@
-"""The covariates that a network reads: checked, cast, and encoded by networks of their own."""
+"""The covariates that a network reads: checked, cast, and encoded by one network each."""
 
 from __future__ import annotations
 
