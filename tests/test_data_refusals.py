@@ -120,6 +120,11 @@ CASES = {
         TypeError,
         r"expected x to be a tensor, got ndarray; write .*as_data\(x\)",
     ),
+    "labels without a name in Data": (
+        lambda: Data(X, labels=X[:, 0]),
+        TypeError,
+        r"expected labels to be a dict of tensors by name, got Tensor; write pyrovae.data.as_data\(x, labels=...\)",
+    ),
     "a number in Data": (lambda: Data(torch.tensor(1.0)), ValueError, "expected x to have rows, got a single number"),
     "one row by number": (
         lambda: DATA[3],

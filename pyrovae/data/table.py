@@ -84,8 +84,14 @@ class Data:
     def __post_init__(self) -> None:
         if not leaves(self.x):
             raise ValueError("expected data, got an empty dict or tuple; give at least one array of rows")
-        everything = leaves(self.x) + leaves(dict(self.labels or {}), "labels")
-        everything += leaves(dict(self.covariates or {}), "covariates")
+        everything = leaves(self.x)
+        for name, table in (("labels", self.labels), ("covariates", self.covariates)):
+            if table is not None and not isinstance(table, Mapping):
+                raise TypeError(
+                    f"expected {name} to be a dict of tensors by name, got {type(table).__name__}; write "
+                    f"pyrovae.data.as_data(x, {name}=...)"
+                )
+            everything += leaves(dict(table or {}), name)
         for leaf, path in everything:
             if not isinstance(leaf, Tensor | LazyRows):
                 raise TypeError(
