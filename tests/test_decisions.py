@@ -69,7 +69,7 @@ def test_p_values_of_typical_rows_are_uniform():
     """Two-sided for the ELBO, which is low for odd rows and high for rows that are too good; one-sided for the distance."""
     law = gaussian(CORRELATED, 1.0)
     program = Plain(law)
-    found = pvae.typicality(program, law.simulate(1500), num_simulations=3000, num_samples=4, seed=0)
+    found = pvae.checks.typicality(program, law.simulate(1500), num_simulations=3000, num_samples=4, seed=0)
     for name, p in found.p_values.items():
         for level in (0.1, 0.3):
             share = (p < level).mean()
@@ -80,6 +80,6 @@ def test_rows_that_are_too_good_are_atypical_as_well():
     law = gaussian(CORRELATED, 1.0)
     program = Plain(law)
     centre = torch.zeros(4, 3, dtype=torch.float64)
-    found = pvae.typicality(program, centre, num_simulations=2000, num_samples=4, seed=0)
+    found = pvae.checks.typicality(program, centre, num_simulations=2000, num_samples=4, seed=0)
     assert (found.p_values["elbo"] < 0.02).all()
     assert (found.p_values["posterior mean"] > 0.9).all()
