@@ -110,7 +110,7 @@ def plot_traversals(
 
     Args:
         images: ``(dimensions, steps, *image)`` in any layout of :func:`plot_samples`, e.g.
-            ``vae.decode(traversal_grid(z))``.
+            ``vae.decode(grid.flatten(0, 1)).unflatten(0, grid.shape[:2])`` of a ``grid = traversal_grid(z)``.
         kl: each dimension's mean KL to the prior in nats, ``(dimensions,)``. It orders the rows and is printed beside
             them.
         values: what the dimension is set to at each step, ``(steps,)``, written below.
