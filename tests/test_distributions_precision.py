@@ -112,6 +112,10 @@ def test_a_binomial_of_few_trials_is_pyros_own():
     assert precise(dist.Binomial, torch.tensor([2.0, 1025.0])) is not dist.Binomial
     assert precise(dist.Binomial) is not dist.Binomial
     assert precise(dist.Normal) is dist.Normal
+    learned = pvae.Factorized(dist.Binomial, event_shape=(), total_count=16, logits=nn.Parameter(torch.zeros(())))
+    assert type(learned()) is dist.Binomial
+    read = pvae.Factorized(dist.Binomial, event_shape=(), total_count=pvae.FromCovariate("n"), logits=0.0)
+    assert type(read(covariates={"n": torch.tensor([16.0])})) is precise(dist.Binomial)
 
 
 @pytest.mark.parametrize("concentration", [1.0, 50.0, 1e3, 1e9])

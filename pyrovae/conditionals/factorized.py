@@ -137,8 +137,8 @@ class Factorized(Conditional):
         own = [value.name for value in given.values() if isinstance(value, FromCovariate)]
         super().__init__(net, shape, start=torch.zeros(len(read), *shape), preprocess=preprocess, covariate_names=own)
         self.family: Any = family
-        total_count = given.get("total_count")
-        self._precise = precise(family, None if isinstance(total_count, FromCovariate) else total_count)
+        fixed = {name: value for name, value in given.items() if not isinstance(value, nn.Parameter | FromCovariate)}
+        self._precise = precise(family, fixed.get("total_count"))
         self.read = read
         learned = [parameter for parameter, value in given.items() if isinstance(value, nn.Parameter)]
         self.links = {parameter: _link(family, parameter) for parameter in (*read, *learned)}

@@ -47,9 +47,13 @@ class Discretized(Univariate):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The log mass of the levels ``value``, in nats."""
-        ends = self._standardized(self._checked(value))
-        lower, upper, width = (end.to(torch.promote_types(value.dtype, self.loc.dtype)) for end in ends)
-        inner = self._log_interval(lower, upper, width)
+        last, dtype = self.levels - 1, torch.promote_types(value.dtype, self.loc.dtype)
+        middle = (
+            2 * to_double(self._checked(value)) / last - 1 - self.loc
+        ) / self.scale  # many levels are close together
+        middle, half = middle.to(dtype), 1 / (last * self.scale)
+        lower, upper = middle - half, middle + half
+        inner = self._log_interval(lower, upper, 2 * half)
         inner = torch.where(value < 0.5, self._log_survival(-upper), inner)
         return torch.where(value > self.levels - 1.5, self._log_survival(lower), inner)
 
@@ -60,12 +64,6 @@ class Discretized(Univariate):
         draw = self.loc + self.scale * self._standard_sample(shape)
         last = self.levels - 1
         return torch.minimum((0.5 * (draw + 1) * last).round().clamp(min=0), last)
-
-    def _standardized(self, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The ends of each level and its width, in double precision: many levels are close to each other."""
-        value, loc, scale, last = (to_double(t) for t in (value, self.loc, self.scale, self.levels - 1))
-        center = 2 * value / last - 1 - loc
-        return (center - 1 / last) / scale, (center + 1 / last) / scale, 2 / last / scale
 
     @abstractmethod
     def _log_interval(self, lower: Tensor, upper: Tensor, width: Tensor) -> Tensor:
