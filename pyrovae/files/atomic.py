@@ -38,19 +38,11 @@ _REASONS = {
 
 
 class DamagedError(ValueError):
-    """A file that is truncated, altered or not of this library's making.
-
-    >>> issubclass(DamagedError, ValueError)
-    True
-    """
+    """A file that is truncated, altered or not of this library's making."""
 
 
 class NewerFormatError(ValueError):
-    """A file that a later version of this library wrote.
-
-    >>> issubclass(NewerFormatError, ValueError)
-    True
-    """
+    """A file that a later version of this library wrote."""
 
 
 def save_file_atomic(path: str | os.PathLike[str], content: bytes | Callable[[BinaryIO], object]) -> Path:
@@ -62,12 +54,8 @@ def save_file_atomic(path: str | os.PathLike[str], content: bytes | Callable[[Bi
         path: where to write; missing folders are made.
         content: the bytes, or a function that writes them to an open binary file.
 
-    Returns:
-        The path.
-
     Raises:
-        OSError: the folder cannot be written or the disk is full (the message names the folder and the remedy); the old
-            content is unchanged, and no temporary file is left.
+        OSError: the folder cannot be written or the disk is full, with the remedy; the old content is unchanged.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -136,18 +124,7 @@ def explained(error: OSError, path: Path) -> OSError:
 
 
 def write_json_atomic(path: str | os.PathLike[str], value: Any) -> Path:
-    """Write a value as indented JSON, atomically.
-
-    Args:
-        path: where to write.
-        value: dicts with string keys, lists, strings, finite numbers, booleans and None.
-
-    Returns:
-        The path.
-
-    Raises:
-        ValueError: the value is not JSON.
-        OSError: as in :func:`save_file_atomic`.
+    """Write a value as indented JSON, atomically; a ValueError says why a value is no JSON.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -166,23 +143,7 @@ def write_json_atomic(path: str | os.PathLike[str], value: Any) -> Path:
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-    """Read a JSON file of at most 16 MiB; what no JSON file of this library holds is refused.
-
-    Args:
-        path: the file.
-
-    Returns:
-        The value.
-
-    Raises:
-        DamagedError: too large, not UTF-8, not JSON, NaN or infinity, or nested too deep.
-        OSError: the file cannot be read.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     read_json(save_file_atomic(Path(folder) / "a.json", b"[1, 2]"))
-    [1, 2]
-    """
+    """Read a JSON file of finite numbers and at most 16 MiB; anything else is a DamagedError."""
     with open_regular(path) as file:
         raw = file.read(_JSON_LIMIT + 1)
     if len(raw) > _JSON_LIMIT:
@@ -195,6 +156,17 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         raise DamagedError(f"{path} is nested too deep") from None
     except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
         raise DamagedError(f"{path} is not valid JSON: {str(error)[:200]}") from error
+
+
+def check_version(found: Any, newest: int, path: str | os.PathLike[str]) -> None:
+    """Refuse a file without a valid format version, or of a later one than this library reads."""
+    if type(found) is not int or found < 1:
+        raise DamagedError(f"{path} has no valid format version")
+    if found > newest:
+        raise NewerFormatError(
+            f"{path} has format version {str(found)[:20]}, this pyrovae reads up to {newest}: upgrade it "
+            "(`pip install --upgrade pyrovae`)"
+        )
 
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from pyrovae.files.atomic import DamagedError, NewerFormatError, open_regular, read_json
+from pyrovae.files.atomic import DamagedError, check_version, open_regular, read_json
 
 VERSION = 1
 FORMAT = "pyrovae-run"
@@ -69,14 +69,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
     config = read_json(path)
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise DamagedError(f"{path} is not of a pyrovae run")
-    version = config.get("version")
-    if type(version) is not int or version < 1:
-        raise DamagedError(f"{path} has no valid format version")
-    if version > VERSION:
-        raise NewerFormatError(
-            f"{path} has format version {str(version)[:20]}, this pyrovae reads up to {VERSION}: upgrade it "
-            "(`pip install --upgrade pyrovae`)"
-        )
+    check_version(config.get("version"), VERSION, path)
     if sealed({key: value for key, value in config.items() if key != "sha256"}) != config:
         raise DamagedError(f"{path} was altered: its checksum does not match its content")
     for key, kind in _KINDS.items():

@@ -21,11 +21,7 @@ _held: dict[tuple[str, int], tuple[int, object]] = {}
 
 
 class InUseError(OSError):
-    """A folder that another process or thread writes into.
-
-    >>> issubclass(InUseError, OSError)
-    True
-    """
+    """A folder that another process or thread writes into."""
 
 
 @contextlib.contextmanager
@@ -33,12 +29,6 @@ def locked(folder: str | os.PathLike[str]) -> Iterator[Path]:
     """Hold a folder as its only writer: made, found to be writable, and cleared of the leftovers of killed writers.
 
     The lock is advisory and dies with its process. The thread that holds it may take it again. Readers need none.
-
-    Args:
-        folder: the folder.
-
-    Yields:
-        Its path.
 
     Raises:
         InUseError: another process or thread holds it.
@@ -108,25 +98,17 @@ def _in_use(folder: Path, who: str) -> InUseError:
 def remove_leftovers(folder: Path) -> list[Path]:
     """Remove the temporary files and folders that killed writers left in a folder; returns their paths.
 
-    Only names of this library's pattern are touched, and no file that a process is writing. Call it in :func:`locked`.
-
-    >>> remove_leftovers(Path("/no/such/folder"))
-    []
+    Only names of this library's pattern are touched, and no file that a process is writing.
     """
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
-        return [path for path in sorted(folder.iterdir()) if TEMPORARY.fullmatch(path.name) and _remove(path)]
-    return []
-
-
-def _remove(path: Path) -> bool:
-    try:
-        if path.is_dir():
-            shutil.rmtree(path)
-            return True
-        with open(path, "r+b") as file:
-            if not try_lock(file):
-                return False
-        path.unlink()
-    except OSError:
-        return False
-    return True
+    removed = []
+    for path in sorted(path for path in folder.iterdir() if TEMPORARY.fullmatch(path.name)):
+        with contextlib.suppress(OSError):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                with open(path, "r+b") as file:
+                    if not try_lock(file):
+                        continue
+                path.unlink()
+            removed.append(path)
+    return removed

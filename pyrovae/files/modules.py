@@ -32,7 +32,6 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Any], source: str = "t
     Raises:
         ValueError: a name is missing or too many, or a shape or dtype differs; up to three are listed.
 
-    >>> load_weights(nn.Linear(2, 1), nn.Linear(2, 1).state_dict())
     >>> load_weights(nn.Linear(2, 1), nn.Linear(3, 1).state_dict(), "run 7")
     Traceback (most recent call last):
     ...
@@ -85,15 +84,9 @@ def different_parts(there: Mapping[str, str], here: Mapping[str, str]) -> str:
 
 
 def optimizer_state(optimizer: Optimizer, parameters: Mapping[str, Tensor]) -> dict[str, Any]:
-    """An optimizer's moments by the names of the parameters, and its groups.
+    """The state of a torch optimizer in the names of the parameters, which are given by name (more do no harm).
 
-    Args:
-        optimizer: any torch optimizer.
-        parameters: the tensors that it trains, by name; more do no harm.
-
-    Returns:
-        ``moments``, a dict for each name; ``groups``, the options with the names in ``params``; ``others``, what else the
-        optimizer keeps.
+    ``moments`` has a dict for each name, ``groups`` the options with names in ``params``, ``others`` what else is kept.
 
     >>> weight = nn.Parameter(torch.zeros(2))
     >>> optimizer_state(torch.optim.SGD([weight], lr=0.1), {"weight": weight})["groups"][0]["params"]
@@ -124,10 +117,6 @@ def load_optimizer_state(
 
     Raises:
         ValueError: the groups' names differ, or a moment has the wrong shape.
-
-    >>> weight = nn.Parameter(torch.zeros(2))
-    >>> optimizer = torch.optim.Adam([weight])
-    >>> load_optimizer_state(optimizer, optimizer_state(optimizer, {"w": weight}), {"w": weight})
     """
     try:
         here = [group["params"] for group in optimizer_state(optimizer, parameters)["groups"]]

@@ -14,16 +14,7 @@ Generators = Mapping[str, torch.Generator | np.random.Generator]
 
 
 def rng_state(generators: Generators | None = None) -> dict[str, Any]:
-    """The states of every generator that training may draw from, as :func:`save_state` takes them.
-
-    These are torch's global generator, those of the CUDA devices in use, Python's ``random``, NumPy's legacy global
-    generator, and the ones given.
-
-    Args:
-        generators: generators of the caller's own, by name.
-
-    Returns:
-        A dict with the entries ``torch``, ``cuda``, ``python``, ``numpy`` and ``generators``.
+    """The states of all generators that training may draw from: those of torch, Python and NumPy, and the given, by name.
 
     >>> sorted(rng_state({"shuffle": torch.Generator().manual_seed(0)}))
     ['cuda', 'generators', 'numpy', 'python', 'torch']
@@ -42,14 +33,7 @@ def rng_state(generators: Generators | None = None) -> dict[str, Any]:
 
 
 def set_rng_state(state: Mapping[str, Any], generators: Generators | None = None) -> None:
-    """Set every generator to a state of :func:`rng_state`.
-
-    Args:
-        state: the state.
-        generators: the caller's own generators, under the names they had.
-
-    Raises:
-        ValueError: the names differ, or a state does not fit its generator.
+    """Set every generator to a state of :func:`rng_state`; a ValueError says which state does not fit.
 
     >>> state = rng_state()
     >>> first = torch.rand(())

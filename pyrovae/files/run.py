@@ -56,13 +56,7 @@ class Run:
 
     @classmethod
     def read(cls, folder: str | os.PathLike[str]) -> Run:
-        """Read a run folder.
-
-        Args:
-            folder: the folder that ``save`` wrote.
-
-        Returns:
-            The run.
+        """Read the folder that ``save`` wrote.
 
         Raises:
             FileNotFoundError: there is no run, or a file of it is missing.
@@ -113,15 +107,7 @@ def replaced_run(folder: str | os.PathLike[str], overwrite: bool = False) -> Ite
 
     Args:
         folder: the run's folder; made if need be. Other files in it stay.
-        overwrite: replace a run that stands there.
-
-    Yields:
-        The folder to write into.
-
-    Raises:
-        ValueError: there is a run already.
-        InUseError: another process writes into the folder.
-        OSError: the folder cannot be written.
+        overwrite: replace a run that stands there; else its presence is a ValueError.
     """
     folder = Path(folder)
     with locked(folder):

@@ -20,7 +20,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from pyrovae.files.atomic import DamagedError, NewerFormatError, open_regular, save_file_atomic
+from pyrovae.files.atomic import DamagedError, NewerFormatError, check_version, open_regular, save_file_atomic
 
 VERSION = 1
 HEADER_LIMIT = 100_000_000  # bytes; safetensors reads no more
@@ -40,20 +40,17 @@ _HOLDS = (
 def save_state(path: str | os.PathLike[str], state: Any, kind: str = "checkpoint") -> Path:
     """Write a nested state into one file, atomically.
 
-    Equal states give equal files. A tensor that occurs twice is written once. What is written is the tensors' values: their
-    device and layout in memory are the program's own.
+    Equal states give equal files. A tensor that occurs twice is written once. Tensors are written as values, without their
+    device and their layout in memory.
 
     Args:
         path: the file; name it ``*.safetensors``, since any safetensors reader opens it.
         state: dicts, lists, tuples, tensors, arrays, numbers, strings and None, nested.
         kind: what the file is; a reader asks for the same kind.
 
-    Returns:
-        The path.
-
     Raises:
-        TypeError: as in :func:`check_state`.
-        ValueError: as in :func:`check_state`, or the texts and numbers fill more than a header holds.
+        TypeError: an entry cannot be kept; the message gives its path.
+        ValueError: the state is nested too deep or in a circle, or its texts fill more than a header holds.
         OSError: the folder cannot be written; nothing has changed there.
 
     >>> import tempfile
@@ -76,13 +73,6 @@ def save_state(path: str | os.PathLike[str], state: Any, kind: str = "checkpoint
 def load_state(path: str | os.PathLike[str], kind: str = "checkpoint") -> Any:
     """Read a nested state of :func:`save_state`, equal to the last bit; tensors come back on the CPU.
 
-    Args:
-        path: the file.
-        kind: the kind of file expected.
-
-    Returns:
-        The state.
-
     Raises:
         DamagedError: the file is truncated, altered, foreign or of another kind.
         NewerFormatError: a later version wrote the file.
@@ -97,16 +87,20 @@ def load_state(path: str | os.PathLike[str], kind: str = "checkpoint") -> Any:
     try:
         with safetensors.safe_open(path, "pt") as file:
             about = json.loads((file.metadata() or {}).get(_KEY, "null"))
-            _check_origin(about, kind)
+            if not isinstance(about, dict):
+                raise DamagedError(f"{path} is a safetensors file of another origin")
+            check_version(about.get("version"), VERSION, path)
+            if about.get("kind") != kind:
+                raise DamagedError(f"{path} is no {kind}, it is a {str(about.get('kind'))[:100]!r} file")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
         if about.pop("sha256", None) != _checksum(about, tensors):
-            raise DamagedError("its checksum does not match its content")
+            raise DamagedError(f"{path} is damaged: its checksum does not match its content")
         state = _put_together(about["state"], {name: tensor.clone() for name, tensor in tensors.items()})
         structure, again = _take_apart(state)
         if structure != about["state"] or again.keys() != tensors.keys():
-            raise DamagedError("its content has another form than this library writes")
-    except NewerFormatError as error:
-        raise NewerFormatError(f"{path} {error}") from None
+            raise DamagedError(f"{path} is damaged: its content has another form than this library writes")
+    except (DamagedError, NewerFormatError):
+        raise
     except (OSError, MemoryError):  # of this machine, not of the file
         raise
     except Exception as error:  # whatever a reader raises on bytes from a stranger
@@ -115,15 +109,7 @@ def load_state(path: str | os.PathLike[str], kind: str = "checkpoint") -> Any:
 
 
 def check_state(state: Any, root: str = "") -> None:
-    """Refuse a state that no file could keep, before anything is written or trained.
-
-    Args:
-        state: the nested state.
-        root: the state's name in the message.
-
-    Raises:
-        TypeError: an entry cannot be kept; the message gives its path.
-        ValueError: nested too deep, or in a circle.
+    """Refuse a state that no file could keep, as :func:`save_state` does; ``root`` is the state's name in the message.
 
     >>> check_state({"step": 3, "weights": [torch.zeros(2), None]})
     >>> check_state({"state": {0: {"closure": len}}}, "optimizer")
@@ -134,21 +120,6 @@ def check_state(state: Any, root: str = "") -> None:
     _take_apart(state, (root,) if root else ())
 
 
-def _check_origin(about: Any, kind: str) -> None:
-    if not isinstance(about, dict):
-        raise DamagedError("it is a safetensors file of another origin")
-    version = about.get("version")
-    if type(version) is not int or version < 1:
-        raise DamagedError("it has no valid format version")
-    if version > VERSION:
-        raise NewerFormatError(
-            f"has format version {str(version)[:20]}, this pyrovae reads up to {VERSION}: upgrade it "
-            "(`pip install --upgrade pyrovae`)"
-        )
-    if about.get("kind") != kind:
-        raise DamagedError(f"it is a {str(about.get('kind'))[:100]!r} file")
-
-
 def _checksum(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 over all that a file says: texts, names, dtypes, shapes and values."""
     shapes = [[name, str(tensors[name].dtype), list(tensors[name].shape)] for name in sorted(tensors)]
@@ -156,7 +127,7 @@ def _checksum(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         raw = tensors[name].reshape(-1).view(torch.uint8)
         if tensors[name].dtype == torch.bool and raw.numel() and raw.max() > 1:  # undefined behavior in torch
-            raise DamagedError(f"the tensor {name[:200]!r} is boolean and holds other bytes than 0 and 1")
+            raise ValueError(f"the tensor {name[:200]!r} is boolean and holds other bytes than 0 and 1")
         digest.update(raw.numpy().data)
     return digest.hexdigest()
 

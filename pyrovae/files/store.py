@@ -85,14 +85,7 @@ class CheckpointStore:
             return []
 
     def due(self, step: int) -> bool:
-        """Whether ``every_steps`` or ``every_minutes`` have passed since the last save or load.
-
-        Args:
-            step: the number of steps done since training began.
-
-        >>> CheckpointStore("runs/unused", every_steps=5, every_minutes=None).due(4)
-        False
-        """
+        """Whether ``every_steps`` or ``every_minutes`` have passed since the last save or load."""
         steps, seconds = step - self._last_step, self._clock() - self._last_time
         by_time = self.every_minutes is not None and seconds >= 60.0 * self.every_minutes
         return by_time or (self.every_steps is not None and steps >= self.every_steps)
@@ -104,19 +97,10 @@ class CheckpointStore:
             state: as :func:`save_state` takes it.
             step: the number of steps done since training began.
 
-        Returns:
-            The path of the new checkpoint.
-
         Raises:
             TypeError: an entry cannot be kept.
             ValueError: the step is not between 0 and 10^12, or as in :func:`save_state`.
-            InUseError: another process writes into the folder.
-            OSError: the folder cannot be written or the disk is full; the earlier checkpoints are intact.
-
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     CheckpointStore(folder).save({}, step=7).name
-        'checkpoint-000000000007.safetensors'
+            OSError: the folder is in use or cannot be written, or the disk is full; the earlier checkpoints are intact.
         """
         if not 0 <= step < _STEP_LIMIT:
             raise ValueError(f"expected a step from 0 to {_STEP_LIMIT - 1}, got {step}")
@@ -132,20 +116,13 @@ class CheckpointStore:
         return path
 
     def load_latest(self) -> tuple[Any, Path] | None:
-        """Read the newest checkpoint that is whole.
+        """The newest checkpoint that is whole, with its path; None where the folder holds none.
 
         A damaged one is passed over with a warning, and removed after the next successful :meth:`save`.
-
-        Returns:
-            The state and its path; None where the folder holds no checkpoint.
 
         Raises:
             DamagedError: there are checkpoints, and none is whole.
             NewerFormatError: a later version wrote the newest.
-            OSError: the folder or a file cannot be read.
-
-        >>> CheckpointStore("no/such/folder").load_latest() is None
-        True
         """
         reasons = []
         for path in reversed(self.paths):
@@ -167,13 +144,7 @@ class CheckpointStore:
         return None
 
     def require_empty(self) -> None:
-        """Refuse a folder that holds checkpoints already, for a training that begins afresh.
-
-        Raises:
-            ValueError: it holds some; they would be mistaken for this training's.
-
-        >>> CheckpointStore("no/such/folder").require_empty()
-        """
+        """Refuse a folder that holds checkpoints, which would be mistaken for those of a training that begins afresh."""
         if paths := self.paths:
             raise refusal(
                 f"{str(self.folder)!r} holds checkpoints already, the newest {paths[-1].name}: resume goes on from there; "
