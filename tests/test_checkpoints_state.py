@@ -79,6 +79,10 @@ TREES = {
     "keys that look like ours": {"$tensor": "w", "a": {"$": 1, "b": torch.ones(2)}, "$dict": [["a", 1]]},
     "channels last": [torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last)],
     "views": [torch.eye(4)[::2], torch.eye(3).T, torch.ones(3, 1).expand(3, 5), torch.arange(6)[1:4], torch.eye(2)[1]],
+    "views of one memory": [
+        part for base in [torch.arange(9.0)] for part in (base.view(3, 3), base.view(3, 3).T, base[:3])
+    ],
+    "empties": [part for base in [torch.arange(9.0)] for part in (base[:0], base[3:3], base[3:3].view(0, 2), base)],
     "lazy views": [part for z in [torch.tensor([1 + 2j, 3j])] for part in (z, z.conj(), z.imag, z.conj().imag)],
     "numbers cut from a row": [torch.arange(12.0).reshape(3, 4)[:1, :1], torch.arange(12)[3::20], torch.eye(3)[2, 2]],
 }

@@ -146,7 +146,7 @@ def _take_apart(state: Any, root: tuple[str, ...] = ()) -> tuple[Any, dict[str, 
     def named(tensor: Tensor, path: tuple[str, ...]) -> str:
         """The tensor's name: its path, once for all tensors that show the same memory in the same way."""
         view = (tensor.data_ptr(), tensor.device, tensor.shape, tensor.stride(), tensor.dtype)
-        identity = (*view, tensor.is_conj(), tensor.is_neg()) if tensor.numel() else id(tensor)
+        identity = (*view, tensor.is_conj(), tensor.is_neg())
         if identity not in names:
             stem = "/".join(path).encode("ascii", "backslashreplace").decode() or "state"
             taken = (*tensors, "__metadata__")

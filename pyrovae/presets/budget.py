@@ -25,11 +25,10 @@ class Budget(TorchDispatchMode):
     ) -> Any:
         sizes = [axes for axes in args[:3] if isinstance(axes, list | tuple | torch.Size)]
         asked = max((math.prod(axes) for axes in sizes if all(type(axis) is int for axis in axes)), default=0)
-        if asked <= self.left:  # before a number is made; then by the bytes it took
-            result = func(*args, **(kwargs or {}))
-            known = {value.untyped_storage().data_ptr() for value in args if isinstance(value, Tensor)}
-            if isinstance(result, Tensor) and result.untyped_storage().data_ptr() not in known:
-                self.left -= result.untyped_storage().nbytes()
-            if self.left >= 0:
-                return result
-        raise MemoryError("it asks for far more numbers than the weights beside it hold")
+        if asked > self.left:
+            raise MemoryError("it asks for far more numbers than the weights beside it hold")
+        result = func(*args, **(kwargs or {}))
+        known = {value.untyped_storage().data_ptr() for value in args if isinstance(value, Tensor)}
+        if isinstance(result, Tensor) and result.untyped_storage().data_ptr() not in known:
+            self.left -= result.untyped_storage().nbytes()
+        return result
