@@ -1,9 +1,10 @@
 """A training with everything on that can be told when to die; run by ``test_resume.py`` and ``benchmarks/kill_resume.py``.
 
-    python tests/killed.py FOLDER RESULT [--moments MOMENT:COUNT ...] [--moment MOMENT:COUNT]
+    python tests/killed.py FOLDER RESULT [--hidden] [--moments MOMENT:COUNT ...] [--moment MOMENT:COUNT]
 
-With ``--moments`` it forks a child for each, which resumes, trains on and kills itself at the COUNTth such moment; then it
-trains to the end and writes weights and history to RESULT. With ``--moment`` it is such a child itself.
+It trains a VAE; with ``--hidden`` a pair of functions whose modules stand in a dict, beside parameters of ``pyro.param`` and
+covariates. With ``--moments`` it forks a child for each, which resumes, trains on and kills itself at the COUNTth such moment;
+then it trains to the end and writes weights and history to RESULT. With ``--moment`` it is such a child itself.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import signal
 import sys
 import warnings
 
+import pyro
 import pyro.distributions as dist
 import torch
 from torch import nn
@@ -39,9 +41,57 @@ def program():
     )
 
 
-def train(folder, resume=True, vae=None, **changes):
-    """The VAE (with the best weights put back at the end) and the history."""
-    vae = program() if vae is None else vae
+class Replacing(nn.Module):
+    """A layer that replaces its buffer by a new tensor in each pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(64))
+
+    def forward(self, x):
+        if self.training:
+            self.mean = 0.9 * self.mean + 0.1 * x.mean(0)
+        return x - self.mean
+
+
+class Hidden:
+    """A model and a guide that no module owns; it reads the covariate ``shift``."""
+
+    def __init__(self):
+        torch.manual_seed(0)
+        pyro.clear_param_store()
+        encoder = nn.Sequential(Replacing(), nn.Linear(64, 24), nn.BatchNorm1d(24), nn.Dropout(0.2), nn.Linear(24, 3))
+        parts = {"encoder": encoder, "decoder": nn.Linear(3, 64)}
+
+        def model(x, covariates=None):
+            pvae.register(decoder=parts["decoder"])
+            offset = pyro.param("offset", torch.zeros(64))
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(x.new_zeros(3), 1.0).to_event(1))
+                logits = parts["decoder"](z) + offset + covariates["shift"][:, None]
+                pyro.sample("x", dist.Bernoulli(logits=logits).to_event(1), obs=x.flatten(1))
+
+        def guide(x, covariates=None):
+            pvae.register(encoder=parts["encoder"])
+            spread = pyro.param("spread", torch.tensor(0.7), constraint=dist.constraints.positive)
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(parts["encoder"](x.flatten(1)), spread).to_event(1))
+
+        self.model, self.guide, self.parts = model, guide, nn.ModuleDict(parts)
+
+    def state_dict(self):
+        """The tensors of the modules and of the store."""
+        store = {name: tensor.detach() for name, tensor in pyro.get_param_store()._params.items()}
+        return {**self.parts.state_dict(), **store}
+
+
+def train(folder, resume=True, vae=None, hidden=False, **changes):
+    """The program (with the best weights put back at the end) and the history."""
+    if vae is None:
+        vae = Hidden() if hidden else program()
+    data = digits()
+    if isinstance(vae, Hidden):
+        data = pvae.data.as_data(data, {"shift": torch.linspace(-1, 1, len(data))})
     settings = {
         "epochs": EPOCHS,
         "batch_size": BATCH,
@@ -56,7 +106,7 @@ def train(folder, resume=True, vae=None, **changes):
         "checkpoint_steps": 3,
         "checkpoint_minutes": None,
     }
-    history = pvae.fit(vae, digits(), checkpoint=folder, resume=resume, **{**settings, **changes})
+    history = pvae.fit(vae, data, checkpoint=folder, resume=resume, **{**settings, **changes})
     return vae, history
 
 
@@ -124,14 +174,14 @@ def _half_written(count):
 
 def moments():
     from pyrovae.data import Binarize
-    from pyrovae.training.step import Step
+    from pyrovae.training.engine import Eager
     from pyrovae.training.validation import Evaluation
 
     return {
         "data": functools.partial(_before, Binarize, "__call__"),
-        "forward": functools.partial(_after, Step, "_loss_and_gradients"),
+        "forward": functools.partial(_after, Eager, "backward"),
         "updated": functools.partial(_after, torch.optim.AdamW, "step"),
-        "validation": functools.partial(_after, Evaluation, "_batch"),
+        "validation": functools.partial(_after, Evaluation, "terms"),
         "half written": _half_written,
         "written": functools.partial(_before, os, "replace"),
         "renamed": functools.partial(_after, os, "replace"),
@@ -144,18 +194,18 @@ def split(text):
     return moment, int(count)
 
 
-def run_and_die(folder, moment, count):
+def run_and_die(folder, hidden, moment, count):
     moments()[moment](count)
-    train(folder)
+    train(folder, hidden=hidden)
 
 
-def fork(folder, moment, count):
+def fork(folder, hidden, moment, count):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
     if not child:
         try:
-            run_and_die(folder, moment, count)
+            run_and_die(folder, hidden, moment, count)
             os._exit(0)
         except BaseException as error:
             print(error, file=sys.stderr)
@@ -167,15 +217,16 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("folder")
     parser.add_argument("result")
+    parser.add_argument("--hidden", action="store_true")
     parser.add_argument("--moments", nargs="*", default=[])
     parser.add_argument("--moment")
     options = parser.parse_args()
     torch.set_num_threads(1)
     digits()
     if options.moment:
-        run_and_die(options.folder, *split(options.moment))
-    codes = [fork(options.folder, *split(text)) for text in options.moments]
-    save_state(options.result, {"codes": codes, **outcome(*train(options.folder))})
+        run_and_die(options.folder, options.hidden, *split(options.moment))
+    codes = [fork(options.folder, options.hidden, *split(text)) for text in options.moments]
+    save_state(options.result, {"codes": codes, **outcome(*train(options.folder, hidden=options.hidden))})
 
 
 if __name__ == "__main__":

@@ -558,7 +558,7 @@ FEW: dict[str, dict[str, Any]] = {
 }
 """Little work, for calls that must end in an error."""
 BY_BATCH = (
-    *("bound", "compare", "diagnose", "elbo", "fit", "from_pyro_svi", "imputation_calibration", "impute"),
+    *("bound", "compare", "diagnose", "elbo", "from_pyro_svi", "imputation_calibration", "impute"),
     *("joint_log_weights", "kl", "log_marginal", "log_weights", "posterior_draws", "reconstruction", "reliability"),
 )
 """Functions that name a row by its number in its batch."""

@@ -29,7 +29,7 @@ ROOMS = {
     "graphs": ("data", "missing", "networks", "programs"),
     "presets": ("conditionals", "distributions", "files", "graphs", "networks", "schedules"),
     "objectives": ("programs",),
-    "training": ("data", "files", "objectives", "programs", "schedules"),
+    "training": ("data", "distributions", "files", "missing", "networks", "objectives", "programs", "schedules"),
     "evaluation": ("programs",),
     "comparison": ("data", "evaluation", "plots", "programs"),
     "checks": ("evaluation", "programs"),

@@ -77,6 +77,20 @@ def test_killed_at_every_kind_of_moment_it_ends_as_if_nothing_had_happened(whole
     assert all(name.startswith("checkpoint-") for name in names)
 
 
+def test_a_program_whose_modules_hide_ends_as_if_nothing_had_happened_too(tmp_path):
+    """Modules in a dict, one that replaces its buffer, parameters of ``pyro.param`` beside them, and covariates."""
+    assert run_script(tmp_path / "whole", tmp_path / "expected", "--hidden").returncode == 0
+    whole = load_state(tmp_path / "expected")
+    assert {"offset", "spread", "encoder.0.mean"} < whole["state"].keys()
+    assert all(value.ndim == 0 or value.abs().sum() > 0 for value in whole["state"].values())
+    counts = random.Random(1)
+    moments = [f"{moment}:{counts.randint(1, 4)}" for moment in MOMENTS]
+    assert run_script(tmp_path / "run", tmp_path / "result", "--hidden", "--moments", *moments).returncode == 0
+    result = load_state(tmp_path / "result")
+    assert result["codes"] == [-signal.SIGKILL] * len(MOMENTS)
+    assert_same_outcome(result, whole)
+
+
 def test_sigterm_saves_and_ends_the_process_and_it_resumes(whole, tmp_path, one_thread):
     code = (
         f"import sys; sys.path.insert(0, {str(SCRIPT.parent)!r}); import killed, os, signal, torch\n"
@@ -173,7 +187,7 @@ def test_a_checkpoint_of_something_else_is_refused_and_nothing_moves(tmp_path):
     CheckpointStore(tmp_path).save({"weights": {}, "note": "not a training"}, step=3)
     vae = killed.program()
     before = {name: value.clone() for name, value in vae.state_dict().items()}
-    with pytest.raises(ValueError, match="is no checkpoint of a training, it lacks best, history"):
+    with pytest.raises(ValueError, match="is no checkpoint of a training, it lacks best, counters, history"):
         killed.train(tmp_path, vae=vae, resume=True)
     assert all(torch.equal(value, before[name]) for name, value in vae.state_dict().items())
 

@@ -184,7 +184,6 @@ class RunningMean(nn.Module):
         return dist.Normal(x[:, :2] * self.scale, 1.0).to_event(1)
 
 
-@wrong("a buffer that a module replaces keeps what the bad step put into it")
 def test_a_reassigned_buffer_is_put_back_after_a_bad_step():
     x = ROWS.clone()
     x[5] = 1e30
@@ -200,7 +199,6 @@ def test_a_reassigned_buffer_is_put_back_after_a_bad_step():
     assert posterior.mean.min() > 0.1  # the good batches are in it
 
 
-@wrong("torch's own error after most of an epoch")
 def test_batch_norm_with_a_last_batch_of_one_row_trains_or_is_refused_before_a_weight_moves():
     pair = Pair("dict")
     before = pair.tensors()
@@ -213,7 +211,6 @@ def test_batch_norm_with_a_last_batch_of_one_row_trains_or_is_refused_before_a_w
     assert pvae.fit(pair.program, x, epochs=2, batch_size=16, drop_last=True, seed=0).ended == "finished"
 
 
-@wrong("fit writes max_plate_nesting into it")
 def test_training_leaves_the_callers_objective_as_it_was():
     pair, objective = Pair("dict"), Trace_ELBO()
     before = dict(vars(objective))
@@ -262,14 +259,12 @@ def test_a_guide_with_parameters_for_each_row_trains_in_batches_by_index(pairs):
         torch.testing.assert_close(found.float(), evidence, rtol=0, atol=0.1)
 
 
-@wrong("the first rows' parameters train for all")
 def test_a_guide_with_parameters_for_each_row_is_refused_in_batches_without_index():
     with pytest.raises(ValueError, match=r"index"):
         pvae.fit(First(40), torch.linspace(-3, 3, 40), epochs=1, batch_size=10, seed=0)
     assert pvae.fit(First(40), torch.linspace(-3, 3, 40), epochs=1, batch_size=40, seed=0).ended == "finished"
 
 
-@wrong("the mean over batches, whatever their rows")
 def test_the_loss_of_an_epoch_is_that_of_its_rows():
     """An incomplete last batch counts by its rows: the weights are fixed and the guide is exact, so loss = -elbo."""
 
@@ -309,8 +304,7 @@ def test_a_sampler_of_some_rows_sets_the_size_of_the_data():
     assert set(sizes) == {20}
 
 
-@wrong("an infinite ELBO is taken for the best")
-def test_an_exact_zero_among_validation_rows_is_named_or_never_best():
+def test_an_exact_zero_among_validation_rows_is_named_and_never_best():
     """Under a Beta likelihood the density at zero is infinite or no number."""
     vae = pvae.VAE(
         pvae.standard_normal(1),
@@ -319,18 +313,12 @@ def test_an_exact_zero_among_validation_rows_is_named_or_never_best():
     )
     x, held = 0.05 + 0.9 * torch.rand(64, 2), 0.05 + 0.9 * torch.rand(8, 2)
     held[3, 1] = 0.0
-    histories = []
-    options = {"validation": held, "patience": 4, "learning_rate": 1e-2, "seed": 0}
-    words = refused(lambda: histories.append(pvae.fit(vae, x, epochs=6, batch_size=32, **options)))
-    if words is not None:
-        assert "validation" in words
-    else:
-        best = histories[0]["validation_elbo"][histories[0].best_epoch - 1]
-        assert best is not None
-        assert math.isfinite(best)
+    with pytest.warns(UserWarning, match=r"validation ELBO of epoch 1 is not finite, in 1 of 8 rows \(3\)"):
+        history = pvae.fit(vae, x, epochs=6, batch_size=32, validation=held, patience=4, learning_rate=1e-2, seed=0)
+    assert history.best_epoch is None
+    assert history.ended == "early stopping"
 
 
-@wrong("columns are joined by position")
 def test_validation_columns_are_matched_by_name():
     frame = pd.DataFrame({"a": np.linspace(0.0, 1.0, 40), "b": np.linspace(10.0, 11.0, 40)})
     found = []
@@ -361,9 +349,7 @@ def test_columns_of_very_different_units_train_when_gradients_are_clipped():
 @pytest.mark.parametrize(
     ("entry", "shape", "named"),
     [
-        pytest.param(
-            (), (60, 1), r"size.*\(60, 1\)", marks=wrong("broadcast over the rows, and refused with advice on plates")
-        ),
+        ((), (60, 1), r"size.*\(60, 1\)"),
         ((1,), (60,), r"size.*\(60,\)"),
     ],
 )
@@ -497,8 +483,8 @@ def test_an_autoguide_takes_covariates(conditional):
     vae, x, covariates, evidence = conditional
     vae.requires_grad_(False)
     guide = AutoNormal(vae.model, init_scale=0.7)
-    rate = pvae.schedules.one_cycle(0.1, epochs=300)
-    pvae.fit((vae.model, guide), x, covariates, epochs=300, batch_size=5, learning_rate=rate, seed=0)
+    rate = pvae.schedules.one_cycle(0.1, epochs=600)
+    pvae.fit((vae.model, guide), x, covariates, epochs=600, batch_size=5, learning_rate=rate, seed=0)
     found = pvae.elbo((vae.model, guide), x, covariates, num_samples=200, seed=0)
     torch.testing.assert_close(found.sum().float(), evidence.sum(), rtol=0, atol=0.1)
 

@@ -205,7 +205,7 @@ def test_validation_rows_without_their_covariates_are_named():
         pvae.Factorized(dist.Normal, pvae.MLP(5, (8,)), event_shape=2),
     )
     size = torch.ones(64)
-    with pytest.raises(ValueError, match=r"validation= lacks the covariates 'size'.*as_data\(x, \{'size': values\}\)"):
+    with pytest.raises(ValueError, match=r"expected the covariate 'size'.*as_data\(x, \{'size': values\}\)"):
         pvae.fit(vae, counts(), covariates={"size": size}, validation=counts(8), epochs=1)
     pvae.fit(
         vae, counts(), covariates={"size": size}, validation=pvae.data.as_data(counts(8), {"size": size[:8]}), epochs=1

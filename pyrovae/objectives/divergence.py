@@ -1,4 +1,4 @@
-"""The Kullback-Leibler terms of a pair of traces, per datum: what capacity and free bits act on."""
+"""The divergence of a guide from the prior, per datum and by groups of latents: capacity and free bits act on it."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Group(NamedTuple):
 
 
 class Divergence:
-    r"""The log densities of one pair of traces, split into what is per datum and what is not.
+    r"""The divergence of the guide from the prior, per datum, and the other terms of the ELBO, from one pair of traces.
 
-    A divergence is in closed form where there is one, else a Monte-Carlo estimate from the traces' draws. Plates other
-    than that over data are summed into the datum, with their scales.
+    A site's divergence is in closed form where one is known, else a Monte-Carlo estimate from the draws of the traces.
+    Plates inside the data plate are summed into the datum, with their scales.
 
     Args:
         model_trace: trace of the model, replayed against the guide.
@@ -87,7 +87,7 @@ class Divergence:
         return [Group(part, self._weight(block[-1])) for block in blocks for part in self._parts(block)]
 
     def _blocks(self) -> list[list[Site]]:
-        """The guide's sites in their order, auxiliary draws together with the Delta sites that follow them."""
+        """The guide's sites in their order; auxiliary draws form one block with the Delta sites that follow them."""
         blocks: list[list[Site]] = []
         draws: list[Site] = []
         for site in self.local:
@@ -163,7 +163,7 @@ def _check_reparameterized(sites: list[Site]) -> None:
 
 
 def _closed_form(q: Distribution, p: Distribution) -> Tensor | None:
-    """A Delta's is left to its log density, which holds the Jacobian of what it transforms."""
+    """The divergence in closed form, or None. A Delta has none: its log density holds the Jacobian of a transformation."""
     if is_delta(q):
         return None
     try:

@@ -24,20 +24,26 @@ GRADIENTS = ("reparam", "dreg", "stl")
 
 
 class Weights(NamedTuple):
-    """The log weights of one evaluation, at the weights' beta; plate scales of the data are left out."""
+    r"""The log weights of one evaluation, split into the terms of the model and those of the guide.
+
+    .. math:: \log w_{ki} = \mathrm{model}_{ki} - \mathrm{guide}_{ki}
+
+    Masks, beta and other scales are applied; the scale of the data plate (rows of the data set over rows of the batch) is
+    not, since it stands outside the logarithm of the bound.
+    """
 
     model: Tensor
-    """Terms of the model, of shape (particles, data)."""
+    """The model's log densities inside the data plate, of shape ``(particles, data)``."""
     guide: Tensor
-    """Terms of the guide, of shape (particles, data)."""
+    """The guide's log densities inside the data plate, of shape ``(particles, data)``."""
     outside: Tensor | None
-    """Scaled terms outside the data plate, of shape (particles,)."""
+    """The model's minus the guide's log densities outside the data plate, of shape ``(particles,)``; None without any."""
     plate_scale: Any
-    """The data set's rows over the batch's."""
+    """The scale of the data plate."""
 
     @property
     def log_weights(self) -> Tensor:
-        """The logarithms of the weights."""
+        """The logarithms of the weights, of shape ``(particles, data)``."""
         return self.model - self.guide
 
 
@@ -48,19 +54,26 @@ class ImportanceWeightedELBO(ELBO):
         \log \frac1K \sum_{k=1}^K w_{ki}^{1 - \alpha}, \qquad
         \log w_{ki} = \log p(x_i \mid z_{ki}) + \beta\,[\log p(z_{ki}) - \log q(z_{ki} \mid x_i)]
 
-    Plate scales of the data stay outside of the logarithm; beta (``pyrovae.beta``) and all other scales go inside.
-    alpha = 0 is the importance-weighted bound, alpha = 1 the ELBO.
+    The scale N/B of the data plate stays outside the logarithm; beta (``pyrovae.beta``) and all other scales go inside.
+    With alpha = 0 it is the importance-weighted bound, with alpha = 1 the ELBO.
+
+    Three estimators of its gradient are offered. Let :math:`\hat w_{ki} \propto w_{ki}^{1 - \alpha}` be the weights,
+    normalized over k. For the parameters :math:`\phi` of the guide, ``"dreg"`` and ``"stl"`` differentiate through the draws
+    alone, and leave out the direct derivative of :math:`\log q_\phi`:
+
+    .. math:: \sum_k c_{ki}\, \frac{\partial \log w_{ki}}{\partial z_{ki}}\, \frac{\partial z_{ki}}{\partial \phi}, \qquad
+        c^{\mathrm{stl}} = \hat w, \qquad c^{\mathrm{dreg}} = \hat w - \beta (1 - \alpha)\, \hat w (1 - \hat w)
 
     Args:
-        num_particles: K, draws per datum, drawn along an axis left of every plate.
-        gradient: ``"reparam"``, the plain derivative; ``"dreg"``, doubly reparameterized, whose signal-to-noise ratio
-            grows with K for the guide too; ``"stl"``, sticking the landing, without the guide's score: biased for K > 1.
-        alpha: Rényi's order, any real number.
-        max_plate_nesting: the number of nested plates; inf finds it at the first call, without spending random numbers.
+        num_particles: K, the draws per datum, along an axis left of every plate.
+        gradient: ``"reparam"``, the plain derivative; ``"dreg"``, doubly reparameterized: unbiased, with a signal-to-noise
+            ratio that grows with K for the guide's parameters too; ``"stl"``, sticking the landing: biased for K > 1.
+        alpha: the order of Rényi's divergence, any real number.
+        max_plate_nesting: the number of nested plates; inf finds it at the first call, without using random numbers.
 
     Raises:
-        ValueError: other arguments; a latent without reparameterized draws (not for evaluation alone), enumerated, or
-            outside the data plate with ``num_particles > 1``.
+        ValueError: an argument is out of range; a latent has no reparameterized draws (evaluation alone needs none), is
+            enumerated, or lies outside the data plate while ``num_particles > 1``.
 
     References: Burda et al. 2016, arXiv:1509.00519; Li & Turner 2016, arXiv:1602.02311 (Rényi); Tucker et al. 2019,
     arXiv:1810.04152 and Bauer & Mnih 2021, arXiv:2101.11046 (dreg); Roeder et al. 2017, arXiv:1703.09194 (stl).
@@ -99,7 +112,7 @@ class ImportanceWeightedELBO(ELBO):
         return loss
 
     def differentiable_loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> Tensor:
-        """Minus the bound, whose derivative is the chosen estimator of the bound's gradient."""
+        """Minus the bound, a 0-dim tensor whose derivative is the chosen estimator of the gradient."""
         if self.gradient != "reparam":
             return -self._surrogate(model, guide, args, kwargs)
         traces = self._traces(model, guide, args, kwargs)
@@ -131,6 +144,7 @@ class ImportanceWeightedELBO(ELBO):
             self.max_plate_nesting = plate_nesting(Program(model, guide), args, kwargs)
 
     def _run(self, function: Callable, args: tuple, kwargs: dict) -> Trace:
+        """Trace a function with the particles along an axis left of every plate."""
         particles = pyro.plate(PARTICLES, self.num_particles, dim=-1 - int(self.max_plate_nesting))
         return poutine.trace(particles(function)).get_trace(*args, **kwargs)
 
@@ -139,82 +153,84 @@ class ImportanceWeightedELBO(ELBO):
         check_plates([*model, *guide])
         axes = Axes.of(model)
         frame = next(frame_of(site) for site in model if frame_of(site))
-        plate_scale = frame.full_size / frame.size
-        local, own = (_sum([s for s in sites if frame_of(s)], axes, plate_scale) for sites in (model, guide))
-        outside = [(s, sign) for sites, sign in ((model, 1), (guide, -1)) for s in sites if not frame_of(s)]
-        return Weights(local, own, self._outside(outside, axes), plate_scale)
-
-    def _outside(self, sites: list[tuple[Site, int]], axes: Axes) -> Tensor | None:
-        if not sites:
-            return None
-        if self.num_particles > 1:
-            names = [site["name"] for site, _ in sites]
+        scale = frame.full_size / frame.size
+        own, other = (
+            _added([axes.keep(_scaled(s, scale), axes.particles, axes.data) for s in sites if frame_of(s)])
+            for sites in (model, guide)
+        )
+        signed = [(site, sign) for sites, sign in ((model, 1), (guide, -1)) for site in sites if not frame_of(site)]
+        if signed and self.num_particles > 1:
             raise ValueError(
-                f"sites {names} lie outside the data plate, so the bound is no sum over data: use num_particles=1 or "
-                "pyro.infer.Trace_ELBO"
+                f"sites {[site['name'] for site, _ in signed]} lie outside the data plate, so the bound is no sum over data: "
+                "use num_particles=1 or pyro.infer.Trace_ELBO"
             )
-        terms = [sign * axes.keep(_scaled(site, 1.0), axes.particles) for site, sign in sites]
-        return sum(terms[1:], terms[0])
+        outside = (
+            _added([sign * axes.keep(_scaled(site, 1.0), axes.particles) for site, sign in signed]) if signed else None
+        )
+        return Weights(own, other, outside, scale)
 
     def _per_datum(self, log_weights: Tensor) -> Tensor:
+        """The bound of each datum."""
         if self.alpha == 1.0:
             return log_weights.mean(0)
         power = 1.0 - self.alpha
         return ((power * log_weights).logsumexp(0) - math.log(len(log_weights))) / power
 
     def _total(self, weights: Weights, per_datum: Tensor) -> Tensor:
+        """The bound of the whole data set."""
         total = weights.plate_scale * per_datum.sum()
         return total if weights.outside is None else total + weights.outside.mean()
 
     def _surrogate(self, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> Tensor:
-        """A tensor with the bound's value and the path gradient of the guide.
+        """A tensor whose value is the bound, and whose derivative is the estimator ``"dreg"`` or ``"stl"``.
 
-        The guide runs twice: once to draw, once to be evaluated at copies of the draws that are leaves. The derivative with
-        respect to these leaves leaves out everything direct, whichever module a parameter belongs to; the chain rule takes
-        it to the draws' own graph. What the model's parameters do directly keeps the plain weights, so a prior that shares
-        the guide's network is differentiated right.
+        The guide runs twice. The first run draws z. The second run, and the model, are evaluated at copies of z that are
+        leaves of the graph of derivatives, so that the derivative with respect to a leaf holds no direct derivative of the
+        guide's density, whichever module a parameter belongs to. The chain rule through the first run then gives the
+        derivative with respect to the guide's parameters. The model's parameters have their plain derivative, also where
+        the prior shares the guide's network.
         """
         self._find_nesting(model, guide, args, kwargs)
-        state = torch.get_rng_state()
-        first = self._run(guide, args, kwargs)
-        _check_reparameterized(first)
-        leaves = {s["name"]: s["value"].detach().requires_grad_() for s in sites_of(first) if not s["is_observed"]}
-        held = _replace(first, leaves)
+        random_state = torch.get_rng_state()
+        drawn = self._run(guide, args, kwargs)
+        _check_reparameterized(drawn)
+        leaves = {s["name"]: s["value"].detach().requires_grad_() for s in sites_of(drawn) if not s["is_observed"]}
+        fixed = drawn.copy()
+        for name, leaf in leaves.items():
+            fixed.nodes[name] = {**fixed.nodes[name], "value": leaf}
         with torch.random.fork_rng():
-            torch.set_rng_state(state)  # the same dropout masks as when drawing
-            guide_trace = self._run(poutine.replay(guide, trace=held), args, kwargs)
-        model_trace = self._run(poutine.replay(model, trace=held), args, kwargs)
+            torch.set_rng_state(random_state)  # for the same dropout masks as in the first run
+            guide_trace = self._run(poutine.replay(guide, trace=fixed), args, kwargs)
+        model_trace = self._run(poutine.replay(model, trace=fixed), args, kwargs)
         check_latents(model_trace, guide_trace)
         weights = self._weights(model_trace, guide_trace)
-        slopes = self._slopes(weights, guide_trace, leaves)
-        path = sum((slopes[name] * first.nodes[name]["value"]).sum() for name in leaves)
-        gradient = path + self._direct(weights, model_trace)
+        through_draws = sum(
+            (slope * drawn.nodes[name]["value"]).sum()
+            for name, slope in self._slopes(weights, guide_trace, leaves).items()
+        )
+        direct = weights.plate_scale * (self._normalized(weights.log_weights) * weights.model).sum()
+        direct = direct + sum(_scaled(site, 1.0).sum() for site in sites_of(model_trace) if not frame_of(site))
+        gradient = through_draws + direct
         return self._total(weights, self._per_datum(weights.log_weights)).detach() + gradient - gradient.detach()
 
     def _slopes(self, weights: Weights, guide_trace: Trace, leaves: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What the guide's draws are pulled by: the removed score returns as a path term where the weights depend on it."""
-        normalized = self._normalized(weights.log_weights)
-        coefficient = normalized
+        """The factor of each draw's derivative in the estimator: the sum of c times the derivative of log w by the draw."""
+        coefficient = normalized = self._normalized(weights.log_weights)
         if self.gradient == "dreg":
             beta = _common_scale(guide_trace, weights.plate_scale)
             coefficient = normalized - beta * (1 - self.alpha) * normalized * (1 - normalized)
         target = weights.plate_scale * (coefficient * weights.log_weights).sum()
         target = target if weights.outside is None else target + weights.outside.sum()
         slopes = torch.autograd.grad(target, list(leaves.values()), retain_graph=True, allow_unused=True)
-        return {n: torch.zeros_like(v) if g is None else g for (n, v), g in zip(leaves.items(), slopes, strict=True)}
-
-    def _direct(self, weights: Weights, model_trace: Trace) -> Tensor:
-        """The model's own parameters: as in the plain gradient."""
-        direct = weights.plate_scale * (self._normalized(weights.log_weights) * weights.model).sum()
-        outside = [site for site in sites_of(model_trace) if not frame_of(site)]
-        return direct + sum(_scaled(site, 1.0).sum() for site in outside)
+        return {name: slope for name, slope in zip(leaves, slopes, strict=True) if slope is not None}
 
     def _normalized(self, log_weights: Tensor) -> Tensor:
+        """The weights to the power 1 - alpha, normalized over the particles, without a derivative."""
         return ((1.0 - self.alpha) * log_weights).softmax(0).detach()
 
 
 class StickingTheLanding(ImportanceWeightedELBO):
-    r"""The plain ELBO without the guide's score in its gradient, which then vanishes at an exact guide.
+    r"""The plain ELBO with a gradient that leaves the guide's score out: it has no noise where the guide is exact.
 
     .. math:: \nabla_\phi \mathcal{L} = \mathbb{E}_\epsilon\Bigl[\frac{\partial \log w(z)}{\partial z}
         \frac{\partial z_\phi(\epsilon)}{\partial \phi}\Bigr]
@@ -233,31 +249,23 @@ class StickingTheLanding(ImportanceWeightedELBO):
         super().__init__(num_particles, "stl", 1.0, max_plate_nesting)
 
 
-def _sum(sites: list[Site], axes: Axes, plate_scale: float) -> Tensor:
-    terms = [axes.keep(_scaled(site, plate_scale), axes.particles, axes.data) for site in sites]
+def _added(terms: list[Tensor]) -> Tensor:
     return sum(terms[1:], terms[0])
 
 
 def _scaled(site: Site, plate_scale: float) -> Tensor:
-    """The log density with its mask and with all scales but the data plate's."""
+    """A site's log density over all of its plates, with its mask and all scales but the data plate's."""
     log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
     return expanded(scale_and_mask(log_prob, site["scale"] / plate_scale, site["mask"]), site)
 
 
 def _common_scale(guide_trace: Trace, plate_scale: float) -> Any:
-    """The beta of the guide's sites, which must be one: otherwise the removed scores would need a path of their own each."""
+    """The beta of the guide's latents, which must be the same for all: it stands in the coefficient of ``"dreg"``."""
     scales = [s["scale"] / plate_scale for s in sites_of(guide_trace) if frame_of(s) and not s["is_observed"]]
     numbers = {float(scale) for scale in scales if not isinstance(scale, Tensor)}
     if len(numbers) > 1 or (numbers and any(isinstance(scale, Tensor) for scale in scales)):
         raise ValueError("doubly reparameterized gradients need one beta for all sites: use gradient='reparam'")
     return scales[0]
-
-
-def _replace(trace: Trace, values: dict[str, Tensor]) -> Trace:
-    copy = trace.copy()
-    for name, value in values.items():
-        copy.nodes[name] = {**copy.nodes[name], "value": value}
-    return copy
 
 
 def _check_reparameterized(guide_trace: Trace) -> None:
@@ -267,6 +275,3 @@ def _check_reparameterized(guide_trace: Trace) -> None:
                 f"latent {site['name']!r} has no reparameterized draws, which this objective needs: use a relaxed or "
                 "continuous distribution, or pyro.infer.TraceGraph_ELBO / TraceEnum_ELBO"
             )
-
-
-__all__ = ["ImportanceWeightedELBO", "StickingTheLanding"]

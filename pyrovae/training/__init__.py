@@ -1,7 +1,9 @@
-"""Training: a loop around ``pyro.infer.SVI`` that guards, validates, stops early and resumes."""
+"""Training: a loss, a state and an engine, and the loop around them that validates, stops early and resumes."""
 
+from pyrovae.training.engine import Eager, Engine, Outcomes, Plan, State
 from pyrovae.training.fit import fit
 from pyrovae.training.history import History
+from pyrovae.training.loss import Loss
 from pyrovae.training.optimizer import TorchOptimizer
 
-__all__ = ["History", "TorchOptimizer", "fit"]
+__all__ = ["Eager", "Engine", "History", "Loss", "Outcomes", "Plan", "State", "TorchOptimizer", "fit"]

@@ -3,44 +3,35 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+import math
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from os import PathLike
 from typing import Any
 
 import torch
 from pyro.infer import Trace_ELBO
 from pyro.infer.elbo import ELBO
+from pyro.optim import PyroOptim
 from torch import Tensor
 from torch.optim import Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from pyrovae.data import Data
+from pyrovae.data import Batches
+from pyrovae.errors import check_integer, refusal
 from pyrovae.files import CheckpointStore
-from pyrovae.programs import Program
-from pyrovae.programs import beta as beta_handler
+from pyrovae.objectives import CapacityELBO
+from pyrovae.programs import Program, eval_mode
 from pyrovae.schedules import Progress
-from pyrovae.training.atoms import warn_of_atoms
+from pyrovae.training.checks import check_least, checked_loss
+from pyrovae.training.engine import Eager, State
 from pyrovae.training.history import History
-from pyrovae.training.loop import Loop, Number, Plan, value_of
+from pyrovae.training.loop import Asked, Bar, Best, Epochs, Loop, Number, value_of
 from pyrovae.training.optimizer import Factory, TorchOptimizer
-from pyrovae.training.rehearsal import check_beta_sites
-from pyrovae.training.saving import Saver
-from pyrovae.training.setup import (
-    bar_of,
-    betas_by_site,
-    check_arguments,
-    divide,
-    placed,
-    placed_source,
-    quiet_about_nan,
-    randomness,
-    rehearse_on,
-    training_mode,
-)
-from pyrovae.training.step import Step
-from pyrovae.training.validation import Evaluation
-from pyrovae.training.weights import Weights
+from pyrovae.training.rows import divide, placed_rows
+from pyrovae.training.saving import checkpoints
+from pyrovae.training.validation import BATCH_SIZE, Evaluation
 
 
 def fit(
@@ -48,27 +39,34 @@ def fit(
     data: Any,
     covariates: Mapping[str, Any] | Sequence[str] | None = None,
     *,
+    # the rows
     variant: str | None = None,
-    epochs: int | None = None,
-    steps: int | None = None,
+    transform: Callable[[Tensor, torch.Generator | None], Tensor] | None = None,
     batch_size: int = 128,
     drop_last: bool = False,
-    transform: Callable[[Tensor, torch.Generator | None], Tensor] | None = None,
+    # how long
+    epochs: int | None = None,
+    steps: int | None = None,
+    # the loss
     objective: ELBO | None = None,
     beta: Number | Mapping[str, Number] = 1.0,
+    # the optimizer
     optimizer: Factory | None = None,
     learning_rate: Number | None = None,
     scheduler: Callable[[Optimizer], LRScheduler] | None = None,
     weight_decay: float = 0.0,
     clip_norm: float | None = None,
+    # held-out rows
     validation: Any = None,
     patience: int | None = None,
     keep_best: bool | None = None,
+    # the run
     callbacks: Sequence[Callable[[History], Any]] = (),
     seed: int | None = None,
     device: str | torch.device | None = None,
     progress: bool | None = None,
     max_skipped: int = 10,
+    # files
     checkpoint: str | PathLike[str] | None = None,
     resume: bool = False,
     checkpoint_steps: int | None = None,
@@ -86,12 +84,13 @@ def fit(
             ``Dataset`` or ``DataLoader``; NaN is missing.
         covariates: for rows in memory a tensor for each name; for a loader the names of the parts that are covariates.
         variant: what kind of numbers bare arrays are, printed beside every result.
-        epochs: passes through the data; or give ``steps``. The default is 50 epochs.
-        steps: optimizer steps in all, instead of ``epochs``.
+        transform: ``transform(x, generator)`` on each training batch, e.g. a fresh binarization; the default is the data's own.
+            It draws from torch's global generator, which is seeded for each step.
         batch_size: rows in a batch; rows that fill one batch keep their order.
         drop_last: leave an incomplete last batch out.
-        transform: ``transform(x, generator)`` on each training batch, e.g. a fresh binarization; the default is the data's own.
-        objective: an ELBO of Pyro or pyrovae; ``Trace_ELBO()`` by default.
+        epochs: passes through the data; or give ``steps``. The default is 50 epochs.
+        steps: optimizer steps in all, instead of ``epochs``.
+        objective: an ELBO of Pyro or pyrovae; ``Trace_ELBO()`` by default. It is left as it was.
         beta: weight of the divergence: a number, a schedule (any callable of a ``Progress``), or a mapping by site.
         optimizer: takes the parameters and returns a torch optimizer; the default is a fused Adam.
         learning_rate: a number or a schedule; 1e-3 by default, and left to ``optimizer`` where one is given.
@@ -103,12 +102,14 @@ def fit(
         patience: stop after this many epochs without a better validation ELBO, and keep the best weights.
         keep_best: end with the weights of the best validation ELBO; by default where ``patience`` is given.
         callbacks: called with the history after each epoch; a true answer stops training.
-        seed: the source of all randomness here; the global generator is then left as it was. By default the global one.
-        device: where to train; a module is moved there.
+        seed: the source of all randomness here; the global generator is then left as it was. By default one number is drawn
+            from the global generator.
+        device: where to train; the modules are moved there.
         progress: True shows a bar, False none; by default there is one on a terminal.
         max_skipped: steps in a row whose loss or gradient may be non-finite (they are skipped) before an error is raised.
         checkpoint: a folder for checkpoints; it must hold none yet unless ``resume``.
-        resume: go on from the newest checkpoint in it, if there is one.
+        resume: go on from the newest checkpoint in it, if there is one; data, parts, objective, beta, optimizer and the other
+            settings must be those of the run that was saved.
         checkpoint_steps: write a checkpoint every so many steps.
         checkpoint_minutes: write a checkpoint every so many minutes.
 
@@ -119,6 +120,7 @@ def fit(
         TypeError: an argument of the wrong kind; an optimizer whose state cannot be saved.
         ValueError: an argument out of range, a wrong objective, or data that the program refuses.
         FloatingPointError: too many steps in a row were not finite; the weights are those before them.
+        OSError: the checkpoint folder cannot be written, or another process writes into it.
 
     >>> import pyro.distributions as dist, pyrovae as pvae, torch
     >>> vae = pvae.VAE(
@@ -130,128 +132,135 @@ def fit(
     >>> len(history), history.ended
     (3, 'finished')
     """
-    check_arguments(
-        epochs,
-        steps,
-        patience,
-        keep_best,
-        validation,
-        max_skipped,
-        learning_rate,
-        scheduler,
-        optimizer,
-        resume,
-        checkpoint,
-        callbacks,
-    )
-    source_program, betas = Program.of(program), betas_by_site(beta)
-    placed(source_program.owners, device)
-    with randomness(seed), ExitStack() as modes, quiet_about_nan():
-        generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+    _check_arguments(epochs, steps, patience, keep_best, validation, max_skipped, callbacks, resume, checkpoint)
+    program, objective = Program.of(program), Trace_ELBO() if objective is None else objective
+    numbers = _numbers(beta, learning_rate, objective)
+    factory = _factory(optimizer, weight_decay, learning_rate, scheduler)
+    with _randomness(seed) as noise, ExitStack() as stack:
         data, validation = divide(data, covariates, variant, transform, validation, seed)
-        source, rows, place = placed_source(source_program, data, covariates, batch_size, drop_last, device, generator)
-        plan = Plan(
-            total_steps=steps if steps is not None else (50 if epochs is None else epochs) * len(source),
-            steps_per_epoch=len(source),
-            beta=betas,
-            learning_rate=1e-3 if learning_rate is None and optimizer is None else learning_rate,
-            patience=patience,
-            keep_best=patience is not None if keep_best is None else keep_best,
-            callbacks=tuple(callbacks),
-        )
-        objective = Trace_ELBO() if objective is None else objective
-        beta_is_one = all(number == 1.0 for number in betas.values())
-        rehearsal = rehearse_on(source_program, source, objective, beta_is_one)
-        announced = rehearsal.announced
-        modes.enter_context(training_mode(announced.modules.values()))
-        check_beta_sites(betas, rehearsal)
-        warn_of_atoms(rehearsal.model_trace)
-        evaluation = Evaluation(
-            source_program,
-            announced.modules.values(),
-            rows,
-            validation,
-            place,
-            0 if seed is None else seed,
-            whole=len(source) == 1,
-        )
-        evaluation.check()
-        tensors = _tensors(betas, len(source))
-        step = Step(
-            source_program,
-            (lambda bound: bound) if beta_is_one else functools.partial(_scaled, tensors=tensors),
-            objective,
-            _optimizer(announced.trained, optimizer, weight_decay, clip_norm, scheduler),
-            announced.modules.values(),
-            announced.trained,
-            max_skipped,
-        )
+        rows, place = placed_rows(program, data, covariates, batch_size, drop_last, device, noise)
+        held_out = None if validation is None else Batches(validation, BATCH_SIZE, False, None, False, place)
+        loss = checked_loss(program, objective, rows, held_out, _start(numbers, rows.steps))
+        stack.enter_context(eval_mode(loss.parts))  # every part's own mode is restored
+        check_least(loss.train(), rows)
+        evaluation = Evaluation(loss, rows, held_out, 0 if seed is None else seed)
+        trained = TorchOptimizer(factory, loss.announced.trained.values(), clip_norm=clip_norm, scheduler=scheduler)
+        total = steps if steps is not None else (50 if epochs is None else epochs) * rows.steps
+        best = Best(patience, patience is not None if keep_best is None else keep_best, evaluation)
+        bar = stack.enter_context(Bar(total, progress))
         loop = Loop(
-            plan,
-            step,
-            source,
-            tensors,
-            Weights(announced.tensors),
-            evaluation,
-            History(variant=variant if rows is None else rows.variant),
-            bar_of(plan.total_steps, progress),
-            objective,
+            state=State(loss.announced.tensors, trained, noise, loss.like.new_zeros((), dtype=torch.float32)),
+            engine=Eager(loss, max_skipped, complete=rows.complete),
+            rows=rows,
+            numbers=numbers,
+            total=total,
+            history=History(variant=None if rows.data is None else rows.data.variant),
+            callbacks=[Epochs(evaluation), best, bar, Asked(callbacks)],
         )
-        if checkpoint is None:
-            return loop.run()
-        store = CheckpointStore(checkpoint, every_steps=checkpoint_steps, every_minutes=checkpoint_minutes)
-        saver = Saver(store, _settings(loop, rows, batch_size, seed))
-        saver.check(loop)
-        with store:
-            _attach(loop, saver, resume)
-            return loop.run()
+        if checkpoint is not None:
+            store = CheckpointStore(checkpoint, every_steps=checkpoint_steps, every_minutes=checkpoint_minutes)
+            given = {"beta": beta, "learning_rate": learning_rate, "scheduler": scheduler, "clip_norm": clip_norm}
+            given |= {"batch_size": batch_size, "drop_last": drop_last, "seed": seed}
+            stack.enter_context(checkpoints(loop, store, best, held_out, resume, **given))
+        return loop.run()
 
 
-def _tensors(betas: Mapping[str | None, Number], steps_per_epoch: int) -> dict[str | None, Tensor]:
-    start = Progress.at(0, steps_per_epoch)
-    return {site: torch.tensor(value_of(number, start), dtype=torch.float64) for site, number in betas.items()}
+def _check_arguments(
+    epochs: int | None,
+    steps: int | None,
+    patience: int | None,
+    keep_best: bool | None,
+    validation: Any,
+    max_skipped: int,
+    callbacks: Any,
+    resume: bool,
+    checkpoint: Any,
+) -> None:
+    """Refuse arguments that are out of range or contradict each other."""
+    if epochs is not None and steps is not None:
+        raise refusal("give epochs or steps, not both", "steps")
+    for name, value in (("epochs", epochs), ("steps", steps), ("patience", patience)):
+        if value is not None:
+            check_integer(name, value)
+    check_integer("max_skipped", max_skipped, least=0)
+    if validation is None and (patience is not None or keep_best):
+        name = "keep_best" if patience is None else "patience"
+        message = f"{name} needs validation, data or the fraction of the training rows to hold out"
+        raise refusal(message, name)
+    uncallable = [callback for callback in callbacks if not callable(callback)]
+    if uncallable:
+        message = f"callbacks must be functions of the history, got {uncallable[0]!r}"
+        raise refusal(message, "callbacks", TypeError)
+    if resume and checkpoint is None:
+        raise refusal("resume needs checkpoint, the folder that holds the checkpoints", "resume")
 
 
-def _scaled(program: Program, tensors: Mapping[str | None, Tensor]) -> Program:
-    weight = tensors[None] if None in tensors else {site: value for site, value in tensors.items() if site is not None}
-    return Program(beta_handler(program.model, weight), beta_handler(program.guide, weight))
+def _numbers(beta: Number | Mapping[str, Number], learning_rate: Number | None, objective: Any) -> dict[str, Number]:
+    """Beta (``beta`` or ``beta/<site>``), learning rate and capacity by name: numbers or schedules."""
+    betas = {f"beta/{site}": value for site, value in beta.items()} if isinstance(beta, Mapping) else {"beta": beta}
+    if not betas:
+        raise refusal("beta names no site, got an empty mapping: write beta=1.0 or {'z': 0.5}", "beta")
+    for value in betas.values():
+        if not callable(value) and (isinstance(value, bool) or not isinstance(value, (int, float))):
+            message = f"beta must be a number, a schedule or a mapping by site, got {value!r}"
+            raise refusal(message, "beta", TypeError)
+        if not callable(value) and not 0 <= value < math.inf:
+            raise refusal(f"beta must be finite and at least 0, got {value}", "beta")
+    capacity = objective.schedule if isinstance(objective, CapacityELBO) else None
+    others = {"learning_rate": learning_rate, "capacity": capacity}
+    return {**betas, **{name: number for name, number in others.items() if number is not None}}
 
 
-def _optimizer(
-    trained: Mapping[str, Any],
-    optimizer: Factory | None,
-    weight_decay: float,
-    clip_norm: float | None,
-    scheduler: Callable[[Optimizer], LRScheduler] | None,
-) -> TorchOptimizer:
+def _start(numbers: Mapping[str, Number], steps_per_epoch: int) -> dict[str, float]:
+    """The numbers that the loss begins with; without the betas, where they are 1 throughout."""
+    is_one = all(number == 1.0 for name, number in numbers.items() if name.startswith("beta"))
+    at = Progress.at(0, steps_per_epoch)
+    return {name: value_of(n, at) for name, n in numbers.items() if not (is_one and name.startswith("beta"))}
+
+
+def _factory(optimizer: Factory | None, weight_decay: float, learning_rate: Number | None, scheduler: Any) -> Factory:
+    """The function that makes the torch optimizer, at the learning rate with which it begins."""
+    if not (learning_rate is None or callable(learning_rate) or isinstance(learning_rate, (int, float))):
+        message = f"learning_rate must be a number or a schedule, got {learning_rate!r}"
+        raise refusal(message, "learning_rate", TypeError)
+    if isinstance(learning_rate, (int, float)) and not 0 < learning_rate < math.inf:
+        raise refusal(f"learning_rate must be positive and finite, got {learning_rate}", "learning_rate")
+    if callable(learning_rate) and scheduler is not None:
+        raise refusal(
+            "both learning_rate (a schedule) and scheduler set the learning rate: give one of them", "scheduler"
+        )
+    if isinstance(optimizer, PyroOptim) or (optimizer is not None and not callable(optimizer)):
+        raise refusal(
+            f"optimizer takes a function of the parameters that returns a torch optimizer, got {type(optimizer).__name__}: "
+            "write functools.partial(torch.optim.Adam, lr=1e-3)",
+            "optimizer",
+            TypeError,
+        )
     if optimizer is not None and weight_decay:
-        raise ValueError(
-            "weight_decay is for the default optimizer: give it to your own, partial(AdamW, weight_decay=...)"
+        raise refusal(
+            "weight_decay is for the default optimizer: give it to your own, partial(AdamW, weight_decay=...)",
+            "weight_decay",
         )
-    factory = optimizer or functools.partial(AdamW if weight_decay else Adam, fused=True, weight_decay=weight_decay)
-    return TorchOptimizer(factory, trained.values(), clip_norm=clip_norm, scheduler=scheduler)
+    make = optimizer or functools.partial(AdamW if weight_decay else Adam, fused=True, weight_decay=weight_decay)
+
+    def begun(parameters: Iterable[Any]) -> Optimizer:
+        made = make(parameters)
+        if isinstance(learning_rate, (int, float)):
+            for group in made.param_groups:
+                group["lr"] = learning_rate
+        return made
+
+    return begun
 
 
-def _settings(loop: Loop, rows: Data | None, batch_size: int, seed: int | None) -> dict[str, Any]:
-    """What a resumed run must have in common with the one that was saved."""
-    return {
-        "batch_size": batch_size,
-        "steps_per_epoch": loop.plan.steps_per_epoch,
-        "seed": seed,
-        "objective": type(loop.objective).__name__,
-        "shapes": {name: list(parameter.shape) for name, parameter in loop.step.names.items()},
-        "data": None if rows is None else rows.fingerprint(),
-    }
+@contextmanager
+def _randomness(seed: int | None) -> Iterator[int]:
+    """The seed of all noise, by default drawn from the global generator, which is left as it is otherwise.
 
-
-def _attach(loop: Loop, saver: Saver, resume: bool) -> None:
-    if resume:
-        saver.resume(loop)
-        if loop.state.step > loop.plan.total_steps:
-            raise ValueError(
-                f"the checkpoint has {loop.state.step} steps, more than the {loop.plan.total_steps} asked for (epochs= or "
-                f"steps=): ask for at least {-(-loop.state.step // loop.plan.steps_per_epoch)} epochs"
-            )
-    else:
-        saver.store.require_empty()
-    loop.checkpoint = saver
+    Pyro's warning of a loss that is not finite is silent: such a step is skipped, counted and explained.
+    """
+    noise = int(torch.randint(2**62, ())) if seed is None else seed
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Encountered")
+        torch.manual_seed(noise)
+        yield noise

@@ -28,8 +28,9 @@ COLUMNS = (
     "skipped",
     "seconds",
 )
-"""``loss`` and ``gradient_norm`` are means over the epoch's steps, per row; the ELBO's terms are at beta 1, in nats per datum,
-on (a sample of) the training rows and on the validation rows; ``beta`` and ``learning_rate`` are those of the last step."""
+"""``loss`` is a mean over the rows of the epoch's steps, ``gradient_norm``, of the gradient per row, a mean over these steps;
+steps that were skipped count in neither. The ELBO's terms are at beta 1, in nats per datum, on (a sample of) the training rows
+and on the validation rows; ``beta`` and ``learning_rate`` are those of the last step."""
 
 
 @dataclass
@@ -41,6 +42,7 @@ class History:
         variant: the data's variant, printed beside every number.
         ended: why training ended: finished, early stopping, interrupted.
         best_epoch: the epoch whose weights were kept, if the best were.
+        notes: caveats, e.g. of settings that a resumed run could not compare.
 
     >>> History([{"epoch": 1, "loss": 3.0}], variant="counts")["loss"]
     [3.0]
@@ -50,6 +52,7 @@ class History:
     variant: str | None = None
     ended: str = "not started"
     best_epoch: int | None = None
+    notes: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.rows)

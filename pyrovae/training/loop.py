@@ -1,252 +1,38 @@
-"""The loop around the step: epochs, schedules, validation, early stopping, interruption and checkpoints."""
+"""The loop around the engine: a chunk of steps at a time, and callbacks between two chunks: the bar, the history, the best."""
 
 from __future__ import annotations
 
 import math
 import signal
+import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from pyro.infer.elbo import ELBO
+import torch
 from torch import Tensor
 
+from pyrovae.data import Batch
 from pyrovae.files import StopRequest
-from pyrovae.objectives import CapacityELBO
+from pyrovae.missing import rows_text
+from pyrovae.programs import eval_mode
 from pyrovae.schedules import Progress, Schedule
+from pyrovae.training.checks import check_data
+from pyrovae.training.engine import Eager, Outcomes, Plan, State
+from pyrovae.training.explain import explain
 from pyrovae.training.history import History
-from pyrovae.training.sources import Source
-from pyrovae.training.step import Outcome, Step
-from pyrovae.training.weights import Weights
+from pyrovae.training.rows import Loader, Rows
+from pyrovae.training.validation import Evaluation
 
 Number = float | Callable[[Progress], float]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What training does, fixed from its start.
-
-    Args:
-        total_steps: steps in all.
-        steps_per_epoch: steps in one epoch.
-        beta: a number or schedule for each site name; the key None stands for every other site.
-        learning_rate: a number or schedule, or None to leave it to the optimizer.
-        patience: epochs without a better validation ELBO after which training stops.
-        keep_best: put the weights of the best validation ELBO back at the end.
-        callbacks: called with the history after each epoch; a true answer stops training.
-    """
-
-    total_steps: int
-    steps_per_epoch: int
-    beta: dict[str | None, Number]
-    learning_rate: Number | None
-    patience: int | None
-    keep_best: bool
-    callbacks: Sequence[Callable[[History], Any]]
-
-
-@dataclass
-class State:
-    """Where training stands: everything that a resumed run needs beside weights, optimizer and random state."""
-
-    step: int = 0
-    batch: int = 0
-    sums: dict[str, float] = field(default_factory=lambda: {"loss": 0.0, "norm": 0.0, "taken": 0.0, "skipped": 0.0})
-    best_elbo: float = -math.inf
-    best_epoch: int | None = None
-    stale: int = 0
-    in_a_row: int = 0
-    seconds: float = 0.0
-    order_state: Any = None
-    """The data generator's state before the order of the epoch under way was drawn."""
-
-
-class Loop:
-    """Training of one program under one plan.
-
-    Args:
-        plan: what to do.
-        step: the guarded step.
-        source: where batches come from.
-        betas: the 0-dim tensors that the beta handler reads, by site.
-        weights: the module or the parameters being trained.
-        evaluate: gives the columns of the ELBO's terms for the history.
-        history: the table to fill.
-        bar: a tqdm bar.
-        objective: the ELBO, whose capacity is advanced if it has one.
-        checkpoint: called with the loop when a checkpoint may be due (``force`` when it must be written), or None.
-    """
-
-    def __init__(
-        self,
-        plan: Plan,
-        step: Step,
-        source: Source,
-        betas: dict[str | None, Tensor],
-        weights: Weights,
-        evaluate: Callable[[], dict[str, float | None]],
-        history: History,
-        bar: Any,
-        objective: ELBO,
-        checkpoint: Callable[[Loop, bool], None] | None = None,
-    ) -> None:
-        self.plan, self.step, self.source, self.betas = plan, step, source, betas
-        self.weights, self.evaluate, self.history, self.bar = weights, evaluate, history, bar
-        self.objective = objective
-        self.checkpoint = checkpoint
-        self.state = State()
-        self.best: dict[str, Tensor] | None = None
-        self._last: Any = (step.program, (), {})
-
-    def run(self) -> History:
-        """Train to the end of the plan, or until something stops it."""
-        self.history.ended = "finished"
-        started = time.monotonic() - self.state.seconds
-        with StopRequest() as stop:
-            for outcome in self._steps():
-                self._record(outcome)
-                self._check_last(outcome)
-                self.state.seconds = time.monotonic() - started
-                if self._epoch_is_over() and self._close_epoch():
-                    break
-                if stop.requested:
-                    self.history.ended = "interrupted"
-                    break
-                if self.checkpoint is not None:
-                    self.checkpoint(self, False)
-            self._finish()
-        if stop.signal == signal.SIGTERM:
-            signal.raise_signal(signal.SIGTERM)
-        return self.history
-
-    def progress(self) -> Progress:
-        """How far training has come."""
-        return Progress.at(self.state.step, self.plan.steps_per_epoch)
-
-    def _steps(self) -> Iterator[Outcome]:
-        state = self.state
-        while state.step < self.plan.total_steps and not self._stopped_early():
-            for batch in self.source.along(self._order(), first=state.batch):
-                self._advance_schedules()
-                program, args, kwargs, size = self.source.arguments(batch)
-                self._last = program, args, kwargs
-                yield self.step(program, args, kwargs, size)
-                if state.step >= self.plan.total_steps or state.batch == 0 or self._stopped_early():
-                    break
-
-    def _check_last(self, outcome: Outcome) -> None:
-        """Say so where training ends on skipped steps; an error where none was ever taken."""
-        if not outcome.skipped or self.state.step < self.plan.total_steps:
-            return
-        message = self.step.explain_skipped(*self._last)
-        if self.step.in_a_row >= self.plan.total_steps:
-            raise FloatingPointError(f"No step was taken: {message}")
-        warnings.warn(f"training ended on skipped steps: {message}", UserWarning, stacklevel=4)
-
-    def _order(self) -> Tensor | None:
-        """The order of this epoch's rows; of an epoch that was resumed in its middle, the order that it had."""
-        state, generator = self.state, self.source.generator
-        if state.batch == 0:
-            state.order_state = generator.get_state()
-            return self.source.order()
-        here = generator.get_state()
-        generator.set_state(state.order_state)
-        order = self.source.order()
-        generator.set_state(here)
-        return order
-
-    def _advance_schedules(self) -> None:
-        progress = self.progress()
-        for site, number in self.plan.beta.items():
-            self.betas[site].fill_(value_of(number, progress))
-        if self.plan.learning_rate is not None:
-            self.step.optimizer.set_learning_rate(value_of(self.plan.learning_rate, progress))
-        if isinstance(self.objective, CapacityELBO):
-            self.objective.advance(progress)
-
-    def _record(self, outcome: Outcome) -> None:
-        state, sums = self.state, self.state.sums
-        state.step += 1
-        state.batch += 1
-        state.in_a_row = self.step.in_a_row
-        sums["skipped" if outcome.skipped else "taken"] += 1
-        if not outcome.skipped:
-            sums["loss"] += outcome.loss
-            sums["norm"] += outcome.gradient_norm
-        self.bar.update(1)
-
-    def _epoch_is_over(self) -> bool:
-        return self.state.batch == self.plan.steps_per_epoch or self.state.step == self.plan.total_steps
-
-    def _close_epoch(self) -> bool:
-        """Write the epoch's row; whether training should stop."""
-        state, sums = self.state, self.state.sums
-        taken = max(sums["taken"], 1.0)
-        row = {
-            "epoch": len(self.history) + 1,
-            "step": state.step,
-            "loss": sums["loss"] / taken if sums["taken"] else None,
-            "beta": float(next(iter(self.betas.values()))),
-            **self.evaluate(),
-            "learning_rate": self.step.optimizer.torch_optimizer.param_groups[0]["lr"],
-            "gradient_norm": sums["norm"] / taken if sums["taken"] else None,
-            "skipped": int(sums["skipped"]),
-            "seconds": state.seconds,
-        }
-        self.history.rows.append(row)
-        self._note_best(row)
-        state.sums = State().sums
-        state.batch = 0
-        self.bar.set_postfix(
-            {name: f"{row[name]:.2f}" for name in ("loss", "elbo", "validation_elbo") if row[name] is not None}
-        )
-        asked = [bool(callback(self.history)) for callback in self.plan.callbacks]
-        if any(asked):
-            self.history.ended = "stopped by a callback"
-        return any(asked)
-
-    def _note_best(self, row: dict[str, Any]) -> None:
-        elbo = row["validation_elbo"]
-        if elbo is None:
-            return
-        if elbo > self.state.best_elbo:
-            self.state.best_elbo, self.state.best_epoch, self.state.stale = elbo, row["epoch"], 0
-            if self.plan.keep_best:
-                self.best = self.weights.copy()
-        else:
-            self.state.stale += 1
-
-    def _stopped_early(self) -> bool:
-        return self.plan.patience is not None and self.state.stale >= self.plan.patience
-
-    def _finish(self) -> None:
-        self.bar.close()
-        if self.checkpoint is not None:
-            self.checkpoint(self, True)
-        if self.history.ended == "finished":
-            if self._stopped_early():
-                self.history.ended = "early stopping"
-            self._warn_unreached()
-        if self.best is not None:
-            self.weights.load(self.best)
-            self.history.best_epoch = self.state.best_epoch
-
-    def _warn_unreached(self) -> None:
-        for site, number in self.plan.beta.items():
-            if isinstance(number, Schedule) and not number.reached(self.progress()):
-                where = "" if site is None else f" of site {site!r}"
-                warnings.warn(
-                    f"training ended at beta{where} = {value_of(number, self.progress()):g} before {number} reached its target "
-                    f"{number.end:g}: train longer or shorten the schedule, since evidence is reported at beta 1",
-                    UserWarning,
-                    stacklevel=4,
-                )
+SECONDS = 0.5
+"""About how long a chunk of steps takes, after which the host reads their outcomes."""
 
 
 def value_of(number: Number, progress: Progress) -> float:
-    """A number, or what a schedule says at this progress.
+    """A number, or what a schedule gives at this progress.
 
     Raises:
         ValueError: a schedule gave a negative or non-finite number.
@@ -259,3 +45,273 @@ def value_of(number: Number, progress: Progress) -> float:
             f"the schedule {number!r} gave {value} at step {progress.step}: expected a finite number of at least 0"
         )
     return value
+
+
+class Callback:
+    """What happens between two chunks of steps (abstract)."""
+
+    most: float = math.inf
+    """Steps that the next chunk may have at most."""
+
+    def after_chunk(self, loop: Loop) -> str | None:
+        """Look at the loop; a text says why training is to end. Called before the first chunk, too."""
+
+    def at_end(self, loop: Loop) -> None:
+        """Called once after the last chunk, in the reverse order of the callbacks."""
+
+
+@dataclass
+class Loop:
+    """Training under one plan: chunks of steps by an engine, callbacks between them.
+
+    Args:
+        state: the state.
+        engine: the engine.
+        rows: where batches come from.
+        numbers: learning rate, betas and capacity by name: numbers or schedules.
+        total: steps in all.
+        history: the table of training.
+        callbacks: called in this order after each chunk.
+    """
+
+    state: State
+    engine: Eager
+    rows: Rows
+    numbers: Mapping[str, Number]
+    total: int
+    history: History
+    callbacks: Sequence[Callback]
+    outcomes: Outcomes | None = None
+    seconds: float = 0.0
+
+    def run(self) -> History:
+        """Train to the end of the plan, or until something stops it.
+
+        Raises:
+            FloatingPointError: too many steps in a row were not finite; the weights are those before them.
+        """
+        ended, length, began = self.between(), 1, time.monotonic() - self.seconds
+        with StopRequest() as stop:
+            while ended is None and self.state.step < self.total:
+                started = time.monotonic()
+                plan = self.plan(length)
+                self.state, self.outcomes = self.engine.run(self.state, plan, self.rows)
+                self.check(self.outcomes.taken)
+                now = time.monotonic()
+                self.seconds = now - began
+                length = max(1, min(int(len(plan.rows) * SECONDS / max(now - started, 1e-6)), 8 * len(plan.rows)))
+                ended = self.between() or ("interrupted" if stop.requested else None)
+            self.history.ended = ended or "finished"
+            for callback in reversed(self.callbacks):
+                callback.at_end(self)
+        if stop.signal == signal.SIGTERM:
+            signal.raise_signal(signal.SIGTERM)
+        return self.history
+
+    def between(self) -> str | None:
+        """Call the callbacks; why training is to end, if it is."""
+        reasons = [callback.after_chunk(self) for callback in self.callbacks]
+        return next((reason for reason in reasons if reason), None)
+
+    def plan(self, length: int) -> Plan:
+        """The next steps: to the end of the epoch at most."""
+        step, steps = self.state.step, self.rows.steps
+        limits = [length, steps - step % steps, self.total - step, *(callback.most for callback in self.callbacks)]
+        count = int(min(limits)) if self.rows.replayable else 1
+        progress = [Progress.at(step + number, steps) for number in range(count)]
+        schedules = {name: number for name, number in self.numbers.items() if callable(number)}
+        tables = {name: [value_of(number, at) for at in progress] for name, number in schedules.items()}
+        numbers = {name: torch.tensor(table, dtype=torch.float64) for name, table in tables.items()}
+        return Plan(self.rows.plan(step, count), numbers)
+
+    def check(self, taken: Tensor) -> None:
+        """Read which steps were taken: raise where data lie outside their support, or too many steps in a row were skipped.
+
+        Raises:
+            ValueError: the data of a batch lie outside their support; names the step, the site and the rows.
+            FloatingPointError: more than ``max_skipped`` steps in a row, or all of them, were not finite.
+        """
+        bad, state = int(self.state.bad), self.state
+        if self.engine.loss.checked and not taken.all():
+            step = state.step - len(taken) + int((~taken).nonzero()[0])
+            program, args, kwargs, _ = self.engine.loss.arguments(self.replayed(step))
+            try:
+                with eval_mode(self.engine.loss.parts):
+                    check_data(program, args, kwargs)
+            except ValueError as error:
+                raise ValueError(f"step {step}, rows counted within its batch: {error}") from error
+        if bad <= self.engine.max_skipped and not (bad and state.step == self.total):
+            return
+        self.engine.buffers.keep()
+        found = explain(self.engine.loss, self.replayed(state.step - bad))
+        state.optimizer.drop_gradients()
+        self.engine.buffers.restore(torch.tensor(True))
+        message = (
+            f"{min(bad, self.engine.max_skipped + 1)} steps in a row had a loss or a gradient that is not finite; the weights "
+            f"are those before them. {found} Try a smaller learning rate, a clip_norm of 1, scaled data, or float64."
+        )
+        if bad >= self.total:
+            raise FloatingPointError(f"No step was taken: {message}")
+        if bad > self.engine.max_skipped:
+            raise FloatingPointError(message)
+        warnings.warn(f"training ended on skipped steps: {message}", UserWarning, stacklevel=4)
+
+    def replayed(self, step: int) -> Batch:
+        """The batch of a step that was done, with its noise to be drawn again; of a loader, the batch that came last."""
+        if isinstance(self.rows, Loader) and self.rows.last is not None:
+            return self.rows.last
+        return self.engine.batch(self.state, step, self.rows.plan(step, 1)[0], self.rows)
+
+    @property
+    def epoch_is_over(self) -> bool:
+        """Whether the last chunk ended an epoch, or the training."""
+        done = self.state.step % self.rows.steps == 0 or self.state.step == self.total
+        return self.outcomes is not None and done
+
+    def number(self, name: str) -> float:
+        """A number at the last step that was done."""
+        return value_of(self.numbers[name], Progress.at(max(self.state.step - 1, 0), self.rows.steps))
+
+
+class Bar(Callback):
+    """A tqdm bar of steps; by default shown on a terminal alone."""
+
+    def __init__(self, total: int, progress: bool | None) -> None:
+        from tqdm.auto import tqdm
+
+        hidden = not sys.stderr.isatty() if progress is None else not progress
+        self.bar = tqdm(total=total, disable=hidden, unit="step", dynamic_ncols=True)
+        self.done = 0
+
+    def after_chunk(self, loop: Loop) -> str | None:
+        """Move the bar on, and show the last row's numbers."""
+        self.bar.update(loop.state.step - self.done)
+        self.done = loop.state.step
+        if loop.epoch_is_over:
+            row = loop.history.rows[-1]
+            shown = {name: row[name] for name in ("loss", "elbo", "validation_elbo") if row[name] is not None}
+            self.bar.set_postfix({name: f"{value:.2f}" for name, value in shown.items()})
+        return None
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+
+
+class Epochs(Callback):
+    """Adds the outcomes up, and writes the history's row at the end of each epoch.
+
+    Args:
+        evaluation: gives the columns of the ELBO's terms.
+    """
+
+    def __init__(self, evaluation: Evaluation) -> None:
+        self.evaluation = evaluation
+
+    def after_chunk(self, loop: Loop) -> str | None:
+        """Add the chunk's outcomes to the sums of the epoch under way."""
+        if loop.outcomes is None:
+            return None
+        sums = loop.state.values.setdefault("epoch", {"loss": 0.0, "rows": 0, "norm": 0.0, "taken": 0, "skipped": 0})
+        for loss, norm, rows in zip(*(column.tolist() for column in loop.outcomes), strict=True):
+            taken = math.isfinite(loss + norm)  # one by one: a sum over chunks would depend on where they end
+            sums["skipped"] += not taken
+            if taken:
+                sums["taken"] += 1
+                sums["rows"] += rows
+                sums["loss"] += loss * rows
+                sums["norm"] += norm
+        if loop.epoch_is_over:
+            del loop.state.values["epoch"]
+            group = loop.state.optimizer.torch_optimizer.param_groups[0]
+            row = {
+                "epoch": len(loop.history) + 1,
+                "step": loop.state.step,
+                "loss": sums["loss"] / sums["rows"] if sums["taken"] else None,
+                "beta": loop.number(next(name for name in loop.numbers if name.startswith("beta"))),
+                **self.evaluation(),
+                "learning_rate": group["lr"],
+                "gradient_norm": sums["norm"] / sums["taken"] if sums["taken"] else None,
+                "skipped": sums["skipped"],
+                "seconds": loop.seconds,
+            }
+            loop.history.rows.append(row)
+        return None
+
+    def at_end(self, loop: Loop) -> None:
+        """Warn of a beta that ended below its schedule's target."""
+        done = Progress.at(loop.state.step, loop.rows.steps)
+        for name, number in loop.numbers.items() if loop.history.ended == "finished" else ():
+            if name.startswith("beta") and isinstance(number, Schedule) and not number.reached(done):
+                where = f" of site {name.partition('/')[2]!r}" if "/" in name else ""
+                warnings.warn(
+                    f"training ended at beta{where} = {value_of(number, done):g} before {number} reached its target "
+                    f"{number.end:g}: train longer or shorten the schedule, since evidence is reported at beta 1",
+                    UserWarning,
+                    stacklevel=4,
+                )
+
+
+class Best(Callback):
+    """Follows the validation ELBO: keeps the best weights, and stops when it has not risen for some epochs.
+
+    An ELBO that is not finite is never the best.
+
+    Args:
+        patience: epochs without a better ELBO after which training ends, or None.
+        keep: end with the best weights.
+        evaluation: knows the rows without a finite ELBO.
+    """
+
+    def __init__(self, patience: int | None, keep: bool, evaluation: Evaluation) -> None:
+        self.patience, self.keep, self.evaluation = patience, keep, evaluation
+        self.warned = False
+        self.weights: dict[str, Tensor] | None = None
+
+    def after_chunk(self, loop: Loop) -> str | None:
+        """Compare the last row's ELBO with the best one so far."""
+        best = loop.state.values.setdefault("best", {"elbo": -math.inf, "epoch": None, "stale": 0})
+        elbo = loop.history.rows[-1]["validation_elbo"] if loop.epoch_is_over else None
+        if elbo is not None and math.isfinite(elbo) and elbo > best["elbo"]:
+            best |= {"elbo": elbo, "epoch": loop.history.rows[-1]["epoch"], "stale": 0}
+            if self.keep:
+                self.weights = {name: tensor.detach().clone() for name, tensor in loop.state.weights.items()}
+        elif elbo is not None:
+            best["stale"] += 1
+            if not math.isfinite(elbo) and not loop.state.bad:
+                self._warn(loop)
+        return "early stopping" if self.patience is not None and best["stale"] >= self.patience else None
+
+    def _warn(self, loop: Loop) -> None:
+        """Say once which validation rows have no finite ELBO."""
+        if not self.warned:
+            self.warned = True
+            warnings.warn(
+                f"the validation ELBO of epoch {len(loop.history)} is not finite, in {rows_text(self.evaluation.bad)}, and such "
+                "an epoch is never the best: a value at the edge of a density's support (an exact 0 under Beta or Gamma) has "
+                "an infinite log density; move it inside, or mark it as missing (NaN)",
+                UserWarning,
+                stacklevel=7,
+            )
+
+    @torch.no_grad()
+    def at_end(self, loop: Loop) -> None:
+        """Put the best weights back."""
+        if self.weights is not None:
+            for name, tensor in loop.state.weights.items():
+                tensor.copy_(self.weights[name])
+            loop.history.best_epoch = loop.state.values["best"]["epoch"]
+
+
+class Asked(Callback):
+    """The user's callbacks, called with the history after each epoch; a true answer ends training."""
+
+    def __init__(self, callbacks: Sequence[Callable[[History], Any]]) -> None:
+        self.callbacks = tuple(callbacks)
+
+    def after_chunk(self, loop: Loop) -> str | None:
+        """Call them all."""
+        asked = [bool(callback(loop.history)) for callback in self.callbacks] if loop.epoch_is_over else []
+        return "stopped by a callback" if any(asked) else None

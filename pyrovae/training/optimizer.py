@@ -7,11 +7,15 @@ from typing import Any
 
 import torch
 from pyro.optim import PyroOptim
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-Factory = Callable[[Iterable[nn.Parameter]], Optimizer]
+from pyrovae.errors import refusal
+
+Factory = Callable[[Iterable[Any]], Optimizer]
+SQUARABLE = 0.05
+"""Gradients with a norm above this share of the largest number that can be squared are scaled down to it."""
 
 
 class TorchOptimizer(PyroOptim):
@@ -40,7 +44,7 @@ class TorchOptimizer(PyroOptim):
     def __init__(
         self,
         factory: Factory,
-        parameters: Iterable[nn.Parameter],
+        parameters: Iterable[Tensor],
         *,
         clip_norm: float | None = None,
         scheduler: Callable[[Optimizer], LRScheduler] | None = None,
@@ -51,10 +55,11 @@ class TorchOptimizer(PyroOptim):
                 "no parameter requires a gradient, so there is nothing to train: unfreeze a part of the model"
             )
         if clip_norm is not None and not clip_norm > 0:
-            raise ValueError(f"clip_norm must be positive, got {clip_norm}")
+            raise refusal(f"clip_norm must be positive, got {clip_norm}", "clip_norm")
         self.torch_optimizer = factory(self.parameters)
         self.scheduler = scheduler(self.torch_optimizer) if scheduler is not None else None
         self.clip_norm = clip_norm
+        self.largest_norm = SQUARABLE * min(torch.finfo(parameter.dtype).max for parameter in self.parameters) ** 0.5
         self._known = {id(parameter) for parameter in self.parameters}
 
     def __call__(self, params: Iterable[Tensor], *args: Any, **kwargs: Any) -> None:
@@ -76,21 +81,45 @@ class TorchOptimizer(PyroOptim):
         return [parameter.grad for parameter in self.parameters if parameter.grad is not None]
 
     def gradient_norm(self) -> Tensor:
-        """The Euclidean norm of all gradients together, a 0-dim tensor."""
-        return torch.nn.utils.get_total_norm(self.gradients())
+        """The Euclidean norm of all gradients together, a 0-dim tensor in double precision.
 
-    def update(self, norm: Tensor) -> None:
-        """Clip to ``clip_norm`` given the gradients' norm, step the optimizer and the scheduler, drop the gradients."""
-        if self.clip_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip_norm, norm)
-        self.torch_optimizer.step()
-        if self.scheduler is not None:
-            self.scheduler.step()
+        In single precision the norm of finite gradients overflows above 1e19, so it is not computed from there.
+        """
+        gradients = self.gradients()
+        if not gradients:
+            return self.parameters[0].new_zeros((), dtype=torch.float64)
+        norm = torch.stack(torch._foreach_norm(gradients)).double().norm()
+        if norm.is_cpu and norm.isfinite():
+            return norm
+        return torch.stack([torch.linalg.vector_norm(gradient, dtype=torch.float64) for gradient in gradients]).norm()
+
+    def update(self, norm: Tensor, stop: Tensor | None = None) -> None:
+        """Clip to ``clip_norm`` given the gradients' norm, step the optimizer and the scheduler, drop the gradients.
+
+        Args:
+            norm: the gradients' norm.
+            stop: a 0-dim boolean tensor; where it is true, nothing changes. Fused optimizers read it on the device.
+        """
+        limit = self.largest_norm if self.clip_norm is None else self.clip_norm
+        if self.clip_norm is not None or not norm.is_cpu or norm > limit:
+            torch._foreach_mul_(self.gradients(), (limit / (norm + 1e-6)).clamp(max=1.0))
+        if (
+            stop is not None
+            and self.scheduler is None
+            and getattr(self.torch_optimizer, "_step_supports_amp_scaling", False)
+        ):
+            self.torch_optimizer.found_inf = stop.float()  # type: ignore[attr-defined]
+            self.torch_optimizer.step()
+        elif stop is None or not stop:
+            self.torch_optimizer.step()
+            if self.scheduler is not None:
+                self.scheduler.step()
         self.drop_gradients()
 
     def drop_gradients(self) -> None:
         """Set every gradient to None."""
-        self.torch_optimizer.zero_grad(set_to_none=True)
+        for parameter in self.parameters:
+            parameter.grad = None
 
     def set_learning_rate(self, value: float) -> None:
         """Set the learning rate of every group."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
-from typing import Any
 
 import pyro
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from pyrovae.data import Data, batches
-from pyrovae.programs import Program, eval_mode, log_terms, paired_traces
+from pyrovae.data import Batch, Batches
+from pyrovae.errors import refusal
+from pyrovae.missing import complete_data
+from pyrovae.programs import announcements_off, eval_mode, log_terms, paired_traces
+from pyrovae.training.loss import Loss
+from pyrovae.training.rows import Memory, Rows, draw_from
 
 BATCH_SIZE = 1024
 TRAINING_ROWS = 1000
@@ -22,80 +24,84 @@ class Evaluation:
     """Means over rows of ELBO, divergence and reconstruction, in eval mode, with the same noise each epoch.
 
     Args:
-        program: the program.
-        modules: those behind it.
-        rows: the training rows, or None for a loader.
-        validation: the validation rows, or None.
-        place: the program's device and dtype.
+        loss: the loss, which knows the program and its modules.
+        rows: the training rows.
+        held_out: the validation rows, or None.
         seed: the seed of the draws.
-        whole: training takes all rows at once, and so does this: a guide may hold parameters for each row.
+
+    Raises:
+        ValueError: the program refuses the validation rows.
     """
 
-    def __init__(
-        self,
-        program: Program,
-        modules: Iterable[nn.Module],
-        rows: Data | None,
-        validation: Data | None,
-        place: Mapping[str, Any],
-        seed: int,
-        whole: bool = False,
-    ) -> None:
-        self.program, self.modules, self.place, self.seed = program, tuple(modules), place, seed
-        self.batch_size = BATCH_SIZE if rows is None or not whole else max(BATCH_SIZE, len(rows))
-        training = rows.drawn(seed) if rows is not None and whole else _some(rows, seed)
-        self.parts: dict[str, Data | None] = {"": training, "validation_": validation}
-        self.nesting: int | None = None
+    def __init__(self, loss: Loss, rows: Rows, held_out: Batches | None, seed: int) -> None:
+        self.loss, self.seed = loss, seed
+        self.numbers: Tensor | None = None
+        """The numbers of the training rows that are looked at, for programs that look their rows up."""
+        self.bad = torch.zeros(0, dtype=torch.bool)
+        """Which rows of the part that was evaluated last have an ELBO that is not finite."""
+        self.parts: dict[str, Batches] = {}
+        if isinstance(rows, Memory):
+            data, size = rows.loader.data, BATCH_SIZE
+            if rows.whole:  # a guide may hold parameters for each row, in their order
+                size = max(size, len(data))
+            elif len(data) > TRAINING_ROWS:
+                order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
+                self.numbers = order[:TRAINING_ROWS]
+                data = data[self.numbers]
+            self.parts[""] = Batches(data.drawn(seed), size, False, None, False, rows.loader.place)
+        if held_out is not None:
+            self.parts["validation_"] = held_out
+        self._check()
 
     def __call__(self) -> dict[str, float | None]:
         """The columns ``elbo, kl, reconstruction`` and the same with ``validation_``, in nats per datum."""
         columns: dict[str, float | None] = {}
-        for prefix, data in self.parts.items():
-            terms = (None, None, None) if data is None else self._terms(data)
-            for name, value in zip(("elbo", "kl", "reconstruction"), terms, strict=True):
-                columns[prefix + name] = value
+        for prefix in ("", "validation_"):
+            elbo = kl = reconstruction = None
+            if prefix in self.parts:
+                reconstruction, kl = self.means(prefix)
+                elbo = reconstruction - kl
+            columns |= {f"{prefix}elbo": elbo, f"{prefix}kl": kl, f"{prefix}reconstruction": reconstruction}
         return columns
 
-    def check(self) -> None:
-        """Run on a few rows before training; the columns of a program without an ELBO in nats per datum stay empty.
-
-        Raises:
-            ValueError: the program refuses the validation rows.
-        """
-        training, validation = self.parts[""], self.parts["validation_"]
-        if validation is not None:
+    def _check(self) -> None:
+        """Run on a few rows before training; the columns of a program without an ELBO in nats per datum stay empty."""
+        remedy = "a guide with parameters for each row knows the training rows alone: leave validation= out"
+        if "validation_" in self.parts and self.loss.indexed:
+            raise refusal(f"validation rows have no parameters in the guide; {remedy}", "validation")
+        for prefix, part in reversed(self.parts.items()):
+            few = min(part.size, part.num_rows) if prefix == "" else min(2, part.num_rows)
             try:
-                self._terms(validation[:2])
-            except RuntimeError as error:
-                raise ValueError(
-                    f"the program does not run on two validation rows ({str(error).splitlines()[0]}); a guide with parameters "
-                    "for each row knows the training rows alone: leave validation= out"
-                ) from error
-        elif training is not None:
-            try:
-                self._terms(training[: self.batch_size])
+                with torch.random.fork_rng():
+                    self.terms(part.batch(slice(0, few)), few)
             except (ValueError, NotImplementedError) as error:
-                warnings.warn(f"the history's ELBO columns stay empty: {error}", UserWarning, stacklevel=3)
-                self.parts[""] = None
+                if prefix:
+                    raise
+                warnings.warn(f"the history's ELBO columns stay empty: {error}", UserWarning, stacklevel=4)
+                del self.parts[""]
+            except RuntimeError as error:
+                reason = str(error).splitlines()[0]
+                if prefix:
+                    message = f"the program does not run on two validation rows ({reason}); {remedy}"
+                    raise refusal(message, "validation") from error
+            break
 
-    def _terms(self, data: Data) -> tuple[float, float, float]:
-        sums = torch.zeros(2, dtype=torch.float64)
-        with torch.random.fork_rng(), torch.no_grad(), pyro.validation_enabled(False), eval_mode(self.modules):
-            torch.manual_seed(self.seed)
-            for batch in batches(data, self.batch_size, False, **self.place):
-                sums += self._batch(*self.program.on(batch.x, batch.covariates, len(data), batch.index))
-        reconstruction, kl = (sums / len(data)).tolist()
-        return reconstruction - kl, kl, reconstruction
+    def means(self, prefix: str) -> tuple[float, float]:
+        """The mean reconstruction and divergence over a part's rows."""
+        loader, numbers = self.parts[prefix], self.numbers if prefix == "" else None
+        found = []
+        draw_from(self.seed, self.loss.like.device)
+        with complete_data(loader.data.complete), announcements_off():
+            for batch in loader.along(None):
+                index = batch.index if numbers is None else numbers[batch.index]
+                found.append(self.terms(Batch(index, batch.x, batch.covariates), loader.num_rows))
+        self.bad = torch.cat(found, 1).isfinite().all(0).logical_not()
+        reconstruction, kl = (torch.stack([part.sum(1) for part in found]).sum(0) / loader.num_rows).tolist()
+        return reconstruction, kl
 
-    def _batch(self, program: Program, args: tuple, kwargs: Mapping[str, Any]) -> Tensor:
-        terms = log_terms(*paired_traces(program, args, kwargs, nesting=self.nesting))
-        return torch.stack([terms.reconstruction.sum(), terms.kl.sum()]).double().cpu()
-
-
-def _some(rows: Data | None, seed: int) -> Data | None:
-    if rows is None:
-        return None
-    if len(rows) > TRAINING_ROWS:
-        order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
-        rows = rows[order[:TRAINING_ROWS]]
-    return rows.drawn(seed)
+    def terms(self, batch: Batch, size: int) -> Tensor:
+        """Reconstruction and divergence of each row, of shape ``(2, rows)``, in double precision."""
+        program, args, kwargs = self.loss.unweighted.on(batch.x, batch.covariates, size, batch.index)
+        with torch.no_grad(), pyro.validation_enabled(False), eval_mode(self.loss.announced.modules.values()):
+            found = log_terms(*paired_traces(program, args, kwargs, nesting=self.loss.nesting))
+        return torch.stack([found.reconstruction.sum(0), found.kl.sum(0)]).double().cpu()

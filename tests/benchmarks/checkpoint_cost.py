@@ -18,7 +18,7 @@ import pyrovae as pvae
 from pyrovae.files import CheckpointStore, load_state
 from pyrovae.presets import RECIPES, Spec
 from pyrovae.presets.options import options_of
-from pyrovae.training.saving import Saver
+from pyrovae.training.saving import Save
 
 SAVES, STEPS = 20, 200
 
@@ -35,12 +35,12 @@ def times(work, count):
 def captured_loop(folder, vae, data, batch_size):
     """The loop that ``fit`` builds, caught at its first checkpoint."""
     caught = []
-    original = Saver.__call__
-    Saver.__call__ = lambda self, loop, force: caught.append((self, loop))
+    original = Save.save
+    Save.save = lambda self, loop: caught.append((self, loop))
     try:
         pvae.fit(vae, data, steps=STEPS, batch_size=batch_size, seed=0, checkpoint=folder, progress=False)
     finally:
-        Saver.__call__ = original
+        Save.save = original
     return caught[0]
 
 
@@ -56,7 +56,7 @@ def main():
         store = CheckpointStore(Path(folder) / "timed", keep=2)
         steps = iter(range(10**6))
         step = median_step(loop)
-        save = times(lambda: store.save(saver._tree(loop), next(steps)), SAVES)
+        save = times(lambda: store.save(saver.tree(loop), next(steps)), SAVES)
         path = store.paths[-1]
         load = times(lambda: load_state(path), SAVES)
         size = path.stat().st_size
@@ -72,10 +72,8 @@ def main():
 
 
 def median_step(loop):
-    batches = loop.source.along(loop.source.order(), 0)
-    arguments = [loop.source.arguments(batch) for batch in batches]
-    numbers = iter(range(10**6))
-    return times(lambda: loop.step(*arguments[next(numbers) % len(arguments)]), STEPS)
+    loop.state.step = 0
+    return times(lambda: loop.engine.run(loop.state, loop.plan(1), loop.rows), STEPS)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def command(folder, result, *options):
 
 def step_of(folder):
     found = CheckpointStore(folder).load_latest()
-    return 0 if found is None else found[0]["state"]["step"]
+    return 0 if found is None else found[0]["counters"]["step"]
 
 
 def kill_inside(folder, result, rng):

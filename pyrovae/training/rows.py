@@ -1,0 +1,240 @@
+"""Where rows come from, and in which order: rows in memory by their numbers, or a torch loader that chooses by itself."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from pyro import poutine
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+from torch.utils.data import DataLoader, Dataset
+
+from pyrovae.data import Batch, Batches, Binarize, Data, LoaderBatches, as_data, batches, loader_batches, split
+from pyrovae.data.batching import Place
+from pyrovae.errors import refusal
+from pyrovae.programs import Program
+from pyrovae.programs.dry_run import listening
+
+Transform = Callable[[Tensor, "torch.Generator | None"], Tensor]
+
+
+def noise_seed(seed: int, purpose: str, number: int, rank: int = 0) -> int:
+    """The seed of the noise of one step, or of the order of one epoch, on one rank: a hash, so that none is stored.
+
+    >>> noise_seed(0, "step", 1) == noise_seed(0, "step", 1), noise_seed(0, "step", 1) == noise_seed(0, "step", 2)
+    (True, False)
+    """
+    digest = hashlib.blake2b(f"{seed} {purpose} {number} {rank}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
+
+
+def draw_from(seed: int, device: torch.device) -> None:
+    """Seed torch's global generators of the processor and of a device (``torch.manual_seed`` takes 0.1 ms)."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+
+
+class Rows(ABC):
+    """The rows of one training: called with their numbers, it gives the batch (abstract).
+
+    Args:
+        num_rows: the rows of the data set.
+        steps: batches in an epoch.
+        least: rows in the smallest batch.
+        seed: what the order of each epoch is drawn from.
+    """
+
+    data: Data | None = None
+    """The rows, where they lie in memory."""
+    replayable = True
+    """Whether a batch can be asked for again, so that training resumes within an epoch."""
+    complete = False
+    """Whether no entry of any batch is missing."""
+
+    def __init__(self, num_rows: int, steps: int, least: int, seed: int) -> None:
+        self.num_rows, self.steps, self.least, self.seed = num_rows, steps, least, seed
+        self.epoch: int | None = None
+
+    def plan(self, step: int, count: int) -> Tensor:
+        """The numbers of the rows in ``count`` batches from a step on, within one epoch: ``(count, batch)``, padded by -1."""
+        epoch, batch = divmod(step, self.steps)
+        if epoch != self.epoch:
+            draw_from(noise_seed(self.seed, "order", epoch), torch.device("cpu"))
+            self.start()
+            self.epoch = epoch
+        return self.table(batch, count)
+
+    def first(self) -> Batch:
+        """The first batch of the first epoch; no random state is used up."""
+        states = {name: generator.get_state() for name, generator in self.generators.items()}
+        with torch.random.fork_rng():
+            batch = self(self.plan(0, 1)[0])
+        for name, generator in self.generators.items():
+            generator.set_state(states[name])
+        self.epoch = None
+        return batch
+
+    @property
+    def generators(self) -> dict[str, torch.Generator]:
+        """The generators that the order is drawn from beside torch's global one: what a checkpoint keeps."""
+        return {}
+
+    @abstractmethod
+    def start(self) -> None:
+        """Draw the order of an epoch from torch's global generator."""
+
+    @abstractmethod
+    def table(self, batch: int, count: int) -> Tensor:
+        """The numbers of the rows in ``count`` batches of this epoch."""
+
+    @abstractmethod
+    def __call__(self, index: Tensor) -> Batch:
+        """The batch of these rows, its transform drawn from torch's global generator."""
+
+
+class Memory(Rows):
+    """Rows in memory. Rows that fill one batch keep their order."""
+
+    def __init__(self, loader: Batches, seed: int) -> None:
+        size = min(loader.size, loader.num_rows)
+        incomplete = 0 if loader.drop_last else loader.num_rows % size
+        super().__init__(loader.num_rows, len(loader), incomplete or size, seed)
+        self.loader, self.data, self.size = loader, loader.data, size
+        self.whole = size == loader.num_rows
+        self.complete = loader.data.complete and isinstance(loader.data.transform, Binarize | None)
+
+    def start(self) -> None:
+        """Draw a permutation of the rows."""
+        self.order = torch.arange(self.num_rows) if self.whole else torch.randperm(self.num_rows)
+
+    def table(self, batch: int, count: int) -> Tensor:
+        """The numbers of the rows in ``count`` batches of this epoch."""
+        rows = self.order[batch * self.size : (batch + count) * self.size]
+        return torch.nn.functional.pad(rows, (0, count * self.size - len(rows)), value=-1).view(count, self.size)
+
+    def __call__(self, index: Tensor) -> Batch:
+        """The batch of these rows."""
+        if self.whole:
+            return self.loader.batch(slice(0, self.num_rows))
+        return self.loader.batch(index if index[-1] >= 0 else index[index >= 0])
+
+
+class Loader(Rows):
+    """A torch loader, which chooses the rows of each batch by itself and cannot give one twice."""
+
+    replayable = False
+
+    def __init__(self, loader: LoaderBatches, seed: int) -> None:
+        if loader.num_rows is None:
+            raise refusal(
+                "the loader does not say how many rows its data set has, and global latents would be counted wrongly: give a "
+                "Dataset with __len__, or the rows themselves",
+                "data",
+            )
+        size = getattr(loader.loader, "batch_size", None) or 0  # a batch sampler may have any
+        incomplete = size and not getattr(loader.loader, "drop_last", True) and loader.num_rows % size
+        super().__init__(loader.num_rows, len(loader), incomplete or size or 2, seed)
+        self.loader = loader
+        self.batches: Iterator[Batch] = iter(())
+        self.last: Batch | None = None
+
+    @property
+    def generators(self) -> dict[str, torch.Generator]:
+        """The generators of the loader and of its sampler, where they have their own."""
+        owners = {"loader": self.loader.loader, "sampler": getattr(self.loader.loader, "sampler", None)}
+        return {name: found for name, of in owners.items() if (found := getattr(of, "generator", None)) is not None}
+
+    def start(self) -> None:
+        """Start a pass through the loader."""
+        self.batches = iter(self.loader)
+
+    def table(self, batch: int, count: int) -> Tensor:
+        """A table without columns."""
+        return torch.empty(count, 0, dtype=torch.long)
+
+    def __call__(self, index: Tensor) -> Batch:
+        """The next batch."""
+        self.last = next(self.batches)
+        return self.last
+
+
+def divide(
+    data: Any, covariates: Any, variant: str | None, transform: Transform | None, validation: Any, seed: int | None
+) -> tuple[Any, Data | None]:
+    """The training data, and the validation data brought into their order and drawn once."""
+    if isinstance(data, (DataLoader, Dataset)):
+        if isinstance(validation, float):
+            raise refusal("a loader cannot be divided: give validation= as data", "validation")
+        if transform is not None:
+            raise refusal("transform= is for rows in memory: transform inside the Dataset", "transform")
+        return data, None if validation is None else as_data(validation)
+    rows = as_data(data, covariates, variant)
+    some = (rows.rows(slice(first, min(first + 4096, len(rows)))) for first in range(0, len(rows), 4096))
+    if all(bool(leaf.isnan().all()) for batch in some for leaf in tree_leaves(batch.x)):
+        raise refusal(
+            f"expected data with observed entries, got NaN (missing) in every entry of {len(rows)} rows; look at how they were "
+            "read: a column of text, or a wrong separator, becomes NaN",
+            "data",
+        )
+    rows = rows if transform is None else replace(rows, transform=transform)
+    seed = rows.seed or 0 if seed is None else seed
+    if isinstance(validation, float):
+        return split(rows, validation, seed)
+    return rows, None if validation is None else rows.matched(as_data(validation)).drawn(seed)
+
+
+def placed_rows(
+    program: Program, data: Any, covariates: Any, batch_size: int, drop_last: bool, device: Any, seed: int
+) -> tuple[Rows, Place]:
+    """The rows in the program's dtype and on its device, and these two; the program is moved to ``device`` first.
+
+    What the program consists of is found by a run on the first rows as they are. Where it fails, the dtype of the first
+    parameter that was announced by then is that of the rows; a program without a module that runs takes them as they are.
+    """
+
+    def rows_in(place: Place) -> Rows:
+        if not isinstance(data, (DataLoader, Dataset)):
+            return Memory(batches(data, batch_size, True, None, drop_last, *place), seed)
+        size = batch_size if isinstance(data, Dataset) else None
+        names = () if covariates is None else tuple(covariates)
+        return Loader(loader_batches(data, size, True, None, drop_last, *place, covariates=names), seed)
+
+    rows = rows_in(Place())
+    first, ran = rows.first(), False
+    owned = any(tensor.is_floating_point() for owner in program.owners for tensor in owner.state_dict().values())
+    with torch.no_grad(), torch.random.fork_rng(), poutine.block(), listening(program) as announced:
+        try:
+            size = rows.num_rows if program.sized else None
+            bound, args, kwargs = program.on(first.x, first.covariates, size, first.index)
+            bound.guide(*args, **kwargs)
+            bound.model(*args, **kwargs)
+            ran = True
+        except (RuntimeError, ValueError, TypeError):
+            pass
+    if device is not None:
+        _check_device(device)
+        for module in announced.modules.values():
+            module.to(device)
+    like = announced.like if owned or not ran else None
+    place = Place(device) if like is None else Place(like.device, like.dtype)
+    return rows if place == Place() else rows_in(place), place
+
+
+def _check_device(device: Any) -> None:
+    try:
+        wanted = torch.device(device)
+    except RuntimeError as error:
+        message = f"device must be one that torch knows, such as 'cpu' or 'cuda:0', got {device!r}"
+        raise refusal(message, "device") from error
+    count = torch.cuda.device_count()
+    if wanted.type == "cuda" and (wanted.index or 0) >= count:
+        seen = f"{count} of them" if count else "no GPU"
+        message = f"device {str(device)!r} was asked for, and torch sees {seen}: leave device out, or write 'cpu'"
+        raise refusal(message, "device")
