@@ -458,3 +458,30 @@ def test_an_interrupted_training_is_kept_and_ends_with_code_130(tmp_path):
     assert process.returncode == 130, output
     assert "--resume goes on from there" in " ".join(output.split())
     assert json.loads((tmp_path / "run" / "config.json").read_text())["results"]["ended"] == "interrupted"
+
+
+def test_columns_of_a_table_are_matched_by_name(tmp_path):
+    rows = np.random.default_rng(0).normal(size=(100, 3)) * [1, 10, 100]
+    table = pd.DataFrame(rows, columns=["a", "b", "c"])
+    table.to_csv(tmp_path / "t.csv", index=False)
+    table[["c", "a", "b"]].to_csv(tmp_path / "other.csv", index=False)
+    table.rename(columns={"c": "d"}).to_csv(tmp_path / "wrong.csv", index=False)
+    assert invoke("train", tmp_path / "t.csv", *SMALL[1:], "--out", tmp_path / "run").exit_code == 0
+    for name in ("t", "other"):
+        assert (
+            invoke("encode", tmp_path / "run", tmp_path / f"{name}.csv", "--out", tmp_path / f"{name}.npz").exit_code
+            == 0
+        )
+    assert np.array_equal(np.load(tmp_path / "t.npz")["z"], np.load(tmp_path / "other.npz")["z"])
+    done = invoke("encode", tmp_path / "run", tmp_path / "wrong.csv", "--out", tmp_path / "wrong.npz")
+    assert done.exit_code == 2
+    assert "the same names" in done.output
+    assert not (tmp_path / "wrong.npz").exists()
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_damaged_file_of_progress_is_begun_anew(run):
+    (run[0] / ".evaluate-importance.npz").write_bytes(b"PK\x03\x04" + b"x" * 99)
+    done = invoke("evaluate", run[0], "--num-samples", 5, "--rows", 5)
+    assert done.exit_code == 0, done.output
+    assert "is damaged: the work begins anew" in " ".join(done.output.split())

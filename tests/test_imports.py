@@ -27,14 +27,14 @@ ROOMS = {
     "files": (),
     "programs": ("data", "networks"),
     "graphs": ("data", "missing", "networks", "programs"),
-    "presets": ("conditionals", "distributions", "files", "graphs", "networks", "schedules"),
+    "presets": ("conditionals", "data", "distributions", "files", "graphs", "networks", "schedules"),
     "objectives": ("programs",),
     "training": ("data", "distributions", "files", "missing", "networks", "objectives", "programs", "schedules"),
     "evaluation": ("programs",),
     "comparison": ("data", "evaluation", "plots", "programs"),
     "checks": ("evaluation", "programs"),
     "arviz": ("data", "evaluation", "programs"),
-    "report": ("checks", "comparison", "data", "evaluation", "files", "graphs", "plots", "presets"),
+    "report": ("checks", "comparison", "data", "evaluation", "files", "graphs", "plots", "presets", "schedules"),
     "cli": ("arviz", "data", "evaluation", "files", "presets", "programs", "report"),  # the rest by public names
     "__main__": ("cli",),
 }

@@ -12,6 +12,7 @@ import torch
 from pyro.infer import Trace_ELBO
 
 from pyrovae.conditionals import VampPrior
+from pyrovae.data import Data
 from pyrovae.presets import (
     ACTIVATIONS,
     LIKELIHOODS,
@@ -347,7 +348,8 @@ def test_a_missing_field_is_named(field):
     ],
 )
 def test_a_likelihood_is_suggested_that_holds_the_data(x, named, expected):
-    suggestion = suggest(torch.tensor(x, dtype=torch.float32), *named)
+    data = Data(torch.tensor(x, dtype=torch.float32)[:, None], **dict(zip(("name", "variant"), named, strict=False)))
+    suggestion = suggest(data)
     assert suggestion == expected
     assert "levels" in suggestion or not LIKELIHOODS[suggestion["likelihood"]].leveled
 

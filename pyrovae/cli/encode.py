@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,9 @@ import pyrovae as pvae
 from pyrovae.cli.options import Quiet, RunFolder, Seed
 from pyrovae.cli.output import save_arrays, say
 from pyrovae.errors import refusal
+
+if TYPE_CHECKING:
+    from pyrovae.data import Data
 
 
 def encode(
@@ -50,17 +53,21 @@ def encode(
     say(quiet, f"latents  {path}")
 
 
-def _rows(run: pvae.files.Run, source: str | None) -> Any:
-    """The run's test rows; or all rows of a data set or file, in the variant that the run was trained on."""
+def _rows(run: pvae.files.Run, source: str | None) -> Data:
+    """The run's test rows; or all rows of a data set or file, in the variant and with the columns of its training rows."""
+    import torch
+
+    from pyrovae.data import Data, load
     from pyrovae.report.subject import data_of
 
-    if source is None:
+    kept = run.config["data"]
+    if source is None or kept is None:
         return data_of(run).test
-    kept = run.config["data"] or {}
-    seed = kept.get("seed") or 0
-    rows = pvae.data.load(source, kept.get("variant") if source == kept.get("name") else None, seed=seed).drawn(seed)
-    expected = tuple(kept.get("event_shape", rows.event_shape))
-    if tuple(rows.event_shape) != expected:
-        message = f"the run was trained on data of shape {expected}, {source} has {tuple(rows.event_shape)}"
-        raise refusal(message, "data")
-    return rows
+    rows = load(source, kept["variant"] if source == kept["name"] else None, seed=kept["seed"] or 0)
+    columns, levels = kept.get("columns"), kept.get("levels") or {}
+    trained = Data(
+        torch.zeros(1, *kept["event_shape"]),
+        columns=None if columns is None else tuple(columns),
+        levels={name: tuple(names) for name, names in levels.items()},
+    )
+    return trained.matched(rows.drawn(kept["seed"] or 0))

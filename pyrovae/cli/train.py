@@ -23,8 +23,6 @@ from pyrovae.presets.spec import Spec
 from pyrovae.presets.tables import LIKELIHOODS
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from pyrovae.data import Data
 
 LINES = 20
@@ -57,11 +55,10 @@ def train(
         raise refusal(f"{folder} holds a run already: choose another folder, or --resume it", "out")
     if reason := why_not_writable(folder):
         raise refusal(f"cannot write into {folder} ({reason}): choose another folder", "out")
-    start = _first_rows(rows.train, training.seed)
-    spec = _spec(chosen, rows, start)
+    spec = _spec(chosen, rows.train, training.seed)
     settings = {**to_plain(training), "data": chosen["data"], "variant": rows.variant}
     keep(folder, {**spec.to_json(), **settings}, resume)
-    vae = pvae.build_vae(spec, start=start, seed=training.seed)
+    vae = pvae.build_vae(spec, start=rows.train, seed=training.seed)
     say(quiet, f"{named(rows)}: {len(rows.train)} rows to train on, {_described(vae)}")
     began = time.monotonic()
     history = _fit(vae, rows, training, folder, resume, quiet)
@@ -101,24 +98,16 @@ def _chosen(given: Mapping[str, Any], out: Path | None, resume: bool) -> dict[st
     return {"data": data, **RECIPES.get(data, RECIPES["files"]), **asked}
 
 
-def _spec(chosen: Mapping[str, Any], rows: Data, start: Tensor) -> Spec:
+def _spec(chosen: Mapping[str, Any], rows: Data, seed: int) -> Spec:
     """The spec that was asked for, with a likelihood that suits the data where none was."""
     from pyrovae.presets import suggest
 
-    suggested = suggest(start, rows.name, rows.variant)
+    suggested = suggest(rows, seed)
     likelihood = LIKELIHOODS.get(chosen.get("likelihood", suggested["likelihood"]))
     if likelihood is not None and not likelihood.leveled:
         suggested.pop("levels", None)
     fields = {name: chosen[name] for name in options_of(Spec) if name in chosen}
-    return Spec.from_json({**suggested, **fields, "event_shape": tuple(rows.train.event_shape)}).resolved()
-
-
-def _first_rows(train: Data, seed: int) -> Tensor:
-    """Some training rows as training sees them, from which the decoder starts."""
-    import torch
-
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
-    return train[order[:5000]].drawn(seed).dense().x.to(torch.get_default_dtype())
+    return Spec.from_json({**suggested, **fields, "event_shape": tuple(rows.event_shape)}).resolved()
 
 
 def _free_folder(name: str, variant: str | None) -> Path:
@@ -167,13 +156,13 @@ def _teller(epochs: int) -> Callable[[pvae.training.History], None]:
 
 def _results(vae: pvae.VAE, rows: Data, seed: int) -> dict[str, Any]:
     """Means over the test rows with their standard errors and 5 % and 95 % quantiles, in nats per datum at beta 1."""
-    from pyrovae.programs.draws import Draws
+    from pyrovae.programs.rows import RowWork
     from pyrovae.report.findings import TEST_DRAWS, bound_means
 
     results: dict[str, Any] = {"test_rows": len(rows.test), "test_draws": TEST_DRAWS, "variant": rows.variant}
     for name, mean in bound_means(vae, rows.test, seed).items():
         results |= {name: mean.value, f"{name}_error": mean.error, f"{name}_range": [mean.low, mean.high]}
-    is_mass = Draws(vae, rows.test, num_samples=1, seed=seed, progress=False).measure == "mass"
+    is_mass = RowWork(vae, rows.test, seed=seed, progress=False).dry_run.measure == "mass"
     # the bits of a density depend on the data's unit
     bits = -results["elbo"] / (math.log(2) * rows.test.event_shape.numel()) if is_mass else None
     return {**results, "bits_per_dim": bits}

@@ -13,14 +13,15 @@ from torch import Tensor, nn
 
 from pyrovae import conditionals, distributions
 from pyrovae.conditionals import Factorized
+from pyrovae.data import as_data
 from pyrovae.errors import refusal
 from pyrovae.graphs import VAE
 from pyrovae.networks import MLP, ConvDecoder, ConvEncoder, Network
 from pyrovae.presets.spec import Spec
 from pyrovae.presets.tables import ACTIVATIONS, LIKELIHOODS, NETWORKS, POSTERIORS, PRIORS
 
-START_ROWS = 10_000
-"""As many rows of ``start`` are used."""
+START_ROWS = 5000
+"""So many rows of ``start``, chosen at random, are used."""
 _VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "counts": {"likelihood": "binomial", "levels": 17},
     "scaled": {"likelihood": "continuous_bernoulli"},
@@ -33,17 +34,15 @@ _VARIANTS: Mapping[str, Mapping[str, Any]] = {
 _NAMED = frozenset({"digits", "mnist", "freyfaces"})
 
 
-def build_vae(
-    spec: Spec | int | Sequence[int], *, start: Tensor | None = None, seed: int | None = None, **fields: Any
-) -> VAE:
+def build_vae(spec: Spec | int | Sequence[int], *, start: Any = None, seed: int | None = None, **fields: Any) -> VAE:
     r"""Build a VAE from its spec, or from the fields of `Spec` as keywords.
 
     .. math:: p(z)\, p(x \mid z), \qquad q(z \mid x)
 
     Args:
         spec: a `Spec`, whose fields given beside it are changed; or the shape of one datum.
-        start: rows of the training data ``(rows, *event_shape)``, from which the decoder starts at the data's mean, the
-            encoder's input is standardized and pseudo-inputs are taken.
+        start: the training data, as :func:`pyrovae.fit` takes rows in memory: the decoder starts at their mean, the
+            encoder's input is standardized by their moments, and pseudo-inputs are some of them.
         seed: the seed of the initial weights, the global generator left as it was; by default the global generator.
         fields: the fields of `Spec`; ``likelihood`` at least, unless ``spec`` has it.
 
@@ -61,7 +60,7 @@ def build_vae(
     """
     given = vars(spec) if isinstance(spec, Spec) else {"event_shape": spec}
     spec = Spec.from_json({**given, **fields}).resolved()
-    start = None if start is None else start[:START_ROWS].to(torch.get_default_dtype())
+    start = None if start is None else some_rows(start, seed)
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)
@@ -75,13 +74,19 @@ def build_vae(
     return vae
 
 
-def suggest(x: Tensor, name: str | None = None, variant: str | None = None) -> dict[str, Any]:
+def some_rows(data: Any, seed: int | None = None) -> Tensor:
+    """Some rows chosen at random, as training sees them, ``(rows, *event_shape)``."""
+    rows, number = as_data(data), 0 if seed is None else seed
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(number))
+    return rows[order[:START_ROWS]].drawn(number).dense().x.to(torch.get_default_dtype())
+
+
+def suggest(data: Any, seed: int | None = None) -> dict[str, Any]:
     """Suggest a likelihood whose support holds data such as these; a start, not a judgement.
 
     Args:
-        x: some rows of the training data, transformed as in training; NaN is missing.
-        name: the data's name; the variants of named data are known.
-        variant: the data's variant.
+        data: the training data; NaN is missing. The variants of named data are known.
+        seed: of the rows that are looked at.
 
     Returns:
         The fields ``likelihood`` and, where it needs them, ``levels``.
@@ -92,8 +97,10 @@ def suggest(x: Tensor, name: str | None = None, variant: str | None = None) -> d
     >>> suggest(torch.tensor([[0.0, 1.0, 1.0]])), suggest(torch.tensor([[0.0, 7.0]]))
     ({'likelihood': 'bernoulli'}, {'likelihood': 'negative_binomial'})
     """
-    if name in _NAMED and (known := _VARIANTS.get((variant or "").split("(")[0])):
+    rows = as_data(data)
+    if rows.name in _NAMED and (known := _VARIANTS.get((rows.variant or "").split("(")[0])):
         return dict(known)
+    x = some_rows(rows, seed)
     seen = x[x.isfinite()].double()
     if not len(seen):
         raise refusal("expected data with some entries that are finite, got none", "data")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import warnings
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -43,15 +45,20 @@ class Results:
         return {name: torch.cat([part[name] for part in parts], dim) for name in parts[0]}
 
     def _read(self, path: Path) -> None:
-        with np.load(path, allow_pickle=False) as stored:
-            if str(stored["call"]) != self.call:
-                raise ValueError(
-                    f"{path} holds results of another program, data or setting: name another file, or delete it"
-                )
-            for key in stored.files:
-                if key != "call":
-                    number, name = key.split("/", 1)
-                    self.blocks.setdefault(int(number), {})[name] = torch.from_numpy(stored[key])
+        try:
+            with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
+                stored = {key: file[key] for key in file.files}
+            call = str(stored.pop("call"))
+        except (ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            warnings.warn(f"{path} is damaged: the work begins anew", stacklevel=2)
+            return
+        if call != self.call:
+            raise ValueError(
+                f"{path} holds results of another program, data or setting: name another file, or delete it"
+            )
+        for key, values in stored.items():
+            number, name = key.split("/", 1)
+            self.blocks.setdefault(int(number), {})[name] = torch.from_numpy(values)
 
     def _write(self, path: Path) -> None:
         arrays: dict[str, Any] = {

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pyrovae.presets import Spec
+from pyrovae.presets import Spec, Training
+from pyrovae.presets.options import options_of
 from pyrovae.report.subject import Subject
+from pyrovae.schedules import Schedule
 
 _LOAD = """\
 import pyrovae as pvae
@@ -21,14 +23,11 @@ test = pvae.bound(vae, data.test, num_samples=10, seed=0)
 print("test ELBO in nats per datum:", float(test.elbo.mean()))
 """
 _FIT = """\
-import torch
 import pyrovae as pvae
 
 data = pvae.data.load({name}, {variant}, seed={split_seed})
-order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed({seed}))
-start = data.train[order[:5000]].drawn({seed}).dense().x.to(torch.get_default_dtype())
 vae = pvae.build_vae(
-{spec}    start=start,
+{spec}    start=data.train,
     seed={seed},
 )
 history = pvae.fit(
@@ -89,20 +88,16 @@ def _data(subject: Subject) -> dict[str, str]:
 
 
 def _options(subject: Subject) -> dict[str, str]:
-    """What `fit` was given, as far as the run says it in numbers."""
+    """What `fit` was given, as far as the run says it: all that `pyrovae train` offers, or some numbers."""
     settings: Mapping[str, Any] = subject.settings
-    epochs = len(subject.run.history.get("epoch", ())) or settings.get("epochs")
-    known = {"epochs": epochs, **{name: settings.get(name) for name in _NUMBERS}}
-    numbers = {name: repr(value) for name, value in known.items() if _is_number(value)}
-    peak, warm_up, planned = (settings.get(name) for name in ("learning_rate", "warm_up", "epochs"))
-    if _is_number(peak) and _is_number(warm_up) and _is_number(planned):
-        numbers["learning_rate"] = f"pvae.schedules.one_cycle({peak!r}, warm_up={warm_up!r}, epochs={planned!r})"
-    elif _is_number(peak):
-        numbers["learning_rate"] = repr(peak)
-    climb = settings.get("beta_warm_up")
-    if _is_number(climb) and climb and "beta" in numbers:
-        numbers["beta"] = f"pvae.schedules.linear(0.0, {numbers['beta']}, epochs={climb!r})"
-    return numbers
+    if set(options_of(Training)) <= set(settings):
+        given = Training(**{name: settings[name] for name in options_of(Training)}).for_fit()
+    else:
+        given = {name: settings.get(name) for name in ("epochs", "learning_rate", *_NUMBERS)}
+    given["epochs"] = len(subject.run.history.get("epoch", ())) or given["epochs"]
+    numbers = {name: repr(value) for name, value in given.items() if _is_number(value) and name != "seed"}
+    plans = {name: f"pvae.schedules.{plan!r}" for name, plan in given.items() if isinstance(plan, Schedule)}
+    return numbers | plans
 
 
 def _is_number(value: Any) -> bool:
