@@ -32,18 +32,11 @@ def remembered(folder: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
     return {**begun, **asked}
 
 
-def keep(folder: Path, options: Mapping[str, Any], resume: bool) -> None:
-    """Write down what a training is begun with, before its first checkpoint.
-
-    Raises:
-        ValueError: checkpoints are there and are not to be resumed from.
-    """
+def keep(folder: Path, options: Mapping[str, Any]) -> None:
+    """Write down what a training is begun with, unless checkpoints of one are there: ``fit`` says what becomes of them."""
     from pyrovae.files import CheckpointStore, write_json_atomic
 
-    store = CheckpointStore(_path(folder).parent)
-    if not resume:
-        store.require_empty()
-    if not store.paths:
+    if not CheckpointStore(_path(folder).parent).paths:
         write_json_atomic(_path(folder), dict(options))
 
 

@@ -15,7 +15,7 @@ import pyrovae as pvae
 from pyrovae.cli.begun import keep, remembered
 from pyrovae.cli.endings import INTERRUPTED, complain
 from pyrovae.cli.options import Quiet, with_options
-from pyrovae.cli.output import named, number, say, show, why_not_writable
+from pyrovae.cli.output import named, number, say, show
 from pyrovae.errors import refusal
 from pyrovae.presets.options import options_of, to_plain
 from pyrovae.presets.recipes import RECIPES, Training
@@ -45,57 +45,56 @@ def train(
     **options: Any,
 ) -> None:
     """Train a VAE; with no argument on the embedded digits."""
+    from pyrovae.files import locked, require_no_run
     from pyrovae.report.figures import draw_figures
 
     chosen = _chosen({"data": data, **options}, out, resume)
     training = Training(**{name: chosen[name] for name in options_of(Training) if name in chosen})
     rows = pvae.data.load(chosen["data"], training.variant, seed=training.split_seed)
-    folder = out or _free_folder(chosen["data"], rows.variant)
-    if (folder / "config.json").exists() and not resume:
-        raise refusal(f"{folder} holds a run already: choose another folder, or --resume it", "out")
-    if reason := why_not_writable(folder):
-        raise refusal(f"cannot write into {folder} ({reason}): choose another folder", "out")
+    for note in rows.notes:
+        say(quiet, f"note: {note}")
     spec = _spec(chosen, rows.train, training.seed)
     settings = {**to_plain(training), "data": chosen["data"], "variant": rows.variant}
-    keep(folder, {**spec.to_json(), **settings}, resume)
-    vae = pvae.build_vae(spec, start=rows.train, seed=training.seed)
-    say(quiet, f"{named(rows)}: {len(rows.train)} rows to train on, {_described(vae)}")
-    began = time.monotonic()
-    history = _fit(vae, rows, training, folder, resume, quiet)
-    results = {**_results(vae, rows, training.seed), "training_seconds": round(time.monotonic() - began, 3)}
-    results |= {"ended": history.ended, "best_epoch": history.best_epoch}
-    drawn = draw_figures(vae, rows.test, history.to_dict(), history.best_epoch, training.seed) if figures else {}
-    pvae.save(
-        vae,
-        folder,
-        history=history,
-        data=rows.train,
-        figures=drawn,
-        seed=training.seed,
-        command=["pyrovae", *sys.argv[1:]],
-        settings=settings,
-        results=results,
-        overwrite=resume,
-    )
-    _show(quiet, rows, history, results)
-    paths = [folder / "figures" / f"{name}.png" for name in drawn]
-    say(quiet, "\n".join([f"run      {folder}", *(f"figure   {path}" for path in paths)]))
-    if report:
-        say(quiet, f"report   {pvae.write_report(folder, vae=vae, data=rows, seed=training.seed)}")
+    with locked(out or _free_folder(chosen["data"], rows.variant)) as folder:
+        require_no_run(folder, overwrite=resume)
+        keep(folder, {**spec.to_json(), **settings})
+        vae = pvae.build_vae(spec, start=rows.train, seed=training.seed)
+        say(quiet, f"{named(rows)}: {len(rows.train)} rows to train on, {_described(vae)}")
+        began = time.monotonic()
+        history = _fit(vae, rows, training, folder, resume, quiet)
+        seconds = {"training_seconds": round(time.monotonic() - began, 3)}
+        results = seconds | _results(vae, rows, history, training.seed)
+        drawn = draw_figures(vae, rows.test, history.to_dict(), history.best_epoch, training.seed) if figures else {}
+        pvae.save(
+            vae,
+            folder,
+            history=history,
+            data=rows.train,
+            figures=drawn,
+            seed=training.seed,
+            command=["pyrovae", *sys.argv[1:]],
+            settings=settings,
+            results=results,
+            overwrite=resume,
+        )
+        _show(quiet, rows, history, results)
+        say(quiet, "\n".join([f"run      {folder}", *(f"figure   {folder}/figures/{name}.png" for name in drawn)]))
+        if report:
+            say(quiet, f"report   {pvae.write_report(folder, vae=vae, data=rows, seed=training.seed)}")
     if history.ended == "interrupted":
         complain(f"interrupted after {len(history)} epochs: --out {folder} --resume goes on from there", "yellow")
         raise typer.Exit(INTERRUPTED)
 
 
-def _chosen(given: Mapping[str, Any], out: Path | None, resume: bool) -> dict[str, Any]:
-    """All options that are not left at their defaults: the data set's recipe, what was begun with, what is asked for."""
-    asked = {name: value for name, value in given.items() if value is not None}
-    if resume and out is None:
-        raise refusal("give --out, the folder of the run that was stopped", "resume")
-    if resume and out is not None:
-        asked = remembered(out, asked)
-    data = asked.get("data", "digits")
-    return {"data": data, **RECIPES.get(data, RECIPES["files"]), **asked}
+def _chosen(options: Mapping[str, Any], out: Path | None, resume: bool) -> dict[str, Any]:
+    """What differs from the defaults: the recipe of the data, what a resumed training was begun with, what is given."""
+    given = {name: value for name, value in options.items() if value is not None}
+    if resume:
+        if out is None:
+            raise refusal("give --out, the folder of the run that was stopped", "resume")
+        given = remembered(out, given)
+    data = given.get("data", "digits")
+    return {"data": data, **RECIPES.get(data, RECIPES["files"]), **given}
 
 
 def _spec(chosen: Mapping[str, Any], rows: Data, seed: int) -> Spec:
@@ -154,12 +153,13 @@ def _teller(epochs: int) -> Callable[[pvae.training.History], None]:
     return tell
 
 
-def _results(vae: pvae.VAE, rows: Data, seed: int) -> dict[str, Any]:
+def _results(vae: pvae.VAE, rows: Data, history: pvae.History, seed: int) -> dict[str, Any]:
     """Means over the test rows with their standard errors and 5 % and 95 % quantiles, in nats per datum at beta 1."""
     from pyrovae.programs.rows import RowWork
     from pyrovae.report.findings import TEST_DRAWS, bound_means
 
-    results: dict[str, Any] = {"test_rows": len(rows.test), "test_draws": TEST_DRAWS, "variant": rows.variant}
+    results: dict[str, Any] = {"ended": history.ended, "best_epoch": history.best_epoch, "variant": rows.variant}
+    results |= {"test_rows": len(rows.test), "test_draws": TEST_DRAWS}
     for name, mean in bound_means(vae, rows.test, seed).items():
         results |= {name: mean.value, f"{name}_error": mean.error, f"{name}_range": [mean.low, mean.high]}
     is_mass = RowWork(vae, rows.test, seed=seed, progress=False).dry_run.measure == "mass"

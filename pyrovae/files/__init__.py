@@ -10,7 +10,7 @@ from pyrovae.files.atomic import DamagedError, NewerFormatError, read_json, save
 from pyrovae.files.lock import InUseError, locked
 from pyrovae.files.modules import different_parts, load_optimizer_state, load_weights, optimizer_state, parts_of
 from pyrovae.files.rng import rng_state, set_rng_state
-from pyrovae.files.run import Run, replaced_run
+from pyrovae.files.run import Run, replaced_run, require_no_run
 from pyrovae.files.state import check_state, load_state, save_state
 from pyrovae.files.store import CheckpointStore
 from pyrovae.files.termination import StopRequest
@@ -32,6 +32,7 @@ __all__ = [
     "parts_of",
     "read_json",
     "replaced_run",
+    "require_no_run",
     "rng_state",
     "save_file_atomic",
     "save_state",

@@ -111,9 +111,7 @@ def replaced_run(folder: str | os.PathLike[str], overwrite: bool = False) -> Ite
     """
     folder = Path(folder)
     with locked(folder):
-        _settle(folder)
-        if (folder / CONFIG).exists() and not overwrite:
-            raise refusal(f"{str(folder)!r} holds a run already: choose another folder, or set overwrite", "overwrite")
+        require_no_run(folder, overwrite)
         staged = temporary_of(folder / "run")
         try:
             staged.mkdir()
@@ -125,6 +123,19 @@ def replaced_run(folder: str | os.PathLike[str], overwrite: bool = False) -> Ite
         finally:
             shutil.rmtree(staged, ignore_errors=True)
         _settle(folder)
+
+
+def require_no_run(folder: Path, overwrite: bool = False) -> None:
+    """Refuse a folder that holds a run, unless it may be replaced; call it in :func:`locked`.
+
+    Raises:
+        ValueError: there is a run.
+    """
+    _settle(folder)
+    if (folder / CONFIG).exists() and not overwrite:
+        raise refusal(
+            f"{str(folder)!r} holds a run already: choose another folder, resume or overwrite it", "overwrite"
+        )
 
 
 def _settle(folder: Path) -> None:
