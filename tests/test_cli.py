@@ -438,7 +438,7 @@ def test_a_posterior_is_written_on_request_and_its_size_said_before(run):
     assert (folder / "posterior.nc").stat().st_size / 1e6 == pytest.approx(said, rel=0.5, abs=0.6)
 
 
-def test_an_interrupted_training_is_kept_and_ends_with_code_130(tmp_path):
+def test_a_folder_in_use_is_refused_and_an_interrupted_training_is_kept_and_ends_with_code_130(tmp_path):
     np.savetxt(
         tmp_path / "t.csv", np.random.default_rng(0).normal(size=(60, 3)), delimiter=",", header="a,b,c", comments=""
     )
@@ -451,6 +451,9 @@ def test_an_interrupted_training_is_kept_and_ends_with_code_130(tmp_path):
     )
     try:
         assert any(line.startswith("epoch 1 of 100000: ") for line in process.stdout)  # training has begun
+        second = invoke(*words[:2], "--epochs", 1, "--out", tmp_path / "run")
+        assert second.exit_code == 1
+        assert "is in use by process" in " ".join(second.output.split())
         process.send_signal(signal.SIGINT)
         output = process.communicate(timeout=60)[0]
     finally:
