@@ -360,8 +360,7 @@ def test_the_code_knows_both_seeds(copy):
     rewrite(copy, seed=5, data={**config["data"], "seed": 7})
     code = fit_snippet(read_subject(copy))
     assert "pvae.data.load('digits', 'counts', seed=7)" in code
-    assert code.count("seed=5") == 2
-    assert "manual_seed(5)" in code
+    assert code.count("seed=5") == 2  # of the weights and rows to start from, and of training
 
 
 def test_code_of_a_hostile_config_is_only_literals(copy):
