@@ -336,6 +336,18 @@ def test_wrong_requests_end_with_code_2_and_say_why(words, code, message, tmp_pa
     assert "Traceback" not in done.output
 
 
+def test_ten_rows_are_enough_to_split_and_nine_are_not(tmp_path):
+    for rows in (9, 10):
+        table = np.random.default_rng(0).normal(size=(rows, 2))
+        np.savetxt(tmp_path / f"{rows}.csv", table, delimiter=",", header="a,b", comments="")
+    done = invoke("train", tmp_path / "9.csv", "--out", tmp_path / "run")
+    assert done.exit_code == 2
+    assert "DATA: 9 rows cannot be split" in " ".join(done.output.split())
+    done = invoke("train", tmp_path / "10.csv", *SMALL[1:-1], "--out", tmp_path / "run")
+    assert done.exit_code == 0, done.output
+    assert "nan" not in done.output
+
+
 def test_a_wrong_output_name_is_refused(run):
     done = invoke("encode", run[0], "--out", "z.txt")
     assert done.exit_code == 2

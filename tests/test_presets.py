@@ -224,6 +224,18 @@ def test_real_data_are_standardized_by_the_rows_given_and_missing_entries_are_ze
     assert torch.equal(untouched.nan_to_num(), x.nan_to_num())  # without rows to take moments of
 
 
+def test_rows_whose_squares_overflow_are_refused_by_column():
+    x = torch.randn(50, 3)
+    x[7, 1] = 1.8e19  # its square is within single precision
+    assert build_vae(3, likelihood="normal", start=x).decode(torch.zeros(1, 10)).isfinite().all()
+    x[7, 1] = 1.9e19
+    with pytest.raises(
+        ValueError, match=r"column 1 holds 1.9e\+19, whose square overflows in single precision: scale"
+    ) as caught:
+        build_vae(3, likelihood="normal", start=x)
+    assert caught.value.argument == "start"
+
+
 def test_pseudo_inputs_are_rows_of_the_data():
     torch.manual_seed(0)
     x = torch.randint(0, 17, (9, 5)).float()

@@ -279,7 +279,9 @@ def test_the_columns_and_levels_of_a_table_are_kept(tmp_path):
 def test_a_run_is_not_overwritten_unasked(tmp_path):
     save(vae_of(), tmp_path)
     before = (tmp_path / "config.json").read_bytes()
-    with pytest.raises(ValueError, match="holds a run already: choose another folder, resume or overwrite it") as caught:
+    with pytest.raises(
+        ValueError, match="holds a run already: choose another folder, resume or overwrite it"
+    ) as caught:
         save(vae_of(latent_dim=4), tmp_path)
     assert caught.value.argument == "overwrite"
     assert (tmp_path / "config.json").read_bytes() == before

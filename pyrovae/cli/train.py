@@ -53,6 +53,10 @@ def train(
     rows = pvae.data.load(chosen["data"], training.variant, seed=training.split_seed)
     for note in rows.notes:
         say(quiet, f"note: {note}")
+    if not rows.parts:
+        raise refusal(
+            f"{len(rows)} rows cannot be split into training, validation and test rows: give 10 or more", "data"
+        )
     spec = _spec(chosen, rows.train, training.seed)
     settings = {**to_plain(training), "data": chosen["data"], "variant": rows.variant}
     with locked(out or _free_folder(chosen["data"], rows.variant)) as folder:
@@ -170,7 +174,7 @@ def _results(vae: pvae.VAE, rows: Data, history: pvae.History, seed: int) -> dic
 
 def _show(quiet: bool, rows: Data, history: pvae.training.History, results: Mapping[str, Any]) -> None:
     cells = {
-        "ELBO": f"{results['elbo']:.2f} ± {results['elbo_error']:.2f}",
+        "ELBO": f"{results['elbo']:.2f} ± {number(results['elbo_error'])}",
         "KL": number(results["kl"]),
         "reconstruction": number(results["reconstruction"]),
         "bits/dim": number(results["bits_per_dim"], ".3f"),

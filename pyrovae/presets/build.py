@@ -78,7 +78,13 @@ def some_rows(data: Any, seed: int | None = None) -> Tensor:
     """Some rows chosen at random, as training sees them, ``(rows, *event_shape)``."""
     rows, number = as_data(data), 0 if seed is None else seed
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(number))
-    return rows[order[:START_ROWS]].drawn(number).dense().x.to(torch.get_default_dtype())
+    x = rows[order[:START_ROWS]].drawn(number).dense().x.to(torch.get_default_dtype())
+    largest = x.reshape(len(x), -1).abs().nan_to_num(0.0, torch.inf).amax(0)
+    if float(largest.max()) > torch.finfo(x.dtype).max ** 0.5:
+        column = int(largest.argmax())
+        held = f"column {column} holds {float(largest[column]):.3g}, whose square overflows in single precision"
+        raise refusal(f"{held}: scale the data", "start")
+    return x
 
 
 def suggest(data: Any, seed: int | None = None) -> dict[str, Any]:

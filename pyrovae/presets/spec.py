@@ -127,7 +127,9 @@ class Spec:
 
 _OPTIONS = options_of(Spec)
 _FIELDS = "\n".join(f"        {name}: {option.help}." for name, option in _OPTIONS.items())
-Spec.__doc__ = f"{Spec.__doc__}\n    Args:\n{_FIELDS}"  # each meaning is written once, beside its field
+Spec.__doc__ = (
+    f"{(Spec.__doc__ or '').rstrip()}\n\n    Args:\n{_FIELDS}"  # each meaning is written once, beside its field
+)
 
 _EXPECTED: Mapping[Any, tuple[str, type | tuple[type, ...], Callable[[Any], bool]]] = {
     float: ("a probability in [0, 1)", (int, float), lambda value: 0 <= value < 1),
