@@ -475,6 +475,13 @@ def test_a_folder_in_use_is_refused_and_an_interrupted_training_is_kept_and_ends
     assert json.loads((tmp_path / "run" / "config.json").read_text())["results"]["ended"] == "interrupted"
 
 
+def test_a_training_interrupted_in_its_first_epoch_ends_with_code_130(tmp_path, monkeypatch):
+    monkeypatch.setattr("pyrovae.cli.train._fit", lambda *_: pyrovae.History(ended="interrupted"))
+    done = invoke(*SMALL, "--out", tmp_path / "run")
+    assert (done.exit_code, done.output) == (130, "pyrovae: interrupted\n")
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
 def test_columns_of_a_table_are_matched_by_name(tmp_path):
     rows = np.random.default_rng(0).normal(size=(100, 3)) * [1, 10, 100]
     table = pd.DataFrame(rows, columns=["a", "b", "c"])

@@ -66,6 +66,8 @@ def train(
         say(quiet, f"{named(rows)}: {len(rows.train)} rows to train on, {_described(vae)}")
         began = time.monotonic()
         history = _fit(vae, rows, training, folder, resume, quiet)
+        if not len(history):
+            raise KeyboardInterrupt  # before the end of an epoch: the checkpoint is all that there is
         seconds = {"training_seconds": round(time.monotonic() - began, 3)}
         results = seconds | _results(vae, rows, history, training.seed)
         drawn = draw_figures(vae, rows.test, history.to_dict(), history.best_epoch, training.seed) if figures else {}
