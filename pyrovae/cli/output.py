@@ -47,9 +47,8 @@ def named(data: Data) -> str:
 
 
 def why_not_writable(folder: Path) -> str | None:
-    """Why no file can be written into a folder, which is made if need be; None where one can."""
+    """Why no file can be written into a folder; None where one can."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             return None
     except OSError as error:
