@@ -70,7 +70,7 @@ def with_options(specs: Mapping[str, type], without: Collection[str] = ()) -> Ca
 def _parameter(name: str, option: Option, heading: str) -> inspect.Parameter:
     """The option as typer declares it."""
     parser = {tuple[int, ...]: _integers, float | str: _number_or_word}.get(option.kind)
-    declared: Any = typer.Option(help=_help(name, option), parser=parser, rich_help_panel=heading)
+    declared: Any = typer.Option(help=_help(name, option), parser=parser, rich_help_panel=heading, show_default=False)
     kind: Any = str if parser else option.kind
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, declared]
