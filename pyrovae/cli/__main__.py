@@ -1,6 +1,0 @@
-"""``python -m pyrovae.cli``."""
-
-from pyrovae.cli.app import main
-
-if __name__ == "__main__":
-    main()
