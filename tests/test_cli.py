@@ -20,10 +20,12 @@ import pyrovae
 from pyrovae.cli import app
 from pyrovae.cli.app import COMMANDS
 from pyrovae.cli.begun import CHANGEABLE
+from pyrovae.evaluation.estimators import METHODS
 from pyrovae.files import Run
 from pyrovae.files.config import sealed
 from pyrovae.presets import Spec, Training, load
 from pyrovae.presets.options import options_of
+from pyrovae.report.evaluated import METHODS as REPORTED
 
 
 def invoke(*words):
@@ -218,6 +220,13 @@ print([name for name in ("torch", "pandas", "matplotlib") if name in sys.modules
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+def test_help_lists_every_method():
+    said = " ".join(invoke("evaluate", "--help").output.replace("│", " ").split())
+    *first, last = METHODS
+    assert f"{', '.join(first)} or {last}." in said
+    assert set(METHODS) == set(REPORTED)
+
+
 def test_the_version_is_printed():
     assert invoke("--version").output == f"pyrovae {pyrovae.__version__}\n"
 
@@ -247,9 +256,9 @@ def test_evaluation_speaks_in_sentences_and_options(run, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--steps", 5], "--steps: steps go with the methods refined and ais, importance takes none"),
+        (["--steps", 5], "--steps: the method importance takes no steps"),
         (["--method", "refined", "--steps", 0], "Invalid value for '--steps'"),
-        (["--method", "exact"], "--method: method must be one of importance, refined, ais"),
+        (["--method", "exact"], "--method: method must be one of importance, refined, mixture, ais"),
     ],
 )
 def test_steps_that_nobody_takes_are_refused(run, options, message):
@@ -476,7 +485,7 @@ def test_a_folder_in_use_is_refused_and_an_interrupted_training_is_kept_and_ends
 
 
 def test_a_training_interrupted_in_its_first_epoch_ends_with_code_130(tmp_path, monkeypatch):
-    monkeypatch.setattr("pyrovae.cli.train._fit", lambda *_: pyrovae.History(ended="interrupted"))
+    monkeypatch.setattr("pyrovae.cli.train._fit", lambda *_: pyrovae.training.History(ended="interrupted"))
     done = invoke(*SMALL, "--out", tmp_path / "run")
     assert (done.exit_code, done.output) == (130, "pyrovae: interrupted\n")
     assert not (tmp_path / "run" / "config.json").exists()

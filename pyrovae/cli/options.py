@@ -24,13 +24,15 @@ Out = Annotated[
     Path | None,
     typer.Option(help="The .npz file, and beside it a figure of images; by default in the run and its figures/."),
 ]
-Method = Annotated[str, typer.Option(help="importance, refined or ais.")]
+Method = Annotated[str, typer.Option(help="importance, refined, mixture or ais.")]
 NumSamples = Annotated[
     int | None, typer.Option(help="Samples per row (by default 1000); for ais chains (by default 16).", min=1)
 ]
 Steps = Annotated[
     int | None,
-    typer.Option(help="For refined steps of its optimizer (by default 300), for ais temperatures (100).", min=1),
+    typer.Option(
+        help="Steps of the optimizer (by default 300), where there is one; for ais temperatures (100).", min=1
+    ),
 ]
 
 
@@ -41,9 +43,10 @@ def estimator_of(method: str, steps: int | None) -> Any:
     estimator: Any = as_estimator(method)
     if steps is None:
         return estimator
-    if method not in ("refined", "ais"):
-        raise refusal(f"steps go with the methods refined and ais, {method} takes none: leave them out", "steps")
-    return replace(estimator, **{"num_steps" if method == "refined" else "num_temperatures": steps})
+    field = next((name for name in ("num_steps", "num_temperatures") if hasattr(estimator, name)), None)
+    if field is None:
+        raise refusal(f"the method {method} takes no steps: leave them out", "steps")
+    return replace(estimator, **{field: steps})
 
 
 def with_options(specs: Mapping[str, type], without: Collection[str] = ()) -> Callable[[Command], Command]:

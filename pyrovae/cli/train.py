@@ -159,7 +159,7 @@ def _teller(epochs: int) -> Callable[[pvae.training.History], None]:
     return tell
 
 
-def _results(vae: pvae.VAE, rows: Data, history: pvae.History, seed: int) -> dict[str, Any]:
+def _results(vae: pvae.VAE, rows: Data, history: pvae.training.History, seed: int) -> dict[str, Any]:
     """Means over the test rows with their standard errors and 5 % and 95 % quantiles, in nats per datum at beta 1."""
     from pyrovae.programs.rows import RowWork
     from pyrovae.report.findings import TEST_DRAWS, bound_means

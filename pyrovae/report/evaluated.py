@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 Array = NDArray[np.float64]
-METHODS = ("refined", "ais", "importance")
+METHODS = ("mixture", "refined", "ais", "importance")
 """The better first."""
 
 
@@ -28,7 +28,7 @@ class Evaluated:
     """Estimates of log p(x) of a run's first test rows, of shape ``(rows,)``, in nats.
 
     Attributes:
-        method: ``refined``, ``ais`` or ``importance``.
+        method: ``mixture``, ``refined``, ``ais`` or ``importance``.
         num_samples: samples (or chains) a row.
         log_marginal: the estimates.
         mcse: their Monte-Carlo standard errors.
