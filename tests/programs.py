@@ -1,5 +1,6 @@
 """Small VAEs that several tests share."""
 
+import pyro
 import pyro.distributions as dist
 import torch
 from torch import nn
@@ -65,3 +66,33 @@ def snapshot(module):
 def moved(before, module):
     """How far each parameter has moved."""
     return [float((a - b).detach().abs().max()) for a, b in zip(before, module.parameters(), strict=True)]
+
+
+def ragged_rows(rows, steps=4, seed=0):
+    """Rows of 1 to ``steps`` standard normals with noise of variance 1; NaN beyond the end of a row."""
+    generator = torch.Generator().manual_seed(seed)
+    x = 2**0.5 * torch.randn(rows, steps, generator=generator, dtype=torch.float64)
+    lengths = torch.arange(rows) % steps + 1
+    return torch.where(torch.arange(steps) < lengths[:, None], x, torch.nan)
+
+
+def ragged_model(x):
+    """A standard normal latent for each step, masked beyond the end of a row, and the step with noise of variance 1."""
+    inside = x.isfinite()
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0).mask(inside).to_event(1))
+        pyro.sample("x", dist.Normal(z, 1.0).mask(inside).to_event(1), obs=x.nan_to_num())
+
+
+def ragged_guide_with(variance, weight=0.5):
+    """N(weight x, variance) for each step, masked as the model is; (1/2, 1/2) is exact."""
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            normal = dist.Normal(weight * x.nan_to_num(), variance**0.5)
+            pyro.sample("z", normal.mask(x.isfinite()).to_event(1))
+
+    return guide
+
+
+ragged_guide = ragged_guide_with(0.5)

@@ -232,7 +232,7 @@ def imputation_calibration(f: Callable, kind: Kind) -> None:
 
 
 def sbc(f: Callable, kind: Kind) -> None:
-    found = f(kind.program, 300, 49, x=kind.data, covariates=kind.covariates, seed=0)
+    found = f(kind.program, kind.data, kind.covariates, num_simulations=300, num_samples=49, seed=0)
     is_calibrated(found, kind)
 
 
@@ -298,14 +298,15 @@ def predictive_check(f: Callable, kind: Kind) -> None:
 
 
 def is_reproduced(found: Any, kind: Kind) -> None:
-    assert min(found.p_values.values()) > 2 / 201 * 0.99
+    assert min(found.p_values.values()) > 0.01
     assert len(found.p_values) >= 5
 
 
 def marginal_pit(f: Callable, kind: Kind) -> None:
     found = f(kind.program, kind.data, kind.covariates, num_samples=99, seed=0)
     assert found.p_value > ALARM
-    assert np.isfinite(found.pit).sum() == np.isfinite(_tensor(kind.data).numpy()).sum()
+    counts = _tensor(kind.data) if kind.left_out is None else kind.left_out  # NaN where missing, and where masked
+    assert np.isfinite(found.pit).sum() == counts.isfinite().sum()
     assert 0.3 < np.nanmean(found.pit) < 0.7
 
 
@@ -324,14 +325,14 @@ def diagnose(f: Callable, kind: Kind) -> None:
     laws = {
         "reliability": (reliability, is_reliable),
         "structure": (latent_structure, lambda part, of: is_structured(part, of, 0.4)),
-        "sbc": (sbc, is_calibrated),
+        "calibration": (sbc, is_calibrated),
         "typicality": (typicality, is_typical),
         "predictive": (predictive_check, is_reproduced),
     }
     for name, (function, law) in laws.items():
         part = getattr(found, name)
         words = refusal(function.__name__, kind.name)
-        if words is None:
+        if words is None or (name, kind.name) == ("predictive", "factor"):  # which the posterior's check can do
             assert part is not None, found.skipped[name]
             law(part, kind)
         else:
@@ -440,25 +441,7 @@ NOT_ASKED = {
 
 SOMEBODY_ELSE = "the refusal is an error of Pyro's or torch's that names nothing of the caller's"
 IGNORED = "rows are simulated as if the factor were not there"
-FAULTS: dict[tuple[str, str], str] = {
-    **{(f, "factor"): IGNORED for f in ("sbc", "typicality", "diagnose")},
-    ("leave_one_feature_out", "factor"): "the factor is taken for the data site",
-    ("sbc", "masked"): "masked latents are ranked",
-    **{("latent_structure", k): "masked latents count in the divergences" for k in ("masked", "padded")},
-    **{("diagnose", k): "masked latents count in the divergences" for k in ("masked", "padded")},
-    ("typicality", "padded"): "simulated rows are complete where the data's are not",
-    ("typicality", "tuple"): "the first tensor of a tuple is taken for all of the data",
-    ("diagnose", "tuple"): "the first tensor of a tuple is taken for all of the data",
-    **{
-        (f, "enumerated"): "the marginal divergence is to the prior of latent and class together"
-        for f in ("elbo_surgery", "latent_structure")
-    },
-    **{
-        ("imputation_calibration", k): SOMEBODY_ELSE
-        for k in ("needs data", "covariates", "factor", "dict", "tuple", "masked", "global", "enumerated", "hidden")
-    },
-    **{(f, "hidden"): "modules in a dict stay in train mode" for f in ("sbc", "diagnose")},
-}
+FAULTS: dict[tuple[str, str], str] = {}
 """What is wrong today. An entry is struck out by whoever mends it: until then the test of its pair must fail."""
 
 
@@ -511,9 +494,7 @@ def test_the_right_number_or_a_refusal_that_names_why(function, kind):
     assert _mentions(str(error), words), str(error)
 
 
-MOVED: dict[tuple[str, str], str] = {
-    (f, "hidden"): "the run that finds the modules counts as a batch for batch norm" for f in ("diagnose", "sbc")
-}
+MOVED: dict[tuple[str, str], str] = {}
 """Calls that leave something else than they found."""
 
 
@@ -542,10 +523,7 @@ def test_every_kind_of_data_gives_the_right_number(function, conversion):
     def called(program: Any, data: Any, covariates: Any = None, **options: Any) -> Any:
         return FUNCTIONS[function](program, convert(data), covariates, **options)
 
-    def simulating(program: Any, *numbers: int, x: torch.Tensor, **options: Any) -> Any:
-        return FUNCTIONS[function](program, *numbers, x=convert(x), **options)
-
-    LAWS[function](simulating if function == "sbc" else called, kind)
+    LAWS[function](called, kind)
 
 
 FEW: dict[str, dict[str, Any]] = {
@@ -558,8 +536,9 @@ FEW: dict[str, dict[str, Any]] = {
 }
 """Little work, for calls that must end in an error."""
 BY_BATCH = (
-    *("bound", "compare", "diagnose", "elbo", "from_pyro_svi", "imputation_calibration", "impute"),
-    *("joint_log_weights", "kl", "log_marginal", "log_weights", "posterior_draws", "reconstruction", "reliability"),
+    *("bound", "compare", "elbo", "fit", "from_pyro_svi", "impute"),
+    *("joint_log_weights", "kl", "leave_one_feature_out", "log_marginal", "log_weights", "marginal_pit"),
+    *("posterior_draws", "predictive_check", "reconstruction", "reliability"),
 )
 """Functions that name a row by its number in its batch."""
 REFUSING = sorted(set(FUNCTIONS) - {"bdmc", "sbc"})
@@ -621,6 +600,23 @@ LOADS: dict[str, dict[str, Any]] = {
 """Work that takes many times the bound if it is done at once. `fit` is bounded by its batches."""
 BOUNDED = {"bdmc", "bound", "compare", "elbo", "from_pyro_svi", "impute", "inference_gaps", "joint_log_weights", "kl"}
 BOUNDED |= {"log_marginal", "log_weights", "reconstruction", "refine"}
+BOUNDED |= {
+    "diagnose",
+    "elbo_surgery",
+    "imputation_calibration",
+    "latent_structure",
+    "leave_one_feature_out",
+    "marginal_pit",
+}
+BOUNDED |= {
+    "posterior_draws",
+    "predictive_check",
+    "rate_distortion",
+    "reference_posterior",
+    "reliability",
+    "sbc",
+    "typicality",
+}
 UNBOUNDED = dict.fromkeys(set(LOADS) - BOUNDED, "takes no max_bytes, or holds more")
 """Functions that know no bound, or do not keep it."""
 
@@ -637,12 +633,20 @@ def test_memory_stays_within_the_bound(function):
     call = FUNCTIONS[function]
     assert "max_bytes" in inspect.signature(call).parameters
     program, x = many_rows(ROWS_THEN)
+    if function == "imputation_calibration":  # which the program above cannot take
+        program, x = pvae.VAE(pvae.standard_normal(2), *normal_parts()), x.float()
     first = {"rate_distortion": {1.0: program}, "compare": {"program": program}}.get(function, program)
     options = dict(LOADS[function], seed=0, max_bytes=BOUND)
     given = (first, ROWS_THEN) if function == "bdmc" else (first, x)
     with Held() as held:
         call(*given, **options)
     assert held.most <= 1.25 * BOUND, f"{held.most / BOUND:.1f} times the bound"
+
+
+def normal_parts() -> tuple[Any, Any]:
+    """A likelihood of three entries and a posterior of two latents."""
+    family = pyro.distributions.Normal
+    return pvae.Factorized(family, pvae.MLP(2, (4,)), 3, scale=1.0), pvae.Factorized(family, pvae.MLP(3, (4,)), 2)
 
 
 class Held(TorchDispatchMode):
@@ -687,24 +691,7 @@ SIMULATING = ("bdmc", "sbc")
 """Functions that make their own data."""
 KNOWN_AS = {"x": "data", "chunk_size": "max_bytes or batch_size", "context": "covariates", "num_draws": "num_samples"}
 """Names that mean what others mean by another name."""
-SIGNATURES: dict[str, str] = {
-    **dict.fromkeys(
-        (
-            "diagnose",
-            "elbo_surgery",
-            "imputation_calibration",
-            "latent_structure",
-            "leave_one_feature_out",
-            "marginal_pit",
-        ),
-        "seed=0",
-    ),
-    **dict.fromkeys(("rate_distortion", "typicality"), "seed=0"),
-    **dict.fromkeys(
-        ("posterior_draws", "predictive_check", "reference_posterior", "reliability"), "seed=0, chunk_size"
-    ),
-    "sbc": "seed=0, x, num_draws",
-}
+SIGNATURES: dict[str, str] = {}
 """Functions whose signature is not the common one yet."""
 
 

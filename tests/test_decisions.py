@@ -51,7 +51,7 @@ def test_the_joint_coverage_is_that_of_the_guides_own_density():
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(program.posterior(x).loc, sd).to_event(1))
 
-    found = pvae.sbc((program.model, guide), 2000, 99, seed=0)
+    found = pvae.sbc((program.model, guide), num_simulations=2000, seed=0)
     correlation = (covariance / sd / sd[:, None]).detach().numpy()
     truths = np.random.default_rng(0).multivariate_normal(np.zeros(2), correlation, size=200_000)
     levels = np.array([0.5, 0.9])

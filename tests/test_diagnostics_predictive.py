@@ -12,9 +12,15 @@ from oracles import PPCA, EnumeratedMixture, plate
 from programs import counts, counts_vae
 from scipy import stats
 
-from pyrovae.checks import imputation_calibration, leave_one_feature_out, marginal_pit, predictive_check
-from pyrovae.checks.features import PIT
-from pyrovae.checks.predictive import PredictiveCheck
+from pyrovae.checks import (
+    imputation,
+    imputation_calibration,
+    leave_one_feature_out,
+    marginal_pit,
+    pit,
+    predictive,
+    predictive_check,
+)
 from pyrovae.missing import fill_zeros, observed
 
 FALSE_ALARM = 1e-4
@@ -55,7 +61,7 @@ class MissingPPCA(PPCA):
 def test_replicates_have_the_moments_of_the_model(kind):
     program = correlated(exact)
     x = program.simulate(400, seed=3)
-    check = predictive_check(program, x, kind=kind, num_samples=299)
+    check = predictive_check(program, x, kind=kind, num_samples=299, seed=0)
     assert min(check.p_values.values()) > 0.005
     assert "reproduces all" in repr(check)
     variance = program.marginal().variance.mean() + program.mean.var(correction=0)
@@ -66,7 +72,7 @@ def test_replicates_are_draws_and_not_the_data():
     program = correlated(exact)
     x = program.simulate(50)
     sets = []
-    predictive_check(program, x, statistics={"keep": lambda s: sets.append(s) or 0.0}, num_samples=200)
+    predictive_check(program, x, statistics={"keep": lambda s: sets.append(s) or 0.0}, num_samples=200, seed=0)
     replicated = np.stack(sets[1:])
     expected = (program.posterior(x).loc @ program.weight.T + program.mean).detach()
     np.testing.assert_allclose(replicated.mean(0), expected, atol=5 * 1.1 / math.sqrt(200))
@@ -75,7 +81,7 @@ def test_replicates_are_draws_and_not_the_data():
 
 def test_a_model_of_other_data_is_caught_and_named():
     program = correlated(exact)
-    check = predictive_check(program, 2 * program.simulate(200), kind="prior")
+    check = predictive_check(program, 2 * program.simulate(200), kind="prior", seed=0)
     assert check.p_values["sd"] < 0.01
     assert "sd " in check.summary()
     assert "share of zeros" not in check.summary()
@@ -85,7 +91,7 @@ def test_zeros_beyond_the_poisson_are_seen():
     vae = counts_vae()
     x = counts(300)
     x[torch.rand(x.shape, generator=torch.Generator().manual_seed(0)) < 0.5] = 0
-    assert predictive_check(vae, x).p_values["share of zeros"] < 0.02
+    assert predictive_check(vae, x, seed=0).p_values["share of zeros"] < 0.02
 
 
 def test_replicates_are_missing_where_the_data_are():
@@ -93,25 +99,25 @@ def test_replicates_are_missing_where_the_data_are():
     x = counts(40)
     x[:, 0] = torch.nan
     seen = []
-    predictive_check(vae, x, statistics={"keep": lambda s: seen.append(np.isnan(s)) or 0.0}, num_samples=5)
+    predictive_check(vae, x, statistics={"keep": lambda s: seen.append(np.isnan(s)) or 0.0}, num_samples=5, seed=0)
     assert all((s == np.isnan(x.numpy())).all() for s in seen)
 
 
 def test_p_values_are_two_sided_and_never_zero():
     replicated = {"above": np.arange(99.0), "below": np.arange(99.0), "equal": np.ones(99), "middle": np.arange(99.0)}
-    check = PredictiveCheck({"above": 200.0, "below": -1.0, "equal": 1.0, "middle": 49.0}, replicated, "prior")
-    assert check.p_values == pytest.approx({"above": 0.02, "below": 0.02, "equal": 1.0, "middle": 1.0})
+    found = predictive.dataset_of({"above": 200.0, "below": -1.0, "equal": 1.0, "middle": 49.0}, replicated, "prior")
+    assert found["p_values"].values == pytest.approx([0.02, 0.02, 1.0, 1.0])
 
 
 def test_marginal_pit_is_uniform_for_the_model_and_matches_the_closed_form():
     program = correlated(exact)
     x = program.simulate(600)
-    result = marginal_pit(program, x)
+    result = marginal_pit(program, x, seed=0)
     assert result.p_value > FALSE_ALARM
     marginal = program.marginal()
     expected = dist.Normal(marginal.mean, marginal.variance.sqrt()).cdf(x).detach()
     np.testing.assert_allclose(result.pit, expected, atol=5 * 0.5 / math.sqrt(199) + 0.005)
-    wide = marginal_pit(program, program.mean.detach() + 1.5 * (x - program.mean.detach()))
+    wide = marginal_pit(program, program.mean.detach() + 1.5 * (x - program.mean.detach()), seed=0)
     assert wide.p_value < FALSE_ALARM
     assert "too narrow" in wide.summary()
 
@@ -120,20 +126,20 @@ def test_pit_of_counts_is_randomized():
     vae = counts_vae()
     with torch.no_grad():
         x = vae.sample(500)
-    assert marginal_pit(vae, x).p_value > FALSE_ALARM
+    assert marginal_pit(vae, x, seed=0).p_value > FALSE_ALARM
 
 
 @pytest.mark.parametrize("corrected", [True, False])
 def test_left_out_features_equal_the_closed_form_with_the_exact_guide(corrected):
     program = PPCA.random(latent=2, data=8, noise=1.0, exact=True)
     x = program.simulate(100)
-    result = leave_one_feature_out(program, x, num_samples=2000, corrected=corrected)
+    result = leave_one_feature_out(program, x, num_samples=2000, corrected=corrected, seed=0)
     predictive = left_out(program, x)
     error = result.elpd - predictive.log_prob(x).numpy()
     assert np.sqrt((error**2).mean()) < 0.08
     assert abs(error.mean()) < 0.02
-    np.testing.assert_allclose(result.pit.pit, predictive.cdf(x), atol=0.15)
-    assert result.pit.p_value > FALSE_ALARM
+    np.testing.assert_allclose(result.pit, predictive.cdf(x), atol=0.15)
+    assert result.p_value > FALSE_ALARM
     assert result.total == pytest.approx(predictive.log_prob(x).sum().item(), abs=15)
 
 
@@ -141,7 +147,7 @@ def test_the_correction_removes_the_bias_of_a_guide_too_wide():
     program = GuidedPPCA.with_defect(tempered(1.3), latent=2, data=8, noise=1.0)
     x = program.simulate(150)
     exact_elpd = left_out(program, x).log_prob(x).numpy()
-    right, naive = (leave_one_feature_out(program, x, num_samples=1000, corrected=c) for c in (True, False))
+    right, naive = (leave_one_feature_out(program, x, num_samples=1000, corrected=c, seed=0) for c in (True, False))
     assert abs((right.elpd - exact_elpd).mean()) < 0.02
     assert (naive.elpd - exact_elpd).mean() < -0.1
     assert "Not corrected for the guide" in repr(naive)
@@ -152,9 +158,9 @@ def test_missing_entries_are_not_scored_and_condition_nothing():
     x = program.simulate(40)
     partial = x.clone()
     partial[:, 0] = torch.nan
-    result = leave_one_feature_out(program, partial, num_samples=1000)
+    result = leave_one_feature_out(program, partial, num_samples=1000, seed=0)
     assert np.isnan(result.elpd[:, 0]).all()
-    assert np.isnan(result.pit.p_values[0])
+    assert np.isnan(result.p_values[0])
     smaller = PPCA(program.weight.detach()[1:], 1.0, program.mean.detach()[1:])
     expected = left_out(smaller, x[:, 1:]).log_prob(x[:, 1:]).numpy()
     reliable = result.pareto_k[:, 1:] < 0.5
@@ -164,9 +170,9 @@ def test_missing_entries_are_not_scored_and_condition_nothing():
 
 def test_unreliable_entries_are_named_with_the_remedy():
     program = correlated(mean_field)
-    result = leave_one_feature_out(program, program.simulate(50))
+    result = leave_one_feature_out(program, program.simulate(50), seed=0)
     assert result.share_bad_k > 0.2
-    assert "refine the guide" in result.summary()
+    assert "Refine the guide" in result.summary()
 
 
 def test_joint_likelihoods_are_refused():
@@ -178,7 +184,7 @@ def test_a_single_feature_is_predicted_from_the_prior():
     """With one entry a row nothing is left to predict it from: elpd is log p(x), also with a class summed out."""
     program = EnumeratedMixture("model")
     x = program.simulate(50)
-    result = leave_one_feature_out(program, x, num_samples=2000)
+    result = leave_one_feature_out(program, x, num_samples=2000, seed=0)
     assert result.elpd.shape == (50,)
     assert abs(result.elpd - program.log_evidence(x).numpy()).mean() < 0.15
 
@@ -196,7 +202,7 @@ def _joint(x):
 
 def test_imputations_of_the_exact_model_are_calibrated():
     program = MissingPPCA.random(latent=2, data=6, noise=1.0)
-    result = imputation_calibration(program, program.simulate(300), hidden=0.2, num_proposals=200)
+    result = imputation_calibration(program, program.simulate(300), hidden=0.2, num_proposals=200, seed=0)
     assert result.p_value > FALSE_ALARM
     np.testing.assert_allclose(result.coverage(np.array([0.5, 0.9])), [0.5, 0.9], atol=0.1)
     assert result.rmse < result.baseline_rmse
@@ -206,23 +212,77 @@ def test_imputations_of_the_exact_model_are_calibrated():
 def test_imputations_too_narrow_are_caught():
     truth = MissingPPCA.random(latent=2, data=6, noise=1.0)
     narrow = MissingPPCA(truth.weight.detach(), 0.3, truth.mean.detach())
-    result = imputation_calibration(narrow, truth.simulate(300), hidden=0.2, num_proposals=200)
+    result = imputation_calibration(narrow, truth.simulate(300), hidden=0.2, num_proposals=200, seed=0)
     assert result.p_value < FALSE_ALARM
     assert "too narrow" in repr(result)
 
 
+@pytest.mark.parametrize(
+    ("truth", "words"),
+    [
+        (stats.norm(0.5, 1.0), "1 off in location."),
+        (stats.norm(0.0, 1.5), "1 too narrow."),
+        (stats.norm(0.0, 0.7), "1 too wide."),
+        (stats.norm(0.5, 1.6), "1 off in location and too narrow."),
+        (stats.norm(0.5, 0.6), "1 off in location and too wide."),
+    ],
+)
+def test_a_shift_is_told_from_a_width(truth, words):
+    """Predictions by a standard normal."""
+    rows = truth.rvs(size=(800, 1), random_state=np.random.default_rng(0))
+    (finding,) = pit.judge(pit.dataset_of(stats.norm.cdf(rows)))
+    assert words in finding.claim
+    assert finding.tone == "caution"
+
+
+def test_the_entry_that_is_tested_is_any_hidden_one_of_its_row():
+    """The first hidden entries of the rows are calibrated and the second ones are not: half of the tested ones are wrong."""
+    rng = np.random.default_rng(0)
+    ranks = np.stack([rng.integers(0, 100, 400), np.full(400, 99)], 1).ravel()
+    columns = {"ranks": ranks, "row": np.repeat(np.arange(400), 2)}
+    found = imputation.dataset_of(columns, np.zeros(400), 99, 1000, seed=0)
+    tested = found["tested"].values.reshape(400, 2)
+    assert (tested.sum(1) == 1).all()
+    assert tested[:, 1].mean() == pytest.approx(0.5, abs=0.1)
+    assert found["p_value"] < FALSE_ALARM
+    first = {"ranks": ranks[::2], "row": np.arange(400)}
+    assert imputation.dataset_of(first, np.zeros(400), 99, 1000, seed=0)["p_value"] > FALSE_ALARM
+
+
+@pytest.mark.parametrize(
+    ("sd", "shift", "word"), [(1.6, 0.0, "too narrow"), (0.6, 0.0, "too wide"), (1.0, 0.4, "off to one side")]
+)
+def test_imputations_are_too_narrow_too_wide_or_off(sd, shift, word):
+    """Truths of another law among imputations by a standard normal."""
+    rng = np.random.default_rng(0)
+    truth, draws = shift + sd * rng.normal(size=1000), rng.normal(size=(99, 1000))
+    columns = {"ranks": (draws < truth).sum(0), "row": np.arange(1000), "error": -truth, "baseline": -truth}
+    (finding,) = imputation.judge(imputation.dataset_of(columns, np.zeros(1000), 99, 1000, seed=0))
+    assert f"The imputations are {word} (" in finding.claim
+
+
+@pytest.mark.parametrize(("below", "tone"), [(4, "good"), (3, "caution")])
+def test_a_statistic_is_not_reproduced_below_a_bonferroni_level(below, tone):
+    """Two statistics: p = 2 (3 + below) / 500 times two is held against 0.05 (replicates: 499)."""
+    replicated = {"a": np.arange(499.0), "b": np.arange(499.0)}
+    found = predictive.dataset_of({"a": 200.0, "b": below + 1.5}, replicated, "prior")
+    (finding,) = predictive.judge(found)
+    assert float(found["p_values"][1]) == pytest.approx(2 * (3 + below) / 500)
+    assert finding.tone == tone
+
+
 def test_pit_tests_have_the_right_level():
     uniform = np.random.default_rng(0).random((400, 300))
-    result = PIT.of(uniform)
-    assert (result.p_values < 0.05).mean() < 0.05 + 5 * math.sqrt(0.05 / 300)
+    p = pit.dataset_of(uniform)["p_values"].values
+    assert (p < 0.05).mean() < 0.05 + 5 * math.sqrt(0.05 / 300)
     assert stats.kstest(uniform[:, 0], "uniform").pvalue > 0.001
-    assert PIT.of(uniform**1.5).p_value < FALSE_ALARM
+    assert pit.dataset_of(uniform**1.5)["p_value"] < FALSE_ALARM
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda p, x: predictive_check(p, x, kind="both"), "'posterior' or 'prior'"),
+        (lambda p, x: predictive_check(p, x, kind="both"), "one of posterior, prior"),
         (lambda p, x: imputation_calibration(p, x, hidden=1.0), "between 0 and 1"),
         (lambda p, x: imputation_calibration(p, x, hidden=1e-9), "hides none"),
         (lambda p, x: predictive_check(p, {"x": x}), "one data site"),

@@ -1,17 +1,22 @@
 """One call, one report."""
 
+import html
+
 import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+import xarray as xr
 from guided import correlated, exact
 from programs import counts, counts_vae
 
-from pyrovae.checks import diagnose
-from pyrovae.checks.report import Gap
+from pyrovae.checks import Case, Check, Finding, diagnose, headline
+from pyrovae.checks.overfitting import OVERFITTING
+from pyrovae.checks.training import TRAINING
+from pyrovae.data import as_data
 
-FEW = {"num_samples": 200, "num_simulations": 300, "max_rows": 100}
+FEW = {"num_samples": 200, "num_simulations": 300, "max_rows": 100, "seed": 0}
 
 
 @pytest.fixture(scope="module")
@@ -22,11 +27,12 @@ def report():
 
 
 def test_every_part_is_there_and_said_in_words(report):
-    assert list(report.parts()) == ["reliability", "structure", "sbc", "typicality", "predictive", "gap"]
+    assert list(report) == ["reliability", "structure", "calibration", "typicality", "predictive", "overfitting"]
     assert not report.skipped
     text = repr(report)
-    for words in ("Report(200 rows)", "ELBO", "k-hat", "in use", "uniform", "atypical", "reproduces", "train - test"):
+    for words in ("ELBO", "k-hat", "in use", "uniform", "atypical", "reproduces", "Training less other rows"):
         assert words in text
+    assert headline(report.findings()) in text
     assert "bad model" not in text
 
 
@@ -38,37 +44,124 @@ def test_the_table_holds_the_numbers_of_the_parts(report):
     assert table["log p(x)"].error == pytest.approx(expected.std().item() / np.sqrt(200), rel=1e-6)
     assert table["active units"].value == 3
     assert table["rows with k-hat above 0.57"].value == 0
-    assert table["train - test ELBO"].value == pytest.approx(report.gap.elbo)
-    assert "No sign of overfitting" in report.gap.summary()
+    assert table["training - other rows, ELBO"].value == pytest.approx(report.overfitting.elbo)
+    assert "No sign of overfitting" in report.overfitting.summary()
 
 
-def test_the_figures_are_drawn_from_the_arrays(report):
-    import matplotlib.pyplot as plt
+def test_every_result_draws_itself_and_goes_to_a_file(report, tmp_path):
+    import xarray as xr
 
-    from pyrovae import plots
+    drawn = report.plot()
+    assert list(drawn) == ["reliability", "structure", "calibration", "typicality", "predictive"]
+    assert all(axes.has_data() for axes in drawn.values())
+    for name in report:
+        path = tmp_path / f"{name}.nc"
+        report[name].dataset.to_netcdf(path, engine="h5netcdf")
+        with xr.open_dataset(path, engine="h5netcdf") as kept:
+            check = report.checks[name]
+            assert check.judge(kept.load()) == report[name].findings()
 
-    sbc, levels = report.sbc, np.linspace(0.1, 0.9, 5)
-    axes = [
-        plots.plot_sbc_ecdf({**sbc.ranks, "log_joint": sbc.log_joint_ranks}, sbc.num_draws),
-        plots.plot_coverage(levels, sbc.coverage(levels), sbc.num_simulations),
-        plots.plot_khat(report.reliability.pareto_k, report.reliability.num_samples),
-        plots.plot_kl_per_dimension(report.structure.kl["z"], report.structure.mean_variance["z"]),
-        plots.plot_predictive(report.predictive.replicated["sd"], report.predictive.observed["sd"], name="sd"),
-    ]
-    assert all(ax.figure is not None for ax in axes)
-    plt.close("all")
+
+def test_the_findings_are_the_same_everywhere(report):
+    findings = report.findings()
+    tones = ["problem", "caution", "open", "good"]
+    assert [tones.index(f.tone) for f in findings] == sorted(tones.index(f.tone) for f in findings)
+    assert all(str(f) in report.summary() for f in findings)
+    assert all(html.escape(str(f)) in report._repr_html_() for f in findings)
 
 
 @pytest.mark.parametrize(
-    ("gap", "words"),
+    ("numbers", "tone", "words"),
     [
-        (Gap(5.0, 0.5, 5.0, 0.5), "model explains its training rows better"),
-        (Gap(5.0, 0.5, 0.1, 0.5), "guide does, too"),
-        (Gap(0.3, 0.5, 0.1, 0.5), "No sign"),
+        ((1.1, 0.5, 1.1, 0.5), "caution", "model explains its training rows better"),
+        ((0.9, 0.5, 0.9, 0.5), "good", "No sign"),
+        ((1.2, 0.5, 0.1, 0.5), "caution", "The guide does, beyond the model"),
+        ((5.0, 0.5, 3.0, 0.5), "caution", "The guide does, too"),
+        ((1.0, 0.5, 0.1, 0.5), "good", "No sign"),
     ],
 )
-def test_the_gap_tells_model_from_guide(gap, words):
-    assert words in gap.summary()
+def test_overfitting_is_a_difference_beyond_two_errors_of_model_or_guide(numbers, tone, words):
+    names = ("elbo", "elbo_error", "log_marginal", "log_marginal_error")
+    (finding,) = OVERFITTING.judge(xr.Dataset(dict(zip(names, numbers, strict=True))))
+    assert finding.tone == tone
+    assert words in finding.claim
+
+
+@pytest.mark.parametrize("rising", [True, False])
+def test_a_training_that_still_rises_is_not_told_to_stop_earlier(rising):
+    found = xr.Dataset({"elbo": 5.0, "elbo_error": 0.5, "log_marginal": 5.0, "log_marginal_error": 0.5})
+    (finding,) = OVERFITTING.judge(found.assign_attrs(still_rising=int(rising)))
+    assert ("Stop earlier" in finding.advice) is not rising
+    assert "egularize" in finding.advice
+
+
+HISTORY = {"epoch": list(range(1, 21)), "skipped": [0] * 20}
+
+
+@pytest.mark.parametrize(
+    ("last", "best", "tone", "claim", "advice"),
+    [
+        (-99.79, None, "caution", "still rose by 0.21 nats over the last tenth of 20 epochs", "Train longer"),
+        (-99.81, None, "good", "had settled: +0.19 nats", ""),
+        (-100.19, None, "good", "had settled: -0.19 nats", ""),
+        (-100.21, None, "caution", "fell by 0.21 nats", "Keep the best weights"),
+        (
+            -100.21,
+            18,
+            "good",
+            "fell by 0.21 nats over the last tenth of 20 epochs. The weights of epoch 18 were kept.",
+            "",
+        ),
+    ],
+)
+def test_training_still_rises_falls_or_has_settled(last, best, tone, claim, advice):
+    history = {**HISTORY, "validation_elbo": [-120.0] * 17 + [-100.0, -100.0, last], "best_epoch": best}
+    (finding,) = TRAINING.judge(TRAINING.run(Case(None, None, history=history)))
+    assert (finding.tone, finding.about) == (tone, "training length")
+    assert claim in finding.claim
+    assert finding.advice.startswith(advice)
+    assert bool(finding.advice) == bool(advice)
+
+
+def test_skipped_steps_are_counted():
+    history = {**HISTORY, "skipped": [0] * 19 + [2]}
+    (finding,) = TRAINING.judge(TRAINING.run(Case(None, None, history=history)))
+    assert "2 steps were skipped" in finding.claim
+
+
+def test_one_finding_a_check_asks_for_attention():
+    findings = [
+        Finding("good", "a", "."),
+        Finding("caution", "a", "."),
+        Finding("open", "b", "."),
+        Finding("good", "c", "."),
+    ]
+    assert headline(findings) == "1 of 3 checks asks for attention: a. Open: b."
+    assert headline(findings[2:]) == "None asks for attention. Open: b."
+    assert headline(findings[3:]) == "All 1 checks are fine; none asks for attention."
+    assert headline([]) == "Nothing could be checked."
+
+
+def test_a_check_of_ones_own_is_a_run_and_a_judgement():
+    def count(case):
+        return xr.Dataset({"rows": len(case.some)})
+
+    dead = Check("rows", count, lambda found: [Finding("good", "rows", f"{int(found['rows'])} rows.")])
+    result = dead.result(dead.run(Case(None, as_data(torch.zeros(5, 2)), max_rows=3)))
+    assert (result.rows, result.summary(), result.notes) == (3, "3 rows.", ())
+    with pytest.raises(NotImplementedError, match="no figure"):
+        result.plot()
+    with pytest.raises(AttributeError, match="its Dataset holds rows"):
+        result.columns  # noqa: B018
+
+
+def test_checks_are_chosen_by_name_and_an_unmet_need_is_named():
+    program = correlated(exact)
+    report = diagnose(program, program.simulate(20), checks=["typicality", "overfitting"], **FEW)
+    assert list(report) == ["typicality"]
+    assert report.skipped == {"overfitting": "it needs train"}
+    with pytest.raises(ValueError, match="checks must be one of training, reliability"):
+        diagnose(program, program.simulate(20), checks=["sbc"], **FEW)
 
 
 def test_a_memorized_training_set_shows_a_gap():
@@ -86,8 +179,8 @@ def test_a_memorized_training_set_shows_a_gap():
             pyro.sample("k", dist.Categorical(logits=logits))
 
     result = diagnose((model, guide), torch.randn(30, 20), train=train, **FEW)
-    assert result.gap.log_marginal > 50
-    assert "stop earlier" in result.gap.summary()
+    assert result.overfitting.log_marginal > 50
+    assert "Stop earlier" in result.overfitting.summary()
 
 
 def test_one_seed_gives_one_report_and_leaves_the_global_generators_alone():
@@ -110,9 +203,10 @@ def test_a_vae_with_missing_entries_is_diagnosed():
     x = counts(60)
     x[:5, 1] = torch.nan
     report = diagnose(vae, x, **FEW)
-    assert report.num_data == 60
+    assert len(report.reliability.elbo) == 60
     assert np.isfinite([line.value for line in report.table()]).all()
-    assert report.gap is None
+    assert "imputation" in report
+    assert "overfitting" not in report
     assert vae.training
 
 
@@ -131,5 +225,5 @@ def test_what_cannot_be_done_is_left_out_with_the_reason():
     z = torch.randn(50)
     report = diagnose((model, guide), {"a": z + torch.randn(50), "b": z + torch.randn(50)}, **FEW)
     assert list(report.skipped) == ["predictive"]
-    assert "not done: predictive checks take programs with one data site" in report.summary()
-    assert report.sbc.p_value > 1e-4
+    assert "not done: this check takes programs with one data site" in report.summary()
+    assert report.calibration.p_value > 1e-4

@@ -396,7 +396,7 @@ def test_predictions_need_a_model_that_makes_its_own_data():
 
 
 def test_ranks_of_a_calibration(exact):
-    result = pvae.sbc(exact, num_simulations=60, num_draws=19)
+    result = pvae.sbc(exact, num_simulations=60, num_samples=19)
     found = groups_of(exact, exact.simulate(4), num_samples=10, sbc=result, dims={"z": ["latent_dim"]})
     ranks = found["prior_sbc"]
     assert ranks["z"].dims == ("chain", "draw", "latent_dim")

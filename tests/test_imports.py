@@ -32,9 +32,12 @@ ROOMS = {
     "training": ("data", "distributions", "files", "missing", "networks", "objectives", "programs", "schedules"),
     "evaluation": ("programs",),
     "comparison": ("data", "evaluation", "plots", "programs"),
-    "checks": ("evaluation", "programs"),
     "arviz": ("data", "evaluation", "programs"),
-    "report": ("checks", "comparison", "data", "evaluation", "files", "graphs", "plots", "presets", "schedules"),
+    "checks": ("arviz", "data", "evaluation", "plots", "programs"),
+    "report": (
+        *("checks", "comparison", "data", "evaluation", "files", "graphs", "plots", "presets", "programs"),
+        "schedules",
+    ),
     "cli": ("arviz", "data", "evaluation", "files", "presets", "programs", "report"),  # the rest by public names
     "__main__": ("cli",),
 }

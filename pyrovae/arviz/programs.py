@@ -167,7 +167,7 @@ def _ranks(result: SBC) -> Arrays:
     .. math:: u = \frac{r + 1/2}{S + 1}
     """
     every = {**{variable(name): ranks for name, ranks in result.ranks.items()}, "log_joint": result.log_joint_ranks}
-    scaled = {name: (ranks + 0.5) / (result.num_draws + 1) for name, ranks in every.items()}
+    scaled = {name: (ranks + 0.5) / (result.num_samples + 1) for name, ranks in every.items()}
     return {"prior_sbc": {name: Named(array, (None,) * (array.ndim - 1)) for name, array in scaled.items()}}
 
 

@@ -1,38 +1,63 @@
-"""Program and data -> findings, in numbers and in words: calibration, latent structure, predictive checks, draws."""
+"""Program and data -> findings: one file for each check, each with its numbers, its judgement and its figure.
+
+A check is a :class:`Check`: ``run`` from a :class:`Case` to a Dataset, ``judge`` from that to findings. To add one, write
+it in a file of its own and name it in :data:`CHECKS`; :func:`diagnose`, the page, the terminal and the command line show
+what it finds.
+"""
 
 from pyrovae.checks.agreement import PosteriorComparison, compare_posteriors
-from pyrovae.checks.calibration import SBC, sbc
+from pyrovae.checks.calibration import CALIBRATION, SBC, sbc
+from pyrovae.checks.diagnose import Report, diagnose, run_checks
 from pyrovae.checks.draws import PosteriorDraws, posterior_draws
-from pyrovae.checks.features import PIT, FeatureLOO, leave_one_feature_out, marginal_pit
-from pyrovae.checks.imputation import ImputationCalibration, imputation_calibration
-from pyrovae.checks.predictive import STATISTICS, PredictiveCheck, predictive_check
+from pyrovae.checks.findings import Case, Check, Finding, Line, Result, headline
+from pyrovae.checks.imputation import IMPUTATION, ImputationCalibration, imputation_calibration
+from pyrovae.checks.leave_out import FeatureLOO, leave_one_feature_out
+from pyrovae.checks.overfitting import OVERFITTING
+from pyrovae.checks.pit import marginal_pit
+from pyrovae.checks.predictive import PREDICTIVE, STATISTICS, predictive_check
+from pyrovae.checks.rate_distortion import RateDistortion, rate_distortion
 from pyrovae.checks.reference import ReferencePosterior, Sampler, reference_posterior
-from pyrovae.checks.reliability import Reliability, Typicality, reliability, typicality
-from pyrovae.checks.report import Gap, Report, diagnose
-from pyrovae.checks.structure import LatentStructure, RateDistortion, latent_structure, rate_distortion
-from pyrovae.checks.surgery import Surgery, elbo_surgery
+from pyrovae.checks.reliability import RELIABILITY, Reliability, reliability
+from pyrovae.checks.structure import STRUCTURE, LatentStructure, Surgery, elbo_surgery, latent_structure
+from pyrovae.checks.training import TRAINING
+from pyrovae.checks.typicality import TYPICALITY, typicality
+
+CHECKS: tuple[Check, ...] = (
+    TRAINING,
+    RELIABILITY,
+    STRUCTURE,
+    CALIBRATION,
+    TYPICALITY,
+    PREDICTIVE,
+    IMPUTATION,
+    OVERFITTING,
+)
+"""Every check, in the order in which :func:`diagnose` runs them."""
 
 __all__ = [
-    "PIT",
+    "CHECKS",
     "SBC",
     "STATISTICS",
+    "Case",
+    "Check",
     "FeatureLOO",
-    "Gap",
+    "Finding",
     "ImputationCalibration",
     "LatentStructure",
+    "Line",
     "PosteriorComparison",
     "PosteriorDraws",
-    "PredictiveCheck",
     "RateDistortion",
     "ReferencePosterior",
     "Reliability",
     "Report",
+    "Result",
     "Sampler",
     "Surgery",
-    "Typicality",
     "compare_posteriors",
     "diagnose",
     "elbo_surgery",
+    "headline",
     "imputation_calibration",
     "latent_structure",
     "leave_one_feature_out",
@@ -42,6 +67,7 @@ __all__ = [
     "rate_distortion",
     "reference_posterior",
     "reliability",
+    "run_checks",
     "sbc",
     "typicality",
 ]

@@ -1,39 +1,74 @@
-"""All rows of some data in one call of a program: for what cannot be cut into batches."""
+"""What the checks share of running a program: the engine of rows for local latents, and seeds."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from pyrovae.programs.draws import Call, Draws
+import torch
+from torch import Tensor
 
-UNBOUNDED = 2**40
+from pyrovae.programs.masks import counted
+from pyrovae.programs.rows import Block, RowWork
+from pyrovae.programs.sites import data_axis, sites_of
 
-
-def whole(program: Any, x: Any, covariates: Mapping[str, Any] | None, seed: int) -> tuple[Draws, Call]:
-    """A program ready to be evaluated, and its call on all rows at once.
-
-    Raises:
-        ValueError: the program has global latents, which no diagnostic of single rows can place.
-    """
-    draws = Draws(program, x, covariates, 1, UNBOUNDED, seed=seed, progress=False)
-    check_local(draws)
-    return draws, draws.call(next(iter(draws.batches)))
+Covariates = Mapping[str, Any]
 
 
-def stream(seed: int, number: int = 0) -> int:
-    """A seed whose numbers do not repeat those of the plain seed, with which the caller may have made the data."""
-    return (seed * 6364136223846793005 + (number + 1) * 1442695040888963407) % 2**63
+def local_work(program: Any, data: Any, covariates: Covariates | None = None, **plan: Any) -> RowWork:
+    """A program and data, ready for work per datum, whose latents all lie inside the data plate.
 
-
-def check_local(draws: Draws) -> None:
-    """Refuse programs with latents outside the data plate.
+    Args:
+        program: the program.
+        data: N rows.
+        covariates: for each name, N rows.
+        **plan: as for :class:`pyrovae.programs.rows.RowWork`.
 
     Raises:
-        ValueError: naming them.
+        ValueError: the program has global latents, which no check of single rows can place.
     """
-    if draws.global_sites:
+    work = RowWork(program, data, covariates, **plan)
+    if work.dry_run.global_latents:
         raise ValueError(
-            f"these diagnostics take the rows one by one, and {draws.global_sites} lie outside the plate 'data': fix the "
+            f"the checks take the rows one by one, and {work.dry_run.global_latents} lie outside the plate 'data': fix the "
             "global latents, e.g. at their posterior means by pyro.poutine.condition on both model and guide"
         )
+    return work
+
+
+def one_tensor(x: Any) -> Tensor:
+    """The data of a program with one data site.
+
+    Raises:
+        ValueError: they are a dict or a tuple.
+    """
+    if not isinstance(x, Tensor):
+        raise ValueError(f"this check takes programs with one data site, got data of type {type(x).__name__}")
+    return x
+
+
+def counted_data(block: Block) -> Tensor:
+    """The rows of a block, NaN where an entry is missing or the program masks it, so that it counts nowhere.
+
+    Raises:
+        ValueError: the program has several data sites.
+    """
+    x = one_tensor(block.batch.x)
+    trace, _ = block.call.traces(None, enumerate_discrete=False)
+    site = next(s for s in sites_of(trace) if s["is_observed"] and s["value"].numel())
+    mask = counted(site)
+    if mask is None:
+        return x
+    counts = mask.expand(site["value"].shape).movedim(data_axis(site), 0).reshape(x.shape)
+    x = x if x.is_floating_point() else x.to(torch.get_default_dtype())
+    return torch.where(counts, x, torch.nan)
+
+
+def evaluated(block: Block) -> dict[str, Tensor]:
+    """A task that evaluates the program once on every row, so that rows that it cannot take are named before any work."""
+    return {"log_weight": block.call.terms(1).log_weights[0]}
+
+
+def seed_or_drawn(seed: int | None) -> int:
+    """The seed; without one, a number from torch's random state."""
+    return int(torch.randint(2**31, ())) if seed is None else seed

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pyrovae.checks.calls import check_local
+from pyrovae.checks.calls import Covariates, local_work
 from pyrovae.checks.entries import array, rows_second, sampled_traces
-from pyrovae.checks.reference import Sampler, reference_posterior
-from pyrovae.checks.simulate import Covariates
-from pyrovae.checks.words import share
-from pyrovae.evaluation.psis import good_k, psis
+from pyrovae.checks.findings import CAUTION, GOOD, Finding, Result, listed, share
+from pyrovae.checks.reference import STUCK, Sampler, reference_posterior
+from pyrovae.errors import check_word
+from pyrovae.evaluation.psis import psis
+from pyrovae.limits import good_k, share_bad_k
 from pyrovae.programs import latent_names, log_terms
-from pyrovae.programs.draws import CHUNK_SIZE, Call, Draws
+from pyrovae.programs.rows import MAX_BYTES, Block, RowWork
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 Array = NDArray[np.float64]
 EXACT_SHARE = 0.95
@@ -35,25 +39,16 @@ class Proposals(NamedTuple):
     ess: Tensor
 
 
-@dataclass(frozen=True, repr=False)
-class PosteriorDraws:
-    """What :func:`posterior_draws` returns.
+class PosteriorDraws(Result):
+    """What :func:`posterior_draws` returns, made by :func:`posterior_draws`.
 
     Attributes:
         values: by site, draws of shape ``(samples, data, *event_shape)``.
-        method: ``"guide"``, ``"psis"`` or ``"hmc"`` for each row, shape ``(data,)``.
-        pareto_k: the Pareto shape of the guide's importance weights, shape ``(data,)``.
-        ess: the effective number of the guide's proposals, shape ``(data,)``.
-        rhat: the largest R-hat of the rows that were sampled by HMC, NaN elsewhere, shape ``(data,)``.
-        num_proposals: draws of the guide that the weights were computed on.
     """
 
-    values: dict[str, Tensor]
-    method: NDArray[np.str_]
-    pareto_k: Array
-    ess: Array
-    rhat: Array
-    num_proposals: int
+    def __init__(self, dataset: xr.Dataset, values: dict[str, Tensor]) -> None:
+        super().__init__(dataset, judge, draw)
+        self.values = values
 
     @property
     def num_data(self) -> int:
@@ -63,27 +58,6 @@ class PosteriorDraws:
     def draws(self) -> dict[str, Tensor]:
         """The draws by site, shape ``(samples, data, *event_shape)``."""
         return self.values
-
-    def summary(self) -> str:
-        """How many rows came from which method, and what to do about the unreliable ones."""
-        lines = [f"{name}: {share(int((self.method == name).sum()), self.num_data)}" for name in _TABLE]
-        limit = good_k(self.num_proposals)
-        weak = int(((self.method != "hmc") & ~(self.pareto_k <= limit)).sum())
-        if weak:
-            lines.append(
-                f"{share(weak, self.num_data)} have k-hat above {limit:.2f}, so that neither the guide's draws nor "
-                "reweighted ones are reliable there: method='auto' or 'hmc', or refine the guide."
-            )
-        stuck = int((self.rhat > 1.05).sum())
-        if stuck:
-            lines.append(
-                f"{share(stuck, self.num_data)} have R-hat above 1.05: run longer chains (sampler=Sampler(...))."
-            )
-        return "\n".join(lines)
-
-    def __repr__(self) -> str:
-        samples = next(iter(self.values.values())).shape[0]
-        return f"PosteriorDraws({samples} draws x {self.num_data} rows)\n{self.summary()}"
 
 
 def posterior_draws(
@@ -95,8 +69,8 @@ def posterior_draws(
     num_samples: int = 200,
     num_proposals: int = 1000,
     sampler: Sampler | None = None,
-    chunk_size: int = CHUNK_SIZE,
-    seed: int = 0,
+    seed: int | None = None,
+    max_bytes: int = MAX_BYTES,
     progress: bool | None = None,
 ) -> PosteriorDraws:
     r"""Draws from p(z | x) of each row: the guide's, corrected as far as each row needs it.
@@ -107,16 +81,20 @@ def posterior_draws(
     Args:
         program: anything with ``model`` and ``guide``, a pair of them, or a ``pyro.infer.SVI``; local latents only.
         data: data of N rows.
+        covariates: for each name, a tensor of N rows.
         method: ``"guide"``: as they are; ``"psis"``: resampled by Pareto-smoothed weights; ``"hmc"``: chains, half of them
             started at the guide; ``"auto"``: row by row the guide where 95 % of its draws are effective, else smoothed
             weights where k-hat allows, else chains.
-        num_samples: draws a row.
-        covariates: a tensor of N rows for each name.
+        num_samples: draws per row.
         num_proposals: draws of the guide on which weights are computed.
         sampler: of the chains.
-        chunk_size: draws (pairs of a sample and a row) evaluated at once.
-        seed: of all draws.
+        seed: of all draws; None takes one from torch's random state.
+        max_bytes: refuse what needs more memory.
         progress: True shows a bar, False none; by default there is one on a terminal.
+
+    Returns:
+        A result over ``data``: ``method`` of each row, ``pareto_k`` and ``ess`` of the guide's importance weights, ``rhat`` (the
+        largest of a row that was sampled by HMC, else NaN); ``values`` and ``draws()`` are the draws by site.
 
     Raises:
         ValueError: another method, global latents, fewer proposals than samples.
@@ -131,39 +109,38 @@ def posterior_draws(
     >>> def guide(x):
     ...     with pyro.plate("data", len(x)):
     ...         pyro.sample("z", dist.Normal(x / 2, 1.0))
-    >>> posterior_draws((model, guide), torch.zeros(3)).method
+    >>> posterior_draws((model, guide), torch.zeros(3), seed=0).method
     array(['psis', 'psis', 'psis'], dtype='<U5')
     """
-    if method not in (*_TABLE, "auto"):
-        raise ValueError(f"method must be one of {', '.join(map(repr, _TABLE))} or 'auto', got {method!r}")
+    import xarray as xr
+
+    check_word("method", method, (*_TABLE, "auto"))
     if not 1 <= num_samples <= num_proposals:
         raise ValueError(f"expected 1 <= num_samples <= num_proposals, got {num_samples} and {num_proposals}")
-    draws = Draws(program, data, covariates, num_proposals, chunk_size, seed=seed, progress=progress)
-    check_local(draws)
-    values, proposals, chosen = [], [], []
-    with draws.each("posterior_draws") as batches:
-        for _, batch in batches:
-            proposed = propose(draws, draws.call(batch))
-            methods = _escalate(proposed) if method == "auto" else np.full(len(proposed.ess), method, dtype="<U5")
-            values.append(_pick(proposed, methods, num_samples))
-            proposals.append(proposed)
-            chosen.append(methods)
-    joined = {name: torch.cat([part[name] for part in values], 1) for name in values[0]}
-    methods = np.concatenate(chosen)
-    rhat = (
-        _replace_by_chains(draws, joined, methods, sampler, seed) if "hmc" in methods else np.full(len(methods), np.nan)
-    )
-    k, ess = (array(torch.cat([getattr(p, name) for p in proposals])) for name in ("pareto_k", "ess"))
-    return PosteriorDraws(joined, methods, k, ess, rhat, num_proposals)
+    plan: dict[str, Any] = {"num_samples": num_proposals, "seed": seed, "max_bytes": max_bytes, "progress": progress}
+    work = local_work(program, data, covariates, **plan)
+    found = work.run(lambda block: _picked(propose(block), method, num_samples), "posterior_draws")
+    methods = np.array(list(_TABLE))[array(found.pop("method"))]
+    columns = {name: array(found.pop(name)) for name in ("pareto_k", "ess")}
+    joined = {name.removeprefix("value "): drawn.movedim(1, 0) for name, drawn in found.items()}
+    rhat = np.full(len(methods), np.nan)
+    if "hmc" in methods:
+        rhat = _replace_by_chains(work, joined, methods, sampler)
+    variables: dict[str, Any] = {n: ("data", v) for n, v in {"method": methods, **columns, "rhat": rhat}.items()}
+    for name, drawn in joined.items():
+        dims = [f"{name}_dim_{axis}" for axis in range(drawn.ndim - 2)]
+        variables[name] = (("draw", "data", *dims), drawn.numpy())
+    attributes = {"num_samples": num_samples, "num_proposals": num_proposals}
+    return PosteriorDraws(xr.Dataset(variables, attrs=attributes), joined)
 
 
-def propose(draws: Draws, call: Call) -> Proposals:
-    """The guide's draws for the rows of a call, with smoothed weights, on the CPU."""
+def propose(block: Block) -> Proposals:
+    """The guide's draws for the rows of a block, with smoothed weights, on the CPU."""
     values: dict[str, list[Tensor]] = {}
     weights = []
-    call, redrawn = draws.redrawing(call)
-    for size in draws.sizes():
-        model_trace, guide_trace = sampled_traces(call, size)
+    call, redrawn = block.call.redrawing(block.work.dry_run.masked_latents)
+    for tile in block.tiles():
+        model_trace, guide_trace = sampled_traces(replace(tile, call=call))
         weights.append(log_terms(model_trace, guide_trace, dtype=torch.float64).log_weights.cpu())
         for name in latent_names(guide_trace):
             site = guide_trace.nodes[name]
@@ -180,15 +157,16 @@ def _escalate(proposed: Proposals) -> NDArray[np.str_]:
     return methods
 
 
-def _pick(proposed: Proposals, methods: NDArray[np.str_], num_samples: int) -> dict[str, Tensor]:
+def _picked(proposed: Proposals, method: str, num_samples: int) -> dict[str, Tensor]:
     """The chosen proposals of each row; rows that wait for chains get the guide's draws for now."""
-    index = torch.stack([_TABLE[m](w, num_samples) for m, w in zip(methods, proposed.log_weights.T, strict=True)], 1)
-    return {name: _gather(values, index) for name, values in proposed.values.items()}
-
-
-def _gather(values: Tensor, index: Tensor) -> Tensor:
-    index = index.reshape(*index.shape, *(1,) * (values.ndim - 2))
-    return values.gather(0, index.expand(-1, *values.shape[1:]))
+    methods = _escalate(proposed) if method == "auto" else [method] * len(proposed.ess)
+    chosen = [_TABLE[m](w, num_samples) for m, w in zip(methods, proposed.log_weights.T, strict=True)]
+    index = torch.stack(chosen, 1)
+    columns = {"pareto_k": proposed.pareto_k, "ess": proposed.ess}
+    for name, values in proposed.values.items():
+        at = index.reshape(*index.shape, *(1,) * (values.ndim - 2)).expand(-1, *values.shape[1:])
+        columns[f"value {name}"] = values.gather(0, at).movedim(1, 0)
+    return {**columns, "method": torch.tensor([list(_TABLE).index(m) for m in methods])}
 
 
 def _first(log_weights: Tensor, num_samples: int) -> Tensor:
@@ -207,13 +185,12 @@ _TABLE: Mapping[str, Callable[[Tensor, int], Tensor]] = {"guide": _first, "psis"
 
 
 def _replace_by_chains(
-    draws: Draws, values: dict[str, Tensor], methods: NDArray[np.str_], sampler: Sampler | None, seed: int
+    work: RowWork, values: dict[str, Tensor], methods: NDArray[np.str_], sampler: Sampler | None
 ) -> Array:
     """Puts chains' draws into the rows that need them, in place, and returns every row's R-hat."""
     rows = torch.as_tensor(np.flatnonzero(methods == "hmc"))
-    reference = reference_posterior(
-        draws.program, draws.data[rows], sampler=sampler, seed=seed, progress=draws.progress
-    )
+    plan: dict[str, Any] = {"seed": work.seed, "max_bytes": work.max_bytes, "progress": work.progress}
+    reference = reference_posterior(work.program, work.data[rows], sampler=sampler, **plan)
     chains = reference.draws()
     if set(chains) != set(values):
         raise ValueError(
@@ -225,3 +202,31 @@ def _replace_by_chains(
     rhat = np.full(len(methods), np.nan)
     rhat[rows.numpy()] = reference.max_rhat
     return rhat
+
+
+def judge(found: xr.Dataset) -> list[Finding]:
+    """How many rows came from which method, and what to do about the unreliable ones."""
+    method, rows, proposals = found["method"].values, found.sizes["data"], found.attrs["num_proposals"]
+    claim = f"Rows by method: {listed([f'{name}: {share(int((method == name).sum()), rows)}' for name in _TABLE])}."
+    findings = [Finding(GOOD, "posterior draws", claim)]
+    k, limit = found["pareto_k"].values[method != "hmc"], good_k(proposals)
+    weak = round(share_bad_k(k, proposals) * len(k)) if len(k) else 0
+    if weak:
+        claim = (
+            f"{share(weak, rows)} have k-hat above {limit:.2f}, so that neither the guide's draws nor reweighted ones are "
+            "reliable there."
+        )
+        advice = "Draw with method='auto' or 'hmc', or refine the guide."
+        findings.append(Finding(CAUTION, "posterior draws", claim, advice))
+    stuck = int((found["rhat"] > STUCK).sum())
+    if stuck:
+        claim = f"{share(stuck, rows)} have R-hat above {STUCK}."
+        findings.append(Finding(CAUTION, "posterior draws", claim, "Run longer chains (sampler=Sampler(...))."))
+    return findings
+
+
+def draw(found: xr.Dataset, ax: Any = None) -> Any:
+    """The k-hats of the guide's weights, by which the methods are chosen."""
+    from pyrovae.plots import plot_khat
+
+    return plot_khat(found["pareto_k"].values, found.attrs["num_proposals"], ax=ax)

@@ -1,9 +1,12 @@
-"""What each entry of a latent site carries: log densities, KL and means entry by entry, read from a pair of traces."""
+"""The entries of latent sites: log densities, KL and means entry by entry, and the dimension ``latent`` of a Dataset."""
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyro.distributions as dist
 import torch
 from numpy.typing import NDArray
@@ -12,10 +15,15 @@ from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
 from pyrovae.programs import latent_names
-from pyrovae.programs.draws import Call
-from pyrovae.programs.sites import data_axis
+from pyrovae.programs.masks import counted
+from pyrovae.programs.rows import Tile
+from pyrovae.programs.sites import Site, data_axis
 
-Site = dict[str, Any]
+if TYPE_CHECKING:
+    import xarray as xr
+
+MOMENT_DRAWS = 500
+"""Draws per row from which mean and variance of an entry are estimated where its distribution has neither."""
 
 
 def array(value: Tensor) -> NDArray[Any]:
@@ -24,11 +32,54 @@ def array(value: Tensor) -> NDArray[Any]:
     return (value.double() if value.is_floating_point() else value).numpy()
 
 
-def sampled_traces(call: Call, num_samples: int) -> tuple[Trace, Trace]:
+def along_latent(by_site: Mapping[str, Any], *dims: str) -> xr.DataArray:
+    """Arrays by latent site, side by side along the dimension ``latent``, whose labels name the entries.
+
+    Args:
+        by_site: by site, an array of shape ``(*dims, *event_shape)``.
+        dims: the leading dimensions.
+
+    >>> along_latent({"z": np.ones((4, 2)), "y": np.ones(4)}, "data").latent.values.tolist()
+    ['z[0]', 'z[1]', 'y']
+    """
+    import xarray as xr
+
+    arrays = {name: np.asarray(values) for name, values in by_site.items()}
+    shapes = {name: values.shape[len(dims) :] for name, values in arrays.items()}
+    labels = [label for name, shape in shapes.items() for label in entry_names(name, shape)]
+    sites = [name for name, shape in shapes.items() for _ in range(int(np.prod(shape)))]
+    joined = np.concatenate([values.reshape(*values.shape[: len(dims)], -1) for values in arrays.values()], -1)
+    latent = ("latent", labels, {"event_shapes": json.dumps(shapes)})
+    return xr.DataArray(joined, dims=(*dims, "latent"), coords={"latent": latent, "site": ("latent", sites)})
+
+
+def by_site(values: xr.DataArray) -> dict[str, NDArray[Any]]:
+    """The inverse of :func:`along_latent`: by site, an array of shape ``(*dims, *event_shape)``.
+
+    >>> by_site(along_latent({"z": np.ones((4, 2)), "y": np.ones(4)}, "data"))["z"].shape
+    (4, 2)
+    """
+    shapes = json.loads(values["latent"].attrs["event_shapes"])
+    flat = values.transpose(..., "latent").values
+    ends = np.cumsum([int(np.prod(shape)) for shape in shapes.values()])
+    parts = np.split(flat, ends[:-1], axis=-1)
+    return {n: part.reshape((*flat.shape[:-1], *shape)) for (n, shape), part in zip(shapes.items(), parts, strict=True)}
+
+
+def entry_names(site: str, shape: tuple[int, ...]) -> list[str]:
+    """The names of the entries of a site of a shape.
+
+    >>> entry_names("z", (2,)), entry_names("y", ())
+    (['z[0]', 'z[1]'], ['y'])
+    """
+    return [f"{site}[{', '.join(map(str, index))}]" for index in np.ndindex(*shape)] if shape else [site]
+
+
+def sampled_traces(tile: Tile) -> tuple[Trace, Trace]:
     """Paired traces in which the guide draws all of its sites; what only the model enumerates is still summed out."""
-    traces = call.traces(num_samples)
+    traces = tile.traces()
     if any("_enumerate_dim" in site["infer"] for site in traces[1].nodes.values() if site["type"] == "sample"):
-        return call.traces(num_samples, enumerate_discrete=False)
+        return tile.call.traces(tile.num_samples, enumerate_discrete=False)
     return traces
 
 
@@ -48,32 +99,30 @@ def rows_second(value: Tensor, site: Site) -> Tensor:
     return value.squeeze(unused) if unused else value
 
 
-def unwrap(distribution: dist.TorchDistribution) -> tuple[dist.TorchDistribution, int]:
-    """The distribution under its ``to_event`` wrappers, and how many axes they made an event.
+def unwrap(distribution: Any) -> Any:
+    """The distribution under its ``to_event`` and mask wrappers.
 
     >>> unwrap(dist.Normal(torch.zeros(3), 1.0).to_event(1))
-    (Normal(loc: torch.Size([3]), scale: torch.Size([3])), 1)
+    Normal(loc: torch.Size([3]), scale: torch.Size([3]))
     """
-    if isinstance(distribution, Independent):
-        base, inner = unwrap(distribution.base_dist)
-        return base, inner + distribution.reinterpreted_batch_ndims
-    return distribution, 0
+    while isinstance(distribution, (Independent, dist.MaskedDistribution)):
+        distribution = distribution.base_dist
+    return distribution
 
 
-def entry_log_prob(site: Site) -> Tensor | None:
-    """The log density of each entry, shape ``(*batch, *event_shape)``; None where the entries are joint.
+def entry_log_prob(site: Site, masked: bool = True) -> Tensor | None:
+    """The log density of each entry, in the shape of the site's value; None where the entries are joint.
 
-    A missing entry's is zero.
+    Args:
+        site: of a trace.
+        masked: whether a masked entry has density one (log density zero), as in evaluation; else masks are ignored.
     """
-    base, inner = unwrap(site["fn"])
+    base = unwrap(site["fn"])
     if base.event_shape:
         return None
     value = base.log_prob(site["value"])
-    mask = site["mask"]
-    if mask is None or mask is True:
-        return value
-    mask = torch.as_tensor(mask)
-    return torch.where(mask.reshape(mask.shape + (1,) * inner), value, value.new_zeros(()))
+    counts = counted(site) if masked else None
+    return value if counts is None else torch.where(counts, value, value.new_zeros(()))
 
 
 def entry_kl(model_trace: Trace, guide_trace: Trace) -> dict[str, Tensor]:
@@ -81,9 +130,9 @@ def entry_kl(model_trace: Trace, guide_trace: Trace) -> dict[str, Tensor]:
 
     .. math:: \mathrm{KL}_{ij} = \mathbb{E}_q\bigl[\log q(z_{ij} \mid \cdot) - \log p(z_{ij} \mid \cdot)\bigr]
 
-    In closed form where Pyro has one, else from the particles. Where a site's entries are joint (a full covariance, a
-    flow), it is the KL of each entry's marginal, both matched by normals; those do not add up to the site's KL. NaN
-    where the prior depends on a discrete site that is summed out.
+    In closed form where Pyro has one, else from the particles; zero where the entry is masked. Where a site's entries
+    are joint (a full covariance, a flow), it is the KL of each entry's marginal, both matched by normals; those do not
+    add up to the site's KL. NaN where the prior depends on a discrete site that is summed out.
 
     Args:
         model_trace: with latent values of shape ``(particles, data, *event_shape)``.
@@ -97,7 +146,7 @@ def entry_kl(model_trace: Trace, guide_trace: Trace) -> dict[str, Tensor]:
 
 def _site_kl(prior: Site, posterior: Site) -> Tensor:
     value = posterior["value"]
-    (p, _), (q, _) = unwrap(prior["fn"]), unwrap(posterior["fn"])
+    p, q = unwrap(prior["fn"]), unwrap(posterior["fn"])
     if len(p.batch_shape) > value.ndim:  # the prior given each value of a site that is summed out
         kl = value.new_full((), float("nan"))
     elif p.event_shape or q.event_shape:
@@ -107,6 +156,8 @@ def _site_kl(prior: Site, posterior: Site) -> Tensor:
             kl = kl_divergence(q, p)
         except NotImplementedError:
             kl = q.log_prob(value) - p.log_prob(value)
+    counts = counted(posterior)
+    kl = kl if counts is None else torch.where(counts, kl, kl.new_zeros(()))
     return rows_second(kl.expand(value.shape), posterior).mean(0)
 
 
@@ -115,42 +166,40 @@ def _normal_kl(q: tuple[Tensor, Tensor], p: tuple[Tensor, Tensor]) -> Tensor:
     return 0.5 * (ratio + (q[0] - p[0]) ** 2 / p[1] - 1 - ratio.log())
 
 
-def moments(site: Site, num_samples: int = 500) -> tuple[Tensor, Tensor]:
-    """The mean and the variance of each entry of a site's distribution, by draws where there is no closed form."""
+def moments(site: Site) -> tuple[Tensor, Tensor]:
+    """The mean and the variance of each entry of a site's distribution.
+
+    Where there is no closed form they are estimated from 500 draws per row, all particles together: of a site that
+    depends on no other latent, every particle has the same distribution.
+    """
     try:
-        mean, variance = site["fn"].mean, site["fn"].variance
+        return site["fn"].mean, site["fn"].variance
     except NotImplementedError:
-        draws = site["fn"].sample((num_samples,))
-        mean, variance = draws.mean(0), draws.var(0)
-    return mean, variance
+        particles = site["value"].shape[0]
+        draws = site["fn"].sample((-(-MOMENT_DRAWS // particles),)).flatten(0, 1)
+        return draws.mean(0, keepdim=True), draws.var(0, keepdim=True)
 
 
-def entry_means(guide_trace: Trace) -> dict[str, Tensor]:
+def entry_means(guide_trace: Trace, masked: bool = False) -> dict[str, Tensor]:
     """The guide's mean of each entry for each particle: its distribution's own where known, else the draw.
+
+    Args:
+        guide_trace: of some particles.
+        masked: whether a masked entry is zero.
 
     Returns:
         By site, shape ``(particles, data, *event_shape)``.
     """
-    return {n: _mean(guide_trace.nodes[n]) for n in latent_names(guide_trace)}
+    return {n: _mean(guide_trace.nodes[n], masked) for n in latent_names(guide_trace)}
 
 
-def _mean(site: Site) -> Tensor:
+def _mean(site: Site, masked: bool) -> Tensor:
+    counts = counted(site) if masked else None
+    if counts is not None:
+        return torch.where(rows_second(counts.expand(site["value"].shape), site), _mean(site, False), 0.0)
     value = site["value"] if site["value"].is_floating_point() else site["value"].to(torch.get_default_dtype())
     try:
         mean = site["fn"].mean
     except NotImplementedError:
         return rows_second(value, site)
     return rows_second(value if mean.isnan().any() else mean.expand_as(value), site)
-
-
-__all__ = [
-    "Site",
-    "array",
-    "entry_kl",
-    "entry_log_prob",
-    "entry_means",
-    "moments",
-    "rows_second",
-    "sampled_traces",
-    "unwrap",
-]

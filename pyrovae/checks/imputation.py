@@ -2,53 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pyrovae.checks.calls import stream
+from pyrovae.checks.calls import Covariates, evaluated, local_work, one_tensor, seed_or_drawn
 from pyrovae.checks.entries import array
-from pyrovae.checks.simulate import Covariates
-from pyrovae.checks.uniformity import central_coverage, ranks_among, uniformity_p_value
-from pyrovae.checks.words import share
+from pyrovae.checks.findings import CAUTION, GOOD, Case, Check, Finding, Result, of_p, share
+from pyrovae.checks.uniformity import central_coverage, defect, ranks_among, uniformity_p_value
+from pyrovae.errors import refusal
 from pyrovae.evaluation.impute import impute
-from pyrovae.evaluation.psis import good_k
-from pyrovae.programs.draws import Draws
+from pyrovae.limits import share_bad_k
+from pyrovae.programs.rows import MAX_BYTES, mixed
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 Array = NDArray[np.float64]
+LEVEL = 0.01
+"""The p-value below which imputations are called not calibrated."""
 
 
-@dataclass(frozen=True, repr=False)
-class ImputationCalibration:
-    """What :func:`imputation_calibration` found.
-
-    Attributes:
-        ranks: of each hidden truth among its imputations, from 0 to ``num_samples``, shape ``(hidden,)``.
-        row: the row of each hidden entry.
-        error: the imputations' mean less the truth, shape ``(hidden,)``.
-        baseline: the feature's mean over the entries still observed less the truth, likewise.
-        pareto_k: of each row's weights, shape ``(data,)``.
-        num_samples: imputations of each entry.
-        num_proposals: draws of the guide behind them.
-    """
-
-    ranks: NDArray[np.int64]
-    row: NDArray[np.int64]
-    error: Array
-    baseline: Array
-    pareto_k: Array
-    num_samples: int
-    num_proposals: int
-
-    @property
-    def p_value(self) -> float:
-        """Of uniform ranks, on the first hidden entry of each row (entries of a row are not independent)."""
-        first = np.unique(self.row, return_index=True)[1]
-        return float(uniformity_p_value(self.ranks[first], self.num_samples)) if len(first) > 1 else float("nan")
+class ImputationCalibration(Result):
+    """What :func:`imputation_calibration` found, made by :func:`imputation_calibration`."""
 
     @property
     def rmse(self) -> float:
@@ -64,30 +43,6 @@ class ImputationCalibration:
         """The share of hidden truths inside the central interval of their imputations, at each level."""
         return central_coverage(self.ranks, self.num_samples, levels)
 
-    def summary(self, level: float = 0.01) -> str:
-        """Error and calibration in words, with what to do."""
-        half, most = self.coverage(np.array([0.5, 0.9]))
-        lines = [
-            f"{len(self.ranks)} hidden entries: rmse {self.rmse:.3g} (feature means: {self.baseline_rmse:.3g}); 50 % and 90 % "
-            f"intervals hold {100 * half:.0f} and {100 * most:.0f} %."
-        ]
-        if self.p_value < level:
-            narrow = most < 0.9
-            lines.append(
-                "The imputations are too narrow: a wider or heavier-tailed likelihood, or a richer guide, may help."
-                if narrow
-                else "The imputations are too wide, or off: train longer, or use a tighter likelihood."
-            )
-        weak = int((~(self.pareto_k <= good_k(self.num_proposals))).sum())
-        if weak:
-            lines.append(
-                f"{share(weak, len(self.pareto_k))} have unreliable weights: refine the guide or give more proposals."
-            )
-        return "\n".join(lines)
-
-    def __repr__(self) -> str:
-        return f"ImputationCalibration(p = {self.p_value:.2g})\n{self.summary()}"
-
 
 def imputation_calibration(
     program: Any,
@@ -97,7 +52,9 @@ def imputation_calibration(
     hidden: float = 0.1,
     num_samples: int = 99,
     num_proposals: int = 1000,
-    seed: int = 0,
+    seed: int | None = None,
+    max_bytes: int = MAX_BYTES,
+    progress: bool | None = None,
 ) -> ImputationCalibration:
     r"""Hides observed entries at random, imputes them, and ranks each truth among its imputations.
 
@@ -106,11 +63,19 @@ def imputation_calibration(
     Args:
         program: anything with ``model`` and ``guide``, a pair of them, or a ``pyro.infer.SVI``, that takes missing entries.
         data: data of N rows; entries that are missing already stay so.
+        covariates: for each name, a tensor of N rows.
         hidden: the share of the observed entries to hide, between 0 and 1.
         num_samples: imputations of each.
-        covariates: a tensor of N rows for each name.
         num_proposals: draws of the guide behind the imputations.
-        seed: of the hiding and the draws.
+        seed: of the hiding and the draws; None takes one from torch's random state.
+        max_bytes: refuse what needs more memory.
+        progress: True shows bars, False none; by default there are some on a terminal.
+
+    Returns:
+        A result over ``hidden``, the hidden entries: ``ranks`` from 0 to ``num_samples``, ``row``, ``error`` (the
+        imputations' mean less the truth), ``baseline`` (the feature's mean over the entries still observed less the truth)
+        and ``tested``; over ``data``, ``pareto_k`` of the row's weights; and ``p_value`` of uniform ranks, on one hidden entry
+        of each row chosen at random (``tested``), since the entries of a row are not independent.
 
     Raises:
         ValueError: a share outside (0, 1), or one so small that nothing is hidden.
@@ -120,39 +85,118 @@ def imputation_calibration(
     >>> import pyrovae as pvae, pyro.distributions as dist
     >>> vae = pvae.VAE(pvae.standard_normal(2), pvae.Factorized(dist.Normal, pvae.MLP(2, (8,)), 5, scale=1.0),
     ...     pvae.Factorized(dist.Normal, pvae.MLP(5, (8,)), 2))
-    >>> imputation_calibration(vae, torch.zeros(20, 5), hidden=0.5, num_proposals=100).ranks.max() <= 99
+    >>> imputation_calibration(vae, torch.zeros(20, 5), hidden=0.5, num_proposals=100, seed=0).ranks.max() <= 99
     np.True_
     """
     if not 0 < hidden < 1:
-        raise ValueError(f"hidden is the share of entries to hide, between 0 and 1, got {hidden}")
-    draws = Draws(program, data, covariates, 1, seed=seed, progress=False)
-    data = torch.cat([batch.x for batch in draws.batches]).cpu()
-    chosen = _chosen(data, hidden, stream(seed, 1))
-    masked = torch.where(chosen, torch.nan, data)
-    imputed = impute(
-        program,
-        masked,
-        num_samples=num_samples,
-        covariates=covariates,
-        num_proposals=num_proposals,
-        seed=stream(seed, 2),
-        progress=False,
-    )
-    truth, drawn = array(data[chosen]), array(imputed.draws[:, chosen])
-    ranks = ranks_among(truth, drawn, np.random.default_rng(seed))
-    means = masked.nanmean(0).expand_as(data)[chosen]
-    row = array(chosen.nonzero()[:, 0])
-    error = drawn.mean(0) - truth
-    return ImputationCalibration(
-        ranks, row, error, array(means) - truth, array(imputed.pareto_k), num_samples, num_proposals
-    )
+        raise refusal(f"hidden is the share of entries to hide, between 0 and 1, got {hidden}", "hidden")
+    seed = seed_or_drawn(seed)
+    options: dict[str, Any] = {"max_bytes": max_bytes, "progress": progress}
+    work = local_work(program, data, covariates, seed=seed, **options)
+    x = work.run(lambda block: {"x": one_tensor(block.batch.x), **evaluated(block)}, "data")["x"]
+    chosen = _chosen(x, hidden, mixed(seed, 0, 1))
+    masked = torch.where(chosen, torch.nan, x)
+    options |= {"num_samples": num_samples, "num_proposals": num_proposals, "seed": mixed(seed, 0, 2)}
+    try:
+        imputed = impute(program, masked, work.data.covariates, **options)
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(f"{_NO_MISSING}: {str(error)[:200]}") from error
+    if imputed.pareto_k.isnan().any():
+        raise ValueError(f"{_NO_MISSING}: its log densities are not numbers")
+    truth, drawn = array(x[chosen]), array(imputed.draws[:, chosen])
+    columns = {
+        "ranks": ranks_among(truth, drawn, np.random.default_rng(seed)),
+        "row": array(chosen.nonzero()[:, 0]),
+        "error": drawn.mean(0) - truth,
+        "baseline": array(masked.nanmean(0).expand_as(x)[chosen]) - truth,
+    }
+    found = dataset_of(columns, array(imputed.pareto_k), num_samples, num_proposals, mixed(seed, 0, 3))
+    return ImputationCalibration(found, judge, draw)
 
 
-def _chosen(data: Tensor, hidden: float, seed: int) -> Tensor:
+_NO_MISSING = (
+    "the program does not take missing entries (NaN): fill and mask them in model and guide (pyrovae.missing.observed and "
+    "fill_zeros), as a VAE does"
+)
+
+
+def _chosen(x: Tensor, hidden: float, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    chosen = (torch.rand(data.shape, generator=generator) < hidden) & ~data.isnan()
+    chosen = (torch.rand(x.shape, generator=generator) < hidden) & ~x.isnan()
     if not chosen.any():
-        raise ValueError(
-            f"hiding {hidden:g} of the entries of {len(data)} rows hides none: give more rows or a larger share"
-        )
+        message = f"hiding {hidden:g} of the entries of {len(x)} rows hides none: give more rows or a larger share"
+        raise refusal(message, "hidden")
     return chosen
+
+
+def dataset_of(columns: dict[str, Any], pareto_k: Array, num_samples: int, num_proposals: int, seed: int) -> xr.Dataset:
+    """The hidden entries as a Dataset, with the p-value of one entry of each row, chosen at random.
+
+    Args:
+        columns: ``ranks`` and ``row``, and any others, ``(hidden,)``.
+        pareto_k: of each row's weights, ``(data,)``.
+        num_samples: imputations of each entry.
+        num_proposals: draws of the guide behind them.
+        seed: of the choice.
+    """
+    import xarray as xr
+
+    row, ranks = np.asarray(columns["row"]), np.asarray(columns["ranks"])
+    order = np.random.default_rng(seed).permutation(len(row))
+    one_of_each = order[np.unique(row[order], return_index=True)[1]]
+    tested = np.isin(np.arange(len(row)), one_of_each)
+    p = float(uniformity_p_value(ranks[tested], num_samples)) if tested.sum() > 1 else np.nan
+    variables = {name: ("hidden", values) for name, values in {**columns, "tested": tested}.items()}
+    attributes = {"num_samples": num_samples, "num_proposals": num_proposals}
+    return xr.Dataset({**variables, "pareto_k": ("data", pareto_k), "p_value": p}, attrs=attributes)
+
+
+def judge(found: xr.Dataset) -> list[Finding]:
+    """The error beside that of feature means, whether the spread is right, and whether the weights can be trusted."""
+    result, p = ImputationCalibration(found, judge), float(found["p_value"])
+    half, most = result.coverage(np.array([0.5, 0.9]))
+    claim = (
+        f"{len(result.ranks)} hidden entries: rmse {result.rmse:.3g} (feature means: {result.baseline_rmse:.3g}); 50 % and "
+        f"90 % intervals hold {100 * half:.0f} and {100 * most:.0f} %."
+    )
+    findings = [
+        Finding(GOOD, "imputations", f"{claim} The imputations are calibrated as far as these rows tell ({of_p(p)}).")
+    ]
+    if p < LEVEL:
+        pattern = defect(result.ranks[result.tested], result.num_samples)
+        word, advice = _WORDS[pattern]
+        findings = [Finding(CAUTION, "imputations", f"{claim} The imputations are {word} ({of_p(p)}).", advice)]
+    rows = found.sizes["data"]
+    weak = round(share_bad_k(found["pareto_k"].values, found.attrs["num_proposals"]) * rows)
+    if weak:
+        claim = f"{share(weak, rows)} have unreliable weights."
+        findings.append(Finding(CAUTION, "imputations", claim, "Refine the guide, or give more proposals."))
+    return findings
+
+
+_WIDER = "A wider or heavier-tailed likelihood, or a richer guide, may help."
+_TIGHTER = "A tighter likelihood, or more training, may help."
+_WORDS = {
+    "narrow": ("too narrow", _WIDER),
+    "shifted narrow": ("off to one side and too narrow", _WIDER),
+    "wide": ("too wide", _TIGHTER),
+    "shifted wide": ("off to one side and too wide", _TIGHTER),
+    "shifted": ("off to one side", "More training, or a likelihood of another family, may help."),
+    "uneven": ("of another shape than the truth", "A likelihood of another family may help."),
+}
+
+
+def draw(found: xr.Dataset, ax: Any = None) -> Any:
+    """The coverage of the imputations' central intervals."""
+    from pyrovae.plots import plot_coverage
+
+    levels, result = np.linspace(0.05, 0.95, 19), ImputationCalibration(found, judge)
+    coverage = {"imputations": result.coverage(levels)}
+    return plot_coverage(levels, coverage, int(result.tested.sum()), of="hidden entries", ax=ax)
+
+
+def _run(case: Case) -> xr.Dataset:
+    return imputation_calibration(case.program, case.some, **case.options).dataset
+
+
+IMPUTATION = Check("imputation", _run, judge, needs=("missing",), draw=draw, kind=ImputationCalibration)

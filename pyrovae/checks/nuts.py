@@ -12,7 +12,7 @@ from pyro.infer import MCMC, NUTS
 from torch import Tensor
 
 from pyrovae.evaluation.unconstrained import LatentSpace
-from pyrovae.programs.draws import Call
+from pyrovae.programs.call import Call
 from pyrovae.programs.masks import Unmask
 
 

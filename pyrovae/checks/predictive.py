@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyro
 import torch
 from numpy.typing import ArrayLike, NDArray
-from pyro import poutine
 from torch import Tensor
 
-from pyrovae.checks.calls import check_local, stream
+from pyrovae.checks.calls import Covariates, counted_data, local_work
 from pyrovae.checks.entries import array, sampled_traces
-from pyrovae.checks.simulate import Covariates
-from pyrovae.checks.words import listed
-from pyrovae.programs import PARTICLES, latent_names
-from pyrovae.programs.draws import CHUNK_SIZE, Call, Draws
-from pyrovae.programs.program import callable_without_data
-from pyrovae.programs.sites import sites_of
+from pyrovae.checks.findings import CAUTION, GOOD, Case, Check, Finding, Result, listed
+from pyrovae.errors import check_word
+from pyrovae.programs import latent_names
+from pyrovae.programs.rows import MAX_BYTES, Block, RowWork, Tile
+from pyrovae.programs.simulate import enumerated_draws, replicated_data
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 Array = NDArray[np.float64]
 Statistic = Callable[[Array], ArrayLike]
+LEVEL = 0.05
+"""The Bonferroni-adjusted p-value below which a statistic is called not reproduced."""
 
 
-def _row_means(x: Array) -> Array:
-    return np.nanmean(x.reshape(len(x), -1), axis=1)
+def _sd_of_row_means(x: Array) -> Any:
+    return np.nanstd(np.nanmean(x.reshape(len(x), -1), axis=1))
 
 
 STATISTICS: Mapping[str, Statistic] = {
@@ -36,52 +37,9 @@ STATISTICS: Mapping[str, Statistic] = {
     "smallest": np.nanmin,
     "largest": np.nanmax,
     "share of zeros": lambda x: (x == 0).sum() / (~np.isnan(x)).sum(),
-    "sd of row means": lambda x: np.nanstd(_row_means(x)),
+    "sd of row means": _sd_of_row_means,
 }
-"""What :func:`predictive_check` looks at by default; each takes data of shape ``(rows, *event_shape)``, NaN where missing."""
-
-
-@dataclass(frozen=True, repr=False)
-class PredictiveCheck:
-    """Statistics of the data beside those of replicated data sets.
-
-    Attributes:
-        observed: by statistic, its value on the data.
-        replicated: by statistic, its values on replicated data sets, shape ``(num_samples,)``.
-        kind: ``"posterior"`` or ``"prior"``.
-    """
-
-    observed: dict[str, float]
-    replicated: dict[str, Array]
-    kind: str
-
-    @property
-    def p_values(self) -> dict[str, float]:
-        """By statistic, twice the smaller tail; the data themselves count as one replicate."""
-        return {name: _two_sided(value, self.replicated[name]) for name, value in self.observed.items()}
-
-    def summary(self, level: float = 0.05) -> str:
-        """The statistics that the model does not reproduce, Bonferroni-adjusted, and what to do."""
-        found = [name for name, p in self.p_values.items() if p * len(self.observed) < level]
-        what = f"{self.kind} predictive check of {len(self.observed)} statistics"
-        if not found:
-            return f"{what}: the model reproduces all of them."
-        ranges = [f"{name} {self.observed[name]:.4g} against {_range(self.replicated[name])}" for name in found]
-        remedy = "a likelihood or prior of another family, or longer training, may reproduce them."
-        return f"{what}: {listed(ranges)} replicated; {remedy}"
-
-    def __repr__(self) -> str:
-        return f"PredictiveCheck({self.summary()})"
-
-
-def _two_sided(value: float, replicated: Array) -> float:
-    tails = [1 + (replicated <= value).sum(), 1 + (replicated >= value).sum()]
-    return float(min(1.0, 2.0 * min(tails) / (len(replicated) + 1)))
-
-
-def _range(values: Array) -> str:
-    low, high = np.quantile(values, [0.025, 0.975])
-    return f"{low:.4g} to {high:.4g}"
+"""The default statistics of :func:`predictive_check`; each takes data ``(rows, *event_shape)``, NaN where missing."""
 
 
 def predictive_check(
@@ -92,9 +50,10 @@ def predictive_check(
     statistics: Mapping[str, Statistic] | None = None,
     kind: str = "posterior",
     num_samples: int = 500,
-    chunk_size: int = CHUNK_SIZE,
-    seed: int = 0,
-) -> PredictiveCheck:
+    seed: int | None = None,
+    max_bytes: int = MAX_BYTES,
+    progress: bool | None = None,
+) -> Result:
     r"""Compares statistics of the data with those of data sets that the model makes.
 
     .. math:: p = \Pr\bigl(T(x^{\mathrm{rep}}) \ge T(x)\bigr), \qquad
@@ -106,12 +65,17 @@ def predictive_check(
     Args:
         program: anything with ``model`` and ``guide``, a pair of them, or a ``pyro.infer.SVI``; one data site.
         data: data of N rows.
+        covariates: for each name, a tensor of N rows.
         statistics: from a name to a function of an array ``(rows, *event_shape)``; :data:`STATISTICS` by default.
         kind: ``"posterior"`` or ``"prior"``.
         num_samples: replicated data sets; the smallest p-value is twice one in so many.
-        covariates: a tensor of N rows for each name.
-        chunk_size: draws (pairs of a replicate and a row) made at once.
-        seed: of the draws.
+        seed: of the draws; None takes one from torch's random state.
+        max_bytes: refuse what needs more memory.
+        progress: True shows a bar, False none; by default there is one on a terminal.
+
+    Returns:
+        A result over ``statistic`` and ``draw``: ``observed``, ``replicated``, and ``p_values``: twice the smaller tail, the
+        data themselves counted as one replicate.
 
     Raises:
         ValueError: another kind, several data sites, or global latents.
@@ -121,72 +85,98 @@ def predictive_check(
     >>> import pyrovae as pvae, pyro.distributions as dist
     >>> vae = pvae.VAE(pvae.standard_normal(2), pvae.Factorized(dist.Normal, pvae.MLP(2, (8,)), 5, scale=1.0),
     ...     pvae.Factorized(dist.Normal, pvae.MLP(5, (8,)), 2))
-    >>> predictive_check(vae, torch.zeros(20, 5), num_samples=50).replicated["mean"].shape
+    >>> predictive_check(vae, torch.zeros(20, 5), num_samples=50, seed=0).replicated["mean"].shape
     (50,)
     """
-    if kind not in _KINDS:
-        raise ValueError(f"kind must be 'posterior' or 'prior', got {kind!r}")
+    check_word("kind", kind, _KINDS)
     statistics = STATISTICS if statistics is None else statistics
-    draws = Draws(program, data, covariates, 1, chunk_size, seed=seed, progress=False)
-    check_local(draws)
-    data = array(torch.cat([_only_site(batch.x) for batch in draws.batches]))
-    sets = list(_replicates(draws, _KINDS[kind], num_samples, data))
-    observed = {name: float(statistic(data)) for name, statistic in statistics.items()}  # type: ignore[arg-type]
-    replicated = {name: np.array([float(statistic(s)) for s in sets]) for name, statistic in statistics.items()}  # type: ignore[arg-type]
-    return PredictiveCheck(observed, replicated, kind)
+    plan: dict[str, Any] = {"num_samples": num_samples, "seed": seed, "max_bytes": max_bytes, "progress": progress}
+    work = local_work(program, data, covariates, **plan)
+    values = array(work.run(lambda block: {"x": counted_data(block)}, "data")["x"])
+    observed = {name: float(statistic(values)) for name, statistic in statistics.items()}  # type: ignore[arg-type]
+    replicated: dict[str, list[float]] = {name: [] for name in statistics}
+    for replicate in _replicates(work, _KINDS[kind], values):
+        for name, statistic in statistics.items():
+            replicated[name].append(float(statistic(replicate)))  # type: ignore[arg-type]
+    return Result(dataset_of(observed, replicated, kind), judge, draw)
 
 
-def _only_site(x: Any) -> Tensor:
-    if not isinstance(x, Tensor):
-        raise ValueError(f"predictive checks take programs with one data site, got data of type {type(x).__name__}")
-    return x
+def dataset_of(observed: Mapping[str, float], replicated: Mapping[str, ArrayLike], kind: str) -> xr.Dataset:
+    """Statistics of the data and of the replicates as a Dataset, with their p-values.
+
+    Args:
+        observed: by statistic, its value on the data.
+        replicated: by statistic, its values on the replicates.
+        kind: ``"posterior"`` or ``"prior"``.
+    """
+    import xarray as xr
+
+    value, draws = np.array(list(observed.values())), np.array([replicated[name] for name in observed])
+    tails = 1 + np.minimum((draws <= value[:, None]).sum(1), (draws >= value[:, None]).sum(1))
+    variables = {
+        "observed": ("statistic", value),
+        "replicated": (("statistic", "draw"), draws),
+        "p_values": ("statistic", np.minimum(1.0, 2.0 * tails / (draws.shape[1] + 1))),
+    }
+    return xr.Dataset(variables, {"statistic": list(observed)}, {"kind": kind})
 
 
-def _replicates(draws: Draws, draw: Callable[[Call, int], Tensor], num_samples: int, data: Array) -> Iterator[Array]:
+def judge(found: xr.Dataset) -> list[Finding]:
+    """The statistics that the model does not reproduce, Bonferroni-adjusted."""
+    size = found.sizes["statistic"]
+    wrong = np.flatnonzero(found["p_values"].values * size < LEVEL)
+    about = f"{found.attrs['kind'].capitalize()} predictive check of {size} statistics"
+    if not len(wrong):
+        return [Finding(GOOD, "replicated data", f"{about}: the model reproduces all of them.")]
+    ranges = np.quantile(found["replicated"].values, [0.025, 0.975], axis=1).T
+    names, observed = found["statistic"].values, found["observed"].values
+    words = [f"{names[j]} {observed[j]:.4g} against {ranges[j][0]:.4g} to {ranges[j][1]:.4g} replicated" for j in wrong]
+    advice = "A likelihood or prior of another family may reproduce them."
+    return [Finding(CAUTION, "replicated data", f"{about}: {listed(words)}.", advice)]
+
+
+def draw(found: xr.Dataset, ax: Any = None) -> Any:
+    """The statistic of the smallest p-value, observed among its replicates."""
+    from pyrovae.plots import plot_predictive
+
+    worst = found.isel(statistic=int(found["p_values"].values.argmin()))
+    return plot_predictive(
+        worst["replicated"].values, float(worst["observed"]), name=str(worst["statistic"].item()), ax=ax
+    )
+
+
+def _replicates(work: RowWork, make: Callable[[Tile], Tensor], data: Array) -> Iterator[Array]:
     """Replicated data sets, some at a time, NaN where the data are."""
-    at_once = max(1, draws.chunk_size // len(draws))
-    for start in range(0, num_samples, at_once):
-        with draws.evaluating(stream(draws.seed, start)):
-            size = min(at_once, num_samples - start)
-            parts = [array(draw(draws.call(batch), size)) for batch in draws.batches]
-        for values in np.concatenate(parts, 1):
+    at_once = max(1, min(work.max_bytes, 2**29) // (32 * data.size))
+    for stream, start in enumerate(range(0, work.num_samples, at_once)):
+        size = min(at_once, work.num_samples - start)
+
+        def task(block: Block, size: int = size, stream: int = stream) -> dict[str, Tensor]:
+            made = torch.cat([make(tile).cpu() for tile in block.tiles(size, stream)])
+            return {"x": made.reshape(size, *block.batch.x.shape)}
+
+        for values in array(work.run(task, "replicates", dim=1)["x"]):
             yield np.where(np.isnan(data), np.nan, values)
 
 
-def posterior_replicates(call: Call, num_samples: int) -> Tensor:
-    """Data drawn from the likelihood at draws of the guide, shape ``(num_samples, rows, *event_shape)``."""
-    _, guide_trace = sampled_traces(call, num_samples)
-    return replicates_at(call, {n: guide_trace.nodes[n]["value"] for n in latent_names(guide_trace)}, num_samples)
+def posterior_replicates(tile: Tile) -> Tensor:
+    """Data drawn from the likelihood at draws of the guide, ``(samples, rows, *event_shape)``."""
+    _, guide_trace = sampled_traces(tile)
+    latents = {n: guide_trace.nodes[n]["value"] for n in latent_names(guide_trace)}
+    latents |= enumerated_draws(tile.call, latents, tile.num_samples)
+    return replicated_data(tile.call, latents, tile.num_samples)
 
 
-def prior_replicates(call: Call, num_samples: int) -> Tensor:
-    """Data drawn from the model, one datum for each row and its covariates: ``(num_samples, rows, *event_shape)``."""
-    return replicates_at(call, {}, num_samples)
+def prior_replicates(tile: Tile) -> Tensor:
+    """Data drawn from the model, one datum for each row and its covariates, ``(samples, rows, *event_shape)``."""
+    return replicated_data(tile.call, {}, tile.num_samples)
 
 
-def replicates_at(call: Call, values: Mapping[str, Tensor], num_samples: int) -> Tensor:
-    """Data drawn from the model with some latents given, never the data themselves.
-
-    Args:
-        call: the program on some rows.
-        values: by site, in the shapes of a trace with as many particles; sites not named are drawn.
-        num_samples: particles.
-    """
-    model_trace, _ = call.traces(None)
-    names = [site["name"] for site in sites_of(model_trace) if site["is_observed"]]
-    if len(names) != 1:
-        raise ValueError(f"expected one data site to draw from, got {names}")
-    model, args, keywords = poutine.uncondition(call.program.model), call.args, dict(call.kwargs)
-    if callable_without_data(call.program.model):
-        args, keywords["size"] = (), _rows(call)
-    particles = pyro.plate(PARTICLES, num_samples, dim=-1 - call.nesting)
-    with torch.no_grad():
-        trace = poutine.trace(poutine.condition(particles(model), data=dict(values))).get_trace(*args, **keywords)
-    return trace.nodes[names[0]]["value"]
+_KINDS: Mapping[str, Callable[[Tile], Tensor]] = {"posterior": posterior_replicates, "prior": prior_replicates}
 
 
-def _rows(call: Call) -> int:
-    return len(_only_site(call.args[0]))
+def _run(case: Case) -> xr.Dataset:
+    return predictive_check(case.program, case.some, num_samples=case.num_replicates, **case.options).dataset
 
 
-_KINDS: Mapping[str, Callable[[Call, int], Tensor]] = {"posterior": posterior_replicates, "prior": prior_replicates}
+PREDICTIVE = Check("predictive", _run, judge, draw=draw)

@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyro
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from pyrovae.checks.calls import check_local
-from pyrovae.checks.convergence import ess, rhat
-from pyrovae.checks.entries import array
+from pyrovae.arviz.containers import import_arviz
+from pyrovae.checks.calls import Covariates, local_work
+from pyrovae.checks.entries import along_latent, array
+from pyrovae.checks.findings import CAUTION, GOOD, Finding, Result, share
 from pyrovae.checks.nuts import nuts_chains
-from pyrovae.checks.simulate import Covariates, take
-from pyrovae.checks.words import share
+from pyrovae.data import batches
+from pyrovae.errors import check_word
 from pyrovae.evaluation.gaussian import Gaussian
 from pyrovae.evaluation.hmc import LogDensity, State, adapted, at, transition
 from pyrovae.evaluation.unconstrained import LatentSpace
-from pyrovae.programs.draws import Draws
+from pyrovae.programs.rows import MAX_BYTES, Block
 
-Array = NDArray[np.float64]
+if TYPE_CHECKING:
+    import xarray as xr
+
 CONVERGED = 1.01
-CHUNK_SIZE = 4096
-"""Chains (pairs of a chain and a row) that move at once."""
+"""The R-hat up to which chains can stand for the posterior."""
+STUCK = 1.05
+"""The R-hat above which chains have not mixed."""
 
 
 @dataclass(frozen=True)
@@ -50,56 +52,60 @@ class Sampler:
             raise ValueError(f"expected positive numbers and at least 4 samples, got {self}")
 
 
-@dataclass(frozen=True, repr=False)
-class ReferencePosterior:
-    """Draws that stand for the true posterior, with the evidence that they may.
+class ReferencePosterior(Result):
+    """Draws that stand for the true posterior, with the evidence that they may, made by :func:`reference_posterior`.
 
-    Attributes:
+    Args:
         values: by site, shape ``(chains, draws, data, *event_shape)``.
-        rhat: by site, shape ``(data, *event_shape)``.
-        ess: by site, likewise.
         method: ``"hmc"`` or ``"nuts"``.
     """
 
-    values: dict[str, Tensor]
-    method: str
-    rhat: dict[str, Array] = field(init=False)
-    ess: dict[str, Array] = field(init=False)
-
-    def __post_init__(self) -> None:
-        for name, measure in (("rhat", rhat), ("ess", ess)):
-            object.__setattr__(self, name, {n: measure(array(v)) for n, v in self.values.items()})
+    def __init__(self, values: dict[str, Tensor], method: str) -> None:
+        super().__init__(_diagnosed(values, method), judge)
+        self.values = values
 
     @property
     def num_data(self) -> int:
         """The number of rows."""
-        return next(iter(self.values.values())).shape[2]
-
-    @property
-    def max_rhat(self) -> Array:
-        """The largest R-hat of each row, over all entries of all sites; shape ``(data,)``."""
-        return np.max([values.reshape(len(values), -1).max(1) for values in self.rhat.values()], axis=0)
-
-    @property
-    def min_ess(self) -> Array:
-        """The smallest effective sample size of each row; shape ``(data,)``."""
-        return np.min([values.reshape(len(values), -1).min(1) for values in self.ess.values()], axis=0)
+        return self.dataset.sizes["data"]
 
     def draws(self) -> dict[str, Tensor]:
         """The chains joined: by site, shape ``(samples, data, *event_shape)``."""
         return {name: values.flatten(0, 1) for name, values in self.values.items()}
 
-    def summary(self) -> str:
-        """Whether the chains can serve as a reference, and what to do where not."""
-        bad = int((~(self.max_rhat <= CONVERGED)).sum())
-        line = f"R-hat at most {self.max_rhat.max():.3f}, effective draws at least {self.min_ess.min():.0f}."
-        if not bad:
-            return f"{line} The chains agree: they can serve as the reference."
-        return f"{line} {share(bad, self.num_data)} exceed {CONVERGED}: run longer chains (Sampler(num_warmup=, num_samples=))."
-
     def __repr__(self) -> str:
-        chains, draws = next(iter(self.values.values())).shape[:2]
-        return f"ReferencePosterior({self.method}, {self.num_data} rows, {chains} chains x {draws} draws)\n{self.summary()}"
+        chains, draws, rows = (self.dataset.sizes[name] for name in ("chain", "draw", "data"))
+        return f"ReferencePosterior({self.method}, {rows} rows, {chains} chains x {draws} draws)\n{self.summary()}"
+
+
+def _diagnosed(values: dict[str, Tensor], method: str) -> xr.Dataset:
+    """The chains as ArviZ takes them, with the largest R-hat and the smallest effective sample size of each row."""
+    import xarray as xr
+
+    az = import_arviz()
+    found = xr.Dataset(attrs={"method": method})
+    for name, drawn in values.items():
+        dims = [f"{name}_dim_{axis}" for axis in range(drawn.ndim - 3)]
+        found[name] = xr.DataArray(array(drawn), dims=("chain", "draw", "data", *dims))
+    chains, half = found.copy(), found.sizes["draw"] // 2
+    if found.sizes["chain"] == 1:  # of which ArviZ asks for two: the halves of the one
+        halves = [slice(None, half), slice(half, 2 * half)]
+        chains = xr.concat([found.isel(draw=part) for part in halves], "chain")
+    for name, measure in (("rhat", az.rhat), ("ess", az.ess)):
+        by_site = measure(chains)
+        found[name] = along_latent({site: by_site[site].values for site in values}, "data")
+    found["max_rhat"], found["min_ess"] = found["rhat"].max("latent"), found["ess"].min("latent")
+    return found
+
+
+def judge(found: xr.Dataset) -> list[Finding]:
+    """Whether the chains can serve as a reference, and what to do where not."""
+    bad, rows = int((~(found["max_rhat"] <= CONVERGED)).sum()), found.sizes["data"]
+    claim = f"R-hat at most {float(found['max_rhat'].max()):.3f}, effective draws at least {float(found['min_ess'].min()):.0f}."
+    if not bad:
+        return [Finding(GOOD, "chains", f"{claim} The chains agree: they can serve as the reference.")]
+    advice = "Run longer chains (`Sampler(num_warmup=, num_samples=)`)."
+    return [Finding(CAUTION, "chains", f"{claim} {share(bad, rows)} exceed {CONVERGED}.", advice)]
 
 
 def reference_posterior(
@@ -109,8 +115,8 @@ def reference_posterior(
     *,
     method: str = "hmc",
     sampler: Sampler | None = None,
-    chunk_size: int = CHUNK_SIZE,
-    seed: int = 0,
+    seed: int | None = None,
+    max_bytes: int = MAX_BYTES,
     progress: bool | None = None,
 ) -> ReferencePosterior:
     r"""Draws from p(z | x) of each row by MCMC: the gold standard that a guide is held against.
@@ -123,12 +129,17 @@ def reference_posterior(
     Args:
         program: anything with ``model`` and ``guide``, a pair of them, or a ``pyro.infer.SVI``; local latents only.
         data: data of N rows.
-        covariates: a tensor of N rows for each name.
+        covariates: for each name, a tensor of N rows.
         method: ``"hmc"``, batched; or ``"nuts"``, Pyro's own, row by row and a hundred times slower: a cross-check.
         sampler: number and length of chains.
-        chunk_size: pairs of a chain and a row that move at once.
-        seed: of all draws.
+        seed: of all draws; None takes one from torch's random state.
+        max_bytes: refuse what needs more memory.
         progress: True shows a bar, False none; by default there is one on a terminal.
+
+    Returns:
+        A result whose ``values`` hold the chains by site, ``(chains, draws, data, *event_shape)``, and ``draws()`` the chains
+        joined; over ``data`` and ``latent``: ``rhat`` (rank-normalized, split) and ``ess`` (of the bulk), both by ArviZ;
+        over ``data``: ``max_rhat`` and ``min_ess``.
 
     Raises:
         ValueError: another method, global latents, or latents without an unconstrained form.
@@ -143,25 +154,30 @@ def reference_posterior(
     >>> def guide(x):
     ...     with pyro.plate("data", len(x)):
     ...         pyro.sample("z", dist.Normal(x / 2, 1.0))
-    >>> reference_posterior((model, guide), torch.zeros(3), sampler=Sampler(2, 50, 50)).values["z"].shape
+    >>> reference_posterior((model, guide), torch.zeros(3), sampler=Sampler(2, 50, 50), seed=0).values["z"].shape
     torch.Size([2, 50, 3])
     """
-    if method not in _METHODS:
-        raise ValueError(f"method must be one of {', '.join(map(repr, _METHODS))}, got {method!r}")
+    check_word("method", method, _METHODS)
     sampler = Sampler() if sampler is None else sampler
-    draws = Draws(program, data, covariates, sampler.num_chains, chunk_size, seed=seed, progress=progress)
-    check_local(draws)
-    with draws.each(method) as batches:
-        parts = [_METHODS[method](draws, batch, sampler) for _, batch in batches]
-    return ReferencePosterior({name: torch.cat([part[name] for part in parts], 2) for name in parts[0]}, method)
+    plan: dict[str, Any] = {
+        "num_samples": sampler.num_chains,
+        "seed": seed,
+        "max_bytes": max_bytes,
+        "progress": progress,
+    }
+    work = local_work(program, data, covariates, **plan)
+    found = work.run(lambda block: _METHODS[method](block, sampler), method)
+    return ReferencePosterior({name: values.movedim(0, 2) for name, values in found.items()}, method)
 
 
-def _hmc(draws: Draws, batch: Any, sampler: Sampler) -> dict[str, Tensor]:
-    space = LatentSpace(draws.call(batch))
+def _hmc(block: Block, sampler: Sampler) -> dict[str, Tensor]:
+    """Chains of the rows of a block, ``(rows, chains, draws, *rest)``."""
+    space = LatentSpace(block.call)
     with pyro.validation_enabled(False):  # the space's own first run has validated
         chains = run_chains(space, sampler)
     values = [space.values(u)[0] for u in chains]
-    return {b.name: torch.stack([rows_first(v[b.name], space) for v in values], 1).cpu() for b in space.blocks}
+    drawn = {b.name: torch.stack([rows_first(v[b.name], space) for v in values], 1) for b in space.blocks}
+    return {name: value.movedim(2, 0) for name, value in drawn.items()}
 
 
 def rows_first(value: Tensor, space: LatentSpace) -> Tensor:
@@ -223,17 +239,12 @@ def _of_chains(seen: Tensor) -> Gaussian:
     return Gaussian(draws.mean(0), torch.linalg.cholesky(0.95 * covariance + torch.diag_embed(0.05 * ridge)))
 
 
-def _nuts(draws: Draws, batch: Any, sampler: Sampler) -> dict[str, Tensor]:
-    """Row by row: a batch is cut into batches of one row."""
-    rows = [draws.call(_row_of(batch, i)) for i in range(len(batch.index))]
+def _nuts(block: Block, sampler: Sampler) -> dict[str, Tensor]:
+    """The same, row by row."""
+    loader = batches(block.work.data, 1, shuffle=False, **block.work.place)
+    rows = [block.work.call(loader.batch(index[None])) for index in block.batch.index]
     parts = [nuts_chains(call, sampler.num_chains, sampler.num_warmup, sampler.num_samples) for call in rows]
-    return {name: torch.stack([part[name] for part in parts], 2) for name in parts[0]}
+    return {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
 
 
-def _row_of(batch: Any, index: int) -> Any:
-    rows = slice(index, index + 1)
-    covariates = None if batch.covariates is None else {name: value[rows] for name, value in batch.covariates.items()}
-    return replace(batch, x=take(batch.x, rows), index=batch.index[rows], covariates=covariates)
-
-
-_METHODS: Mapping[str, Callable[[Draws, Any, Sampler], dict[str, Tensor]]] = {"hmc": _hmc, "nuts": _nuts}
+_METHODS: Mapping[str, Callable[[Block, Sampler], dict[str, Tensor]]] = {"hmc": _hmc, "nuts": _nuts}

@@ -1,103 +1,39 @@
-"""Per datum: how far estimates from the guide can be trusted, and what to do where they cannot; which rows are typical."""
+"""Per datum: how far estimates from the guide can be trusted, and what to do where they cannot."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from torch import Tensor
 
-from pyrovae.checks.calls import check_local, stream, whole
-from pyrovae.checks.entries import array, entry_means, sampled_traces
-from pyrovae.checks.simulate import Covariates, simulate
-from pyrovae.checks.words import share
-from pyrovae.evaluation.psis import good_k, pareto_k
-from pyrovae.programs import log_terms
-from pyrovae.programs.draws import CHUNK_SIZE, Call, Draws
+from pyrovae.checks.calls import Covariates, local_work
+from pyrovae.checks.entries import array
+from pyrovae.checks.findings import CAUTION, GOOD, Case, Check, Finding, Line, Result, mean_line, share, some_rows
+from pyrovae.evaluation.marginal import summary
+from pyrovae.limits import MOST_K, good_k, share_bad_k, too_many_bad_k
+from pyrovae.programs.rows import MAX_BYTES, Block
 
-Array = NDArray[np.float64]
+if TYPE_CHECKING:
+    import xarray as xr
+
 FINE, MORE, REFINE, RICHER = "fine", "more samples", "refine", "richer guide"
-MANY = 10**6
-"""Samples at which the limit of k-hat is as high as it gets: 0.7."""
 TOLERANCE = 0.1
 """Nats of Monte-Carlo error of log p(x) above which more samples are asked for."""
 
 
-@dataclass(frozen=True, repr=False)
-class Reliability:
-    """What :func:`reliability` found; every array of shape ``(data,)``, in nats where it has a unit.
-
-    Attributes:
-        elbo: the mean log weight.
-        log_marginal: the log mean weight, an estimate of log p(x) that is low where k-hat is high.
-        mcse: its standard error by the delta method.
-        kl: of the guide to the prior.
-        pareto_k: the Pareto shape of the weights.
-        ess: their effective number.
-        num_samples: draws a row.
-        refined: whether the guide is one that was optimized for each row.
-    """
-
-    elbo: Array
-    log_marginal: Array
-    mcse: Array
-    kl: Array
-    pareto_k: Array
-    ess: Array
-    num_samples: int
-    refined: bool = False
+class Reliability(Result):
+    """What :func:`reliability` found, made by :func:`reliability`."""
 
     @property
     def good_k(self) -> float:
         """The largest k-hat at which so many samples can be trusted."""
         return good_k(self.num_samples)
 
-    @property
-    def advice(self) -> NDArray[np.str_]:
-        """For each row ``"fine"``, ``"more samples"``, ``"refine"``, or, where that has been done, ``"richer guide"``.
-
-        A k-hat above :attr:`good_k` is too large; up to 0.7 more samples raise that limit, beyond it they do not.
-        """
-        bad = ~(self.pareto_k <= self.good_k)
-        few = ~bad & (self.mcse > TOLERANCE) | bad & (self.pareto_k <= good_k(MANY))
-        return np.select([few, bad], [MORE, RICHER if self.refined else REFINE], FINE)
-
     def count(self, advice: str) -> int:
         """The number of rows with that advice."""
         return int((self.advice == advice).sum())
-
-    def summary(self) -> str:
-        """The advice in words, most pressing first."""
-        total = len(self.advice)
-        counts = {advice: share(n, total) for advice in _ADVICE if (n := self.count(advice))}
-        return "\n".join(_ADVICE[a].format(rows=rows, between=self._between()) for a, rows in counts.items())
-
-    def _between(self) -> str:
-        """The shapes that are too large for so many samples, and not for more."""
-        if self.good_k >= good_k(MANY):
-            return ""
-        return f", or k-hat is above {self.good_k:.2f}, the limit for {self.num_samples:,} samples, but not above 0.7"
-
-    def __repr__(self) -> str:
-        k = f"median k-hat {np.median(self.pareto_k):.2f}"
-        return f"Reliability({len(self.elbo)} rows x {self.num_samples} samples, {k})\n{self.summary()}"
-
-
-_ADVICE = {
-    REFINE: (
-        "{rows}: importance-sampling estimates with this guide are unreliable there (k-hat above 0.7, the limit for any "
-        "number of samples); refine the guide "
-        "(pyrovae.refine, or log_marginal(method='refined'))."
-    ),
-    RICHER: (
-        "{rows}: still unreliable after refinement (k-hat above 0.7, the limit for any number of samples); use a richer guide "
-        "(full covariance, flow, mixture), or chains (posterior_draws(method='hmc'))."
-    ),
-    MORE: ("{rows}: more samples will do (the Monte-Carlo error of log p(x) is above 0.1 nats{between})."),
-    FINE: "{rows}: reliable; draws reweighted by importance can stand for the posterior.",
-}
 
 
 def reliability(
@@ -106,8 +42,8 @@ def reliability(
     covariates: Covariates | None = None,
     *,
     num_samples: int = 1000,
-    chunk_size: int = CHUNK_SIZE,
-    seed: int = 0,
+    seed: int | None = None,
+    max_bytes: int = MAX_BYTES,
     progress: bool | None = None,
 ) -> Reliability:
     r"""Whether importance-sampling estimates with this guide can be trusted, row by row, and what to do where not.
@@ -120,11 +56,16 @@ def reliability(
     Args:
         program: anything with ``model`` and ``guide``, a pair of them, a ``pyro.infer.SVI``, or a refined guide.
         data: data of N rows.
-        num_samples: draws a row.
-        covariates: a tensor of N rows for each name.
-        chunk_size: draws (pairs of a sample and a row) evaluated at once.
-        seed: of the draws.
+        covariates: for each name, a tensor of N rows.
+        num_samples: draws per row.
+        seed: of the draws; None takes one from torch's random state.
+        max_bytes: refuse what needs more memory.
         progress: True shows a bar, False none; by default there is one on a terminal.
+
+    Returns:
+        A result over ``data``, in nats: ``elbo`` (the mean log weight), ``log_marginal`` (the log mean weight, low where
+        k-hat is high), ``mcse`` (its standard error by the delta method), ``kl``, and ``pareto_k``, ``ess`` and ``advice``:
+        ``"fine"``, ``"more samples"``, ``"refine"``, or ``"richer guide"`` where the guide has been refined.
 
     Raises:
         ValueError: global latents.
@@ -139,142 +80,106 @@ def reliability(
     >>> def guide(x):
     ...     with pyro.plate("data", len(x)):
     ...         pyro.sample("z", dist.Normal(x / 2, 0.8))
-    >>> reliability((model, guide), torch.zeros(3)).advice
+    >>> reliability((model, guide), torch.zeros(3), seed=0).advice
     array(['fine', 'fine', 'fine'], dtype='<U12')
     """
-    draws = Draws(program, data, covariates, num_samples, chunk_size, seed=seed, progress=progress)
-    check_local(draws)
-    parts = []
-    with draws.each("reliability") as batches:
-        for _, batch in batches:
-            terms = list(draws.chunks(draws.call(batch)))
-            log_weights = torch.cat([t.log_weights for t in terms]).cpu()
-            parts.append([*_of_weights(log_weights), array(torch.cat([t.kl for t in terms]).mean(0))])
-    elbo, log_marginal, mcse, ess, k, kl = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-    return Reliability(elbo, log_marginal, mcse, kl, k, ess, num_samples, _is_refined(draws))
+    plan: dict[str, Any] = {"num_samples": num_samples, "seed": seed, "max_bytes": max_bytes, "progress": progress}
+    work = local_work(program, data, covariates, **plan)
+
+    def task(block: Block) -> dict[str, Tensor]:
+        terms = list(block.terms())
+        columns = summary(torch.cat([part.log_weights for part in terms]))
+        names = ("elbo", "log_marginal", "mcse", "pareto_k", "ess")
+        return {name: columns[name] for name in names} | {"kl": torch.cat([part.kl for part in terms]).mean(0)}
+
+    columns = {name: array(values) for name, values in work.run(task, "reliability").items()}
+    refined = callable(getattr(work.program.guide, "select_rows", None))
+    return Reliability(dataset_of(columns, num_samples, refined), judge, draw)
 
 
-def _of_weights(log_weights: torch.Tensor) -> list[Array]:
-    samples = len(log_weights)
-    total = log_weights.logsumexp(0)
-    ess = (2 * total - (2 * log_weights).logsumexp(0)).exp()
-    mcse = (1 / ess - 1 / samples).clamp_min(0).sqrt()
-    return [array(v) for v in (log_weights.mean(0), total - np.log(samples), mcse, ess, pareto_k(log_weights))]
+def dataset_of(columns: dict[str, Any], num_samples: int, refined: bool = False) -> xr.Dataset:
+    """The columns over rows as a Dataset, with the advice for each row.
 
-
-def _is_refined(draws: Draws) -> bool:
-    return callable(getattr(draws.program.guide, "select_rows", None))
-
-
-@dataclass(frozen=True, repr=False)
-class Typicality:
-    """What :func:`typicality` found.
-
-    Attributes:
-        p_values: by statistic, how rarely a simulated row is as extreme, shape ``(data,)``.
-        level: the level at which a row is called atypical, Bonferroni-adjusted over the statistics.
-    """
-
-    p_values: dict[str, Array]
-    level: float
-
-    @property
-    def p_value(self) -> Array:
-        """The smaller p-value times the number of statistics, at most 1; shape ``(data,)``."""
-        return np.minimum(1.0, len(self.p_values) * np.min(list(self.p_values.values()), axis=0))
-
-    @property
-    def atypical(self) -> NDArray[np.bool_]:
-        """Which rows do not look like data that the model would simulate; shape ``(data,)``."""
-        return self.p_value < self.level
-
-    def summary(self) -> str:
-        """How many rows are atypical, against how many would be by chance, and what to do."""
-        count, total = int(self.atypical.sum()), len(self.atypical)
-        expected = f"{100 * self.level:.3g} % would be by chance"
-        if count <= total * self.level + 3 * np.sqrt(total * self.level):
-            return f"{share(count, total)} are atypical of the model's own data; {expected}."
-        return (
-            f"{share(count, total)} do not look like data that the model would simulate ({expected}): do not rely on the "
-            "amortized guide there; correct its draws (posterior_draws), and look at those rows."
-        )
-
-    def __repr__(self) -> str:
-        return f"Typicality({self.summary()})"
-
-
-def typicality(
-    program: Any,
-    data: Any,
-    covariates: Covariates | None = None,
-    *,
-    num_simulations: int = 1000,
-    num_samples: int = 16,
-    level: float = 0.05,
-    seed: int = 0,
-) -> Typicality:
-    r"""Which rows do not look like data that the model would simulate, and so lie where the guide was never right.
-
-    .. math:: T_1(x) = \mathrm{ELBO}(x), \qquad T_2(x) = (m(x) - \bar m)^\top C^{-1} (m(x) - \bar m), \qquad
-        p = \Pr\bigl(T(x^{\mathrm{sim}}) \text{ is as extreme as } T(x)\bigr)
-
-    with m(x) the posterior means, and their average and covariance over simulated rows.
+    A k-hat above the limit for so many samples is too large; up to 0.7 more samples raise that limit, beyond they do not.
 
     Args:
-        program: anything with ``model`` and ``guide``, a pair of them, or a ``pyro.infer.SVI``; local latents only.
-        data: data of N rows.
-        num_simulations: rows simulated from the model.
-        covariates: a tensor of N rows for each name; its rows are used in turn for the simulations.
-        num_samples: draws of the guide for each row.
-        level: the share of typical rows that may be called atypical.
-        seed: of simulations and draws.
-
-    Raises:
-        ValueError: the model cannot be simulated, or has global latents.
-
-    Reference: Li et al. 2024, arXiv:2409.04332 (a step of their amortized Bayesian workflow).
-
-    >>> import pyrovae as pvae, pyro.distributions as dist
-    >>> vae = pvae.VAE(pvae.standard_normal(2), pvae.Factorized(dist.Normal, pvae.MLP(2, (8,)), 5, scale=1.0),
-    ...     pvae.Factorized(dist.Normal, pvae.MLP(5, (8,)), 2))
-    >>> typicality(vae, 100 * torch.ones(3, 5), num_simulations=200).atypical
-    array([ True,  True,  True])
+        columns: ``pareto_k`` and ``mcse``, and any others, ``(data,)``.
+        num_samples: draws per row.
+        refined: whether the guide was optimized for each row.
     """
-    draws = Draws(program, data, covariates, num_samples, seed=seed, progress=False)
-    check_local(draws)
-    first = draws.call(next(iter(draws.batches)))
-    with draws.evaluating(stream(seed)):
-        own = draws.data.covariates
-        simulated = simulate(draws.program.model, num_simulations, first.args[0], own)
-        repeated = None if own is None else {n: v[torch.arange(num_simulations) % len(v)] for n, v in own.items()}
-    with draws.each("typicality") as batches:
-        here = [_statistics(draws.call(b), num_samples) for _, b in batches]
-    there_draws, there_call = whole(draws.program, simulated.x, repeated, stream(seed, 1))
-    with there_draws.evaluating(stream(seed, 2)):
-        there = _statistics(there_call, num_samples)
-    elbo, means = (np.concatenate([part[i] for part in here]) for i in (0, 1))
-    distance, reference = _distances(means, there[1]), _distances(there[1], there[1])
-    low, high = _tail(-elbo, -there[0]), _tail(elbo, there[0])
-    p_values = {"elbo": np.minimum(1.0, 2 * np.minimum(low, high)), "posterior mean": _tail(distance, reference)}
-    return Typicality(p_values, level)
+    import xarray as xr
+
+    k, mcse = (np.asarray(columns[name]) for name in ("pareto_k", "mcse"))
+    bad = ~(k <= good_k(num_samples))
+    few = ~bad & (mcse > TOLERANCE) | bad & (k <= MOST_K)
+    advice = np.select([few, bad], [MORE, RICHER if refined else REFINE], FINE)
+    variables = {name: ("data", values) for name, values in {**columns, "advice": advice}.items()}
+    return xr.Dataset(variables, attrs={"num_samples": num_samples, "refined": int(refined)})
 
 
-def _statistics(call: Call, num_samples: int) -> tuple[Array, Array]:
-    """Of each row: the ELBO, and the posterior means of all sites side by side."""
-    model_trace, guide_trace = sampled_traces(call, num_samples)
-    elbo = log_terms(model_trace, guide_trace, dtype=torch.float64).log_weights.mean(0)
-    means = [m.mean(0).flatten(1) if m.ndim > 2 else m.mean(0)[:, None] for m in entry_means(guide_trace).values()]
-    return array(elbo), array(torch.cat([m.double() for m in means], 1))
+def judge(found: xr.Dataset) -> list[Finding]:
+    """Whether the estimates over all rows can be trusted, and what to do about the rows where they cannot."""
+    samples, rows = found.attrs["num_samples"], found.sizes["data"]
+    k, advice = found["pareto_k"].values, found["advice"].values
+    bad = share_bad_k(k, samples)
+    counts = {word: int((advice == word).sum()) for word in (REFINE, RICHER, MORE, FINE)}
+    claim = (
+        f"k-hat is above {good_k(samples):.2f}, the limit for {samples:,} samples, on {share(round(bad * rows), rows)}; its "
+        f"median is {np.median(k):.2f}. "
+    )
+    claim += (
+        "There importance sampling with this guide mostly errs on the low side: read log p(x) as a lower estimate."
+        if too_many_bad_k(bad)
+        else "The estimate of log p(x) over all rows can be trusted."
+    )
+    if counts[FINE]:
+        claim += f" {share(counts[FINE], rows)}: reliable; draws reweighted by importance can stand for the posterior."
+    remedies = _remedies(samples)
+    steps = [f"{share(counts[word], rows)}: {remedy}" for word, remedy in remedies.items() if counts[word]]
+    return [Finding(CAUTION if too_many_bad_k(bad) else GOOD, "evidence", claim, " ".join(steps))]
 
 
-def _distances(means: Array, simulated: Array) -> Array:
-    """Squared Mahalanobis distances from the simulated rows' average."""
-    covariance = np.atleast_2d(np.cov(simulated.T)) + 1e-9 * np.eye(simulated.shape[1])
-    centered = means - simulated.mean(0)
-    return np.einsum("bi,ij,bj->b", centered, np.linalg.inv(covariance), centered)
+def _remedies(samples: int) -> dict[str, str]:
+    limit = good_k(samples)
+    between = (
+        f", or k-hat is above {limit:.2f}, the limit for {samples:,} samples, but not above {MOST_K}"
+        if limit < MOST_K
+        else ""
+    )
+    always = f"k-hat above {MOST_K}, the limit for any number of samples"
+    return {
+        REFINE: f"unreliable ({always}); refine the guide (`pyrovae.refine`, or `log_marginal(method='refined')`).",
+        RICHER: (
+            f"still unreliable after refinement ({always}); use a richer guide (full covariance, flow, mixture), or chains "
+            "(`posterior_draws(method='hmc')`)."
+        ),
+        MORE: f"more samples will do (the Monte-Carlo error of log p(x) is above {TOLERANCE} nats{between}).",
+    }
 
 
-def _tail(values: Array, simulated: Array) -> Array:
-    """The share of simulated values at least as large, the row itself counted as one."""
-    above = len(simulated) - np.searchsorted(np.sort(simulated), values)
-    return (1 + above) / (len(simulated) + 1)
+def numbers(found: xr.Dataset) -> list[Line]:
+    """The means over rows, and what k-hat amounts to."""
+    samples, k = found.attrs["num_samples"], found["pareto_k"].values
+    return [
+        mean_line("ELBO", found["elbo"]),
+        mean_line("log p(x)", found["log_marginal"]),
+        mean_line("KL", found["kl"]),
+        Line("median k-hat", float(np.median(k))),
+        Line(f"rows with k-hat above {good_k(samples):.2f}", 100 * share_bad_k(k, samples), unit="%"),
+    ]
+
+
+def draw(found: xr.Dataset, ax: Any = None) -> Any:
+    """The k-hats in their order."""
+    from pyrovae.plots import plot_khat
+
+    return plot_khat(found["pareto_k"].values, found.attrs["num_samples"], ax=ax)
+
+
+def _run(case: Case) -> xr.Dataset:
+    options: dict[str, Any] = {"num_samples": case.num_samples, **case.options}
+    rows = some_rows(case.data, case.evidence_rows, case.seed)
+    return reliability(case.program, rows, **options).dataset
+
+
+RELIABILITY = Check("reliability", _run, judge, numbers=numbers, draw=draw, kind=Reliability)

@@ -2,129 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+import math
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pyrovae.checks.calls import stream, whole
-from pyrovae.checks.entries import array
-from pyrovae.checks.simulate import Covariates
-from pyrovae.checks.surgery import Surgery, draw, surgery_of
-from pyrovae.checks.words import entry_names, listed
-from pyrovae.evaluation.elbo import bound
+from pyrovae.checks.aggregate import Cross, Drawn, cross_densities, draw
+from pyrovae.checks.calls import Covariates, local_work
+from pyrovae.checks.entries import along_latent, array
+from pyrovae.checks.findings import CAUTION, GOOD, OPEN, PROBLEM, Case, Check, Finding, Line, Result, listed
+from pyrovae.programs.rows import MAX_BYTES, RowWork
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 Array = NDArray[np.float64]
 COLLAPSED = 0.1
 """Nats of mutual information below which the latents say next to nothing about the data."""
 UNUSED = 0.01
 """Nats of KL, and of mutual information, below which an entry is called unused."""
+INFORMATIVE = 0.1
+"""Nats of KL above which an entry is called informative."""
+ACTIVE = 0.01
+"""The variance of an entry's posterior mean over rows above which it is called active."""
+SATURATED_SHARE = 0.07
+"""Share of draws at which their own row holds most of the aggregate; above it the estimate of the mutual information was
+over 0.15 nats short on exact examples."""
 
 
-@dataclass(frozen=True, repr=False)
-class LatentStructure:
-    """What :func:`latent_structure` found.
+class Surgery(Result):
+    """The parts of the mean ELBO, made by :func:`elbo_surgery`."""
 
-    Attributes:
-        kl: by site, the mean KL of each entry to its prior in nats, shape ``(*event_shape)``.
-        mean_variance: by site, the variance over rows of each entry's posterior mean, shape ``(*event_shape)``.
-        surgery: the mean ELBO taken apart.
-        num_data: the number of rows.
-    """
+    @property
+    def kl(self) -> float:
+        """The mean KL of the guide to the prior, the rate."""
+        return self.mean_kl
 
-    kl: dict[str, Array]
-    mean_variance: dict[str, Array]
-    surgery: Surgery
-    num_data: int
+    @property
+    def elbo(self) -> float:
+        """The mean ELBO, reconstruction less KL."""
+        return self.reconstruction - self.mean_kl
 
-    def active(self, variance: float = 0.01) -> dict[str, NDArray[np.bool_]]:
+    @property
+    def saturated(self) -> bool:
+        """Whether the rows are too few, so that the mutual information is only known to be at least the estimate.
+
+        The estimate cannot exceed ``log_n``, and falls short before it comes near. A draw shows that where its own row's
+        posterior makes up more than half of the aggregate there, so that hardly another row is left to tell it from; the
+        rows count as too few where this is so at more than 7 % of the draws (``own_share > 0.07``).
+        """
+        return _is_saturated(self.dataset)
+
+
+class LatentStructure(Result):
+    """What :func:`latent_structure` found, made by :func:`latent_structure`."""
+
+    def active(self, variance: float = ACTIVE) -> dict[str, NDArray[np.bool_]]:
         """Active units of Burda et al. 2016 (arXiv:1509.00519): entries whose posterior mean varies over the data."""
         return {name: values > variance for name, values in self.mean_variance.items()}
 
-    def informative(self, nats: float = 0.1) -> dict[str, NDArray[np.bool_]]:
+    def informative(self, nats: float = INFORMATIVE) -> dict[str, NDArray[np.bool_]]:
         """Entries whose KL exceeds ``nats``; fewer than are active where means vary by little."""
         return {name: values > nats for name, values in self.kl.items()}
 
     @property
-    def num_active(self) -> int:
-        """The number of active units, all sites together."""
-        return sum(int(active.sum()) for active in self.active().values())
-
-    @property
-    def num_informative(self) -> int:
-        """The number of entries with a KL above 0.1 nats."""
-        return sum(int(used.sum()) for used in self.informative().values())
-
-    @property
-    def hole(self) -> float:
-        """Nats of marginal KL from which on it is called a hole: half a nat, or 5 % of the KL if that is more."""
-        return max(0.5, 0.05 * self.surgery.kl)
-
-    @property
-    def verdict(self) -> str:
-        """``"collapsed"``, ``"prior hole"``, ``"in use"``, or ``"undecided"`` where the rows are too few to tell."""
-        surgery = self.surgery
-        if not surgery.saturated and surgery.mutual_information < COLLAPSED + 3 * surgery.mcse:
-            return "collapsed"
-        if surgery.marginal_kl_lower > self.hole or (not surgery.saturated and surgery.marginal_kl > self.hole):
-            return "prior hole"
-        return "undecided" if surgery.saturated and surgery.marginal_kl > self.hole else "in use"
-
-    def summary(self) -> str:
-        """The findings in words, with what to do."""
-        total = sum(values.size for values in self.kl.values())
-        lines = [
-            _VERDICTS[self.verdict].format(s=self.surgery),
-            f"{self.num_active} of {total} latent entries are active (mean's variance > 0.01), {self.num_informative} "
-            "carry more than 0.1 nats.",
-            self.surgery.summary(),
-        ]
-        return "\n".join([*lines, *_unused(self), *_off_prior(self)])
-
-    def __repr__(self) -> str:
-        return f"LatentStructure({self.num_data} rows: {self.verdict})\n{self.summary()}"
-
-
-_VERDICTS = {
-    "collapsed": (
-        "collapsed: the latents carry {s.mutual_information:.2f} nats about the data (their KL to the prior is {s.kl:.2f}, "
-        "the aggregate's {s.marginal_kl:.2f}). Warm beta up, give free bits, or weaken the likelihood's network."
-    ),
-    "prior hole": (
-        "prior hole: the latents are in use, but taken together they miss the prior by {s.marginal_kl_lower:.2f} to "
-        "{s.marginal_kl:.2f} nats, so that some draws from the prior may decode badly: look at them. A learned prior "
-        "(mixture, VampPrior, flow) can win up to that much."
-    ),
-    "in use": "in use: the latents carry information, and taken together they follow the prior.",
-    "undecided": (
-        "undecided: the latents are in use; their distance from the prior lies between {s.marginal_kl_lower:.2f} and "
-        "{s.marginal_kl:.2f} nats. Give more rows, or compare the held-out evidence with that of a learned prior."
-    ),
-}
-
-
-def _unused(structure: LatentStructure) -> list[str]:
-    names = [n for site, kl in structure.kl.items() for n in entry_names(site, kl < UNUSED)]
-    if not names or structure.verdict == "collapsed":
-        return []
-    return [f"unused (KL < {UNUSED} nats): {listed(names)}; harmless, and room for fewer latents."]
-
-
-def _off_prior(structure: LatentStructure) -> list[str]:
-    """Entries whose KL would pass for information, although it is all distance of the aggregate from the prior."""
-    found = []
-    for site, information in structure.surgery.entry_mutual_information.items():
-        found += entry_names(site, (information < UNUSED) & (structure.kl[site] > 0.1))
-    if not found:
-        return []
-    return [f"off the prior, yet saying nothing about the data: {listed(found)}; the KL alone would call them active."]
+    def surgery(self) -> Surgery:
+        """The ELBO taken apart, alone."""
+        return Surgery(self.dataset, judge_surgery, draw_kl)
 
 
 def latent_structure(
-    program: Any, data: Any, covariates: Covariates | None = None, *, num_samples: int = 4, seed: int = 0
+    program: Any,
+    data: Any,
+    covariates: Covariates | None = None,
+    *,
+    num_samples: int = 4,
+    seed: int | None = None,
+    max_bytes: int = MAX_BYTES,
+    progress: bool | None = None,
 ) -> LatentStructure:
     r"""Which latents carry information, how much of it, and whether together they follow the prior.
 
@@ -137,9 +95,17 @@ def latent_structure(
     Args:
         program: anything with ``model`` and ``guide``, a pair of them, or a ``pyro.infer.SVI``; local latents only.
         data: data of N rows, a few thousand at most: the surgery's work grows with N squared.
-        covariates: a tensor of rows for each name.
-        num_samples: draws a row.
-        seed: of the draws.
+        covariates: for each name, a tensor of N rows.
+        num_samples: draws per row.
+        seed: of the draws; None takes one from torch's random state.
+        max_bytes: refuse what needs more memory.
+        progress: True shows bars, False none; by default there are some on a terminal.
+
+    Returns:
+        A result with all of :func:`elbo_surgery`, and over ``latent``: ``kl`` (the mean KL of each entry to its prior, nats)
+        and ``mean_variance`` (the variance over rows of its posterior mean); ``num_active`` entries have a variance above
+        0.01, ``num_informative`` a KL above 0.1 nats; ``verdict`` is ``"collapsed"``, ``"prior hole"``, ``"in use"``, or
+        ``"undecided"`` where the rows are too few to tell.
 
     Raises:
         ValueError: fewer than two rows; global latents.
@@ -149,95 +115,263 @@ def latent_structure(
     >>> import pyrovae as pvae, pyro.distributions as dist, torch
     >>> vae = pvae.VAE(pvae.standard_normal(2), pvae.Factorized(dist.Normal, pvae.MLP(2, (8,)), 5, scale=1.0),
     ...     pvae.Factorized(dist.Normal, pvae.MLP(5, (8,)), 2))
-    >>> latent_structure(vae, torch.zeros(20, 5)).verdict
+    >>> latent_structure(vae, torch.zeros(20, 5), seed=0).verdict
     'collapsed'
     """
-    draws, call = whole(program, data, covariates, seed)
-    with draws.evaluating(stream(seed)):
-        drawn = draw(call, num_samples)
-        surgery = surgery_of(call, drawn)
-    return LatentStructure(
-        {name: array(kl).mean(0) for name, kl in drawn.kl.items()},
-        {name: _variance_of_means(means) for name, means in drawn.means.items()},
-        surgery,
-        len(draws),
-    )
+    plan: dict[str, Any] = {"num_samples": num_samples, "seed": seed, "max_bytes": max_bytes, "progress": progress}
+    work = local_work(program, data, covariates, **plan)
+    drawn = _draw(work)
+    found = _surgery(work, drawn)
+    found["mean_variance"] = along_latent({name: _variance_of_means(means) for name, means in drawn.means.items()})
+    found.attrs["num_active"] = int((found["mean_variance"] > ACTIVE).sum())
+    found.attrs["num_informative"] = int((found["kl"] > INFORMATIVE).sum())
+    found.attrs["verdict"] = _verdict(found)
+    return LatentStructure(found, judge, draw_kl)
 
 
-def _variance_of_means(means: Tensor) -> Array:
-    """The variance over rows of the mean over particles, less the Monte-Carlo noise of that mean."""
-    values = array(means)
-    noise = values.var(0, ddof=1).mean(0) / len(values) if len(values) > 1 else 0.0
-    return np.maximum(values.mean(0).var(0, ddof=1) - noise, 0.0)
-
-
-@dataclass(frozen=True)
-class RateDistortion:
-    """Rate and distortion of programs trained at different beta; every field of shape ``(programs,)``, nats per datum.
-
-    Attributes:
-        beta: in increasing order.
-        rate: the mean KL.
-        distortion: minus the mean reconstruction.
-        rate_error: its standard error over rows.
-        distortion_error: likewise.
-    """
-
-    beta: Array
-    rate: Array
-    distortion: Array
-    rate_error: Array
-    distortion_error: Array
-
-    @property
-    def elbo(self) -> Array:
-        """The ELBO at beta 1: minus rate minus distortion."""
-        return -self.rate - self.distortion
-
-
-def rate_distortion(
-    programs: Mapping[float, Any],
+def elbo_surgery(
+    program: Any,
     data: Any,
     covariates: Covariates | None = None,
     *,
-    num_samples: int = 16,
-    seed: int = 0,
-) -> RateDistortion:
-    r"""The rate-distortion curve of programs that were trained at different beta, on the same rows.
+    num_samples: int = 4,
+    seed: int | None = None,
+    max_bytes: int = MAX_BYTES,
+    progress: bool | None = None,
+) -> Surgery:
+    r"""Takes the mean ELBO apart into reconstruction, mutual information and marginal KL.
 
-    .. math:: R = \mathbb{E}_x \mathrm{KL}(q(z \mid x)\,\|\,p(z)), \qquad D = -\mathbb{E}_x \mathbb{E}_q \log p(x \mid z)
-
-    Along an optimal curve the slope is minus beta: ``dD / dR = -beta``.
+    .. math:: \tfrac1N \sum_i \mathrm{KL}(q(z \mid x_i)\,\|\,p(z))
+        = \underbrace{\mathbb{E}\Bigl[\log \tfrac{q(z \mid x_i)}{q(z)}\Bigr]}_{\text{mutual information} \le \log N}
+        + \underbrace{\mathrm{KL}(q(z)\,\|\,p(z))}_{\text{marginal KL}}, \qquad q(z) = \tfrac1N \sum_j q(z \mid x_j)
 
     Args:
-        programs: from beta to the program trained with it.
-        data: data, best held out.
-        covariates: a tensor of rows for each name.
-        num_samples: draws a row.
-        seed: of the draws, the same for every program.
+        program: anything with ``model`` and ``guide``, a pair of them, or a ``pyro.infer.SVI``; local latents only.
+        data: data of N rows; the work grows with N squared.
+        covariates: for each name, a tensor of N rows; the aggregate then mixes over covariates, too.
+        num_samples: draws per row.
+        seed: of the draws; None takes one from torch's random state.
+        max_bytes: refuse what needs more memory.
+        progress: True shows bars, False none; by default there are some on a terminal.
+
+    Returns:
+        A result in nats per datum. Without dimensions: ``reconstruction`` (the mean of log p(x | z)); ``mean_kl`` (of the
+        guide to the prior, the rate); ``mutual_information`` between the row and its latents, with ``mcse`` over rows,
+        at most ``log_n`` and short of the truth near it; ``mutual_information_upper``, with the row's own posterior left
+        out of the aggregate: an upper bound on average, and a wild one when few rows overlap; ``marginal_kl`` of the
+        aggregate posterior to the prior, at most what a better prior could win, and too large by as much as the mutual
+        information is too small; ``marginal_kl_lower``, a bound that does not saturate (the best of ``mean_kl`` less the
+        upper mutual information, of the KL of the aggregate's normal approximation where the prior is normal, and of
+        the sum over entries where it is independent); ``own_share`` of the draws at which the row's own posterior holds
+        over half of the aggregate. Over ``latent``: ``kl``, ``entry_mutual_information`` and ``entry_marginal_kl``, the
+        last two NaN where the entries of a site are joint or the site depends on other latents.
 
     Raises:
-        ValueError: no programs.
+        ValueError: fewer than two rows; global latents.
 
-    Reference: Alemi et al. 2018, arXiv:1711.00464.
+    Reference: Hoffman & Johnson 2016 (approximateinference.org/accepted/HoffmanJohnson2016.pdf); Poole et al. 2019,
+    arXiv:1905.06922, for the bounds.
 
     >>> import pyrovae as pvae, pyro.distributions as dist, torch
     >>> vae = pvae.VAE(pvae.standard_normal(2), pvae.Factorized(dist.Normal, pvae.MLP(2, (8,)), 5, scale=1.0),
     ...     pvae.Factorized(dist.Normal, pvae.MLP(5, (8,)), 2))
-    >>> rate_distortion({1.0: vae, 0.5: vae}, torch.zeros(3, 5)).beta
-    array([0.5, 1. ])
+    >>> elbo_surgery(vae, torch.zeros(20, 5), seed=0).entry_mutual_information["z"].shape
+    (2,)
     """
-    if not programs:
-        raise ValueError("rate_distortion needs at least one program: {beta: program trained with that beta}")
-    betas = sorted(programs)
-    bounds = [bound(programs[b], data, covariates, num_samples=num_samples, seed=seed, progress=False) for b in betas]
-    rates, distortions = [array(b.kl) for b in bounds], [-array(b.reconstruction) for b in bounds]
-    return RateDistortion(np.array(betas, dtype=float), *_means(rates, distortions), *_errors(rates, distortions))
+    plan: dict[str, Any] = {"num_samples": num_samples, "seed": seed, "max_bytes": max_bytes, "progress": progress}
+    work = local_work(program, data, covariates, **plan)
+    return Surgery(_surgery(work, _draw(work)), judge_surgery, draw_kl)
 
 
-def _means(*columns: list[Array]) -> list[Array]:
-    return [np.array([values.mean() for values in column]) for column in columns]
+def _draw(work: RowWork) -> Drawn:
+    if len(work) < 2:
+        raise ValueError(f"an aggregate posterior needs at least two rows, got {len(work)}")
+    return draw(work)
 
 
-def _errors(*columns: list[Array]) -> list[Array]:
-    return [np.array([values.std(ddof=1) / np.sqrt(len(values)) for values in column]) for column in columns]
+def _surgery(work: RowWork, drawn: Drawn) -> xr.Dataset:
+    import xarray as xr
+
+    rows = len(work)
+    joint, entries = cross_densities(work, drawn)
+    information, kl = joint.own - joint.aggregate, _mean_kl(drawn)
+    upper = float((joint.own - joint.others).mean())
+    of_entries = {
+        "entry_mutual_information": {n: (e.own - e.aggregate) for n, e in entries.items()},
+        "entry_marginal_kl": {n: (e.aggregate - drawn.entry_log_prior[n]) for n, e in entries.items()},
+    }
+    scalars = {
+        "reconstruction": float(drawn.reconstruction.mean()),
+        "mean_kl": kl,
+        "mutual_information": float(information.mean()),
+        "mutual_information_upper": upper,
+        "marginal_kl": float((joint.aggregate - drawn.log_prior).mean()),
+        "marginal_kl_lower": max(0.0, kl - upper, _normal_bound(drawn.whitened), _entry_bound(drawn, entries)),
+        "log_n": math.log(rows),
+        "own_share": float((information > math.log(rows / 2)).double().mean()),
+        "mcse": float(information.mean(1).std() / math.sqrt(rows)),
+    }
+    found = xr.Dataset(scalars, attrs={"num_data": rows})
+    found["kl"] = along_latent({name: array(value).mean(0) for name, value in drawn.kl.items()})
+    for name, known in of_entries.items():
+        means = {n: array(value.mean((0, 1))) for n, value in known.items()}
+        found[name] = along_latent({n: means.get(n, np.full(k.shape[1:], np.nan)) for n, k in drawn.kl.items()})
+    return found
+
+
+def _mean_kl(drawn: Drawn) -> float:
+    """In closed form where every site's entries are independent, else from the draws."""
+    total = sum(float(kl.double().mean(0).sum()) for kl in drawn.kl.values())
+    exact = set(drawn.kl) == set(drawn.entry_log_prior) and math.isfinite(total)
+    return total if exact else float((drawn.log_guide - drawn.log_prior).mean())
+
+
+def _normal_bound(whitened: Tensor | None) -> float:
+    r"""KL of the normal that matches the aggregate to the standard normal, less its bias; nothing exceeds it.
+
+    The bias is the average of that KL where the aggregate is standard normal: by the Wishart law's expected log
+    determinant.
+    """
+    if whitened is None or whitened.shape[0] < 2 * whitened.shape[2]:
+        return 0.0
+    draws, (rows, _, size) = whitened.flatten(0, 1), whitened.shape
+    covariance = torch.atleast_2d(torch.cov(draws.T, correction=0))
+    kl = 0.5 * (covariance.trace() + draws.mean(0).square().sum() - size - torch.logdet(covariance))
+    degrees = (rows - torch.arange(1, size + 1, dtype=torch.float64)) / 2
+    return float(kl) + 0.5 * float((torch.digamma(degrees) - math.log(rows / 2)).sum())
+
+
+def _entry_bound(drawn: Drawn, entries: dict[str, Cross]) -> float:
+    """The entries' own marginal KL, which add up to less than the joint one if the prior's entries are independent."""
+    if set(entries) != set(drawn.values):
+        return 0.0
+    return sum(float((e.others - drawn.entry_log_prior[n]).mean((0, 1)).sum()) for n, e in entries.items())
+
+
+def _variance_of_means(means: Tensor) -> Array:
+    """The variance over rows of the mean over draws, less the Monte-Carlo noise of that mean."""
+    values = array(means.movedim(1, 0))
+    noise = values.var(0, ddof=1).mean(0) / len(values) if len(values) > 1 else 0.0
+    return np.maximum(values.mean(0).var(0, ddof=1) - noise, 0.0)
+
+
+def _is_saturated(found: xr.Dataset) -> bool:
+    return bool(found["own_share"] > SATURATED_SHARE)
+
+
+def _hole(found: xr.Dataset) -> float:
+    """Nats of marginal KL from which on it is called a hole: half a nat, or 5 % of the KL if that is more."""
+    return max(0.5, 0.05 * float(found["mean_kl"]))
+
+
+def _verdict(found: xr.Dataset) -> str:
+    saturated, hole = _is_saturated(found), _hole(found)
+    if not saturated and found["mutual_information"] < COLLAPSED + 3 * found["mcse"]:
+        return "collapsed"
+    if found["marginal_kl_lower"] > hole or (not saturated and found["marginal_kl"] > hole):
+        return "prior hole"
+    return "undecided" if saturated and found["marginal_kl"] > hole else "in use"
+
+
+def _decomposition(found: xr.Dataset) -> str:
+    s = {name: float(found[name]) for name in ("reconstruction", "mean_kl", "mutual_information", "marginal_kl")}
+    return (
+        f"ELBO {s['reconstruction'] - s['mean_kl']:.2f} = reconstruction {s['reconstruction']:.2f} - mutual information "
+        f"{s['mutual_information']:.2f} - marginal KL {s['marginal_kl']:.2f} nats."
+    )
+
+
+def judge_surgery(found: xr.Dataset) -> list[Finding]:
+    """The decomposition in one line, open where the number of rows sets the numbers."""
+    claim, rows = _decomposition(found), found.attrs["num_data"]
+    if not _is_saturated(found):
+        return [Finding(GOOD, "surgery", claim)]
+    s = {name: float(found[name]) for name in found if not found[name].ndim}
+    claim += (
+        f" Saturated: {rows} rows are too few, since at {s['own_share']:.0%} of the draws (above {SATURATED_SHARE:.0%}) the "
+        f"row's own posterior makes up most of the aggregate. The estimate of the mutual information, which cannot exceed "
+        f"log {rows} = {s['log_n']:.2f} nats, falls short before it gets there: the mutual information is at least "
+        f"{s['mutual_information']:.2f}, and the marginal KL lies between {s['marginal_kl_lower']:.2f} and "
+        f"{s['marginal_kl']:.2f}."
+    )
+    return [Finding(OPEN, "surgery", claim, "Give more rows.")]
+
+
+def judge(found: xr.Dataset) -> list[Finding]:
+    """Whether the latents have collapsed, whether together they follow the prior, and where the ELBO goes."""
+    if found.attrs["verdict"] == "collapsed":
+        return [_collapse(found)]
+    low, high = sorted(max(float(found[name]), 0.0) for name in ("marginal_kl_lower", "marginal_kl"))
+    between = f"{low:.2f} to {high:.2f} nats"
+    words = {
+        "prior hole": (
+            CAUTION,
+            f"Prior hole: the latents are in use, but taken together they miss the prior by {between}, so that some draws "
+            "from the prior may decode badly.",
+            "Look at them; a learned prior (mixture, VampPrior, flow) can win up to that much.",
+        ),
+        "in use": (GOOD, "The latents are in use, and taken together they follow the prior.", ""),
+        "undecided": (
+            OPEN,
+            f"Undecided: the latents are in use; with {found.attrs['num_data']:,} rows their distance from the prior is only "
+            f"known to be {between}.",
+            "Give more rows, or compare the held-out evidence with that of a learned prior.",
+        ),
+    }
+    tone, claim, advice = words[found.attrs["verdict"]]
+    few = f" (of {found.attrs['num_data']:,} rows, too few to tell the last two apart)" if _is_saturated(found) else ""
+    parts = f"{_decomposition(found).removesuffix('.')}{few}."
+    return [_collapse(found), Finding(tone, "prior", f"{claim} {parts}", advice)]
+
+
+def _collapse(found: xr.Dataset) -> Finding:
+    """How many entries carry something; which do not; which would pass for information, and are distance from the prior."""
+    names, kl = found["latent"].values, found["kl"].values
+    claim = (
+        f"{found.attrs['num_active']} of {len(kl)} latent entries are active (mean's variance > {ACTIVE}), "
+        f"{found.attrs['num_informative']} carry more than {INFORMATIVE} nats."
+    )
+    off = names[(found["entry_mutual_information"].values < UNUSED) & (kl > INFORMATIVE)]
+    if len(off):
+        claim += (
+            f" {listed(off)}: off the prior, yet saying nothing about the data; the KL alone would call them active."
+        )
+    if found.attrs["verdict"] == "collapsed":
+        collapsed = (
+            f"The posterior has collapsed: the latents carry {float(found['mutual_information']):.2f} nats about the data "
+            f"(their KL to the prior is {float(found['mean_kl']):.2f}, the aggregate's {float(found['marginal_kl']):.2f})."
+        )
+        advice = "Warm beta up, give free bits, or weaken the likelihood's network."
+        return Finding(PROBLEM, "collapse", f"{collapsed} {claim} {_decomposition(found)}", advice)
+    unused = names[kl < UNUSED]
+    spare = (
+        f"Unused (KL < {UNUSED} nats): {listed(unused)}; harmless, and room for fewer latents." if len(unused) else ""
+    )
+    return Finding(GOOD, "collapse", f"No collapse: {claim}", spare)
+
+
+def numbers(found: xr.Dataset) -> list[Line]:
+    """What the latents carry, and how many of them."""
+    at_least = " (at least)" if _is_saturated(found) else ""
+    return [
+        Line(f"mutual information{at_least}", float(found["mutual_information"]), float(found["mcse"]), "nats"),
+        Line("marginal KL (at least)", float(found["marginal_kl_lower"]), unit="nats"),
+        Line("active units", found.attrs["num_active"]),
+        Line(f"entries above {INFORMATIVE} nats", found.attrs["num_informative"]),
+    ]
+
+
+def draw_kl(found: xr.Dataset, ax: Any = None) -> Any:
+    """The KL of each entry, the most used first."""
+    from pyrovae.plots import plot_kl_per_dimension
+
+    names, variance = list(found["latent"].values), found.get("mean_variance")
+    short = [str(number) for number in range(len(names))] if len(set(found["site"].values)) == 1 else names
+    return plot_kl_per_dimension(found["kl"].values, None if variance is None else variance.values, names=short, ax=ax)
+
+
+def _run(case: Case) -> xr.Dataset:
+    return latent_structure(case.program, case.some, **case.options).dataset
+
+
+STRUCTURE = Check("structure", _run, judge, numbers=numbers, draw=draw_kl, kind=LatentStructure)

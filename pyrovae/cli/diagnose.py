@@ -28,14 +28,17 @@ def diagnose(
     from pyrovae.report.subject import data_of
 
     progress = False if quiet else None
-    vae, data = pvae.load(run), data_of(pvae.files.Run.read(run))
-    found = pvae.diagnose(vae, data.test[:rows], train=data.train.drawn(seed), seed=seed, progress=progress)
+    kept = pvae.files.Run.read(run)
+    vae, data = pvae.load(run), data_of(kept)
+    history = {**kept.history, "best_epoch": kept.config["results"].get("best_epoch")}
+    options: dict[str, Any] = {"train": data.train.drawn(seed), "history": history, "seed": seed, "progress": progress}
+    found = pvae.diagnose(vae, data.test[:rows], **options)
     say(quiet, str(found))
     if reason := why_not_writable(run):
         complain(f"{run} cannot be written ({reason}), so this and its figures are not kept", "yellow", quiet)
         return
     save_file_atomic(run / "report.txt", f"{found}\n".encode())
-    for name, axes in _figures(found).items():
+    for name, axes in found.plot().items():
         save_axes(run / "figures" / f"{name}.png", axes, quiet)
     if posterior is not None:
         test = data.test[:posterior]
@@ -44,19 +47,3 @@ def diagnose(
         say(quiet, f"posterior.nc will take about {size / 1e6:.0f} MB for {len(test)} rows")
         idata = pvae.from_pyro_svi(vae, test, seed=seed, progress=progress)
         say(quiet, f"posterior  {to_netcdf(idata, run / 'posterior.nc')}")
-
-
-def _figures(found: pvae.checks.Report) -> dict[str, Any]:
-    import numpy as np
-
-    reliable = found.reliability
-    figures = {"khat": pvae.plots.plot_khat(reliable.pareto_k, reliable.num_samples)}
-    if found.structure is not None:
-        by_site = (found.structure.kl, found.structure.mean_variance)
-        kl, variance = (np.concatenate([np.ravel(value) for value in values.values()]) for values in by_site)
-        figures["kl_per_dimension"] = pvae.plots.plot_kl_per_dimension(kl, variance)
-    if found.sbc is not None:
-        ranks = {name: values.reshape(len(values), -1)[:, 0] for name, values in found.sbc.ranks.items()}
-        ranks["log p(x, z)"] = found.sbc.log_joint_ranks
-        figures["sbc"] = pvae.plots.plot_sbc_ecdf(ranks, found.sbc.num_draws)
-    return figures

@@ -29,7 +29,7 @@ def evaluate(
 ) -> None:
     """Estimate the held-out log evidence of a run; stopped and started again, it goes on where it was."""
     from pyrovae.files import save_file_atomic
-    from pyrovae.report.evaluated import write_evaluated
+    from pyrovae.report.evidence import write_evaluated
     from pyrovae.report.subject import data_of
 
     found, estimator, reason = pvae.files.Run.read(run), estimator_of(method, steps), why_not_writable(run)

@@ -18,11 +18,11 @@ def reconstruct(
     quiet: Quiet = False,
 ) -> None:
     """Reconstruct test rows of a run's data."""
-    from pyrovae.report.codes import reconstructed
+    from pyrovae.report.pictures import views
     from pyrovae.report.subject import data_of
 
-    x = data_of(pvae.files.Run.read(run)).test[:rows].dense().x
-    again = reconstructed(pvae.load(run), x)
+    seen = views(pvae.load(run), data_of(pvae.files.Run.read(run)).test[:rows], seed=0)
+    x, again = next((view.rows, view.again) for view in seen.data.values())
     path = out or run / "reconstructions.npz"
     save_arrays(path, x=x.numpy(), reconstruction=again.numpy())
     say(quiet, f"reconstructions  {path}")

@@ -46,7 +46,7 @@ def train(
 ) -> None:
     """Train a VAE; with no argument on the embedded digits."""
     from pyrovae.files import locked, require_no_run
-    from pyrovae.report.figures import draw_figures
+    from pyrovae.report.pictures import draw_figures
 
     chosen = _chosen({"data": data, **options}, out, resume)
     training = Training(**{name: chosen[name] for name in options_of(Training) if name in chosen})
@@ -162,7 +162,7 @@ def _teller(epochs: int) -> Callable[[pvae.training.History], None]:
 def _results(vae: pvae.VAE, rows: Data, history: pvae.training.History, seed: int) -> dict[str, Any]:
     """Means over the test rows with their standard errors and 5 % and 95 % quantiles, in nats per datum at beta 1."""
     from pyrovae.programs.rows import RowWork
-    from pyrovae.report.findings import TEST_DRAWS, bound_means
+    from pyrovae.report.evidence import TEST_DRAWS, bound_means
 
     results: dict[str, Any] = {"ended": history.ended, "best_epoch": history.best_epoch, "variant": rows.variant}
     results |= {"test_rows": len(rows.test), "test_draws": TEST_DRAWS}

@@ -17,7 +17,7 @@ from torch.distributions import biject_to, constraints
 from torch.distributions.transforms import IndependentTransform, Transform
 
 from pyrovae.programs import PARTICLES, Terms, given_terms, latent_names
-from pyrovae.programs.draws import Call
+from pyrovae.programs.call import Call
 from pyrovae.programs.masks import Unmask, counted
 from pyrovae.programs.sites import Site, frame_of, sites_of
 

@@ -60,13 +60,14 @@ class Release(UnconditionMessenger):
 def simulate(model: Callable, size: int, x: Any = None, covariates: Mapping[str, Tensor] | None = None) -> Simulated:
     """Rows of latents and data from a model.
 
-    A model that takes ``size`` and needs no data is called without them. Any other is called on rows of ``x``, which give
-    shapes alone: its observations are released. Rows of ``x`` and of the covariates are used in turn, again and again.
+    A model that takes ``size`` and needs no data is called without them. Any other is called on rows of ``x``: its
+    observations are released. Of ``x`` the shapes are used and the missing entries, which the simulated rows have, too;
+    rows of ``x`` and of the covariates are used in turn, again and again.
 
     Args:
         model: a Pyro program with one plate ``data``.
         size: the number of rows.
-        x: data whose shapes are taken; needed where the model cannot be called without.
+        x: data whose shapes and missing entries are taken; needed where the model cannot be called without.
         covariates: a tensor of rows for each name.
 
     Raises:
@@ -78,7 +79,9 @@ def simulate(model: Callable, size: int, x: Any = None, covariates: Mapping[str,
     with torch.no_grad():
         if callable_without_data(model):
             trace = poutine.trace(model).get_trace(size=size, **given)
-            template = trace.nodes["_RETURN"]["value"] if x is None else x
+            template = (
+                trace.nodes["_RETURN"]["value"] if x is None else tree_map(lambda leaf: leaf[rows % len(leaf)], x)
+            )
             names = _returned(trace)
         elif x is None:
             raise ValueError(
@@ -90,15 +93,27 @@ def simulate(model: Callable, size: int, x: Any = None, covariates: Mapping[str,
             args = template if isinstance(template, tuple) else (template,)
             trace = poutine.trace(Release()(model)).get_trace(*args, **given)
             names = [s["name"] for s in sites_of(trace) if s["infer"].get("was_observed")]
+    _refuse_factors(trace)
+    values = {s["name"]: s["value"] for s in sites_of(trace)}
+    latents = {name: value for name, value in values.items() if name not in names}
+    made = _like(template, {name: values[name] for name in names})
+    return Simulated(made if x is None else tree_map(_missing_as_in, made, template), latents, size)
+
+
+def _missing_as_in(made: Any, template: Any) -> Any:
+    """Simulated values with the missing entries of a template of the same shape."""
+    if not isinstance(made, Tensor) or not made.is_floating_point() or made.shape != template.shape:
+        return made
+    return torch.where(template.isnan(), torch.nan, made)
+
+
+def _refuse_factors(trace: Trace) -> None:
     factors = [s["name"] for s in sites_of(trace) if isinstance(getattr(s["fn"], "base_dist", s["fn"]), Unit)]
     if factors:
         raise ValueError(
             f"the model weighs its draws by the factor {factors[0]!r}, so that they are not draws of its joint distribution: "
             "nothing can be simulated from it"
         )
-    values = {s["name"]: s["value"] for s in sites_of(trace)}
-    latents = {name: value for name, value in values.items() if name not in names}
-    return Simulated(_like(template, {name: values[name] for name in names}), latents, size)
 
 
 def replicate(call: Call, latents: Mapping[str, Tensor], num_samples: int | None = None) -> Trace:
@@ -125,12 +140,15 @@ def replicated_data(call: Call, latents: Mapping[str, Tensor], num_samples: int)
     """The draws of the one data site of :func:`replicate`, of shape ``(samples, rows, *rest)``.
 
     Raises:
-        ValueError: there is not one data site.
+        ValueError: there is not one data site; no latents are given, and the model has a factor.
     """
     names = [s["name"] for s in sites_of(call.traces(None)[0]) if s["is_observed"] and s["value"].numel()]
     if len(names) != 1:
         raise ValueError(f"expected one data site to draw from, got {names}")
-    site = replicate(call, latents, num_samples).nodes[names[0]]
+    trace = replicate(call, latents, num_samples)
+    if not latents:
+        _refuse_factors(trace)
+    site = trace.nodes[names[0]]
     return site["value"].movedim(data_axis(site), 1)
 
 

@@ -59,6 +59,11 @@ class Subject:
         return self.kept.get("variant")
 
     @property
+    def covariates(self) -> tuple[str, ...]:
+        """The names of the data's covariates."""
+        return tuple((None if self.data is None else self.data.covariates) or ())
+
+    @property
     def num_parameters(self) -> int | None:
         """How many numbers were trained."""
         return None if self.vae is None else sum(parameter.numel() for parameter in self.vae.parameters())

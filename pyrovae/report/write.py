@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from pyrovae.data import Data
-from pyrovae.files import save_file_atomic
-from pyrovae.report.findings import find
-from pyrovae.report.page import run_page
+from pyrovae.errors import refusal
+from pyrovae.files import Run, save_file_atomic
+from pyrovae.report.page import RunPage, comparison_page, run_page
 from pyrovae.report.subject import Subject, read_subject, require_same_rows
-from pyrovae.report.versus import comparison_page
 
 REPORT, COMPARISON = "report.html", "comparison.html"
 
@@ -33,14 +32,14 @@ def write_report(
 
     .. math:: \log \hat p(x_i) = \log \tfrac1S \sum_s \frac{p(x_i, z_{si})}{q(z_{si} \mid x_i)}, \qquad S = 1000,
 
-    with k-hat, the use of the latents, calibration and the gap to the training rows, in nats per datum at beta 1. What
-    cannot be done, for want of the data or otherwise, is left out, and the page says why.
+    and the findings of every check (:func:`pyrovae.diagnose`), in nats per datum at beta 1. What cannot be done, for want
+    of the data or otherwise, is left out, and the page says why.
 
     Args:
         runs: the folder of a run, or folders of several runs on the same data, which are compared row by row.
         path: the file to write; by default ``report.html`` in the run's folder, or ``comparison.html`` for several.
-        vae: the run's VAE, where it is at hand, or where no file can rebuild it. For one run.
-        data: the run's data with their splits, where they are at hand, or have no name to be found by.
+        vae: the run's VAE, where it is at hand, or where no file can rebuild it: any graph. For one run.
+        data: the run's data with their splits and covariates, where they are at hand, or have no name to be found by.
         rows: test rows for log p(x), chosen at random; by default 10 to 200, as the model's size allows.
         seed: of all rows and draws.
 
@@ -48,10 +47,10 @@ def write_report(
         The path of the page. It is written whole or not at all.
 
     Raises:
-        FileNotFoundError: A folder holds no run.
-        DamagedError: A file of a run was altered or is truncated.
-        ValueError: The runs are of different data, or one folder is given twice.
-        OSError: The page cannot be written.
+        FileNotFoundError: a folder holds no run.
+        DamagedError: a file of a run was altered or is truncated.
+        ValueError: the runs are of different data, or one folder is given twice.
+        OSError: the page cannot be written.
 
     >>> import tempfile
     >>> import pyrovae as pvae
@@ -63,22 +62,21 @@ def write_report(
     'report.html'
     """
     if rows is not None and rows < 2:
-        raise ValueError(f"rows must be at least 2, got {rows}")
+        raise refusal(f"rows must be at least 2, got {rows}", "rows")
     folders = [Path(runs)] if isinstance(runs, str | os.PathLike) else [Path(run) for run in runs]
     if len(folders) == 1:
-        subject = read_subject(folders[0], vae=vae, data=data)
-        page = run_page(subject, find(subject, rows, seed), seed)
-        return save_file_atomic(path or folders[0] / REPORT, page.encode())
+        page = RunPage(read_subject(folders[0], vae=vae, data=data), rows, seed)
+        return save_file_atomic(path or folders[0] / REPORT, run_page(page).encode())
     subjects = _subjects(folders, vae, data)
-    page = comparison_page(subjects, [find(subject, rows, seed) for subject in subjects], rows, seed)
-    return save_file_atomic(path or COMPARISON, page.encode())
+    pages = [RunPage(subject, rows, seed) for subject in subjects]
+    return save_file_atomic(path or COMPARISON, comparison_page(pages, rows, seed).encode())
 
 
 def _subjects(folders: Sequence[Path], vae: Any, data: Data | None) -> list[Subject]:
     if vae is not None:
-        raise ValueError("vae= goes with one run, of which it is the VAE: leave it out")
+        raise refusal("vae= goes with one run, of which it is the VAE: leave it out", "vae")
     if not folders or len({folder.resolve() for folder in folders}) < len(folders):
-        raise ValueError(f"give folders of different runs, got {', '.join(map(str, folders)) or 'none'}")
+        raise refusal(f"give folders of different runs, got {', '.join(map(str, folders)) or 'none'}", "runs")
     names = [folder.resolve().name for folder in folders]
     names = names if len(set(names)) == len(names) else [str(folder) for folder in folders]
     first = read_subject(folders[0], names[0], data=data)
@@ -90,7 +88,5 @@ def _subjects(folders: Sequence[Path], vae: Any, data: Data | None) -> list[Subj
 
 def _shared(folder: Path, first: Subject) -> Data | None:
     """The first run's data, where this run has the same."""
-    from pyrovae.files import Run
-
     kept = Run.read(folder).config["data"]
     return first.data if kept and kept.get("fingerprint") == first.kept.get("fingerprint") else None

@@ -25,19 +25,19 @@ def calibration():
     print("SBC of probabilistic PCA (L = 3, D = 6), exact guide, 2,000 simulations x 99 draws")
     for seed in range(5):
         start = time.perf_counter()
-        p = sbc(correlated(exact), 2000, 99, seed=seed).p_value
+        p = sbc(correlated(exact), num_simulations=2000, seed=seed).p_value
         print(f"  seed {seed}: p = {p:.3f} (Bonferroni), {time.perf_counter() - start:.2f} s")
     wide = PPCA.random(latent=10, data=20, exact=True)
     start = time.perf_counter()
     print(f"  L = 10, D = 20: p = {sbc(wide).p_value:.3f}, {time.perf_counter() - start:.2f} s")
     print("defects, 5,000 simulations: smallest adjusted p of z, adjusted p of log p(x, z)")
     for name, defect in DEFECTS.items():
-        result = sbc(correlated(defect), 5000, 99)
+        result = sbc(correlated(defect), num_simulations=5000, seed=0)
         print(f"  {name:<34} {result.adjusted('z').min():9.1e} {float(result.adjusted('log_joint')):9.1e}")
     program = correlated(exact)
     with torch.no_grad():
         program.weight[:, 1] = 0
-    result = sbc(program, 5000, 99)
+    result = sbc(program, num_simulations=5000, seed=0)
     print(f"  {'a collapsed latent':<34} {result.adjusted('z').min():9.1e}           KL {result.kl['z'].round(3)}")
 
 

@@ -60,7 +60,7 @@ def left_out():
             error = r.elpd - truth
             print(
                 f"  {name:<20} {'corrected' if corrected else 'naive':<10} rmse {np.sqrt((error**2).mean()):.3f} bias "
-                f"{error.mean():+.3f}, k-hat > 0.67 in {100 * r.share_bad_k:.0f} %, PIT p = {r.pit.p_value:.1e}, "
+                f"{error.mean():+.3f}, k-hat > 0.67 in {100 * r.share_bad_k:.0f} %, PIT p = {r.p_value:.1e}, "
                 f"{time.perf_counter() - start:.1f} s"
             )
 
