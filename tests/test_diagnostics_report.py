@@ -11,6 +11,7 @@ import xarray as xr
 from guided import correlated, exact
 from programs import counts, counts_vae
 
+import pyrovae as pvae
 from pyrovae.checks import Case, Check, Finding, diagnose, headline
 from pyrovae.checks.overfitting import OVERFITTING
 from pyrovae.checks.training import TRAINING
@@ -60,6 +61,15 @@ def test_every_result_draws_itself_and_goes_to_a_file(report, tmp_path):
         with xr.open_dataset(path, engine="h5netcdf") as kept:
             check = report.checks[name]
             assert check.judge(kept.load()) == report[name].findings()
+
+
+def test_results_of_training_and_evaluation_draw_themselves():
+    vae, x = counts_vae(), counts(20)
+    history = pvae.fit(vae, x, epochs=2, seed=0, progress=False)
+    x[0, 0] = torch.nan
+    drawn = [*history.plot(), pvae.bound(vae, x, num_samples=2, seed=0).plot()]
+    drawn.append(pvae.impute(vae, x, num_samples=2, num_proposals=50, seed=0).plot())
+    assert all(axes.has_data() for axes in drawn)
 
 
 def test_the_findings_are_the_same_everywhere(report):

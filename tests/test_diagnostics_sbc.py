@@ -199,9 +199,9 @@ def test_a_flow_costs_no_more_draws_than_the_ranks_need(monkeypatch):
         pvae.AffineFlow(pvae.MLP(5, (8,)), 3, hidden=(8,)),
     )
     drawn = []
-    sample = pvae.FlowDistribution.sample
+    sample = pvae.distributions.FlowDistribution.sample
     monkeypatch.setattr(
-        pvae.FlowDistribution,
+        pvae.distributions.FlowDistribution,
         "sample",
         lambda d, shape=(): drawn.append(math.prod((*shape, *d.batch_shape))) or sample(d, shape),
     )

@@ -30,6 +30,16 @@ class Bound:
     kl_error: Tensor
     reconstruction_error: Tensor
 
+    def plot(self, ax: Any = None) -> Any:
+        """Draw the mean rate against the mean distortion; returns the axes.
+
+        Args:
+            ax: where to draw; by default a new figure.
+        """
+        from pyrovae.plots import plot_rate_distortion
+
+        return plot_rate_distortion([float(self.kl.mean())], [-float(self.reconstruction.mean())], ax=ax)
+
 
 def bound(
     program: Any,

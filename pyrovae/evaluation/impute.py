@@ -26,6 +26,16 @@ class Imputation(NamedTuple):
     ess: Tensor
     """The effective number of the proposals among which the draws were chosen, of shape (data,)."""
 
+    def plot(self, ax: Any = None) -> Any:
+        """Draw the Pareto shapes of the rows; returns the axes.
+
+        Args:
+            ax: where to draw; by default a new figure.
+        """
+        from pyrovae.plots import plot_khat
+
+        return plot_khat(self.pareto_k, ax=ax)
+
 
 def impute(
     program: Any,

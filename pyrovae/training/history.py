@@ -72,6 +72,16 @@ class History:
         shown = ", ".join(f"{name}={value:.4g}" for name, value in last.items() if value is not None)
         return f"History({len(self)} epochs, {self.ended}, variant={self.variant!r}, last: {shown} nats per datum)"
 
+    def plot(self, ax: Any = None) -> Any:
+        """Draw the ELBO, its two terms and beta by epoch; returns the axes.
+
+        Args:
+            ax: divided into the panels; by default a new figure.
+        """
+        from pyrovae.plots import plot_history
+
+        return plot_history(self, best_epoch=self.best_epoch, ax=ax)
+
     def to_dict(self) -> dict[str, list[Any]]:
         """The table by columns."""
         return {name: self[name] for name in COLUMNS}
