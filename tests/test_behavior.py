@@ -536,7 +536,7 @@ FEW: dict[str, dict[str, Any]] = {
 }
 """Little work, for calls that must end in an error."""
 BY_BATCH = (
-    *("bound", "compare", "elbo", "fit", "from_pyro_svi", "impute"),
+    *("bound", "compare", "elbo", "from_pyro_svi", "impute"),
     *("joint_log_weights", "kl", "leave_one_feature_out", "log_marginal", "log_weights", "marginal_pit"),
     *("posterior_draws", "predictive_check", "reconstruction", "reliability"),
 )
