@@ -278,7 +278,9 @@ def _check_rows(program: Program, loader: Batches, support: Any, name: str) -> N
         for rows in Batches(data, max(1024, 2**22 // numbers), False, None, False, loader.place).along(None):
             where, wrong = f"{name}rows from {first} on: " if first else name, None
             if support is not None:
-                filled = torch.where(rows.x.isnan(), interior_point(support, rows.x), rows.x)
+                filled = rows.x
+                if not data.complete:
+                    filled = torch.where(filled.isnan(), interior_point(support, filled), filled)
                 wrong = ~support.check(filled)
                 if support.is_discrete:
                     check_exact(filled, f"{where}x")
