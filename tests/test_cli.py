@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from pyrovae.report.evaluated import METHODS as REPORTED
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -26,6 +25,7 @@ from pyrovae.files import Run
 from pyrovae.files.config import sealed
 from pyrovae.presets import Spec, Training, load
 from pyrovae.presets.options import options_of
+from pyrovae.report.evidence import METHODS as REPORTED
 
 
 def invoke(*words):
