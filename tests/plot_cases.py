@@ -186,7 +186,7 @@ def pixels(figure, dpi: float, paper: str) -> np.ndarray:
 
 
 def share_that_differs(first: np.ndarray, second: np.ndarray, level: float = 20.0, window: int = 5) -> float:
-    """The share of windows of 5 x 5 pixels whose mean colour differs by more than 20 of 255, however shifted by a pixel.
+    """The share of windows of 5 x 5 pixels whose mean color differs by more than 20 of 255, however shifted by a pixel.
 
     Means over windows are blind to how edges are smoothed, and the shifts to how positions are rounded: both differ between
     matplotlib's versions. The windows overlap, so that a thin line lies in the middle of one and no shift loses it.

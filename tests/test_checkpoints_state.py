@@ -164,7 +164,7 @@ def test_equal_states_give_equal_files_in_every_process(tmp_path):
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
-class Colour(enum.IntEnum):
+class Color(enum.IntEnum):
     RED = 1
 
 
@@ -183,7 +183,7 @@ UNKEPT = {
     "module": ([nn.Linear(1, 1)], r"^0 is of type Linear"),
     "top level": (object(), r"^the state is of type object"),
     "set": ({"names": {1, 2}}, r"^names is of type set"),
-    "enum": ({"colour": Colour.RED}, r"^colour is of type Colour"),
+    "enum": ({"color": Color.RED}, r"^color is of type Color"),
     "named tuple": ({"at": Point(1, 2)}, r"^at is of type Point"),
     "dtype": ({"dtype": torch.float32}, r"^dtype is of type dtype"),
     "complex": ([1j], r"^0 is of type complex"),

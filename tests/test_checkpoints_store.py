@@ -1,4 +1,4 @@
-"""The folder of checkpoints, and the states that go into one: generators, modules, optimisers, schedules, signals."""
+"""The folder of checkpoints, and the states that go into one: generators, modules, optimizers, schedules, signals."""
 
 import os
 import random
@@ -258,7 +258,7 @@ def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(state, message
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
 
 
-# Optimisers and schedules: three steps, a file, three more, against six in one go
+# Optimizers and schedules: three steps, a file, three more, against six in one go
 
 
 def problem(channels_last=False):
@@ -308,7 +308,7 @@ OPTIMIZERS = {
 
 
 def resumed(path, make_optimizer, make_schedule=None, channels_last=False):
-    """Weights and learning rates after three steps, a file, and three more in another module and optimiser."""
+    """Weights and learning rates after three steps, a file, and three more in another module and optimizer."""
     module = problem(channels_last)
     optimizer = make_optimizer(list(module.parameters()))
     schedule = make_schedule(optimizer) if make_schedule else None

@@ -302,7 +302,7 @@ def test_subfolders_are_classes(tmp_path: Path):
     assert load(tmp_path).labels is None
 
 
-def test_grey_and_colour_together_are_colour(tmp_path: Path):
+def test_grey_and_color_together_are_color(tmp_path: Path):
     grey = pictures(tmp_path, ["a.png"])
     pictures(tmp_path, ["b.png"], "RGB")
     data = load(tmp_path)

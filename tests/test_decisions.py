@@ -79,7 +79,7 @@ def test_p_values_of_typical_rows_are_uniform():
 def test_rows_that_are_too_good_are_atypical_as_well():
     law = gaussian(CORRELATED, 1.0)
     program = Plain(law)
-    centre = torch.zeros(4, 3, dtype=torch.float64)
-    found = pvae.checks.typicality(program, centre, num_simulations=2000, num_samples=4, seed=0)
+    center = torch.zeros(4, 3, dtype=torch.float64)
+    found = pvae.checks.typicality(program, center, num_simulations=2000, num_samples=4, seed=0)
     assert (found.p_values["elbo"] < 0.02).all()
     assert (found.p_values["posterior mean"] > 0.9).all()

@@ -152,7 +152,7 @@ def test_one_finding_a_check_asks_for_attention():
     assert headline([]) == "Nothing could be checked."
 
 
-def test_a_check_of_ones_own_is_a_run_and_a_judgement():
+def test_a_check_of_ones_own_is_a_run_and_a_judgment():
     def count(case):
         return xr.Dataset({"rows": len(case.some)})
 

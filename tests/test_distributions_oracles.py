@@ -57,12 +57,12 @@ ORACLES = {
         REALS,
         scipy.stats.t(4.0, 0.3, 1.0).logpdf(REALS),
     ),
-    "discretised logistic": (
+    "discretized logistic": (
         parts.DiscretizedLogistic(tensor(0.2), tensor(0.3), tensor(16.0)),
         COUNTS[1:15],
         np.log(np.diff(scipy.stats.logistic(0.2, 0.3).cdf(EDGES)))[1:15],
     ),
-    "discretised normal": (
+    "discretized normal": (
         parts.DiscretizedNormal(tensor(0.2), tensor(0.3), tensor(16.0)),
         COUNTS[1:15],
         np.log(np.diff(scipy.stats.norm(0.2, 0.3).cdf(EDGES)))[1:15],
@@ -114,7 +114,7 @@ def test_power_spherical_cosine_is_a_scaled_beta():
     assert p > 1e-4
 
 
-def test_discretised_logistic_where_differences_of_cdfs_are_zero():
+def test_discretized_logistic_where_differences_of_cdfs_are_zero():
     """Far in the tail the mass is exp(-distance) times (1 - exp(-width)), which a difference of sigmoids rounds to 0."""
     family = parts.DiscretizedLogistic(tensor(-1.0), tensor(0.001), tensor(256.0))
     value = tensor(200.0)

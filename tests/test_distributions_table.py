@@ -21,7 +21,7 @@ def frame() -> pd.DataFrame:
             "price": [10.0, 100.0, np.nan, 1.0],
             "visits": pd.array([0, 3, None, 2], dtype="Int64"),
             "change": [-1, 2, 0, 4],
-            "colour": ["red", None, "blue", "red"],
+            "color": ["red", None, "blue", "red"],
             "size": pd.Categorical(["S", "L", None, "S"], categories=["S", "M", "L"], ordered=True),
             "member": [True, False, True, True],
         }
@@ -48,7 +48,7 @@ def test_encoding_and_decoding_are_inverse_and_keep_missing_entries():
     back = table.decode(coded)
     for name in ("height", "price", "change"):
         assert np.allclose(back[name], frame()[name].astype(float), equal_nan=True)
-    assert back["colour"].tolist()[0] == "red"
+    assert back["color"].tolist()[0] == "red"
     assert back["size"].tolist()[1] == "L"
     assert np.array_equal(table.encode(back), coded, equal_nan=True)
 
@@ -120,7 +120,7 @@ def test_likelihood_starts_at_the_columns_marginals():
         (lambda: parts.TableSchema.from_frame(pd.DataFrame({"a": [1.0, 1.0]})), "constant"),
         (lambda: parts.TableSchema.from_frame(pd.DataFrame({"a": ["x", "x"]})), "two or more"),
         (lambda: schema().encode(frame().drop(columns="price")), "lacks the column 'price'"),
-        (lambda: schema().encode(frame().assign(colour="green")), "unknown to the schema"),
+        (lambda: schema().encode(frame().assign(color="green")), "unknown to the schema"),
         (lambda: schema().encode(frame().assign(visits=0.5)), "row 0 holds 0.5"),
         (lambda: conditionals.TableNetwork(pvae.MLP(3, (8,)), schema()), "in_shape=schema.num_features"),
     ],

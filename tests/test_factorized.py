@@ -257,16 +257,16 @@ def test_initialization_starts_at_the_datas_mean(case):
 def test_initialization_finds_columns_of_any_unit(family, of):
     """Metres, grams and a column far from zero: within the steps taken no raw number could walk there from zero."""
     generator = torch.Generator().manual_seed(0)
-    unit, centre = torch.tensor([0.07, 15.0, 1.0]), torch.tensor([1.7, 70.0, 5000.0])
+    unit, center = torch.tensor([0.07, 15.0, 1.0]), torch.tensor([1.7, 70.0, 5000.0])
     if family is dist.LogNormal:
-        unit, centre = torch.tensor([0.1, 1.0, 2.0]), torch.tensor([-20.0, 0.0, 30.0])
+        unit, center = torch.tensor([0.1, 1.0, 2.0]), torch.tensor([-20.0, 0.0, 30.0])
     z = torch.randn(4000, 3, generator=generator, dtype=torch.float64)
-    x = of(centre + unit * z)
+    x = of(center + unit * z)
     likelihood = pvae.Factorized(family, pvae.MLP(2, (4,)), event_shape=3).double()
     to_zero(likelihood)
     likelihood.initialize(x)
     started = likelihood(torch.zeros(2, dtype=torch.float64)).base_dist
-    assert ((started.loc - centre).abs() < 0.1 * unit).all()
+    assert ((started.loc - center).abs() < 0.1 * unit).all()
     width = started.scale / (unit * (0.5**0.5 if family is dist.Laplace else 1.0))
     assert ((width > 0.8) & (width < 1.25)).all()
 

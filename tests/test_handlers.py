@@ -148,7 +148,7 @@ def test_a_name_outside_the_plate_is_refused_since_beta_never_scales_it():
         beta(model, {"w": 0.5})()
 
 
-class Labelled(Linear):
+class Labeled(Linear):
     """z and a class y, which is observed in some calls and a latent in others."""
 
     def model(self, x, y=None):
@@ -168,7 +168,7 @@ class Labelled(Linear):
 
 @pytest.mark.parametrize("names", [("y",), ("y", "z")])
 def test_a_named_latent_may_be_observed_in_some_calls(x, names):
-    program, y = Labelled(), torch.zeros(5, dtype=torch.float64)
+    program, y = Labeled(), torch.zeros(5, dtype=torch.float64)
     weights = dict.fromkeys(names, 0.1)
     svi = SVI(beta(program.model, weights), beta(program.guide, weights), pyro.optim.Adam({"lr": 0.01}), Trace_ELBO())
     assert svi.step(x) != svi.step(x, y)

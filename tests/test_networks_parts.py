@@ -215,7 +215,7 @@ def test_an_open_decoder_closes_for_images_of_two_sizes():
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
-def test_a_gru_summarises_by_its_last_state(bidirectional):
+def test_a_gru_summarizes_by_its_last_state(bidirectional):
     net, x = GRU((6, 2), 5, 4, layers=2, bidirectional=bidirectional), torch.randn(3, 6, 2)
     _, last = net.body(net.enter(x))
     directions = 2 if bidirectional else 1

@@ -124,7 +124,7 @@ def test_given_axes_are_drawn_on(name):
     drawn = axes_of(CASES[name].draw(ax=left))
     assert all(axes.figure is figure for axes in drawn)
     assert not right.has_data()
-    assert figure.axes[:2] == [left, right]  # a colour bar may come after them
+    assert figure.axes[:2] == [left, right]  # a color bar may come after them
     assert left.has_data() or any(axes.has_data() for axes in left.child_axes)
 
 
@@ -134,15 +134,15 @@ def test_something_else_than_axes_is_refused(name):
         CASES[name].draw(ax=Figure())
 
 
-# Colours -----------------------------------------------------------------------------------------------------------------
+# Colors -----------------------------------------------------------------------------------------------------------------
 
 
-def linear_light(colour) -> list[float]:
-    return [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
+def linear_light(color) -> list[float]:
+    return [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(color)]
 
 
-def luminance(colour) -> float:
-    return float(np.dot([0.2126, 0.7152, 0.0722], linear_light(colour)))
+def luminance(color) -> float:
+    return float(np.dot([0.2126, 0.7152, 0.0722], linear_light(color)))
 
 
 def contrast(first, second) -> float:
@@ -169,12 +169,12 @@ def test_all_text_stands_out_from_the_page(name, theme, papers, least):
 
 @pytest.mark.parametrize("paper", ["white", "black", plots.DARK["figure.facecolor"]])
 def test_series_stand_out_from_the_page(paper):
-    assert all(contrast(colour, paper) > 3 for colour in plots.SERIES[:4])
-    assert all(contrast(colour, paper) > 2 for colour in plots.SERIES)
+    assert all(contrast(color, paper) > 3 for color in plots.SERIES[:4])
+    assert all(contrast(color, paper) > 2 for color in plots.SERIES)
     assert all(contrast(both_papers("viridis")(level), paper) > 1.8 for level in (0.0, 0.5, 1.0))
 
 
-# Colour vision deficiency by the matrices of Machado, Oliveira and Fernandes (2009), doi:10.1109/TVCG.2009.113.
+# Color vision deficiency by the matrices of Machado, Oliveira and Fernandes (2009), doi:10.1109/TVCG.2009.113.
 DEFICIENT = {
     "protan": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
     "deutan": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
@@ -182,10 +182,10 @@ DEFICIENT = {
 }
 
 
-def least_difference(colours, deficiency) -> float:
-    """The least distance in CIELAB, just noticeable at about 2.3, between colours as such a reader sees them."""
+def least_difference(colors, deficiency) -> float:
+    """The least distance in CIELAB, just noticeable at about 2.3, between colors as such a reader sees them."""
     linear = np.array(
-        [[c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)] for colour in colours]
+        [[c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(color)] for color in colors]
     )
     to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
     relative = np.clip(linear @ np.array(deficiency).T, 0, 1) @ to_xyz.T / to_xyz.sum(1)
@@ -196,12 +196,12 @@ def least_difference(colours, deficiency) -> float:
 
 
 @pytest.mark.parametrize("kind", DEFICIENT)
-def test_series_are_told_apart_by_colour_blind_readers(kind):
+def test_series_are_told_apart_by_color_blind_readers(kind):
     assert least_difference(plots.SERIES, DEFICIENT[kind]) > 15
 
 
 @pytest.mark.parametrize("kind", ["protan", "deutan"])
-def test_the_measure_sees_that_the_usual_colours_are_confused(kind):
+def test_the_measure_sees_that_the_usual_colors_are_confused(kind):
     assert least_difference(["C0", "C1", "C2", "C3", "C4", "C5"], DEFICIENT[kind]) < 8
 
 

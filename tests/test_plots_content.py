@@ -62,7 +62,7 @@ def test_intensities_are_scaled_once(images, limits, white):
     assert np.allclose(drawn[..., 0].ravel(), white, atol=1 / 255)
 
 
-def test_missing_pixels_are_sky_blue_in_grey_and_in_colour():
+def test_missing_pixels_are_sky_blue_in_grey_and_in_color():
     grey, rgb = blobs(1, size=4), blobs(1, size=4, channels=3)
     grey[0, 1, 2], rgb[0, 0, 1, 2] = np.nan, np.nan
     for images in (grey, rgb):
@@ -223,7 +223,7 @@ def test_labels_of_any_kind_make_a_legend(labels, names):
     assert ax.collections[0].get_offsets().shape == (2, 2)
 
 
-def test_real_labels_make_a_colour_bar():
+def test_real_labels_make_a_color_bar():
     figure = plots.plot_latent(np.eye(4)[:, :2], [0.1, 0.2, 0.3, 0.4], title="intensity").figure
     assert [axes.get_ylabel() for axes in figure.axes] == ["z[1]", "intensity"]
 
@@ -317,7 +317,7 @@ def test_coverage_says_what_was_counted():
     assert "95% of 500 hidden entries" in [text.get_text() for text in ax.get_legend().get_texts()]
 
 
-def test_log_weights_are_centred_at_the_evidence():
+def test_log_weights_are_centerd_at_the_evidence():
     weights = normal(500, 3, scale=0.5) - np.array([100.0, 900.0, 10.0])
     ax = plots.plot_log_weights(weights)
     shifted = np.exp(weights - weights.max(0))

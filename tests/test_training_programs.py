@@ -237,19 +237,19 @@ def test_rows_take_the_dtype_of_the_parameters_that_a_program_announces(kind):
 
 def mixture(x, size=None):
     weights = pyro.sample("weights", dist.Dirichlet(torch.ones(2)))
-    centres = pyro.sample("centres", dist.Normal(torch.zeros(2), 10.0).to_event(1))
+    centers = pyro.sample("centers", dist.Normal(torch.zeros(2), 10.0).to_event(1))
     with pyro.plate("data", size or len(x), subsample=x):
         k = pyro.sample("k", dist.Categorical(weights), infer={"enumerate": "parallel"})
-        pyro.sample("x", dist.Normal(centres[k], 1.0), obs=x)
+        pyro.sample("x", dist.Normal(centers[k], 1.0), obs=x)
 
 
 def test_an_autoguide_of_global_latents_trains_in_batches():
     torch.manual_seed(0)
     x = 6.0 * torch.randint(0, 2, (300,)) + torch.randn(300)
-    start = {"weights": torch.tensor([0.5, 0.5]), "centres": torch.tensor([1.0, 5.0])}
+    start = {"weights": torch.tensor([0.5, 0.5]), "centers": torch.tensor([1.0, 5.0])}
     guide = AutoNormal(poutine.block(mixture, hide=["k"]), init_loc_fn=init_to_value(values=start))
     pvae.fit((mixture, guide), x, epochs=60, batch_size=100, learning_rate=0.05, objective=TraceEnum_ELBO(), seed=0)
-    torch.testing.assert_close(guide.median()["centres"], torch.tensor([0.0, 6.0]), atol=0.4, rtol=0)
+    torch.testing.assert_close(guide.median()["centers"], torch.tensor([0.0, 6.0]), atol=0.4, rtol=0)
 
 
 def test_an_autoguide_that_looks_its_rows_up_trains_in_batches():

@@ -144,7 +144,7 @@ def from_pyro_svi(
     }
     attrs = _attributes(rows, seed)
 
-    def labelled(rows_of_block: slice, arrays: Arrays) -> dict[str, xr.Dataset]:
+    def labeled(rows_of_block: slice, arrays: Arrays) -> dict[str, xr.Dataset]:
         cut = in_chains(arrays | extras, 1 if chains is None else chains.num_chains)
         return to_datasets(cut, coords=labels.coords(rows_of_block), dims=labels.dims, attrs=attrs)
 
@@ -153,11 +153,11 @@ def from_pyro_svi(
     extras |= export.predictions()
     if store is None:
         made: list[dict[str, xr.Dataset]] = []
-        collect(work, export.block, len(rows), lambda *block: made.append(labelled(*block)))
+        collect(work, export.block, len(rows), lambda *block: made.append(labeled(*block)))
         return to_arviz(made[0], attrs)
     with zarr_stream(store, attrs=attrs) as stream:
         at_once = WRITE_BYTES * len(rows) // max(1, sum(sizes.values()))
-        collect(work, export.block, max(1, at_once), lambda *block: stream.append(labelled(*block)))
+        collect(work, export.block, max(1, at_once), lambda *block: stream.append(labeled(*block)))
     return from_zarr(store)
 
 

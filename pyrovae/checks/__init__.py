@@ -1,4 +1,4 @@
-"""Program and data -> findings: one file for each check, each with its numbers, its judgement and its figure.
+"""Program and data -> findings: one file for each check, each with its numbers, its judgment and its figure.
 
 A check is a :class:`Check`: ``run`` from a :class:`Case` to a Dataset, ``judge`` from that to findings. To add one, write
 it in a file of its own and name it in :data:`CHECKS`; :func:`diagnose`, the page, the terminal and the command line show

@@ -40,7 +40,7 @@ def plot_manifold(
         image_shape: the shape of one image, where they are flat.
         vmin: the intensity drawn black.
         vmax: the intensity drawn white.
-        cmap: a matplotlib colour map for images of one channel.
+        cmap: a matplotlib color map for images of one channel.
         ax: where to draw.
 
     Raises:
@@ -119,7 +119,7 @@ def plot_traversals(
         image_shape: the shape of one image, where they are flat.
         vmin: the intensity drawn black.
         vmax: the intensity drawn white.
-        cmap: a matplotlib colour map for images of one channel.
+        cmap: a matplotlib color map for images of one channel.
         ax: where to draw.
 
     Raises:
@@ -176,7 +176,7 @@ def plot_interpolation(
         image_shape: the shape of one image, where they are flat.
         vmin: the intensity drawn black.
         vmax: the intensity drawn white.
-        cmap: a matplotlib colour map for images of one channel.
+        cmap: a matplotlib color map for images of one channel.
         ax: where to draw.
 
     Raises:

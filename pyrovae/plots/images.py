@@ -40,7 +40,7 @@ def plot_samples(
         image_shape: the shape of one image, where they are flat.
         vmin: the intensity drawn black; 0 by default, or the least one where that is negative.
         vmax: the intensity drawn white; 1 for real numbers up to 1, otherwise the largest one.
-        cmap: a matplotlib colour map for images of one channel.
+        cmap: a matplotlib color map for images of one channel.
         ax: where to draw.
 
     Raises:
@@ -77,7 +77,7 @@ def plot_reconstructions(
         image_shape: the shape of one image, where they are flat.
         vmin: the intensity drawn black.
         vmax: the intensity drawn white.
-        cmap: a matplotlib colour map for images of one channel.
+        cmap: a matplotlib color map for images of one channel.
         ax: where to draw.
 
     Raises:
@@ -134,7 +134,7 @@ def plot_imputation(
         image_shape: the shape of one image, where they are flat.
         vmin: the intensity drawn black.
         vmax: the intensity drawn white.
-        cmap: a matplotlib colour map for images of one channel.
+        cmap: a matplotlib color map for images of one channel.
         ax: where to draw.
 
     Raises:

@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 
 def plot_latent(z: Values, labels: Any = None, *, title: str | None = None, ax: Axes | None = None) -> Axes:
-    r"""Each datum's latent as a point, coloured by label.
+    r"""Each datum's latent as a point, colored by label.
 
     Where there are more than two dimensions the two main principal components are drawn, with their share of the
     variance.
 
     Args:
         z: latents, usually posterior means, ``(data, latent_dim)`` with at least 2 dimensions.
-        labels: one a datum: integers or strings (a legend) or real numbers (a colour bar).
-        title: of the legend or colour bar.
+        labels: one a datum: integers or strings (a legend) or real numbers (a color bar).
+        title: of the legend or color bar.
         ax: where to draw.
 
     Raises:
@@ -92,7 +92,7 @@ def _scatter_classes(ax: Axes, points: np.ndarray, labels: np.ndarray, look: dic
     classes = np.unique(labels)
     if len(classes) > 48:
         raise ValueError(
-            f"labels hold {len(classes)} classes, more than can be told apart: pass real numbers for a colour bar"
+            f"labels hold {len(classes)} classes, more than can be told apart: pass real numbers for a color bar"
         )
     for index, value in enumerate(classes):
         ax.scatter(*points[labels == value].T, color=color(index), marker=marker(index), label=str(value), **look)
@@ -115,7 +115,7 @@ def plot_kl_per_dimension(
         kl: in nats: ``(latent_dim,)``, or ``(data, latent_dim)`` to be averaged.
         mean_variance: the variance over data of each dimension's posterior mean, ``(latent_dim,)``: the count of active
             units by that older rule is printed too, since the two often differ.
-        threshold: in nats; a dimension above it is counted, and in another colour.
+        threshold: in nats; a dimension above it is counted, and in another color.
         variance_threshold: for ``mean_variance``.
         names: of the dimensions; by default their index.
         ax: where to draw.

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 class Scale(NamedTuple):
-    """The intensities drawn as black and as white, and the colour map between them.
+    """The intensities drawn as black and as white, and the color map between them.
 
     Args:
-        vmin: drawn with the first colour.
-        vmax: drawn with the last colour.
-        cmap: the name of a matplotlib colour map, for images of one channel.
+        vmin: drawn with the first color.
+        vmax: drawn with the last color.
+        cmap: the name of a matplotlib color map, for images of one channel.
 
     >>> Scale(0.0, 16.0)
     Scale(vmin=0.0, vmax=16.0, cmap='gray')

@@ -98,7 +98,7 @@ def spherical_path(start: Values, end: Values, num: int = 10) -> torch.Tensor:
 def latent_grid(num: int = 15, *, prob: float = 0.95, limits: tuple[float, float] | None = None) -> torch.Tensor:
     r"""A square grid over two latent dimensions, for :func:`plot_manifold`.
 
-    By default the coordinates are quantiles of a standard normal, so that neighbours hold equal prior mass:
+    By default the coordinates are quantiles of a standard normal, so that neighbors hold equal prior mass:
 
     .. math:: z_i = \Phi^{-1}(u_i), \qquad u_i \text{ equally spaced in the central } \texttt{prob}
 

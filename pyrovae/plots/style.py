@@ -1,10 +1,10 @@
-"""How figures look: colours told apart by colour-blind readers, on white paper and on dark screens.
+"""How figures look: colors told apart by color-blind readers, on white paper and on dark screens.
 
 Nothing here changes matplotlib's settings. Figures follow the settings that are in force; for a dark page, or one
 figure for light and dark pages, draw under ``matplotlib.rc_context(pyrovae.plots.DARK)`` or ``NEUTRAL``, which end with
 the block.
 
-The colours are those of M. Okabe and K. Ito, "Color universal design" (2008), https://jfly.uni-koeln.de/color/.
+The colors are those of M. Okabe and K. Ito, "Color universal design" (2008), https://jfly.uni-koeln.de/color/.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PURPLE = "#CC79A7"
 ORANGE = "#E69F00"
 SKY = "#56B4E9"
 
-#: The colours of successive series, the most legible on both white and black first.
+#: The colors of successive series, the most legible on both white and black first.
 SERIES = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY)
 MARKERS = ("o", "^", "s", "D", "v", "P", "X", "*")
 LINES = ("-", "--", "-.", ":")
@@ -47,7 +47,7 @@ NEUTRAL = _theme("#808080", "none")
 
 
 def color(index: int) -> str:
-    """The colour of the series ``index``; after the last colour the first comes again, with another marker.
+    """The color of the series ``index``; after the last color the first comes again, with another marker.
 
     >>> color(0), color(6)
     ('#0072B2', '#0072B2')
@@ -56,7 +56,7 @@ def color(index: int) -> str:
 
 
 def marker(index: int) -> str:
-    """The marker of the series ``index``: neighbours differ in it, and no two of 48 series share colour and marker.
+    """The marker of the series ``index``: neighbors differ in it, and no two of 48 series share color and marker.
 
     >>> marker(0), marker(1), marker(6)
     ('o', '^', '^')
@@ -199,7 +199,7 @@ def tidy(ax: Axes) -> Axes:
 
 
 def ink(ax: Axes) -> Any:
-    """The colour of the axes' own labels: black on paper, light in the dark, whatever the settings say.
+    """The color of the axes' own labels: black on paper, light in the dark, whatever the settings say.
 
     >>> ink(new_figure(3, 2).subplots())
     'black'
@@ -219,7 +219,7 @@ def finding(ax: Axes, text: str) -> None:
 
 
 def both_papers(cmap: str) -> Colormap:
-    """A colour map without its darkest quarter and its palest part: points show on white and on black.
+    """A color map without its darkest quarter and its palest part: points show on white and on black.
 
     >>> both_papers("viridis").N
     256

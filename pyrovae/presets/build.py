@@ -88,7 +88,7 @@ def some_rows(data: Any, seed: int | None = None) -> Tensor:
 
 
 def suggest(data: Any, seed: int | None = None) -> dict[str, Any]:
-    """Suggest a likelihood whose support holds data such as these; a start, not a judgement.
+    """Suggest a likelihood whose support holds data such as these; a start, not a judgment.
 
     Args:
         data: the training data; NaN is missing. The variants of named data are known.

@@ -49,7 +49,7 @@ def main() -> None:
         "batches, unshuffled": (exhaust(batches(x, SIZE, shuffle=False)), 9),
         "batches, with covariates": (exhaust(batches(as_data(x, {"label": torch.arange(ROWS)}), SIZE)), 9),
         "batches, uint8 to float32": (exhaust(batches((x * 255).byte(), SIZE, dtype=torch.float32)), 9),
-        "batches, binarised afresh": (exhaust(batches(Data(x, transform=Binarize()), SIZE)), 5),
+        "batches, binarized afresh": (exhaust(batches(Data(x, transform=Binarize()), SIZE)), 5),
         "batches, CSR with 20 % filled": (exhaust(batches(sparse, SIZE)), 3),
         "DataLoader": (exhaust(DataLoader(TensorDataset(x), SIZE, shuffle=True)), 2),
         "loader_batches": (exhaust(loader_batches(TensorDataset(x), SIZE)), 2),

@@ -34,9 +34,9 @@ def likelihoods() -> dict[str, nn.Module]:
         "negative binomial": factorized(pvae.SizedNegativeBinomial),
         "zero-inflated Poisson": factorized(pvae.distributions.ZeroInflatedSizedPoisson),
         "categorical": pvae.Categories(decoder(), IMAGE, num_categories=17),
-        "discretised logistic": factorized(pvae.DiscretizedLogistic, levels=17),
-        "discretised normal": factorized(pvae.DiscretizedNormal, levels=17),
-        "mixture of 3 discretised logistics": pvae.LogisticMixture(decoder(), IMAGE, num_components=3, levels=17),
+        "discretized logistic": factorized(pvae.DiscretizedLogistic, levels=17),
+        "discretized normal": factorized(pvae.DiscretizedNormal, levels=17),
+        "mixture of 3 discretized logistics": pvae.LogisticMixture(decoder(), IMAGE, num_components=3, levels=17),
     }
 
 

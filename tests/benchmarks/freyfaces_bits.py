@@ -1,4 +1,4 @@
-"""Frey Faces in bits a pixel on the same integers 0..255: a normal with learned noise against discretised logistics.
+"""Frey Faces in bits a pixel on the same integers 0..255: a normal with learned noise against discretized logistics.
 
 The normal is integrated over each level (its tails beyond 0 and 255 go to the ends), so that all are masses on integers. It
 has one noise for all pixels, one for each pixel, or one predicted for each pixel and datum.
@@ -33,9 +33,9 @@ def likelihoods() -> dict[str, nn.Module]:
         "normal, one learned noise": factorized(pvae.DiscretizedNormal, scale=nn.Parameter(shared)),
         "normal, noise for each pixel": factorized(pvae.DiscretizedNormal, scale=nn.Parameter(pixel)),
         "normal, predicted noise": factorized(pvae.DiscretizedNormal),
-        "discretised logistic, one scale": factorized(pvae.DiscretizedLogistic, scale=nn.Parameter(shared / 2)),
-        "discretised logistic, predicted scale": factorized(pvae.DiscretizedLogistic),
-        "mixture of 3 discretised logistics": pvae.LogisticMixture(decoder(), IMAGE, num_components=3, levels=256),
+        "discretized logistic, one scale": factorized(pvae.DiscretizedLogistic, scale=nn.Parameter(shared / 2)),
+        "discretized logistic, predicted scale": factorized(pvae.DiscretizedLogistic),
+        "mixture of 3 discretized logistics": pvae.LogisticMixture(decoder(), IMAGE, num_components=3, levels=256),
     }
 
 

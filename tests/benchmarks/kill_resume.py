@@ -3,7 +3,7 @@
     python tests/benchmarks/kill_resume.py [KILLS] [SEED]
 
 The moments are spread over data, forward pass, update, validation and the stages of writing a checkpoint, and over the
-whole course of training; every fourth kill comes from outside at a random time. Dropout, batch norm, dynamic binarisation,
+whole course of training; every fourth kill comes from outside at a random time. Dropout, batch norm, dynamic binarization,
 clipping, beta and learning-rate schedules are on.
 """
 

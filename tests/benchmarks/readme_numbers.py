@@ -96,7 +96,7 @@ ROWS = (
         3.0,
         (
             _likelihood("beta-binomial", -83.4),
-            _likelihood("discretised logistic", -85.4),
+            _likelihood("discretized logistic", -85.4),
             _likelihood("binomial", -91.1),
             _likelihood("Poisson", -98.3),
         ),
@@ -108,8 +108,8 @@ ROWS = (
         5.0,
         (
             Claim("Frey Faces, one learned noise: bits/dim", 5.21, 0.05, r"^normal, one learned noise.*% +"),
-            Claim("the same, discretized logistic", 4.65, 0.05, r"^discretised logistic, predicted scale.*% +"),
-            Claim("the same, mixture of three", 4.50, 0.05, r"^mixture of 3 discretised logistics.*% +"),
+            Claim("the same, discretized logistic", 4.65, 0.05, r"^discretized logistic, predicted scale.*% +"),
+            Claim("the same, mixture of three", 4.50, 0.05, r"^mixture of 3 discretized logistics.*% +"),
         ),
     ),
     Row(

@@ -69,10 +69,10 @@ def vae_imputation(schema: pvae.TableSchema, x: torch.Tensor, epochs: int, seed:
         warnings.simplefilter("ignore")
         found = impute(vae, x, num_samples=200, num_proposals=1000, seed=seed, progress=False)
     draws = found.draws.numpy()
-    centre = draws.mean(0)
+    center = draws.mean(0)
     for j in categories(schema):
-        centre[:, j] = [np.bincount(codes.astype(int)).argmax() for codes in draws[:, :, j].T]
-    return centre, float((found.pareto_k > 0.7).float().mean())
+        center[:, j] = [np.bincount(codes.astype(int)).argmax() for codes in draws[:, :, j].T]
+    return center, float((found.pareto_k > 0.7).float().mean())
 
 
 def categories(schema: pvae.TableSchema) -> list[int]:
