@@ -13,12 +13,14 @@ def pairs(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def clean_state():
-    """An empty parameter store before each test, and gradients on after it, whatever the one before did.
+    """An empty parameter store and one random state before each test, and gradients on after it, in whatever order they run.
 
     Neither is imported here: the bridge to ArviZ is also tested where there is no torch.
     """
     if "pyro" in sys.modules:
         sys.modules["pyro"].clear_param_store()
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
     yield
     if "torch" in sys.modules:
         assert sys.modules["torch"].is_grad_enabled(), "this test, or what it tests, left gradients switched off"

@@ -328,7 +328,7 @@ def test_a_table_without_a_variant_has_a_plain_title(tmp_path, monkeypatch):
         (["train", "--latent-dim", "x"], 2, "Invalid value for '--latent-dim'"),
         (["train", "--likelihood", "bernoulli", "--epochs", 1], 2, "outside the support of Bernoulli"),
         (["train", "--variant", "grey"], 2, "counts"),
-        (["train", "--epochs", 0], 2, "epochs must be a positive integer"),
+        (["train", "--epochs", 0], 2, "epochs must be at least 1, got 0"),
         (["train", "--hidden", "a,b"], 2, "expected integers with commas between them"),
         (["train", "--learning-rate", -1], 2, ""),
         (["train", "--resume"], 2, "--resume: give --out, the folder of the run that was stopped"),
