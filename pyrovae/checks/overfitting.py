@@ -19,7 +19,8 @@ def _run(case: Case) -> xr.Dataset:
     """Means of training rows less those of the other rows, in nats per datum, with their standard errors."""
     import xarray as xr
 
-    assert case.train is not None
+    if case.train is None:
+        raise ValueError("the check of overfitting needs the training rows: give them as train")
     rows = some_rows(case.train, case.evidence_rows or case.max_rows, case.seed)
     there = reliability(case.program, rows, num_samples=case.num_samples, **case.options).dataset
     here = case.done["reliability"] if "reliability" in case.done else RELIABILITY.run(case)
