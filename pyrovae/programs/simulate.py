@@ -163,6 +163,7 @@ def enumerated_draws(call: Call, latents: Mapping[str, Tensor], num_samples: int
     Raises:
         ValueError: a latent is neither given nor enumerated.
     """
+    # Conditioned, not substituted: enumeration must see the given latents.
     model = poutine.condition(many(call, call.program.model, num_samples), data=dict(latents))
     with torch.no_grad(), torch.random.fork_rng():
         trace = poutine.trace(model).get_trace(*call.args, **call.kwargs)
@@ -172,8 +173,7 @@ def enumerated_draws(call: Call, latents: Mapping[str, Tensor], num_samples: int
         raise ValueError(f"there are no draws of the latent sites {lacking}: give them too")
     if not rest:
         return {}
-    given = poutine.condition(many(call, call.program.model, num_samples), data=latents)  # enumeration must see them
-    drawn = infer_discrete(given, first_available_dim=-1 - call.nesting - (num_samples is not None), temperature=1)
+    drawn = infer_discrete(model, first_available_dim=-1 - call.nesting - (num_samples is not None), temperature=1)
     with torch.no_grad():
         trace = poutine.trace(drawn).get_trace(*call.args, **call.kwargs)
     return {name: trace.nodes[name]["value"] for name in rest}
