@@ -85,7 +85,7 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__in
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_a_room_imports_only_the_rooms_below_it(path):
+def test_a_room_imports_only_earlier_rooms(path):
     room = room_of(path)
     assert room in ROOMS, f"{room} is a new room: say in this table what it may import"
     assert imported_rooms(path) - SHARED - {room} <= set(ROOMS[room])
