@@ -31,7 +31,8 @@ from pyrovae.data.table import random_parts
 from pyrovae.files import DamagedError
 from pyrovae.files.config import sealed
 from pyrovae.report.evidence import Evidence, Mean, read_evaluated, remembered
-from pyrovae.report.page import RunPage, signed
+from pyrovae.report.page import RunPage
+from pyrovae.report.render import signed
 from pyrovae.report.snippet import fit_snippet
 from pyrovae.report.subject import read_subject
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
-from pyrovae.checks.entries import entry_kl, entry_log_prob, entry_means, rows_second, sampled_traces, unwrap
+from pyrovae.checks.entries import by_kind, entry_kl, entry_log_prob, entry_means, rows_second, sampled_traces, unwrap
 from pyrovae.programs import given_terms, latent_names, log_terms, site_log_prob
 from pyrovae.programs.call import Call
 from pyrovae.programs.masks import counted
@@ -57,15 +57,16 @@ def draw(work: RowWork) -> Drawn:
     place: the entry carries no information and follows the prior.
     """
     found = work.run(_drawn, "draws")
-    parts: dict[str, dict[str, Tensor]] = {}
-    for key, value in found.items():
-        kind, _, name = key.partition(" ")
-        parts.setdefault(kind, {})[name] = value
-    values = {n: v.flatten(0, 1).unsqueeze(_axis(work, n, v)) for n, v in parts["value"].items()}
-    log_guide, log_prior, reconstruction = (found[name] for name in ("log_guide", "log_prior", "reconstruction"))
-    entries = parts.get("entry", {})
+    parts = by_kind(found)
     return Drawn(
-        log_guide, log_prior, reconstruction, values, entries, parts["kl"], parts["mean"], found.get("whitened")
+        found["log_guide"],
+        found["log_prior"],
+        found["reconstruction"],
+        values={n: v.flatten(0, 1).unsqueeze(_axis(work, n, v)) for n, v in parts["value"].items()},
+        entry_log_prior=parts.get("entry", {}),
+        kl=parts["kl"],
+        means=parts["mean"],
+        whitened=found.get("whitened"),
     )
 
 
@@ -138,21 +139,24 @@ class _UntilSeen(Messenger):
             raise _Done
 
 
-def _priors_at(call: Call, values: Mapping[str, Tensor], particles: int) -> dict[str, Site]:
-    """The model's latent sites at given values, with so many particles."""
-    model = many(call, _UntilSeen(values)(Substitute(values)(call.program.model)), particles)
+def _beginning(call: Call, model: Callable) -> Trace:
+    """The trace of a model that ends after some sites."""
     with poutine.trace() as capture, suppress(_Done):
         model(*call.args, **call.kwargs)
-    return {name: capture.trace.nodes[name] for name in values}
+    return capture.trace
+
+
+def _priors_at(call: Call, values: Mapping[str, Tensor], particles: int) -> dict[str, Site]:
+    """The model's latent sites at given values, with so many particles."""
+    trace = _beginning(call, many(call, _UntilSeen(values)(Substitute(values)(call.program.model)), particles))
+    return {name: trace.nodes[name] for name in values}
 
 
 def _summed_prior(call: Call, values: dict[str, Tensor], particles: int) -> Tensor:
     """The log density of the latents under their prior, discrete sites summed out, ``(particles, rows)``."""
     given = _UntilSeen(values)(poutine.condition(call.program.model, data=values))
-    model = EnumMessenger(-2 - call.nesting)(many(call, given, particles))
-    with poutine.trace() as capture, suppress(_Done):
-        model(*call.args, **call.kwargs)
-    return given_terms(capture.trace, values, dtype=torch.float64).log_weights
+    trace = _beginning(call, EnumMessenger(-2 - call.nesting)(many(call, given, particles)))
+    return given_terms(trace, values, dtype=torch.float64).log_weights
 
 
 def _sum_of(trace: Trace, names: Collection[str]) -> Tensor:

@@ -11,7 +11,7 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
 from pyrovae.checks.calls import Covariates, local_work, seed_or_drawn
-from pyrovae.checks.entries import along_latent, array, entry_kl, rows_second, sampled_traces
+from pyrovae.checks.entries import along_latent, array, by_kind, entry_kl, rows_second, sampled_traces
 from pyrovae.checks.findings import CAUTION, GOOD, Case, Check, Finding, Line, Result, listed, of_p
 from pyrovae.checks.uniformity import central_coverage, defect, density_coverage, uniformity_p_value
 from pyrovae.programs import Program, latent_names, log_terms
@@ -91,9 +91,8 @@ def sbc(
     Reference: Talts et al. 2018, arXiv:1804.06788; Modrák et al. 2023, arXiv:2211.02383 (log p(x, z) among the
     test quantities).
 
-    >>> import pyrovae as pvae, pyro.distributions as dist, torch
-    >>> vae = pvae.VAE(pvae.standard_normal(2), pvae.Factorized(dist.Normal, pvae.MLP(2, (8,)), 5, scale=1.0),
-    ...     pvae.Factorized(dist.Normal, pvae.MLP(5, (8,)), 2))
+    >>> import pyrovae as pvae, torch
+    >>> vae = pvae.build_vae(5, likelihood="normal", latent_dim=2, hidden=(8,))
     >>> sbc(vae, num_simulations=100, num_samples=19, seed=0).ranks["z"].shape
     (100, 2)
     """
@@ -112,14 +111,10 @@ def sbc(
         truth = simulate(program.model, num_simulations, template, covariates)
     work = local_work(program, truth.x, repeated, seed=mixed(seed, 0, 0, 1), **plan)
     rng = np.random.default_rng(seed)
-    found = work.run(lambda block: _ranked(block, truth, rng), "sbc")
-    parts: dict[str, dict[str, Any]] = {"ranks": {}, "kl": {}}
-    for key, values in found.items():
-        kind, _, name = key.partition(" ")
-        if name:
-            parts[kind][name] = array(values if kind == "ranks" else values.mean(0))
-    log_joint, log_q = array(found["log_joint"]), array(found["log_q"])
-    return SBC(dataset_of(parts["ranks"], log_joint, log_q, parts["kl"], num_samples), judge, draw)
+    found = {name: array(values) for name, values in work.run(lambda block: _ranked(block, truth, rng), "sbc").items()}
+    parts = by_kind(found)
+    kl = {name: values.mean(0) for name, values in parts["kl"].items()}
+    return SBC(dataset_of(parts["ranks"], found["log_joint"], found["log_q"], kl, num_samples), judge, draw)
 
 
 def _ranked(block: Block, truth: Simulated, rng: np.random.Generator) -> dict[str, Tensor]:
@@ -165,15 +160,7 @@ def _quantities(model_trace: Trace, guide_trace: Trace) -> dict[str, Array]:
 def dataset_of(
     ranks: dict[str, Any], log_joint_ranks: Any, log_q_ranks: Any, kl: dict[str, Any], num_samples: int
 ) -> xr.Dataset:
-    """Ranks with the p-values of their uniformity, as a Dataset.
-
-    Args:
-        ranks: by latent site, ``(num_simulations, *event_shape)``.
-        log_joint_ranks: of log p(x, z), ``(num_simulations,)``.
-        log_q_ranks: of log q(z | x), likewise.
-        kl: by latent site, nats of each entry, ``(*event_shape)``.
-        num_samples: the number of draws behind each rank.
-    """
+    """Ranks, by latent site ``(num_simulations, *event_shape)``, and the KL of each entry, with the p-values of uniform ranks."""
     import xarray as xr
 
     along = along_latent(ranks, "simulation")

@@ -16,13 +16,7 @@ Covariates = Mapping[str, Any]
 
 
 def local_work(program: Any, data: Any, covariates: Covariates | None = None, **plan: Any) -> RowWork:
-    """A program and data, ready for work per datum, whose latents all lie inside the data plate.
-
-    Args:
-        program: the program.
-        data: N rows.
-        covariates: for each name, N rows.
-        **plan: as for :class:`pyrovae.programs.rows.RowWork`.
+    """A program and data, ready for work per datum (:class:`pyrovae.programs.rows.RowWork`), whose latents all are the rows'.
 
     Raises:
         ValueError: the program has global latents, which no check of single rows can place.

@@ -9,6 +9,7 @@ from typing import Any
 from pyrovae.checks.calls import Covariates, evaluated, local_work, seed_or_drawn
 from pyrovae.checks.findings import Case, Check, Finding, Line, Result, headline, pressing_first
 from pyrovae.data import as_data
+from pyrovae.errors import check_word
 from pyrovae.programs.rows import MAX_BYTES
 
 
@@ -115,11 +116,10 @@ def diagnose(
     Raises:
         ValueError: an unknown check; global latents; rows that the program cannot take.
 
-    >>> import torch, pyrovae as pvae, pyro.distributions as dist
-    >>> vae = pvae.VAE(pvae.standard_normal(2), pvae.Factorized(dist.Normal, pvae.MLP(2, (8,)), 5, scale=1.0),
-    ...     pvae.Factorized(dist.Normal, pvae.MLP(5, (8,)), 2))
-    >>> list(diagnose(vae, torch.randn(50, 5), num_samples=100, num_simulations=100, seed=0))
-    ['reliability', 'structure', 'calibration', 'typicality', 'predictive']
+    >>> import pyrovae as pvae, torch
+    >>> vae = pvae.build_vae(5, likelihood="normal", latent_dim=2, hidden=(8,))
+    >>> diagnose(vae, torch.zeros(50, 5), num_samples=100, num_simulations=100, seed=0).structure.verdict
+    'collapsed'
     """
     seed = seed_or_drawn(seed)
     work = local_work(program, data, covariates, seed=seed, max_bytes=max_bytes, progress=False)
@@ -140,12 +140,7 @@ def diagnose(
 
 
 def with_best_epoch(history: Any, best_epoch: Any = None) -> Mapping[str, Any] | None:
-    """The columns of a training, with the epoch whose weights were kept; None where there are none.
-
-    Args:
-        history: a mapping of columns, or a ``History``.
-        best_epoch: the epoch, if the history does not know it.
-    """
+    """The columns of a training, with the epoch whose weights were kept; None where there are none."""
     if not history:
         return None
     columns = dict(history) if isinstance(history, Mapping) else history.to_dict()
@@ -153,18 +148,12 @@ def with_best_epoch(history: Any, best_epoch: Any = None) -> Mapping[str, Any] |
 
 
 def run_checks(case: Case, checks: Iterable[str] | None = None, errors: type[Exception] = ValueError) -> Report:
-    """Run checks on a case; one that fails is left out, and the report says why.
-
-    Args:
-        case: the program, its data, and what else is at hand.
-        checks: the names of the checks; by default all whose needs the case meets.
-        errors: what a check may fail with.
+    """Run checks on a case, by default all whose needs it meets; one that fails is left out, and the report says why.
 
     Raises:
         ValueError: an unknown check.
     """
     from pyrovae.checks import CHECKS
-    from pyrovae.errors import check_word
 
     known = {check.name: check for check in CHECKS}
     wanted = [check_word("checks", name, known) for name in (known if checks is None else checks)]
@@ -179,6 +168,11 @@ def run_checks(case: Case, checks: Iterable[str] | None = None, errors: type[Exc
         try:
             case.done[name] = check.run(case)
         except errors as error:
-            skipped[name] = (str(error) or type(error).__name__).split("\nTrace Shapes")[0][:500]
+            skipped[name] = reason(error)
     done = {name: known[name] for name in wanted if name in case.done}
     return Report({name: check.result(case.done[name]) for name, check in done.items()}, skipped, done)
+
+
+def reason(error: Exception) -> str:
+    """Why something failed, in few words: the error's message without Pyro's table of shapes."""
+    return (str(error) or type(error).__name__).split("\nTrace Shapes")[0][:500]

@@ -101,16 +101,10 @@ def posterior_draws(
 
     Reference: Vehtari et al. 2024, arXiv:1507.02646; Li et al. 2024, arXiv:2409.04332, for the escalation.
 
-    >>> import pyro, pyro.distributions as dist
-    >>> def model(x):
-    ...     with pyro.plate("data", len(x)):
-    ...         z = pyro.sample("z", dist.Normal(0.0, 1.0))
-    ...         pyro.sample("x", dist.Normal(z, 1.0), obs=x)
-    >>> def guide(x):
-    ...     with pyro.plate("data", len(x)):
-    ...         pyro.sample("z", dist.Normal(x / 2, 1.0))
-    >>> posterior_draws((model, guide), torch.zeros(3), seed=0).method
-    array(['psis', 'psis', 'psis'], dtype='<U5')
+    >>> import pyrovae as pvae
+    >>> vae = pvae.build_vae(5, likelihood="normal", latent_dim=2, hidden=(8,))
+    >>> posterior_draws(vae, torch.zeros(3, 5), seed=0).values["z"].shape
+    torch.Size([200, 3, 2])
     """
     import xarray as xr
 
@@ -149,17 +143,11 @@ def propose(block: Block) -> Proposals:
     return Proposals({n: torch.cat(v) for n, v in values.items()}, smoothed.log_weights, smoothed.k, smoothed.ess)
 
 
-def _escalate(proposed: Proposals) -> NDArray[np.str_]:
-    size = len(proposed.log_weights)
-    k, ess = array(proposed.pareto_k), array(proposed.ess)
-    methods = np.where(k <= good_k(size), "psis", "hmc").astype("<U5")
-    methods[ess >= EXACT_SHARE * size] = "guide"
-    return methods
-
-
 def _picked(proposed: Proposals, method: str, num_samples: int) -> dict[str, Tensor]:
     """The chosen proposals of each row; rows that wait for chains get the guide's draws for now."""
-    methods = _escalate(proposed) if method == "auto" else [method] * len(proposed.ess)
+    size, k, ess = len(proposed.log_weights), array(proposed.pareto_k), array(proposed.ess)
+    by_weights = np.where(ess >= EXACT_SHARE * size, "guide", np.where(k <= good_k(size), "psis", "hmc"))
+    methods = by_weights if method == "auto" else [method] * len(ess)
     chosen = [_TABLE[m](w, num_samples) for m, w in zip(methods, proposed.log_weights.T, strict=True)]
     index = torch.stack(chosen, 1)
     columns = {"pareto_k": proposed.pareto_k, "ess": proposed.ess}
@@ -167,10 +155,6 @@ def _picked(proposed: Proposals, method: str, num_samples: int) -> dict[str, Ten
         at = index.reshape(*index.shape, *(1,) * (values.ndim - 2)).expand(-1, *values.shape[1:])
         columns[f"value {name}"] = values.gather(0, at).movedim(1, 0)
     return {**columns, "method": torch.tensor([list(_TABLE).index(m) for m in methods])}
-
-
-def _first(log_weights: Tensor, num_samples: int) -> Tensor:
-    return torch.arange(num_samples)
 
 
 def _resampled(log_weights: Tensor, num_samples: int) -> Tensor:
@@ -181,7 +165,11 @@ def _resampled(log_weights: Tensor, num_samples: int) -> Tensor:
     return index[torch.randperm(num_samples)]
 
 
-_TABLE: Mapping[str, Callable[[Tensor, int], Tensor]] = {"guide": _first, "psis": _resampled, "hmc": _first}
+_TABLE: Mapping[str, Callable[[Tensor, int], Tensor]] = {
+    "guide": lambda _, num_samples: torch.arange(num_samples),
+    "psis": _resampled,
+    "hmc": lambda _, num_samples: torch.arange(num_samples),
+}
 
 
 def _replace_by_chains(

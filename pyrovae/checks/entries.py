@@ -33,11 +33,7 @@ def array(value: Tensor) -> NDArray[Any]:
 
 
 def along_latent(by_site: Mapping[str, Any], *dims: str) -> xr.DataArray:
-    """Arrays by latent site, side by side along the dimension ``latent``, whose labels name the entries.
-
-    Args:
-        by_site: by site, an array of shape ``(*dims, *event_shape)``.
-        dims: the leading dimensions.
+    """Arrays by latent site, ``(*dims, *event_shape)``, side by side along ``latent``, whose labels name the entries.
 
     >>> along_latent({"z": np.ones((4, 2)), "y": np.ones(4)}, "data").latent.values.tolist()
     ['z[0]', 'z[1]', 'y']
@@ -66,6 +62,19 @@ def by_site(values: xr.DataArray) -> dict[str, NDArray[Any]]:
     return {n: part.reshape((*flat.shape[:-1], *shape)) for (n, shape), part in zip(shapes.items(), parts, strict=True)}
 
 
+def by_kind(columns: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Columns named ``"<kind> <site>"``, as tasks return them, by kind and site.
+
+    >>> by_kind({"kl z": 1.0, "kl y": 2.0, "log_q": 3.0})
+    {'kl': {'z': 1.0, 'y': 2.0}, 'log_q': {'': 3.0}}
+    """
+    parts: dict[str, dict[str, Any]] = {}
+    for key, value in columns.items():
+        kind, _, site = key.partition(" ")
+        parts.setdefault(kind, {})[site] = value
+    return parts
+
+
 def entry_names(site: str, shape: tuple[int, ...]) -> list[str]:
     """The names of the entries of a site of a shape.
 
@@ -84,15 +93,7 @@ def sampled_traces(tile: Tile) -> tuple[Trace, Trace]:
 
 
 def rows_second(value: Tensor, site: Site) -> Tensor:
-    """A value of a site's shape, particles first, with the data as its second axis and unused plates dropped.
-
-    Args:
-        value: any tensor of the shape of ``site["value"]``.
-        site: from a trace whose particles are the leftmost axis.
-
-    Returns:
-        Shape ``(particles, data, *rest)``.
-    """
+    """A value in the shape of a site of a trace, particles first, as ``(particles, data, *rest)``, unused plates dropped."""
     batch = value.ndim - len(site["fn"].event_shape)
     value = value.movedim(data_axis(site), 1)
     unused = [axis for axis in range(2, batch) if value.shape[axis] == 1]
@@ -113,9 +114,7 @@ def unwrap(distribution: Any) -> Any:
 def entry_log_prob(site: Site, masked: bool = True) -> Tensor | None:
     """The log density of each entry, in the shape of the site's value; None where the entries are joint.
 
-    Args:
-        site: of a trace.
-        masked: whether a masked entry has density one (log density zero), as in evaluation; else masks are ignored.
+    With ``masked`` a masked entry has log density zero, as in evaluation; else masks are ignored.
     """
     base = unwrap(site["fn"])
     if base.event_shape:
@@ -134,10 +133,6 @@ def entry_kl(model_trace: Trace, guide_trace: Trace) -> dict[str, Tensor]:
     are joint (a full covariance, a flow), it is the KL of each entry's marginal, both matched by normals; those do not
     add up to the site's KL. NaN where the prior depends on a discrete site that is summed out.
 
-    Args:
-        model_trace: with latent values of shape ``(particles, data, *event_shape)``.
-        guide_trace: of the same particles.
-
     Returns:
         By site, nats of shape ``(data, *event_shape)``.
     """
@@ -150,7 +145,9 @@ def _site_kl(prior: Site, posterior: Site) -> Tensor:
     if len(p.batch_shape) > value.ndim:  # the prior given each value of a site that is summed out
         kl = value.new_full((), float("nan"))
     elif p.event_shape or q.event_shape:
-        kl = _normal_kl(moments(posterior), moments(prior))
+        (q_mean, q_variance), (p_mean, p_variance) = moments(posterior), moments(prior)
+        ratio = q_variance / p_variance
+        kl = 0.5 * (ratio + (q_mean - p_mean) ** 2 / p_variance - 1 - ratio.log())
     else:
         try:
             kl = kl_divergence(q, p)
@@ -159,11 +156,6 @@ def _site_kl(prior: Site, posterior: Site) -> Tensor:
     counts = counted(posterior)
     kl = kl if counts is None else torch.where(counts, kl, kl.new_zeros(()))
     return rows_second(kl.expand(value.shape), posterior).mean(0)
-
-
-def _normal_kl(q: tuple[Tensor, Tensor], p: tuple[Tensor, Tensor]) -> Tensor:
-    ratio = q[1] / p[1]
-    return 0.5 * (ratio + (q[0] - p[0]) ** 2 / p[1] - 1 - ratio.log())
 
 
 def moments(site: Site) -> tuple[Tensor, Tensor]:
@@ -181,25 +173,16 @@ def moments(site: Site) -> tuple[Tensor, Tensor]:
 
 
 def entry_means(guide_trace: Trace, masked: bool = False) -> dict[str, Tensor]:
-    """The guide's mean of each entry for each particle: its distribution's own where known, else the draw.
-
-    Args:
-        guide_trace: of some particles.
-        masked: whether a masked entry is zero.
-
-    Returns:
-        By site, shape ``(particles, data, *event_shape)``.
-    """
-    return {n: _mean(guide_trace.nodes[n], masked) for n in latent_names(guide_trace)}
-
-
-def _mean(site: Site, masked: bool) -> Tensor:
-    counts = counted(site) if masked else None
-    if counts is not None:
-        return torch.where(rows_second(counts.expand(site["value"].shape), site), _mean(site, False), 0.0)
-    value = site["value"] if site["value"].is_floating_point() else site["value"].to(torch.get_default_dtype())
-    try:
-        mean = site["fn"].mean
-    except NotImplementedError:
-        return rows_second(value, site)
-    return rows_second(value if mean.isnan().any() else mean.expand_as(value), site)
+    """By site, the guide's mean of each entry for each particle: the draw where no mean is known, zero where ``masked``."""
+    means = {}
+    for name in latent_names(guide_trace):
+        site = guide_trace.nodes[name]
+        value = site["value"] if site["value"].is_floating_point() else site["value"].to(torch.get_default_dtype())
+        try:
+            mean = site["fn"].mean
+        except NotImplementedError:
+            mean = value
+        mean = value if mean.isnan().any() else mean.expand_as(value)
+        counts = counted(site) if masked else None
+        means[name] = rows_second(mean if counts is None else torch.where(counts, mean, 0.0), site)
+    return means

@@ -56,6 +56,14 @@ def pressing_first(findings: Iterable[Finding]) -> list[Finding]:
     return sorted(findings, key=lambda finding: TONES.index(finding.tone))
 
 
+def tones_by_subject(findings: Iterable[Finding]) -> dict[str, str]:
+    """For each subject its most pressing tone, the most pressing subjects first."""
+    worst: dict[str, str] = {}
+    for finding in pressing_first(findings):
+        worst.setdefault(finding.about, finding.tone)
+    return worst
+
+
 def headline(findings: Sequence[Finding]) -> str:
     """All findings in one sentence.
 
@@ -64,9 +72,7 @@ def headline(findings: Sequence[Finding]) -> str:
     """
     if not findings:
         return "Nothing could be checked."
-    worst: dict[str, str] = {}
-    for finding in pressing_first(findings):
-        worst.setdefault(finding.about, finding.tone)
+    worst = tones_by_subject(findings)
     pressing = [about for about, tone in worst.items() if tone in (PROBLEM, CAUTION)]
     undecided = [about for about, tone in worst.items() if tone == OPEN]
     rest = f" Open: {', '.join(undecided)}." if undecided else ""

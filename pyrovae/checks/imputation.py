@@ -82,9 +82,8 @@ def imputation_calibration(
 
     Reference: Mattei & Frellsen 2019, arXiv:1812.02633.
 
-    >>> import pyrovae as pvae, pyro.distributions as dist
-    >>> vae = pvae.VAE(pvae.standard_normal(2), pvae.Factorized(dist.Normal, pvae.MLP(2, (8,)), 5, scale=1.0),
-    ...     pvae.Factorized(dist.Normal, pvae.MLP(5, (8,)), 2))
+    >>> import pyrovae as pvae
+    >>> vae = pvae.build_vae(5, likelihood="normal", latent_dim=2, hidden=(8,))
     >>> imputation_calibration(vae, torch.zeros(20, 5), hidden=0.5, num_proposals=100, seed=0).ranks.max() <= 99
     np.True_
     """
@@ -130,15 +129,7 @@ def _chosen(x: Tensor, hidden: float, seed: int) -> Tensor:
 
 
 def dataset_of(columns: dict[str, Any], pareto_k: Array, num_samples: int, num_proposals: int, seed: int) -> xr.Dataset:
-    """The hidden entries as a Dataset, with the p-value of one entry of each row, chosen at random.
-
-    Args:
-        columns: ``ranks`` and ``row``, and any others, ``(hidden,)``.
-        pareto_k: of each row's weights, ``(data,)``.
-        num_samples: imputations of each entry.
-        num_proposals: draws of the guide behind them.
-        seed: of the choice.
-    """
+    """The hidden entries as a Dataset, with the p-value of one entry of each row, chosen at random."""
     import xarray as xr
 
     row, ranks = np.asarray(columns["row"]), np.asarray(columns["ranks"])

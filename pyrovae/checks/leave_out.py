@@ -87,9 +87,8 @@ def leave_one_feature_out(
 
     Reference: Vehtari, Gelman & Gabry 2017, arXiv:1507.04544; Vehtari et al. 2024, arXiv:1507.02646.
 
-    >>> import pyrovae as pvae, pyro.distributions as dist
-    >>> vae = pvae.VAE(pvae.standard_normal(2), pvae.Factorized(dist.Normal, pvae.MLP(2, (8,)), 5, scale=1.0),
-    ...     pvae.Factorized(dist.Normal, pvae.MLP(5, (8,)), 2))
+    >>> import pyrovae as pvae
+    >>> vae = pvae.build_vae(5, likelihood="normal", latent_dim=2, hidden=(8,))
     >>> leave_one_feature_out(vae, torch.zeros(20, 5), num_samples=100, seed=0).elpd.shape
     (20, 5)
     """

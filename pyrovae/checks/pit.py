@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyrovae.checks.calls import Covariates, counted_data, local_work
 from pyrovae.checks.entries import array
-from pyrovae.checks.findings import CAUTION, GOOD, Case, Check, Finding, Result, of_p
+from pyrovae.checks.findings import CAUTION, GOOD, Finding, Result, of_p
 from pyrovae.checks.predictive import prior_replicates
 from pyrovae.checks.uniformity import defect, uniformity_p_value
 from pyrovae.programs.rows import MAX_BYTES, Block
@@ -58,9 +58,8 @@ def marginal_pit(
 
     Reference: Czado, Gneiting & Held 2009, doi:10.1111/j.1541-0420.2009.01191.x (counts).
 
-    >>> import pyrovae as pvae, pyro.distributions as dist
-    >>> vae = pvae.VAE(pvae.standard_normal(2), pvae.Factorized(dist.Normal, pvae.MLP(2, (8,)), 5, scale=1.0),
-    ...     pvae.Factorized(dist.Normal, pvae.MLP(5, (8,)), 2))
+    >>> import pyrovae as pvae
+    >>> vae = pvae.build_vae(5, likelihood="normal", latent_dim=2, hidden=(8,))
     >>> marginal_pit(vae, torch.zeros(20, 5), seed=0).pit.shape
     (20, 5)
     """
@@ -133,10 +132,3 @@ def draw(found: xr.Dataset, ax: Any = None) -> Any:
 
     flat = found["pit"].values.reshape(found.sizes["data"], -1)
     return plot_pit({"x": flat[:, ~np.isnan(flat).any(0)]}, ax=ax)
-
-
-def _run(case: Case) -> xr.Dataset:
-    return marginal_pit(case.program, case.some, **case.options).dataset
-
-
-FEATURES = Check("features", _run, judge, draw=draw)

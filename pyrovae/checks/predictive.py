@@ -27,17 +27,13 @@ LEVEL = 0.05
 """The Bonferroni-adjusted p-value below which a statistic is called not reproduced."""
 
 
-def _sd_of_row_means(x: Array) -> Any:
-    return np.nanstd(np.nanmean(x.reshape(len(x), -1), axis=1))
-
-
 STATISTICS: Mapping[str, Statistic] = {
     "mean": np.nanmean,
     "sd": np.nanstd,
     "smallest": np.nanmin,
     "largest": np.nanmax,
     "share of zeros": lambda x: (x == 0).sum() / (~np.isnan(x)).sum(),
-    "sd of row means": _sd_of_row_means,
+    "sd of row means": lambda x: np.nanstd(np.nanmean(x.reshape(len(x), -1), axis=1)),
 }
 """The default statistics of :func:`predictive_check`; each takes data ``(rows, *event_shape)``, NaN where missing."""
 
@@ -82,9 +78,8 @@ def predictive_check(
 
     Reference: Gelman, Meng & Stern 1996 (Statistica Sinica 6); Gabry et al. 2019, arXiv:1709.01449.
 
-    >>> import pyrovae as pvae, pyro.distributions as dist
-    >>> vae = pvae.VAE(pvae.standard_normal(2), pvae.Factorized(dist.Normal, pvae.MLP(2, (8,)), 5, scale=1.0),
-    ...     pvae.Factorized(dist.Normal, pvae.MLP(5, (8,)), 2))
+    >>> import pyrovae as pvae
+    >>> vae = pvae.build_vae(5, likelihood="normal", latent_dim=2, hidden=(8,))
     >>> predictive_check(vae, torch.zeros(20, 5), num_samples=50, seed=0).replicated["mean"].shape
     (50,)
     """
@@ -102,13 +97,7 @@ def predictive_check(
 
 
 def dataset_of(observed: Mapping[str, float], replicated: Mapping[str, ArrayLike], kind: str) -> xr.Dataset:
-    """Statistics of the data and of the replicates as a Dataset, with their p-values.
-
-    Args:
-        observed: by statistic, its value on the data.
-        replicated: by statistic, its values on the replicates.
-        kind: ``"posterior"`` or ``"prior"``.
-    """
+    """Statistics of the data and of the replicates as a Dataset, with their p-values."""
     import xarray as xr
 
     value, draws = np.array(list(observed.values())), np.array([replicated[name] for name in observed])

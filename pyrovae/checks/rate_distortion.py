@@ -63,9 +63,8 @@ def rate_distortion(
 
     Reference: Alemi et al. 2018, arXiv:1711.00464.
 
-    >>> import pyrovae as pvae, pyro.distributions as dist, torch
-    >>> vae = pvae.VAE(pvae.standard_normal(2), pvae.Factorized(dist.Normal, pvae.MLP(2, (8,)), 5, scale=1.0),
-    ...     pvae.Factorized(dist.Normal, pvae.MLP(5, (8,)), 2))
+    >>> import pyrovae as pvae, torch
+    >>> vae = pvae.build_vae(5, likelihood="normal", latent_dim=2, hidden=(8,))
     >>> rate_distortion({1.0: vae, 0.5: vae}, torch.zeros(3, 5), seed=0).beta
     array([0.5, 1. ])
     """

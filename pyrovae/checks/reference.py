@@ -146,16 +146,10 @@ def reference_posterior(
 
     Reference: Neal 2011, arXiv:1206.1901; Hoffman & Gelman 2014, arXiv:1111.4246; Vehtari et al. 2021, arXiv:1903.08008.
 
-    >>> import pyro, pyro.distributions as dist
-    >>> def model(x):
-    ...     with pyro.plate("data", len(x)):
-    ...         z = pyro.sample("z", dist.Normal(0.0, 1.0))
-    ...         pyro.sample("x", dist.Normal(z, 1.0), obs=x)
-    >>> def guide(x):
-    ...     with pyro.plate("data", len(x)):
-    ...         pyro.sample("z", dist.Normal(x / 2, 1.0))
-    >>> reference_posterior((model, guide), torch.zeros(3), sampler=Sampler(2, 50, 50), seed=0).values["z"].shape
-    torch.Size([2, 50, 3])
+    >>> import pyrovae as pvae
+    >>> vae = pvae.build_vae(5, likelihood="normal", latent_dim=2, hidden=(8,))
+    >>> reference_posterior(vae, torch.zeros(3, 5), sampler=Sampler(2, 50, 50), seed=0).values["z"].shape
+    torch.Size([2, 50, 3, 2])
     """
     check_word("method", method, _METHODS)
     sampler = Sampler() if sampler is None else sampler
@@ -190,7 +184,10 @@ def rows_first(value: Tensor, space: LatentSpace) -> Tensor:
 
 def run_chains(space: LatentSpace, sampler: Sampler) -> Tensor:
     """Chains on the unconstrained latents, of shape (draws, chains, rows, size); step sizes are frozen after warm-up."""
-    density = _target(space)
+
+    def density(u: Tensor) -> tuple[Tensor, Tensor]:
+        return (u * 0).sum(-1), space.log_joint(u)
+
     guide = space.guide_draws(max(64, sampler.num_chains))
     from_prior = sampler.num_chains // 2
     start = torch.cat([guide[: sampler.num_chains - from_prior], space.prior_draws(max(1, from_prior))[:from_prior]])
@@ -203,10 +200,6 @@ def run_chains(space: LatentSpace, sampler: Sampler) -> Tensor:
         state, _ = transition(density, state, 1.0, step, _leaps(sampler), mass)
         kept.append(state.u)
     return torch.stack(kept)
-
-
-def _target(space: LatentSpace) -> LogDensity:
-    return lambda u: ((u * 0).sum(-1), space.log_joint(u))
 
 
 def _leaps(sampler: Sampler) -> int:

@@ -101,11 +101,6 @@ def dataset_of(columns: dict[str, Any], num_samples: int, refined: bool = False)
     """The columns over rows as a Dataset, with the advice for each row.
 
     A k-hat above the limit for so many samples is too large; up to 0.7 more samples raise that limit, beyond they do not.
-
-    Args:
-        columns: ``pareto_k`` and ``mcse``, and any others, ``(data,)``.
-        num_samples: draws per row.
-        refined: whether the guide was optimized for each row.
     """
     import xarray as xr
 

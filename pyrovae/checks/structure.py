@@ -38,7 +38,7 @@ class Surgery(Result):
 
     @property
     def kl(self) -> float:
-        """The mean KL of the guide to the prior, the rate."""
+        """The mean KL of the guide to the prior."""
         return self.mean_kl
 
     @property
@@ -112,15 +112,16 @@ def latent_structure(
 
     Reference: Burda et al. 2016, arXiv:1509.00519; Hoffman & Johnson 2016; Dai et al. 2020, arXiv:1912.10702 (collapse).
 
-    >>> import pyrovae as pvae, pyro.distributions as dist, torch
-    >>> vae = pvae.VAE(pvae.standard_normal(2), pvae.Factorized(dist.Normal, pvae.MLP(2, (8,)), 5, scale=1.0),
-    ...     pvae.Factorized(dist.Normal, pvae.MLP(5, (8,)), 2))
+    >>> import pyrovae as pvae, torch
+    >>> vae = pvae.build_vae(5, likelihood="normal", latent_dim=2, hidden=(8,))
     >>> latent_structure(vae, torch.zeros(20, 5), seed=0).verdict
     'collapsed'
     """
     plan: dict[str, Any] = {"num_samples": num_samples, "seed": seed, "max_bytes": max_bytes, "progress": progress}
     work = local_work(program, data, covariates, **plan)
-    drawn = _draw(work)
+    if len(work) < 2:
+        raise ValueError(f"an aggregate posterior needs at least two rows, got {len(work)}")
+    drawn = draw(work)
     found = _surgery(work, drawn)
     found["mean_variance"] = along_latent({name: _variance_of_means(means) for name, means in drawn.means.items()})
     found.attrs["num_active"] = int((found["mean_variance"] > ACTIVE).sum())
@@ -172,21 +173,13 @@ def elbo_surgery(
     Reference: Hoffman & Johnson 2016 (approximateinference.org/accepted/HoffmanJohnson2016.pdf); Poole et al. 2019,
     arXiv:1905.06922, for the bounds.
 
-    >>> import pyrovae as pvae, pyro.distributions as dist, torch
-    >>> vae = pvae.VAE(pvae.standard_normal(2), pvae.Factorized(dist.Normal, pvae.MLP(2, (8,)), 5, scale=1.0),
-    ...     pvae.Factorized(dist.Normal, pvae.MLP(5, (8,)), 2))
+    >>> import pyrovae as pvae, torch
+    >>> vae = pvae.build_vae(5, likelihood="normal", latent_dim=2, hidden=(8,))
     >>> elbo_surgery(vae, torch.zeros(20, 5), seed=0).entry_mutual_information["z"].shape
     (2,)
     """
     plan: dict[str, Any] = {"num_samples": num_samples, "seed": seed, "max_bytes": max_bytes, "progress": progress}
-    work = local_work(program, data, covariates, **plan)
-    return Surgery(_surgery(work, _draw(work)), judge_surgery, draw_kl)
-
-
-def _draw(work: RowWork) -> Drawn:
-    if len(work) < 2:
-        raise ValueError(f"an aggregate posterior needs at least two rows, got {len(work)}")
-    return draw(work)
+    return latent_structure(program, data, covariates, **plan).surgery
 
 
 def _surgery(work: RowWork, drawn: Drawn) -> xr.Dataset:
@@ -194,7 +187,10 @@ def _surgery(work: RowWork, drawn: Drawn) -> xr.Dataset:
 
     rows = len(work)
     joint, entries = cross_densities(work, drawn)
-    information, kl = joint.own - joint.aggregate, _mean_kl(drawn)
+    information = joint.own - joint.aggregate
+    kl = sum(float(value.double().mean(0).sum()) for value in drawn.kl.values())
+    if set(drawn.kl) != set(drawn.entry_log_prior) or not math.isfinite(kl):  # there is no closed form
+        kl = float((drawn.log_guide - drawn.log_prior).mean())
     upper = float((joint.own - joint.others).mean())
     of_entries = {
         "entry_mutual_information": {n: (e.own - e.aggregate) for n, e in entries.items()},
@@ -217,13 +213,6 @@ def _surgery(work: RowWork, drawn: Drawn) -> xr.Dataset:
         means = {n: array(value.mean((0, 1))) for n, value in known.items()}
         found[name] = along_latent({n: means.get(n, np.full(k.shape[1:], np.nan)) for n, k in drawn.kl.items()})
     return found
-
-
-def _mean_kl(drawn: Drawn) -> float:
-    """In closed form where every site's entries are independent, else from the draws."""
-    total = sum(float(kl.double().mean(0).sum()) for kl in drawn.kl.values())
-    exact = set(drawn.kl) == set(drawn.entry_log_prior) and math.isfinite(total)
-    return total if exact else float((drawn.log_guide - drawn.log_prior).mean())
 
 
 def _normal_bound(whitened: Tensor | None) -> float:

@@ -63,9 +63,8 @@ def typicality(
 
     Reference: Li et al. 2024, arXiv:2409.04332 (a step of their amortized Bayesian workflow).
 
-    >>> import pyrovae as pvae, pyro.distributions as dist
-    >>> vae = pvae.VAE(pvae.standard_normal(2), pvae.Factorized(dist.Normal, pvae.MLP(2, (8,)), 5, scale=1.0),
-    ...     pvae.Factorized(dist.Normal, pvae.MLP(5, (8,)), 2))
+    >>> import pyrovae as pvae
+    >>> vae = pvae.build_vae(5, likelihood="normal", latent_dim=2, hidden=(8,))
     >>> typicality(vae, 100 * torch.ones(3, 5), num_simulations=200, seed=0).atypical
     array([ True,  True,  True])
     """

@@ -18,8 +18,8 @@ def reconstruct(
     quiet: Quiet = False,
 ) -> None:
     """Reconstruct test rows of a run's data."""
-    from pyrovae.report.pictures import views
     from pyrovae.report.subject import data_of
+    from pyrovae.report.views import views
 
     seen = views(pvae.load(run), data_of(pvae.files.Run.read(run)).test[:rows], seed=0)
     x, again = next((view.rows, view.again) for view in seen.data.values())

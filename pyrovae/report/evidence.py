@@ -58,13 +58,7 @@ class Mean:
 
     @classmethod
     def of(cls, values: Any, draws: int, mcse: Any = None) -> Mean:
-        """The mean of one number per row.
-
-        Args:
-            values: in nats, ``(rows,)``.
-            draws: how many draws per row.
-            mcse: the Monte-Carlo error of each, ``(rows,)``.
-        """
+        """The mean of one number per row, in nats, each with its Monte-Carlo error ``mcse``."""
         array = np.asarray(values, dtype=np.float64)
         rows = len(array)
         error = float(array.std(ddof=1) / math.sqrt(rows)) if rows > 1 else math.nan
@@ -74,22 +68,13 @@ class Mean:
 
 
 def bound_means(program: Any, rows: Data, seed: int) -> dict[str, Mean]:
-    """The ELBO and its two parts on some rows, in nats per datum at beta 1.
-
-    Args:
-        program: the program.
-        rows: the rows.
-        seed: of the draws.
-    """
+    """The ELBO and its two parts on some rows, in nats per datum at beta 1."""
     found = bound(program, rows, num_samples=TEST_DRAWS, seed=seed, progress=False)
     return {name: Mean.of(getattr(found, name), TEST_DRAWS) for name in ("elbo", "kl", "reconstruction")}
 
 
 def remembered(results: Mapping[str, Any]) -> dict[str, Mean]:
     """The same from the results that ``pyrovae train`` keeps in a run; nothing where they are not numbers.
-
-    Args:
-        results: the results of a run.
 
     >>> remembered({"elbo": -2.0, "kl": 1.0, "reconstruction": -1.0, "test_rows": 5})["kl"].value
     1.0
@@ -118,12 +103,12 @@ def number(value: Any) -> float:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a page says of the evidence.
+    """The evidence of a run.
 
     Attributes:
         test: ``elbo``, ``kl`` and ``reconstruction`` of the test rows.
         own: importance sampling with the guide on some test rows, a Dataset of ``pyrovae.checks.reliability``.
-        kept: what ``pyrovae evaluate`` left in the run's folder, likewise, of the first test rows.
+        kept: the estimates that ``pyrovae evaluate`` wrote into the run's folder, of the first test rows.
     """
 
     test: Mapping[str, Mean] = field(default_factory=dict)
@@ -156,13 +141,12 @@ class Evidence:
         found = self.source
         if found is None:
             return None
-        draws, values = found.attrs["num_samples"], {name: found[name].values for name in COLUMNS}
-        few = Mean.of(values["log_marginal"], draws, values["mcse"])
+        few = Mean.of(found["log_marginal"], found.attrs["num_samples"], found["mcse"])
         if "elbo" not in self.test or self.test["elbo"].rows <= few.rows:
             return few
-        elbo, gaps = self.test["elbo"], values["log_marginal"] - values["elbo"]
-        gap = Mean.of(gaps, draws)
-        shared = 2 * float(np.cov(values["elbo"], gaps)[0, 1]) / elbo.rows
+        elbo, gaps = self.test["elbo"], found["log_marginal"] - found["elbo"]
+        gap = Mean.of(gaps, few.draws)
+        shared = 2 * float(np.cov(found["elbo"], gaps)[0, 1]) / elbo.rows
         error = math.sqrt(max(elbo.error**2 + gap.error**2 + shared, gap.error**2))
         return Mean(elbo.value + gap.value, error, math.nan, math.nan, elbo.rows, few.draws, few.mcse)
 
@@ -170,15 +154,15 @@ class Evidence:
     def lines(self) -> dict[str, Mean]:
         """The lines of a table: every mean by its name."""
         means = {f"test {'ELBO' if n == 'elbo' else 'KL' if n == 'kl' else n}": mean for n, mean in self.test.items()}
-        if self.own is not None:
-            draws, values = self.own.attrs["num_samples"], {name: self.own[name].values for name in COLUMNS}
-            means["log p(x), importance sampling"] = Mean.of(values["log_marginal"], draws, values["mcse"])
-            means["ELBO of the same rows"] = Mean.of(values["elbo"], draws)
-            means["log p(x) less ELBO"] = Mean.of(values["log_marginal"] - values["elbo"], draws)
-        if self.kept is not None:
-            draws, values = self.kept.attrs["num_samples"], {name: self.kept[name].values for name in COLUMNS}
-            means[f"log p(x), {self.kept.attrs['file']}"] = Mean.of(values["log_marginal"], draws, values["mcse"])
-            means["ELBO of its rows"] = Mean.of(values["elbo"], draws)
+        if (own := self.own) is not None:
+            draws = own.attrs["num_samples"]
+            means["log p(x), importance sampling"] = Mean.of(own["log_marginal"], draws, own["mcse"])
+            means["ELBO of the same rows"] = Mean.of(own["elbo"], draws)
+            means["log p(x) less ELBO"] = Mean.of(own["log_marginal"] - own["elbo"], draws)
+        if (kept := self.kept) is not None:
+            draws = kept.attrs["num_samples"]
+            means[f"log p(x), {kept.attrs['file']}"] = Mean.of(kept["log_marginal"], draws, kept["mcse"])
+            means["ELBO of its rows"] = Mean.of(kept["elbo"], draws)
         whole = self.log_marginal
         if whole is not None and self.source is not None and whole.rows > self.source.sizes["data"]:
             means = {f"log p(x) of all test rows{', at least' if self.is_low else ''}": whole, **means}
@@ -227,16 +211,7 @@ def is_unreliable(found: xr.Dataset) -> bool:
 
 
 def write_evaluated(run: Run, result: xr.Dataset, method: str) -> Path:
-    """Write the estimates of `log_marginal` by row, and beside them what they are of.
-
-    Args:
-        run: the run.
-        result: of its first test rows.
-        method: by which.
-
-    Returns:
-        The path of the CSV file.
-    """
+    """Write the estimates of `log_marginal` for a run's first test rows as CSV; a file beside them says how they were made."""
     table = save_file_atomic(run.folder / f"evidence-{method}.csv", result.to_dataframe().to_csv().encode())
     known = {name: result.attrs[name] for name in ("estimator", "num_samples", "num_data", "seed", "rows", "variant")}
     write_json_atomic(table.with_suffix(".json"), {**known, **_sealed(run, table)})
@@ -250,10 +225,6 @@ def _sealed(run: Run, table: Path) -> dict[str, Any]:
 
 def read_evaluated(run: Run, test: Data) -> xr.Dataset | None:
     """The best estimates in a run's folder that are of its weights and of its first test rows; None without any.
-
-    Args:
-        run: the run.
-        test: its test rows.
 
     Raises:
         ValueError: a file that says it belongs to the run holds no such numbers.
@@ -287,11 +258,6 @@ def _belongs(known: Any, sealed: Mapping[str, Any], test: Data) -> bool:
 
 def affordable_rows(program: Any, data: Data, num_samples: int) -> int:
     """The most rows of a few round numbers whose draws can be evaluated within the budget: counted, not timed.
-
-    Args:
-        program: the program.
-        data: rows of the kind to be evaluated.
-        num_samples: draws per row.
 
     >>> import pyrovae as pvae
     >>> digits = pvae.data.load("digits")

@@ -5,29 +5,24 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from pyrovae import plots
 from pyrovae.checks import Report
-from pyrovae.checks.entries import entry_means, rows_second, sampled_traces
 from pyrovae.data import Data
 from pyrovae.plots.style import one_panel
-from pyrovae.programs.rows import Block, RowWork
-from pyrovae.programs.simulate import enumerated_draws, replicate
-from pyrovae.programs.sites import Site
+from pyrovae.report.render import attempt
+from pyrovae.report.views import ROWS, View, Views, views
 
 if TYPE_CHECKING:
     from markupsafe import Markup
     from matplotlib.figure import Figure
+    from torch import Tensor
 
-ROWS, IMAGES, SAMPLES, GRID, DRAWS = 2000, 10, 64, 15, 64
+IMAGES, SAMPLES = 10, 64
 _INK = "#010203"
 """A color that no figure has, to be found again in its text."""
 _LOOK = {
@@ -40,119 +35,6 @@ _LOOK = {
 }
 _SCALE = 1.22
 """Pixels of the page for a point of a drawing, at most: letters of 13 pixels."""
-
-
-@dataclass(frozen=True)
-class View:
-    """What a program makes of some rows of one data site, all of shape ``(rows, *event_shape)``.
-
-    Attributes:
-        kind: ``"image"``, ``"sequence"``, ``"counts"`` or ``"table"``.
-        rows: the data, NaN where missing.
-        again: the means of the likelihood at the posterior's means.
-        means: the means of the likelihood at draws of the prior.
-        draws: data drawn from the model.
-    """
-
-    kind: str
-    rows: Tensor
-    again: Tensor
-    means: Tensor
-    draws: Tensor
-
-
-@dataclass(frozen=True)
-class Views:
-    """What a program makes of some rows: by data site a view, by latent site the posterior's means and draws of the prior."""
-
-    data: Mapping[str, View]
-    latents: Mapping[str, Tensor]
-    prior: Mapping[str, Tensor]
-    label: Tensor | None
-    work: RowWork
-
-
-def views(program: Any, data: Data, seed: int) -> Views:
-    """Look at some rows of held-out data through a program.
-
-    Args:
-        program: the program.
-        data: the rows, with their covariates.
-        seed: of the draws.
-    """
-    work = RowWork(program, data, seed=seed, progress=False)
-    found = work.run(_looked_at, "views")
-    parts: dict[str, dict[str, Tensor]] = {}
-    for key, value in found.items():
-        kind, _, name = key.partition(" ")
-        parts.setdefault(kind, {})[name] = value
-    sites = {name: work.dry_run.model_trace.nodes[name] for name in parts["again"]}
-    kinds = ("rows", "again", "means", "draws")
-    seen = {n: View(kind_of(site), *(parts[kind][n] for kind in kinds)) for n, site in sites.items()}
-    return Views(seen, parts["latent"], parts["prior"], data.label, work)
-
-
-def kind_of(site: Site) -> str:
-    """What the entries of a data site are: an image, a sequence, counts, or the columns of a table."""
-    shape, support = site["fn"].event_shape, getattr(site["fn"], "support", None)
-    if len(shape) == 3 and shape[0] in (1, 3):
-        return "image"
-    if len(shape) >= 2:
-        return "sequence"
-    while (base := getattr(support, "base_constraint", None)) is not None:
-        support = base
-    unbounded = getattr(support, "lower_bound", None) == 0 and getattr(support, "upper_bound", None) is None
-    return "counts" if getattr(support, "is_discrete", False) and unbounded else "table"
-
-
-def _looked_at(block: Block) -> dict[str, Tensor]:
-    """Means of latents and data for the rows of a block, in closed form where the guide has means, else over some draws."""
-    tile = next(block.tiles(1))
-    _, guide_trace = sampled_traces(tile)
-    sites = {n: guide_trace.nodes[n] for n in entry_means(guide_trace)}
-    at = {name: _at_mean(site) for name, site in sites.items()}
-    num = 1
-    if any(value is None for value in at.values()):
-        num, tile = DRAWS, next(block.tiles(DRAWS))
-        _, guide_trace = sampled_traces(tile)
-        num = tile.num_samples
-        sites = {name: guide_trace.nodes[name] for name in sites}
-        at = {name: site["value"] for name, site in sites.items()}
-    given = {name: value for name, value in at.items() if value is not None}
-    again = replicate(block.call, given | enumerated_draws(block.call, given, num), num)
-    prior = replicate(block.call, {}, 1)
-    leaves = tree_leaves(block.batch.x)
-    names = [n for n in block.work.dry_run.data_sites if block.work.dry_run.model_trace.nodes[n]["value"].numel()]
-    columns = {f"latent {n}": _flat(entry_means(guide_trace)[n].mean(0)) for n in sites}
-    columns |= {f"prior {n}": _flat(rows_second(prior.nodes[n]["value"], prior.nodes[n])[0]) for n in sites}
-    for name, x in zip(names, leaves, strict=True):
-        site, drawn = again.nodes[name], prior.nodes[name]
-        columns[f"rows {name}"] = x
-        columns[f"again {name}"] = rows_second(_mean(site), site).mean(0)
-        columns[f"means {name}"] = rows_second(_mean(drawn), drawn)[0]
-        columns[f"draws {name}"] = rows_second(drawn["value"], drawn)[0]
-    return columns
-
-
-def _flat(values: Tensor) -> Tensor:
-    return values.flatten(1).double() if values.ndim > 1 else values[:, None].double()
-
-
-def _at_mean(site: Site) -> Tensor | None:
-    """The mean in the shape of a value; None where there is no closed form, or where the site is discrete."""
-    try:
-        mean = site["fn"].mean
-    except NotImplementedError:
-        return None
-    return mean.expand_as(site["value"]) if site["value"].is_floating_point() and not mean.isnan().any() else None
-
-
-def _mean(site: Site) -> Tensor:
-    try:
-        mean = site["fn"].mean
-    except NotImplementedError:
-        mean = site["fn"].sample((DRAWS,)).to(torch.get_default_dtype()).mean(0)
-    return mean.expand(site["value"].shape)
 
 
 class Picture(NamedTuple):
@@ -174,26 +56,13 @@ class Picture(NamedTuple):
 def draw_figures(
     program: Any, data: Data, history: Mapping[str, Any], best_epoch: int | None, seed: int
 ) -> dict[str, Figure]:
-    """What a trained program looks like on held-out rows: a matplotlib figure for each name.
-
-    Args:
-        program: the program.
-        data: the held-out rows.
-        history: the columns of its training.
-        best_epoch: the epoch whose weights were kept.
-        seed: of the draws.
-    """
+    """The figures of a trained program on held-out rows, by name."""
     pictures = {"history": history_picture(history, best_epoch), **view_pictures(views(program, data[:ROWS], seed))}
     return {name: np.ravel(picture.draw())[0].figure for name, picture in pictures.items()}
 
 
 def history_picture(history: Mapping[str, Any], best_epoch: int | None = None) -> Picture:
-    """The curves of training.
-
-    Args:
-        history: its columns.
-        best_epoch: the epoch whose weights were kept.
-    """
+    """The curves of training, and the epoch whose weights were kept."""
     ends = []
     for name, words in (("elbo", "training ELBO"), ("validation_elbo", "validation ELBO")):
         known = [value for value in history.get(name, ()) if value is not None]
@@ -208,11 +77,7 @@ def history_picture(history: Mapping[str, Any], best_epoch: int | None = None) -
 
 
 def view_pictures(seen: Views) -> dict[str, Picture]:
-    """What the program draws, gives back and encodes, by name.
-
-    Args:
-        seen: some rows through the program.
-    """
+    """What the program draws, gives back and encodes, by name."""
     pictures: dict[str, Picture] = {}
     several = len(seen.data) > 1
     for name, view in seen.data.items():
@@ -247,7 +112,7 @@ def _of_images(seen: Views, view: View) -> dict[str, Picture]:
     if list(sizes.values()) == [2] and len(seen.data) == 1:
         pictures["manifold"] = Picture(
             "Manifold",
-            lambda: plots.plot_manifold(_decoded_grid(seen, next(iter(sizes))), vmin=0, vmax=top),
+            lambda: plots.plot_manifold(seen.decoded_grid(), vmin=0, vmax=top),
             f"Means of the likelihood on a grid of the two latent dimensions{_given(seen, 'the first row')}.",
             "A grid of decoded images over the two latent dimensions.",
         )
@@ -257,17 +122,6 @@ def _of_images(seen: Views, view: View) -> dict[str, Picture]:
 def _given(seen: Views, of: str = "the first rows") -> str:
     names = ", ".join(seen.work.data.covariates or ())
     return f", given the covariates ({names}) of {of}" if names else ""
-
-
-def _decoded_grid(seen: Views, name: str) -> Tensor:
-    work, (site,) = seen.work, seen.data
-    grid = plots.latent_grid(GRID).to(work.first(1).x)
-    shape = work.dry_run.guide_trace.nodes[name]["value"].shape[1:]
-    with work.evaluating(work.seed):
-        call = work.call(work.first(1))
-        latents = grid.reshape(GRID**2, *[1] * call.nesting, *shape)
-        found = replicate(call, {name: latents}, GRID**2).nodes[site]
-    return _mean(found).reshape(GRID, GRID, *found["fn"].event_shape).cpu()
 
 
 def _of_sequences(seen: Views, view: View) -> dict[str, Picture]:
@@ -287,9 +141,7 @@ def _of_sequences(seen: Views, view: View) -> dict[str, Picture]:
         ax.legend(frameon=False)
         return ax
 
-    words = (
-        f"Mean and standard deviation over rows at each step: {len(view.rows):,} test rows beside draws of the model."
-    )
+    words = f"Mean and standard deviation of rows at each step: {len(view.rows):,} test rows beside draws of the model."
     return {"sequences": Picture("Sequences", draw, words, f"Two lines with bands. {words}")}
 
 
@@ -335,11 +187,7 @@ CHECK_PICTURES = {
 
 
 def check_pictures(report: Report) -> dict[str, Picture]:
-    """The figures of the checks that were done.
-
-    Args:
-        report: their results.
-    """
+    """The figures of the checks that were done."""
     found = {}
     for name, (title, form, words) in CHECK_PICTURES.items():
         if name in report:
@@ -358,52 +206,19 @@ def _narrow(draw: Callable[[], Any]) -> Any:
     return ax
 
 
-def columns_of(view: View, names: tuple[str, ...] | None, most: int = 20) -> list[list[str]]:
-    """The columns of a table or of counts: of the data, of draws of the model, and the agreement with their reconstruction.
-
-    Args:
-        view: of vectors.
-        names: of the columns.
-        most: at most so many columns.
-    """
-    rows, draws, again = (
-        values.double().reshape(len(values), -1).numpy() for values in (view.rows, view.draws, view.again)
-    )
-    names = names or tuple(f"[{number}]" for number in range(rows.shape[1]))
-    lines = []
-    for n in range(min(most, rows.shape[1])):
-        cells = [str(names[n]), _moments(rows[:, n]), _moments(draws[:, n]), _agreement(rows[:, n], again[:, n])]
-        if view.kind == "counts":
-            cells += [_zeros(rows[:, n]), _zeros(draws[:, n])]
-        lines.append([cell.replace("-", "−") if position else cell for position, cell in enumerate(cells)])
-    return lines
-
-
-def _moments(values: np.ndarray) -> str:
-    known = values[np.isfinite(values)]
-    return f"{known.mean():.4g} ({known.std():.3g})" if len(known) else "–"
-
-
-def _zeros(values: np.ndarray) -> str:
-    known = values[np.isfinite(values)]
-    return f"{(known == 0).mean():.0%}" if len(known) else "–"
-
-
-def _agreement(values: np.ndarray, again: np.ndarray) -> str:
-    known = np.isfinite(values) & np.isfinite(again)
-    first, second = values[known], again[known]
-    if known.sum() < 3 or first.std() == 0 or second.std() == 0:
-        return "–"
-    return f"{np.corrcoef(first, second)[0, 1]:.2f}"
+def shown(pictures: Mapping[str, Picture], skipped: dict[str, str], prefix: str = "") -> list[dict[str, Any]]:
+    """Figures as the templates take them, their anchors behind a prefix; of those that fail, ``skipped`` gets the reason."""
+    found = []
+    for name, picture in pictures.items():
+        anchor = re.sub(r"[^\w-]", "-", prefix + name)
+        svg = attempt(f"figure {name}", partial(inline, anchor, picture), skipped)
+        if svg is not None:
+            found.append({"id": anchor, "svg": svg, "title": picture.title, "caption": picture.caption})
+    return found
 
 
 def inline(name: str, picture: Picture) -> Markup:
-    """A figure as SVG inside the page, its ink the page's own, so that it is legible by day and by night.
-
-    Args:
-        name: unique on the page.
-        picture: what to draw.
-    """
+    """A figure as SVG inside the page, under a unique name; its ink is the page's, so that it is legible by day and by night."""
     import matplotlib
     from markupsafe import Markup, escape
 

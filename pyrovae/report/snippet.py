@@ -42,11 +42,7 @@ _NUMBERS = ("batch_size", "weight_decay", "clip_norm", "beta", "patience")
 
 
 def load_snippet(subject: Subject) -> str | None:
-    """Code that loads the run, and its data where they have a name; None for a composition of one's own.
-
-    Args:
-        subject: the run.
-    """
+    """Code that loads the run, and its data where they have a name; None for a composition of one's own."""
     if subject.run.spec is None:
         return None
     held_out = _HELD_OUT.format(**_data(subject)) if subject.data is not None and _is_named(subject) else ""
@@ -54,11 +50,7 @@ def load_snippet(subject: Subject) -> str | None:
 
 
 def fit_snippet(subject: Subject) -> str | None:
-    """Code that builds the same VAE from its spec and trains it anew; None where the run does not say enough.
-
-    Args:
-        subject: the run.
-    """
+    """Code that builds the same VAE from its spec and trains it anew; None where the run does not say enough."""
     if subject.run.spec is None or not _is_named(subject):
         return None
     spec = dict(vars(Spec.from_json(subject.run.spec)))

@@ -95,10 +95,6 @@ def data_of(run: Run) -> Data:
 def check_rows(run: Run, rows: Data) -> None:
     """Refuse rows that are not those of a run.
 
-    Args:
-        run: the run.
-        rows: data with its splits.
-
     Raises:
         ValueError: the training rows differ.
     """
@@ -111,10 +107,7 @@ _DIFFERENCES = {"name": "data", "variant": "variant", "seed": "split seed", "row
 
 
 def require_same_rows(kept: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuse to compare runs whose training rows differ, and say in what.
-
-    Args:
-        kept: by run, what it remembers of its data.
+    """Refuse to compare runs whose training rows differ, and say in what; ``kept`` is by run what it remembers of its data.
 
     Raises:
         ValueError: the training rows differ.
@@ -135,13 +128,7 @@ def require_same_rows(kept: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def read_subject(folder: Path, name: str | None = None, vae: VAE | None = None, data: Data | None = None) -> Subject:
-    """A run with whatever of it can be had.
-
-    Args:
-        folder: the run's folder.
-        name: what to call it.
-        vae: its VAE, if that is at hand.
-        data: its data, if they are at hand.
+    """A run in a folder, with its VAE and its data where they are given or can be found.
 
     Raises:
         FileNotFoundError: there is no run.

@@ -10,8 +10,9 @@ from typing import Any
 from pyrovae.data import Data
 from pyrovae.errors import refusal
 from pyrovae.files import Run, save_file_atomic
-from pyrovae.report.page import RunPage, comparison_page, run_page
+from pyrovae.report.page import RunPage, run_page
 from pyrovae.report.subject import Subject, read_subject, require_same_rows
+from pyrovae.report.versus import comparison_page
 
 REPORT, COMPARISON = "report.html", "comparison.html"
 

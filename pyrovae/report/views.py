@@ -1,0 +1,166 @@
+"""What a program makes of some rows: means, reconstructions and draws by data site, posterior means by latent site."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from pyrovae import plots
+from pyrovae.checks.entries import by_kind, entry_means, rows_second, sampled_traces
+from pyrovae.data import Data
+from pyrovae.programs.rows import Block, RowWork
+from pyrovae.programs.simulate import enumerated_draws, replicate
+from pyrovae.programs.sites import Site
+
+ROWS, GRID, DRAWS = 2000, 15, 64
+
+
+@dataclass(frozen=True)
+class View:
+    """Some rows of one data site beside what the program makes of them, all of shape ``(rows, *event_shape)``.
+
+    Attributes:
+        kind: ``"image"``, ``"sequence"``, ``"counts"`` or ``"table"``.
+        rows: the data, NaN where missing.
+        again: the means of the likelihood at the posterior's means.
+        means: the means of the likelihood at draws of the prior.
+        draws: data drawn from the model.
+    """
+
+    kind: str
+    rows: Tensor
+    again: Tensor
+    means: Tensor
+    draws: Tensor
+
+
+@dataclass(frozen=True)
+class Views:
+    """Some rows through a program: by data site a view, by latent site the posterior's means and draws of the prior."""
+
+    data: Mapping[str, View]
+    latents: Mapping[str, Tensor]
+    prior: Mapping[str, Tensor]
+    label: Tensor | None
+    work: RowWork
+
+    def decoded_grid(self) -> Tensor:
+        """The means of the one data site on a grid of the one latent site's two entries, ``(GRID, GRID, *event_shape)``."""
+        work, (site,), (name,) = self.work, self.data, self.latents
+        grid = plots.latent_grid(GRID).to(work.first(1).x)
+        shape = work.dry_run.guide_trace.nodes[name]["value"].shape[1:]
+        with work.evaluating(work.seed):
+            call = work.call(work.first(1))
+            latents = grid.reshape(GRID**2, *[1] * call.nesting, *shape)
+            found = replicate(call, {name: latents}, GRID**2).nodes[site]
+        return _mean(found).reshape(GRID, GRID, *found["fn"].event_shape).cpu()
+
+
+def views(program: Any, data: Data, seed: int) -> Views:
+    """Look at some rows of held-out data through a program."""
+    work = RowWork(program, data, seed=seed, progress=False)
+    parts = by_kind(work.run(_looked_at, "views"))
+    sites = {name: work.dry_run.model_trace.nodes[name] for name in parts["again"]}
+    kinds = ("rows", "again", "means", "draws")
+    seen = {n: View(kind_of(site), *(parts[kind][n] for kind in kinds)) for n, site in sites.items()}
+    return Views(seen, parts["latent"], parts["prior"], data.label, work)
+
+
+def kind_of(site: Site) -> str:
+    """The kind of a data site: an image, a sequence, counts, or the columns of a table."""
+    shape, support = site["fn"].event_shape, getattr(site["fn"], "support", None)
+    if len(shape) == 3 and shape[0] in (1, 3):
+        return "image"
+    if len(shape) >= 2:
+        return "sequence"
+    while (base := getattr(support, "base_constraint", None)) is not None:
+        support = base
+    unbounded = getattr(support, "lower_bound", None) == 0 and getattr(support, "upper_bound", None) is None
+    return "counts" if getattr(support, "is_discrete", False) and unbounded else "table"
+
+
+def _looked_at(block: Block) -> dict[str, Tensor]:
+    """Means of latents and data for the rows of a block, in closed form where the guide has means, else over some draws."""
+    tile = next(block.tiles(1))
+    _, guide_trace = sampled_traces(tile)
+    names = list(entry_means(guide_trace))
+    at = {name: _at_mean(guide_trace.nodes[name]) for name in names}
+    if any(value is None for value in at.values()):
+        tile = next(block.tiles(DRAWS))
+        _, guide_trace = sampled_traces(tile)
+        at = {name: guide_trace.nodes[name]["value"] for name in names}
+    num = tile.num_samples
+    given = {name: value for name, value in at.items() if value is not None}
+    again = replicate(block.call, given | enumerated_draws(block.call, given, num), num)
+    prior = replicate(block.call, {}, 1)
+    columns = {f"latent {n}": _flat(means.mean(0)) for n, means in entry_means(guide_trace).items()}
+    columns |= {f"prior {n}": _flat(rows_second(prior.nodes[n]["value"], prior.nodes[n])[0]) for n in names}
+    observed = [n for n in block.work.dry_run.data_sites if block.work.dry_run.model_trace.nodes[n]["value"].numel()]
+    for name, x in zip(observed, tree_leaves(block.batch.x), strict=True):
+        site, drawn = again.nodes[name], prior.nodes[name]
+        columns[f"rows {name}"] = x
+        columns[f"again {name}"] = rows_second(_mean(site), site).mean(0)
+        columns[f"means {name}"] = rows_second(_mean(drawn), drawn)[0]
+        columns[f"draws {name}"] = rows_second(drawn["value"], drawn)[0]
+    return columns
+
+
+def _flat(values: Tensor) -> Tensor:
+    return values.reshape(len(values), -1).double()
+
+
+def _at_mean(site: Site) -> Tensor | None:
+    """The mean in the shape of a value; None where there is no closed form, or where the site is discrete."""
+    try:
+        mean = site["fn"].mean
+    except NotImplementedError:
+        return None
+    return mean.expand_as(site["value"]) if site["value"].is_floating_point() and not mean.isnan().any() else None
+
+
+def _mean(site: Site) -> Tensor:
+    try:
+        mean = site["fn"].mean
+    except NotImplementedError:
+        mean = site["fn"].sample((DRAWS,)).to(torch.get_default_dtype()).mean(0)
+    return mean.expand(site["value"].shape)
+
+
+def column_tables(seen: Views, names: tuple[str, ...] | None, most: int = 20) -> list[dict[str, Any]]:
+    """For each data site that is a table or counts, its columns: the data, the model's draws, and the reconstructions."""
+    import pandas as pd
+
+    found = []
+    for site, view in seen.data.items():
+        if view.kind not in ("table", "counts"):
+            continue
+        several, total = len(seen.data) > 1, view.rows[0].numel()
+        labels = [f"[{number}]" for number in range(total)] if several or not names else list(map(str, names))
+        parts = (values.double().reshape(len(values), -1)[:, :most] for values in (view.rows, view.draws, view.again))
+        rows, draws, again = (pd.DataFrame(part.numpy()) for part in parts)
+        table = pd.DataFrame({"column": labels[:most]})
+        table["test rows, mean (sd)"] = rows.apply(_moments)
+        table["prior samples, mean (sd)"] = draws.apply(_moments)
+        with np.errstate(invalid="ignore", divide="ignore"):  # a constant column has no correlation
+            agreement = [rows[n].corr(again[n], min_periods=3) for n in rows]
+        table["correlation with reconstruction"] = [f"{value:.2f}" for value in agreement]
+        if view.kind == "counts":
+            for head, part in (("zeros", rows), ("zeros of samples", draws)):
+                table[head] = [f"{share:.0%}" for share in (part == 0).sum() / part.count()]
+        cells = table.columns[1:]
+        table[cells] = table[cells].replace(r"^nan.*", "–", regex=True).replace("-", "−", regex=True)
+        more = f" The first {most} of {total} columns." if total > most else ""
+        note = f"{len(rows):,} test rows beside as many draws of the model, and beside their own reconstructions.{more}"
+        title = f"Columns of {site}" if several else "Columns"
+        found.append({"title": title, "note": note, "heads": list(table), "lines": table.to_numpy().tolist()})
+    return found
+
+
+def _moments(column: Any) -> str:
+    return f"{column.mean():.4g} ({column.std(ddof=0):.3g})"
