@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import numbers
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
@@ -83,9 +84,10 @@ def check_integer(argument: str, value: Any, least: int = 1, most: float = math.
     Traceback (most recent call last):
     ValueError: num_samples must be at least 1, got 0
     """
-    if not isinstance(value, int) or isinstance(value, bool):
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
         raise refusal(f"{argument} must be an integer, got {value!r:.100}", argument, TypeError)
-    if not least <= value <= most:
+    number = int(value)
+    if not least <= number <= most:
         span = f"at least {least}" if most == math.inf else f"from {least} to {most}"
-        raise refusal(f"{argument} must be {span}, got {value}", argument)
-    return value
+        raise refusal(f"{argument} must be {span}, got {number}", argument)
+    return number

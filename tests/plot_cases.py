@@ -123,6 +123,10 @@ CASES = {
         {"errors": {"encoder": np.array([0.5, 0.3, 0.2, 0.1])}, "exact": -99.4},
         ("draws per datum", "(nats per datum)"), ("encoder", "refined", "exact"),
     ),
+    "gaps": Case(
+        plots.plot_gaps, ({"approximation": normal(100, loc=1, scale=0.3), "amortization": np.linspace(0, 2, 50) ** 3},), {},
+        ("gap (nats)", "(%)"), ("approximation: mean 1.02", "amortization: mean 2.04"),
+    ),
     "khat": Case(
         plots.plot_khat, (np.append(normal(199, loc=0.6, scale=0.15), np.inf), 1000), {}, ("Pareto k-hat", "(%)"),
         ("k-hat of a datum", "1 infinite", "0.67: unreliable above"),

@@ -17,7 +17,7 @@ import pyrovae as pvae
 from pyrovae.checks import sbc
 from pyrovae.checks.calibration import CALIBRATION, dataset_of
 from pyrovae.checks.uniformity import central_coverage, density_coverage, ranks_among, uniformity_p_value
-from pyrovae.plots.bands import ecdf_band
+from pyrovae.plots.calibration import ecdf_band
 
 FALSE_ALARM = 1e-4
 
@@ -161,9 +161,9 @@ def test_coverage_and_bands_come_with_the_ranks():
     assert coverage["z"].shape == (2, 3)
     np.testing.assert_allclose(coverage["joint"], [0.5, 0.9], atol=5 * np.sqrt(0.25 / 1000))
     levels = np.arange(99)
-    band = ecdf_band(1000, (levels + 1) / 100, 0.9999)
+    lower, upper = ecdf_band(1000, (levels + 1) / 100, 0.9999)
     curve = (result.ranks["z"] <= levels[:, None, None]).mean(1)
-    assert ((curve >= band.lower[:, None]) & (curve <= band.upper[:, None])).all()
+    assert ((curve >= lower[:, None]) & (curve <= upper[:, None])).all()
 
 
 def test_the_regions_of_the_joint_coverage_are_those_of_the_guides_density():

@@ -277,6 +277,8 @@ def test_the_sandwich_closes_around_the_exact_evidence(start):
     assert above.mean() > -5 * above.std() / math.sqrt(40) - 1e-9
     assert -0.02 < sandwich.gap < 0.15
     assert "gap=" in repr(sandwich)
+    (line,) = [line for line in sandwich.plot().lines if line.get_linewidth() > 1]
+    assert np.allclose(line.get_ydata(), np.sort((sandwich.upper - sandwich.lower).numpy()))
 
 
 def test_simulation_needs_a_model_that_can_simulate():

@@ -669,7 +669,7 @@ def test_names_and_labels_of_ones_own(dims):
     ("settings", "message"),
     [
         ({"dims": {"y": ["k"]}}, r"dims names 'y', which is not there; known are: .*z.*x"),
-        ({"dims": {"z": ["data", "k", "l"]}}, r"names 3 dimensions, but 'z' has 1 of its own, after \['data'\]"),
+        ({"dims": {"z": ["data", "k", "l"]}}, r"names 3 dimensions, but 'z' has 1 for its event, after \['data'\]"),
         ({"dims": {"z": ["rows", "k"]}}, r"renames the rows, whose dimension is 'data': write \['data', 'k'\]"),
         ({"coords": {"latent": [1, 2]}}, "coords names 'latent', which is not there; known are: .*z_dim_0"),
         ({"coords": {"z_dim_0": [1, 2, 3]}}, r"coords\['z_dim_0'\] has 3 labels, but there are 2"),

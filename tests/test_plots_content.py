@@ -8,8 +8,8 @@ import torch
 from plot_cases import GAPS, HISTORY, blobs, figure_of, normal, pixels
 
 from pyrovae import plots
-from pyrovae.plots.bands import ecdf_band
-from pyrovae.plots.density import _mass_levels
+from pyrovae.plots.calibration import ecdf_band
+from pyrovae.plots.posterior import mass_levels
 
 # Images ------------------------------------------------------------------------------------------------------------------
 
@@ -232,7 +232,7 @@ def test_contours_hold_the_mass_they_say():
     step = 0.05
     x, y = np.meshgrid(np.arange(-5, 5, step), np.arange(-5, 5, step))
     density = np.exp(-(x**2 + y**2) / 2) / (2 * np.pi)
-    low, high = _mass_levels(density, (0.9, 0.5))
+    low, high = mass_levels(density, (0.9, 0.5))
     assert np.sqrt(-2 * np.log(2 * np.pi * high)) == pytest.approx(np.sqrt(2 * np.log(2)), abs=0.01)
     assert np.sqrt(-2 * np.log(2 * np.pi * low)) == pytest.approx(np.sqrt(2 * np.log(10)), abs=0.01)
 
@@ -340,10 +340,10 @@ def test_weights_of_zero_make_the_bound_minus_infinity():
 def test_the_band_holds_uniform_ranks_as_often_as_it_says(num, draws, curves):
     """The false alarms of 2,000 repetitions are binomial: outside 95 % by 1.6 % has a chance of 1 in 1,000 here."""
     positions = np.unique(np.linspace(0, draws - 1, min(draws, 50)).round())
-    band = ecdf_band(num, (positions + 1) / (draws + 1), 0.95, curves)
+    lower, upper = ecdf_band(num, (positions + 1) / (draws + 1), 0.95, curves)
     ranks = np.random.default_rng(7).integers(0, draws + 1, (2000, curves, num))
     shares = (np.sort(ranks, axis=-1)[..., None, :] <= positions[:, None]).mean(-1)
-    held = ((shares >= band.lower) & (shares <= band.upper)).all((-1, -2)).mean()
+    held = ((shares >= lower) & (shares <= upper)).all((-1, -2)).mean()
     assert 0.934 < held < 0.975
 
 

@@ -142,20 +142,16 @@ def check_bytes(sizes: Mapping[str, int], max_bytes: int) -> None:
 
     >>> check_bytes({"posterior": 4 * 200 * 100 * 50}, max_bytes=2**30)
     """
-    total = sum(sizes.values())
-    if total <= max_bytes:
-        return
-    parts = ", ".join(f"{group} {_gib(size)}" for group, size in sorted(sizes.items(), key=lambda item: -item[1]))
-    raise refusal(
-        f"the groups asked for take {_gib(total)} ({parts}), above max_bytes = {_gib(max_bytes)}. Try one of the "
-        f"following: fewer rows or draws ({max_bytes / total:.0%} of them fit); fewer groups, by groups=; streaming to "
-        'disk, by store="posterior.zarr"; a larger max_bytes',
-        "max_bytes",
-    )
-
-
-def _gib(num_bytes: int) -> str:
-    return f"{num_bytes / 2**30:.3g} GiB"
+    total, gib = sum(sizes.values()), 2**30
+    if total > max_bytes:
+        largest = sorted(sizes.items(), key=lambda item: -item[1])
+        parts = ", ".join(f"{group} {size / gib:.3g} GiB" for group, size in largest)
+        raise refusal(
+            f"the groups asked for take {total / gib:.3g} GiB ({parts}), above max_bytes = {max_bytes / gib:.3g} GiB. Try "
+            f"one of the following: fewer rows or draws ({max_bytes / total:.0%} of them fit); fewer groups, by groups=; "
+            'streaming to disk, by store="posterior.zarr"; a larger max_bytes',
+            "max_bytes",
+        )
 
 
 def _dim_names(group: str, name: str, shape: Sequence[int], given: Sequence[str | None]) -> list[str]:

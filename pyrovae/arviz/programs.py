@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from pyro.infer import MCMC
 
 from pyrovae.arviz import check_bytes, from_zarr, to_arviz, to_datasets, zarr_stream
-from pyrovae.arviz.blocks import bytes_of, collect, in_chains
 from pyrovae.arviz.export import Chains, Export
-from pyrovae.arviz.labels import Labels
-from pyrovae.arviz.traced import Arrays, Named, variable
-from pyrovae.data import Data, as_data
+from pyrovae.arviz.labels import labels
+from pyrovae.arviz.named import Arrays, Named, bytes_of, collect, in_chains, variable
+from pyrovae.data import as_data
 from pyrovae.errors import refusal
+from pyrovae.programs import DATA
 from pyrovae.programs.rows import MAX_BYTES, RowWork
 
 if TYPE_CHECKING:
@@ -137,27 +137,35 @@ def from_pyro_svi(
     export = Export(work, frozenset(wanted), chains, new_covariates)
     first = export.trial()
     extras = {} if sbc is None else _ranks(sbc)
-    labels = Labels(rows, coords or {}, dims or {}, first | extras, export.sources, export.num_new)
+    named, labeled = labels(rows, coords or {}, dims or {}, first | extras, export.sources, export.num_new)
     sizes = {
         group: bytes_of(group, arrays, num_samples, export.num_new if group.startswith("predictions") else len(rows))
         for group, arrays in first.items()
     }
-    attrs = _attributes(rows, seed)
+    attrs: dict[str, str | int] = {
+        "inference_library": "pyro-ppl",
+        "inference_library_version": importlib.metadata.version("pyro-ppl"),
+        "data_name": rows.name,
+        "data_split": rows.split,
+        **({} if rows.variant is None else {"data_variant": rows.variant}),
+        **({} if seed is None else {"seed": seed}),
+    }
 
-    def labeled(rows_of_block: slice, arrays: Arrays) -> dict[str, xr.Dataset]:
+    def datasets(rows_of_block: slice, arrays: Arrays) -> dict[str, xr.Dataset]:
         cut = in_chains(arrays | extras, 1 if chains is None else chains.num_chains)
-        return to_datasets(cut, coords=labels.coords(rows_of_block), dims=labels.dims, attrs=attrs)
+        own = labeled | {DATA: labeled[DATA][rows_of_block]}
+        return to_datasets(cut, coords=own, dims=named, attrs=attrs)
 
     if store is None:
         check_bytes(sizes, max_bytes)
     extras |= export.predictions()
     if store is None:
         made: list[dict[str, xr.Dataset]] = []
-        collect(work, export.block, len(rows), lambda *block: made.append(labeled(*block)))
+        collect(work, export.block, len(rows), lambda *block: made.append(datasets(*block)))
         return to_arviz(made[0], attrs)
     with zarr_stream(store, attrs=attrs) as stream:
         at_once = WRITE_BYTES * len(rows) // max(1, sum(sizes.values()))
-        collect(work, export.block, max(1, at_once), lambda *block: stream.append(labeled(*block)))
+        collect(work, export.block, max(1, at_once), lambda *block: stream.append(datasets(*block)))
     return from_zarr(store)
 
 
@@ -169,18 +177,3 @@ def _ranks(result: SBC) -> Arrays:
     every = {**{variable(name): ranks for name, ranks in result.ranks.items()}, "log_joint": result.log_joint_ranks}
     scaled = {name: (ranks + 0.5) / (result.num_samples + 1) for name, ranks in every.items()}
     return {"prior_sbc": {name: Named(array, (None,) * (array.ndim - 1)) for name, array in scaled.items()}}
-
-
-def _attributes(rows: Data, seed: int | None) -> dict[str, str | int]:
-    """Where the result came from."""
-    attrs: dict[str, str | int] = {
-        "inference_library": "pyro-ppl",
-        "inference_library_version": importlib.metadata.version("pyro-ppl"),
-        "data_name": rows.name,
-        "data_split": rows.split,
-    }
-    if rows.variant is not None:
-        attrs["data_variant"] = rows.variant
-    if seed is not None:
-        attrs["seed"] = seed
-    return attrs

@@ -71,23 +71,19 @@ def with_options(specs: Mapping[str, type], without: Collection[str] = ()) -> Ca
 
 
 def _parameter(name: str, option: Option, heading: str) -> inspect.Parameter:
-    """The option as typer declares it."""
+    """The option as typer declares it: its meaning, the words allowed, and the default, by data set where they differ."""
     parser = {tuple[int, ...]: _integers, float | str: _number_or_word}.get(option.kind)
-    declared: Any = typer.Option(help=_help(name, option), parser=parser, rich_help_panel=heading, show_default=False)
-    kind: Any = str if parser else option.kind
-    return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, declared]
-    )
-
-
-def _help(name: str, option: Option) -> str:
-    """The meaning, the words that are allowed, and the default, by data set where they differ."""
     words = ", ".join(word for word in option.known if word is not None)
     meaning = option.help[0].upper() + option.help[1:] + (f": {words}" if words else "")
     defaults = {data: _shown(recipe.get(name, option.default)) for data, recipe in RECIPES.items()}
+    default = defaults["files"]
     if len(set(defaults.values())) > 1:
-        return f"{meaning}; by default {', '.join(f'{value} for {data}' for data, value in defaults.items())}."
-    return f"{meaning}; by default {defaults['files']}." if defaults["files"] else f"{meaning}."
+        default = ", ".join(f"{value} for {data}" for data, value in defaults.items())
+    text = f"{meaning}; by default {default}." if default else f"{meaning}."
+    declared: Any = typer.Option(help=text, parser=parser, rich_help_panel=heading, show_default=False)
+    kind: Any = str if parser else option.kind
+    annotation = Annotated[kind | None, declared]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
 def _shown(value: Any) -> str:

@@ -33,8 +33,7 @@ def probabilistic_pca(train: Any, x: Any, num_components: int = 10) -> Pointwise
     from sklearn.decomposition import PCA
 
     matrix = _matrix(train)
-    components = min(num_components, matrix.shape[1] - 1)
-    fitted = PCA(n_components=components, svd_solver="full").fit(matrix)
+    fitted = PCA(n_components=min(num_components, matrix.shape[1] - 1), svd_solver="full").fit(matrix)
     return _result(fitted.score_samples(_matrix(x)), x)
 
 
@@ -69,8 +68,8 @@ def factor_analysis(train: Any, x: Any, num_components: int = 10) -> Pointwise:
             "factor analysis is unbounded: leave them out for all models, or take probabilistic_pca",
             "train",
         )
-    components = min(num_components, matrix.shape[1] - 1)
-    fitted = FactorAnalysis(n_components=components, svd_method="lapack").fit(matrix / scale)
+    model = FactorAnalysis(n_components=min(num_components, matrix.shape[1] - 1), svd_method="lapack")
+    fitted = model.fit(matrix / scale)
     return _result(fitted.score_samples(_matrix(x) / scale) - np.log(scale).sum(), x)
 
 

@@ -81,39 +81,23 @@ def compare(
     held_out = None if data is None else as_data(data, covariates)
     about_rows = [] if held_out is None else check_held_out(held_out, train, in_sample)
     estimator, first_seed = as_estimator(method), int(torch.randint(2**31, ())) if seed is None else seed
-    options: dict[str, Any] = {"num_samples": num_samples, "max_bytes": max_bytes, "progress": progress}
+    plan: dict[str, Any] = {"method": estimator, "num_samples": num_samples, "max_bytes": max_bytes}
+    plan["progress"] = progress
     results: dict[str, list[Pointwise]] = {}
     for name, model in models.items():
-        entries = _refits(name, model)
+        several = isinstance(model, list) and not (model and isinstance(model[0], (int, float)))
+        if several and not model:
+            raise refusal(f"the list of refits of {name!r} is empty", "models")
         results[name] = [
-            _evaluated(name, entry, held_out, train, estimator, seed=first_seed + number, **options)
-            for number, entry in enumerate(entries)
+            _evaluated(name, refit, held_out, train, {**plan, "seed": first_seed + number})
+            for number, refit in enumerate(model if several else [model])
         ]
     check_comparable(results, in_sample)
     return Comparison.of(results, weights, about_rows)
 
 
-def _refits(name: str, model: Any) -> list[Any]:
-    if not isinstance(model, list) or (model and isinstance(model[0], (int, float))):
-        return [model]
-    if not model:
-        raise ValueError(f"the list of refits of {name!r} is empty")
-    return model
-
-
-def _evaluated(
-    name: str,
-    model: Any,
-    data: Data | None,
-    train: Any,
-    estimator: Estimator,
-    *,
-    num_samples: int | None,
-    max_bytes: int,
-    seed: int,
-    progress: bool | None,
-) -> Pointwise:
-    """The log densities row by row of whatever was given for a model."""
+def _evaluated(name: str, model: Any, data: Data | None, train: Any, plan: dict[str, Any]) -> Pointwise:
+    """The log densities row by row of one model of any kind; the plan is that of ``log_marginal``, for programs."""
     if isinstance(model, Pointwise):
         return model
     if type(model).__name__ == "Dataset" and "log_marginal" in model:
@@ -129,5 +113,4 @@ def _evaluated(
         return result if isinstance(result, Pointwise) else Pointwise(result)
     if data is None:
         raise refusal(f"{name!r} is a program: give the held-out rows to evaluate it on as data", "data")
-    plan: dict[str, Any] = {"num_samples": num_samples, "seed": seed, "max_bytes": max_bytes, "progress": progress}
-    return Pointwise.of_dataset(log_marginal(model, data, method=estimator, **plan))
+    return Pointwise.of_dataset(log_marginal(model, data, **plan))

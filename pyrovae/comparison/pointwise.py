@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import xarray as xr
 
 UNKNOWN = ("unknown", "None", "")
+KNOWN = ("measure", "variant", "rows", "estimator", "num_samples", "split", "entries", "magnitude")
+"""What is known of an evaluation beside its numbers."""
 
 
 @dataclass(frozen=True)
@@ -101,13 +103,9 @@ class Pointwise:
     @classmethod
     def of_dataset(cls, dataset: xr.Dataset) -> Pointwise:
         """From what ``log_marginal`` returns."""
-        names = ("measure", "variant", "rows", "estimator", "split", "num_samples", "entries", "magnitude")
-        known = {name: dataset.attrs.get(name) for name in names}
-        known = {name: None if value in UNKNOWN else value for name, value in known.items()}
-        columns: dict[str, Any] = {
-            name: dataset[name].values for name in ("elbo", "mcse", "pareto_k", "half") if name in dataset
-        }
-        return cls(dataset["log_marginal"].values, **columns, **known)
+        known = {name: value for name in KNOWN if (value := dataset.attrs.get(name)) not in UNKNOWN}
+        known |= {name: dataset[name].values for name in ("elbo", "mcse", "pareto_k", "half") if name in dataset}
+        return cls(dataset["log_marginal"].values, **known)
 
 
 @dataclass(frozen=True)
@@ -151,14 +149,13 @@ def averaged(refits: Sequence[Pointwise]) -> Pointwise:
     halves = [refit.log_p if refit.half is None else refit.half for refit in refits]
     bounds = [refit.elbo for refit in refits if refit.elbo is not None]
     shapes = [refit.pareto_k for refit in refits if refit.pareto_k is not None]
-    known = ("measure", "variant", "rows", "estimator", "num_samples", "split", "entries", "magnitude")
     return Pointwise(
         np.mean([refit.log_p for refit in refits], 0),
         elbo=np.mean(bounds, 0) if len(bounds) == len(refits) else None,
         mcse=np.sqrt(np.mean(np.square(errors), 0) / len(refits)),
         pareto_k=np.max(shapes, 0) if len(shapes) == len(refits) else None,
         half=np.mean(halves, 0),
-        **{name: next((v for refit in refits if (v := getattr(refit, name)) is not None), None) for name in known},
+        **{name: next((v for refit in refits if (v := getattr(refit, name)) is not None), None) for name in KNOWN},
     )
 
 

@@ -36,6 +36,16 @@ class Sandwich:
         """The standard error of the gap, over data."""
         return ((self.upper - self.lower).std() / len(self.lower) ** 0.5).item()
 
+    def plot(self, ax: Any = None) -> Any:
+        """Draw the distance of the bounds of each datum, in ascending order; returns the axes.
+
+        Args:
+            ax: where to draw; by default a new figure.
+        """
+        from pyrovae.plots import plot_gaps
+
+        return plot_gaps({"upper - lower": self.upper - self.lower}, ax=ax)
+
     def __repr__(self) -> str:
         return (
             f"Sandwich(data={len(self.lower)}, lower={self.lower.mean():.3f}, upper={self.upper.mean():.3f}, "

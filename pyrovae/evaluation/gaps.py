@@ -59,7 +59,8 @@ def inference_gaps(
 
     Returns:
         A Dataset over ``data``: ``log_marginal, elbo, refined_elbo, approximation, amortization`` in nats, each with its
-        Monte-Carlo standard error ``..._error``, and ``pareto_k`` of the estimate.
+        Monte-Carlo standard error ``..._error``, and ``pareto_k`` of the estimate. To draw both parts, write
+        ``plots.plot_gaps(result[["approximation", "amortization"]])``.
 
     Reference: Cremer, Li & Duvenaud 2018, arXiv:1801.03558.
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from pyrovae.plots.calibration import plot_coverage, plot_pit, plot_predictive, plot_sbc_ecdf
 from pyrovae.plots.decoded import plot_interpolation, plot_manifold, plot_traversals
-from pyrovae.plots.density import plot_latent_density
-from pyrovae.plots.evaluation import plot_comparison, plot_convergence, plot_rate_distortion
+from pyrovae.plots.evaluation import plot_comparison, plot_convergence, plot_gaps, plot_rate_distortion
 from pyrovae.plots.images import plot_imputation, plot_reconstructions, plot_samples
 from pyrovae.plots.latent import plot_kl_per_dimension, plot_latent
 from pyrovae.plots.paths import latent_grid, linear_path, spherical_path, traversal_grid
-from pyrovae.plots.posterior import plot_posterior_comparison
+from pyrovae.plots.posterior import plot_latent_density, plot_posterior_comparison
 from pyrovae.plots.reliability import plot_khat, plot_log_weights
 from pyrovae.plots.style import DARK, NEUTRAL, SERIES
 from pyrovae.plots.training import plot_history
@@ -28,6 +27,7 @@ __all__ = [
     "plot_comparison",
     "plot_convergence",
     "plot_coverage",
+    "plot_gaps",
     "plot_history",
     "plot_imputation",
     "plot_interpolation",

@@ -7,14 +7,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pyrovae.plots.arrays import at_least, finite, named_columns, to_numpy, to_shape
-from pyrovae.plots.bands import Band, ecdf_band
+from pyrovae.errors import check_integer
+from pyrovae.plots.arrays import (
+    check_mass,
+    check_probabilities,
+    named_columns,
+    same_length,
+    to_finite,
+)
 from pyrovae.plots.style import BLUE, VERMILLION, color, finding, ink, legend, line, marker, one_panel
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from pyrovae.plots.arrays import Values
+
+_SIMULATIONS = 10_000
+_FEW = 6
+"""More curves than these share one color, and only the first of those outside the band are named."""
 
 
 def plot_sbc_ecdf(
@@ -39,31 +49,23 @@ def plot_sbc_ecdf(
         ValueError: a rank lies outside 0 to ``num_draws``, a shape is none of these, or ``prob`` lies outside (0, 1).
 
     References:
-        T. Säilynoja, P.-C. Bürkner and A. Vehtari, "Graphical test for discrete uniformity and its applications in
-        goodness-of-fit evaluation and multiple sample comparison" (2022), arXiv:2103.10522.
+        T. Säilynoja, P.-C. Bürkner and A. Vehtari (2022), arXiv:2103.10522.
 
     >>> ranks = np.random.default_rng(1).integers(0, 100, (500, 3))
     >>> plot_sbc_ecdf({"z": ranks}, num_draws=99).get_title(loc="left")
     'all 3 inside the joint 95% band'
     """
+    check_integer("num_draws", num_draws)
     columns = named_columns("ranks", ranks, "simulations")
     for name, values in columns.items():
-        _check_ranks(name, values, num_draws)
+        if values.min() < 0 or values.max() > num_draws or (values != values.round()).any():
+            found = f"{values.min():g} to {values.max():g}"
+            raise ValueError(f"{name} should hold whole ranks from 0 to num_draws={num_draws}, got values from {found}")
     positions = np.unique(np.linspace(0, num_draws - 1, min(num_draws, 50)).round())
     curves = {name: (values[:, None] <= positions).mean(0) for name, values in columns.items()}
-    expected = (positions + 1) / (num_draws + 1)
-    band = ecdf_band(len(next(iter(columns.values()))), expected, prob, len(columns))
-    ax = one_panel(ax, 6.2)
-    _draw_ecdfs(ax, curves, band, prob)
-    ax.set(xlabel=f"rank among {num_draws} draws (share)", ylabel="distribution function\nless uniform (probability)")
+    ax = _draw_ecdfs(ax, curves, (positions + 1) / (num_draws + 1), len(next(iter(columns.values()))), prob)
+    ax.set_xlabel(f"rank among {num_draws} draws (share)")
     return ax
-
-
-def _check_ranks(name: str, values: np.ndarray, num_draws: int) -> None:
-    at_least(1, num_draws=num_draws)
-    if values.min() < 0 or values.max() > num_draws or (values != values.round()).any():
-        found = f"{values.min():g} to {values.max():g}"
-        raise ValueError(f"{name} should hold whole ranks from 0 to num_draws={num_draws}, got values from {found}")
 
 
 def plot_pit(pit: Values | Mapping[str, Values], *, prob: float = 0.95, ax: Axes | None = None) -> Axes:
@@ -88,45 +90,75 @@ def plot_pit(pit: Values | Mapping[str, Values], *, prob: float = 0.95, ax: Axes
     'probability integral transform (probability)'
     """
     columns = named_columns("pit", pit, "data")
+    at = np.linspace(0, 1, 51)[1:-1]
+    curves = {}
     for name, values in columns.items():
-        if not (values.min() >= 0 and values.max() <= 1):
-            raise ValueError(f"{name} should hold probabilities from 0 to 1, got {values.min():g} to {values.max():g}")
-    expected = np.linspace(0, 1, 51)[1:-1]
-    curves = {
-        name: np.searchsorted(np.sort(values), expected, side="right") / len(values) for name, values in columns.items()
-    }
-    band = ecdf_band(len(next(iter(columns.values()))), expected, prob, len(columns))
-    ax = one_panel(ax, 6.2)
-    _draw_ecdfs(ax, curves, band, prob)
-    ax.set(
-        xlabel="probability integral transform (probability)",
-        ylabel="distribution function\nless uniform (probability)",
-    )
+        check_probabilities(name, values)
+        curves[name] = np.searchsorted(np.sort(values), at, side="right") / len(values)
+    ax = _draw_ecdfs(ax, curves, at, len(next(iter(columns.values()))), prob)
+    ax.set_xlabel("probability integral transform (probability)")
     return ax
 
 
-def _draw_ecdfs(ax: Axes, curves: dict[str, np.ndarray], band: Band, prob: float) -> None:
-    at = np.concatenate([[0], band.expected, [1]])
-    lower, upper = (np.pad(edge - band.expected, 1) for edge in (band.lower, band.upper))
-    ax.fill_between(at, lower, upper, color=ink(ax), alpha=0.22, linewidth=0, label=f"joint {prob:.0%} band")
+def _draw_ecdfs(ax: Axes | None, curves: Mapping[str, np.ndarray], expected: np.ndarray, num: int, prob: float) -> Axes:
+    """Draw distribution functions of so many numbers each, less the expected one, and the band for all of them."""
+    lower, upper = ecdf_band(num, expected, prob, len(curves))
+    ax = one_panel(ax, 6.2)
+    at, many = np.concatenate([[0], expected, [1]]), len(curves) > _FEW
+    low, high = (np.pad(edge - expected, 1) for edge in (lower, upper))
+    ax.fill_between(at, low, high, color=ink(ax), alpha=0.22, linewidth=0, label=f"joint {prob:.0%} band")
     ax.axhline(0, color=ink(ax), linewidth=0.8)
-    outside = [name for name, curve in curves.items() if ((curve < band.lower) | (curve > band.upper)).any()]
-    several = len(curves) > 6
-    for name in [name for name in curves if several and name not in outside]:
-        ax.plot(at, np.pad(curves[name] - band.expected, 1), color=BLUE, alpha=0.4, linewidth=0.8)
-    for index, name in enumerate(outside[:6] if several else curves):
-        tint = color(index + several)  # blue is taken by the many inside
-        ax.plot(at, np.pad(curves[name] - band.expected, 1), line(index), color=tint, linewidth=1.5, label=name)
-    for name in outside[6:]:
-        ax.plot(at, np.pad(curves[name] - band.expected, 1), color=VERMILLION, alpha=0.5, linewidth=0.8)
-    finding(ax, _outside_words(len(outside), len(curves), prob))
+    outside = [name for name, curve in curves.items() if ((curve < lower) | (curve > upper)).any()]
+    inside = [name for name in curves if many and name not in outside]
+    for name in [*inside, *outside[_FEW:]]:
+        tint, alpha = (BLUE, 0.4) if name in inside else (VERMILLION, 0.5)
+        ax.plot(at, np.pad(curves[name] - expected, 1), color=tint, alpha=alpha, linewidth=0.8)
+    for index, name in enumerate(outside[:_FEW] if many else curves):
+        tint = color(index + many)  # blue is taken by the many inside
+        ax.plot(at, np.pad(curves[name] - expected, 1), line(index), color=tint, linewidth=1.5, label=name)
+    found = f"{len(outside)} of {len(curves)} outside" if outside else f"all {len(curves)} inside"
+    finding(ax, f"{found} the joint {prob:.0%} band")
     legend(ax, outside=True)
+    ax.set_ylabel("distribution function\nless uniform (probability)")
+    return ax
 
 
-def _outside_words(outside: int, total: int, prob: float) -> str:
-    if not outside:
-        return f"all {total} inside the joint {prob:.0%} band"
-    return f"{outside} of {total} outside the joint {prob:.0%} band"
+def ecdf_band(num: int, expected: np.ndarray, prob: float = 0.95, num_curves: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    r"""The least and the largest empirical distribution function of uniform numbers, at all points together.
+
+    .. math::
+
+        \Pr\bigl(\forall j:\ B_{\gamma/2}(n, F_j) \le n \hat F_j \le B_{1-\gamma/2}(n, F_j)\bigr)
+        \ge 1 - \frac{1 - \texttt{prob}}{m}
+
+    with B the binomial quantile. The level gamma is found by simulating 10,000 samples with a fixed seed.
+
+    Args:
+        num: n, how many numbers there are.
+        expected: the values F of the true distribution function, ascending, in (0, 1), ``(points,)``.
+        prob: that all curves stay inside.
+        num_curves: m; each curve gets its share of the false alarms (Bonferroni).
+
+    References:
+        T. Säilynoja, P.-C. Bürkner and A. Vehtari (2022), arXiv:2103.10522, section 2.
+
+    >>> lower, upper = ecdf_band(100, np.array([0.25, 0.5, 0.75]))
+    >>> lower < upper
+    array([ True,  True,  True])
+    """
+    from scipy.stats import binom
+
+    check_mass("prob", prob)
+    cells = np.diff(expected, prepend=0, append=1)
+    counts = np.random.default_rng(0).multinomial(num, cells, size=_SIMULATIONS).cumsum(1)[:, :-1]
+    least = np.ones(_SIMULATIONS)
+    for column, share in zip(counts.T, expected, strict=True):
+        values, where = np.unique(column, return_inverse=True)  # equal counts, of which there are many, once
+        tail = 2 * np.minimum(binom.cdf(values, num, share), binom.sf(values - 1, num, share))
+        least = np.minimum(least, tail[where])
+    gamma = float(np.quantile(least, (1 - prob) / num_curves, method="lower"))
+    gamma *= 1 - 1e-9  # a tail of exactly gamma lies inside, whatever the rounding
+    return binom.ppf(gamma / 2, num, expected) / num, binom.ppf(1 - gamma / 2, num, expected) / num
 
 
 def plot_coverage(
@@ -159,51 +191,31 @@ def plot_coverage(
     >>> plot_coverage([0.5, 0.9], [0.4, 0.8], num_simulations=500).get_ylabel()
     'coverage (share of simulations)'
     """
-    nominal = _probabilities("levels", to_shape("levels", levels, ("levels",)))
-    columns = {
-        name: _probabilities(name, values) for name, values in named_columns("coverage", coverage, "levels").items()
-    }
-    lengths = {name: len(values) for name, values in columns.items()}
-    if set(lengths.values()) != {len(nominal)}:
-        raise ValueError(f"levels has {len(nominal)} entries, coverage has {lengths}")
+    from scipy.stats import binom
+
+    nominal, columns = to_finite("levels", levels, "levels"), named_columns("coverage", coverage, "levels")
+    same_length(levels=nominal, **columns)
+    for name, values in {"levels": nominal, **columns}.items():
+        check_probabilities(name, values)
     ax = one_panel(ax, 4.6, 4.2)
-    order = np.argsort(nominal)
     if num_simulations is not None:
-        _binomial_band(ax, num_simulations, of)
+        check_integer("num_simulations", num_simulations)
+        level = np.linspace(0, 1, 101)
+        low, high = (binom.ppf(tail, num_simulations, level) / num_simulations for tail in (0.025, 0.975))
+        label = f"95% of {num_simulations:,} {of}"
+        ax.fill_between(level, low, high, color=ink(ax), alpha=0.22, linewidth=0, label=label)
     ax.plot([0, 1], [0, 1], color=ink(ax), linewidth=0.8, label="calibrated")
-    many: dict[str, Any] = {"color": BLUE, "alpha": 0.4, "linewidth": 0.8}
+    order, many = np.argsort(nominal), {"color": BLUE, "alpha": 0.4, "linewidth": 0.8}
     for index, (name, values) in enumerate(columns.items()):
         few: dict[str, Any] = {"color": color(index), "linestyle": line(index), "marker": marker(index), "label": name}
-        ax.plot(nominal[order], values[order], **(few if len(columns) <= 6 else many), markersize=3.5)
+        ax.plot(nominal[order], values[order], **(few if len(columns) <= _FEW else many), markersize=3.5)
     ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="credible level (probability)", ylabel=f"coverage (share of {of})")
     ax.set_aspect("equal")
     ax.annotate("too sure", (0.97, 0.04), ha="right", fontsize="small", fontstyle="italic", color=ink(ax))
-    if len(columns) > 6:
+    if len(columns) > _FEW:
         finding(ax, f"{len(columns)} quantities, a line each")
     legend(ax)
     return ax
-
-
-def _probabilities(name: str, values: np.ndarray) -> np.ndarray:
-    if not (finite(name, values).min() >= 0 and values.max() <= 1):
-        raise ValueError(f"{name} should hold probabilities from 0 to 1, got {values.min():g} to {values.max():g}")
-    return values
-
-
-def _binomial_band(ax: Axes, num_simulations: int, of: str) -> None:
-    from scipy.stats import binom
-
-    at_least(1, num_simulations=num_simulations)
-    level = np.linspace(0, 1, 101)
-    low, high = (binom.ppf(tail, num_simulations, level) / num_simulations for tail in (0.025, 0.975))
-    ax.fill_between(level, low, high, color=ink(ax), alpha=0.22, linewidth=0, label=f"95% of {num_simulations:,} {of}")
-
-
-def _one_number(observed: Values) -> float:
-    array = finite("observed", to_numpy("observed", observed).astype(np.float64))
-    if array.size != 1:
-        raise ValueError(f"observed should be one number, the statistic of all observed data, got shape {array.shape}")
-    return float(array.reshape(()))
 
 
 def plot_predictive(
@@ -233,8 +245,10 @@ def plot_predictive(
     >>> plot_predictive([1.0, 2.0, 3.0, 4.0], 3.5, name="mean intensity").get_title(loc="left")
     'p = 0.25 of 4 draws'
     """
-    draws = finite("replicated", to_shape("replicated", replicated, ("draws",)))
-    value = _one_number(observed)
+    draws, found = to_finite("replicated", replicated, "draws"), to_finite("observed", observed)
+    if found.size != 1:
+        raise ValueError(f"observed should be one number, the statistic of all observed data, got shape {found.shape}")
+    value = found.item()
     ax = one_panel(ax)
     ax.hist(draws, bins=int(np.clip(np.sqrt(len(draws)), 8, 60)), color=BLUE, alpha=0.55, label="replicated")
     ax.axvline(value, color=VERMILLION, linewidth=2, label=f"observed: {value:.4g}")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 import torch
 
-from pyrovae.plots.arrays import at_least, finite, same_length, to_shape
-from pyrovae.plots.mosaic import draw_mosaic, paint, scale_of, to_images
+from pyrovae.errors import check_integer
+from pyrovae.plots.arrays import names_of, same_length, to_finite, to_shape
+from pyrovae.plots.mosaic import Scale, draw_mosaic, paint, to_images
 from pyrovae.plots.paths import latent_grid
 from pyrovae.plots.style import finding, ink, number
 
@@ -24,12 +25,10 @@ def plot_manifold(
     grid: Values | None = None,
     *,
     image_shape: Sequence[int] | None = None,
-    vmin: float | None = None,
-    vmax: float | None = None,
-    cmap: str = "gray",
     ax: Axes | None = None,
+    **scale: Unpack[Scale],
 ) -> Axes:
-    r"""What two latent dimensions decode to, laid out as they lie in latent space.
+    r"""Two latent dimensions decoded to images, laid out as they lie in latent space.
 
     .. math:: \mathbb{E}[x \mid z = (z_1, z_2)] \quad \text{at } z_1 \text{ (right) and } z_2 \text{ (up)}
 
@@ -38,10 +37,8 @@ def plot_manifold(
             ``vae.decode`` that gives them for ``(rows, columns, 2)`` latents.
         grid: the latents, ``(rows, columns, 2)``; by default :func:`latent_grid` of as many points.
         image_shape: the shape of one image, where they are flat.
-        vmin: the intensity drawn black.
-        vmax: the intensity drawn white.
-        cmap: a matplotlib color map for images of one channel.
         ax: where to draw.
+        **scale: ``vmin``, ``vmax`` and ``cmap`` as in :func:`plot_samples`.
 
     Raises:
         ValueError: a shape is none of these, or ``images`` and ``grid`` differ.
@@ -56,32 +53,21 @@ def plot_manifold(
         grid = latent_grid() if grid is None else grid
         with torch.no_grad():
             images = images(torch.as_tensor(grid))
-    array = to_images("images", images, image_shape, ("rows", "columns"))
-    pictures = paint(array, scale_of([array], vmin, vmax, cmap))
-    points = _grid_of(array) if grid is None else to_shape("grid", grid, ("rows", "columns", "two"))
-    _check_grid(points, array)
-    ax = draw_mosaic(ax, pictures, _some(points[:, 0, 1]), _some(points[0, :, 0]), gap=0, inches=0.35)
+    array = to_images("images", images, image_shape, "rows", "columns")
+    rows, columns = array.shape[:2]
+    if grid is None and rows != columns:
+        raise ValueError(f"images should be (n, n, ...), got {array.shape}; for another grid pass the latents as grid=")
+    points = to_shape("grid", latent_grid(rows) if grid is None else grid, "rows", "columns", "two")
+    if points.shape[-1] != 2:
+        raise ValueError(
+            f"grid should have shape (rows, columns, 2), got {points.shape}; for more latents write plot_traversals"
+        )
+    if points.shape[:2] != (rows, columns):
+        raise ValueError(f"grid has {points.shape[:2]} rows and columns, images have {(rows, columns)}")
+    ax = draw_mosaic(ax, paint(array, **scale), _some(points[:, 0, 1]), _some(points[0, :, 0]), gap=0, inches=0.35)
     ax.set_xlabel("first latent dimension", color=ink(ax))
     ax.set_ylabel("second latent dimension", color=ink(ax))
     return ax
-
-
-def _grid_of(images: np.ndarray) -> np.ndarray:
-    rows, columns = images.shape[:2]
-    if rows != columns:
-        raise ValueError(
-            f"images should be (n, n, ...), got {images.shape}; for another grid pass the latents as grid="
-        )
-    return latent_grid(rows).numpy()
-
-
-def _check_grid(grid: np.ndarray, images: np.ndarray) -> None:
-    if grid.shape[-1] != 2:
-        raise ValueError(
-            f"grid should have shape (rows, columns, 2), got {grid.shape}; for more latents write plot_traversals"
-        )
-    if grid.shape[:2] != images.shape[:2]:
-        raise ValueError(f"grid has {grid.shape[:2]} rows and columns, images have {images.shape[:2]}")
 
 
 def _some(values: np.ndarray, most: int = 8) -> list[str]:
@@ -99,10 +85,8 @@ def plot_traversals(
     names: Sequence[str] | None = None,
     max_rows: int = 10,
     image_shape: Sequence[int] | None = None,
-    vmin: float | None = None,
-    vmax: float | None = None,
-    cmap: str = "gray",
     ax: Axes | None = None,
+    **scale: Unpack[Scale],
 ) -> Axes:
     r"""Decoded images while one latent dimension moves and the others stay, the most used dimension first.
 
@@ -117,10 +101,8 @@ def plot_traversals(
         names: of the dimensions; by default ``z[0]``, ``z[1]``, ...
         max_rows: only the dimensions of the largest KL are drawn.
         image_shape: the shape of one image, where they are flat.
-        vmin: the intensity drawn black.
-        vmax: the intensity drawn white.
-        cmap: a matplotlib color map for images of one channel.
         ax: where to draw.
+        **scale: ``vmin``, ``vmax`` and ``cmap`` as in :func:`plot_samples`.
 
     Raises:
         ValueError: a shape is none of these, lengths differ, or a KL is not finite.
@@ -129,30 +111,19 @@ def plot_traversals(
     >>> [text.get_text() for text in ax.get_yticklabels()]
     ['z[1]  2.50', 'z[0]  0.01']
     """
-    array = to_images("images", images, image_shape, ("dimensions", "steps"))
-    rates = finite("kl", to_shape("kl", kl, ("dimensions",)))
-    labels = [f"z[{index}]" for index in range(len(rates))] if names is None else list(names)
-    same_length(images=array, kl=rates, names=labels)
-    order = np.argsort(-rates, kind="stable")[: at_least(1, max_rows=max_rows)]
-    steps = _step_names(values, array.shape[1])
-    pictures = paint(array[order], scale_of([array], vmin, vmax, cmap))
-    ax = draw_mosaic(ax, pictures, [f"{labels[index]}  {rates[index]:.2f}" for index in order], steps)
-    finding(ax, f"{_of(len(order), len(rates), 'dimensions')}, by KL (nats)")
-    ax.set_xlabel("value of the one dimension" if steps else "", color=ink(ax))
+    array = to_images("images", images, image_shape, "dimensions", "steps")
+    rates = to_finite("kl", kl, "dimensions")
+    labels = names_of(names, images=array, kl=rates)
+    order = np.argsort(-rates, kind="stable")[: check_integer("max_rows", max_rows)]
+    at = np.empty(0) if values is None else to_shape("values", values, "steps").round(2)
+    if values is not None and len(at) != array.shape[1]:
+        raise ValueError(f"values has {len(at)} entries, images have {array.shape[1]} steps")
+    rows = [f"{labels[index]}  {rates[index]:.2f}" for index in order]
+    ax = draw_mosaic(ax, paint(array, **scale)[order], rows, [number(step, "g") for step in at])
+    shown = f"{len(order)}" if len(order) == len(rates) else f"{len(order)} of {len(rates)}"
+    finding(ax, f"{shown} dimensions, by KL (nats)")
+    ax.set_xlabel("value of the one dimension" if len(at) else "", color=ink(ax))
     return ax
-
-
-def _of(shown: int, total: int, what: str) -> str:
-    return f"{shown} {what}" if shown == total else f"{shown} of {total} {what}"
-
-
-def _step_names(values: Values | None, steps: int) -> list[str]:
-    if values is None:
-        return []
-    numbers = to_shape("values", values, ("steps",))
-    if len(numbers) != steps:
-        raise ValueError(f"values has {len(numbers)} entries, images have {steps} steps")
-    return [number(step, "g") for step in numbers.round(2)]
 
 
 def plot_interpolation(
@@ -160,12 +131,10 @@ def plot_interpolation(
     *,
     names: Sequence[str] | None = None,
     image_shape: Sequence[int] | None = None,
-    vmin: float | None = None,
-    vmax: float | None = None,
-    cmap: str = "gray",
     ax: Axes | None = None,
+    **scale: Unpack[Scale],
 ) -> Axes:
-    r"""Decoded images along paths from one latent to another, a row a path.
+    r"""Decoded images along paths from one latent to another, one row for each path.
 
     .. math:: \mathbb{E}[x \mid z(t)], \qquad t = 0, \dots, 1
 
@@ -174,10 +143,8 @@ def plot_interpolation(
             ``vae.decode(torch.stack([linear_path(a, b), spherical_path(a, b)]))``.
         names: of the paths, e.g. ``["linear", "spherical"]``.
         image_shape: the shape of one image, where they are flat.
-        vmin: the intensity drawn black.
-        vmax: the intensity drawn white.
-        cmap: a matplotlib color map for images of one channel.
         ax: where to draw.
+        **scale: ``vmin``, ``vmax`` and ``cmap`` as in :func:`plot_samples`.
 
     Raises:
         ValueError: the shape is none of these, or the number of names differs from that of the paths.
@@ -185,12 +152,10 @@ def plot_interpolation(
     >>> plot_interpolation(np.zeros((2, 9, 8, 8)), names=["linear", "spherical"]).get_xlabel()
     'position t on the path'
     """
-    array = to_images("images", images, image_shape, ("paths", "steps"))
+    array = to_images("images", images, image_shape, "paths", "steps")
     same_length(images=array, names=names)
-    steps = [f"{t:.2g}" for t in np.linspace(0, 1, array.shape[1])]
-    pictures = paint(array, scale_of([array], vmin, vmax, cmap))
-    ax = draw_mosaic(
-        ax, pictures, list(names or ()), [t if i % 2 == 0 or len(steps) < 8 else "" for i, t in enumerate(steps)]
-    )
+    every = 1 if array.shape[1] < 8 else 2
+    steps = [f"{t:.2g}" if i % every == 0 else "" for i, t in enumerate(np.linspace(0, 1, array.shape[1]))]
+    ax = draw_mosaic(ax, paint(array, **scale), list(names or ()), steps)
     ax.set_xlabel("position t on the path", color=ink(ax))
     return ax

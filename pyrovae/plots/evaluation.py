@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pyrovae.plots.arrays import finite, same_length, to_shape
+from pyrovae.plots.arrays import by_name, same_length, to_finite, to_shape
 from pyrovae.plots.style import BLUE, ORANGE, VERMILLION, color, ink, legend, line, marker, number, one_panel
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ _EVIDENCE_LINES = "pyrovae-equal-elbo"
 def plot_rate_distortion(
     rate: Values, distortion: Values, beta: Values | None = None, *, label: str | None = None, ax: Axes | None = None
 ) -> Axes:
-    r"""What a model pays in nats of code for what it saves in nats of reconstruction, one point a value of beta.
+    r"""The rate of a model in nats against the distortion of its reconstructions in nats, one point for each value of beta.
 
     .. math::
 
@@ -46,19 +46,16 @@ def plot_rate_distortion(
     >>> plot_rate_distortion([1.0, 5.0], [90.0, 80.0], [4, 1]).get_xlabel()
     'rate: KL (nats)'
     """
-    rates = finite("rate", to_shape("rate", rate, ("models",)))
-    distortions = finite("distortion", to_shape("distortion", distortion, ("models",)))
-    betas = None if beta is None else to_shape("beta", beta, ("models",))
+    rates, distortions = to_finite("rate", rate, "models"), to_finite("distortion", distortion, "models")
+    betas = None if beta is None else to_shape("beta", beta, "models")
     same_length(rate=rates, distortion=distortions, beta=betas)
     ax = one_panel(ax, 6.0, 3.8)
     order = np.argsort(rates if betas is None else betas, kind="stable")
     series = len([drawn for drawn in ax.lines if drawn.get_gid() != _EVIDENCE_LINES])
     style: dict[str, Any] = {"color": color(series), "marker": marker(series), "linewidth": 1.4}
     ax.plot(rates[order], distortions[order], label=label, **style)
-    if betas is not None:
-        for where, value in zip(zip(rates, distortions, strict=True), betas, strict=True):
-            beside: dict[str, Any] = {"textcoords": "offset points", "fontsize": "small", "color": ink(ax)}
-            ax.annotate(f"β {value:g}", where, (5, 5), **beside)
+    for x, y, value in [] if betas is None else zip(rates, distortions, betas, strict=True):
+        ax.annotate(f"β {value:g}", (x, y), (5, 5), textcoords="offset points", fontsize="small", color=ink(ax))
     ax.set(xlabel="rate: KL (nats)", ylabel="distortion: − reconstruction (nats)")
     _equal_elbo(ax)
     if ax.get_legend_handles_labels()[1]:
@@ -68,33 +65,22 @@ def plot_rate_distortion(
 
 def _equal_elbo(ax: Axes) -> None:
     """Lines of equal R + D behind the data, drawn anew for the limits that the data now have."""
+    from matplotlib.ticker import MaxNLocator
+
     for artist in [artist for artist in (*ax.lines, *ax.texts) if artist.get_gid() == _EVIDENCE_LINES]:
         artist.remove()
     ax.relim()
     ax.margins(0.12)
     ax.autoscale()
     (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
-    for total in _ticks(left + bottom, right + top):
-        ax.plot(
-            [left, right], [total - left, total - right], color=ink(ax), alpha=0.3, linewidth=0.8, gid=_EVIDENCE_LINES
-        )
+    totals = np.asarray(MaxNLocator(7).tick_values(left + bottom, right + top))
+    for total in totals[(totals > left + bottom) & (totals < right + top)]:
+        faint: dict[str, Any] = {"color": ink(ax), "gid": _EVIDENCE_LINES}
+        ax.plot([left, right], [total - left, total - right], alpha=0.3, linewidth=0.8, **faint)
         at = (max(left, total - top), min(top, total - left))
-        faint: dict[str, Any] = {
-            "fontsize": "x-small",
-            "color": ink(ax),
-            "alpha": 0.6,
-            "va": "top",
-            "gid": _EVIDENCE_LINES,
-        }
-        ax.annotate(number(-total, "g"), at, (2, -2), textcoords="offset points", **faint)
+        faint |= {"fontsize": "x-small", "alpha": 0.6, "va": "top", "textcoords": "offset points"}
+        ax.annotate(number(-total, "g"), at, (2, -2), **faint)
     ax.set(xlim=(left, right), ylim=(bottom, top))
-
-
-def _ticks(low: float, high: float) -> np.ndarray:
-    from matplotlib.ticker import MaxNLocator
-
-    ticks = np.asarray(MaxNLocator(7).tick_values(low, high))
-    return ticks[(ticks > low) & (ticks < high)]
 
 
 def plot_comparison(
@@ -132,53 +118,33 @@ def plot_comparison(
     >>> [text.get_text() for text in ax.get_yticklabels()]
     ['flow', 'normal']
     """
-    score = finite("elpd", to_shape("elpd", elpd, ("models",)))
+    score = to_finite("elpd", elpd, "models")
     columns = {"se": se, "elpd_diff": elpd_diff, "dse": dse, "elbo": elbo}
-    given = {name: None if values is None else to_shape(name, values, ("models",)) for name, values in columns.items()}
+    given = {name: None if values is None else to_shape(name, values, "models") for name, values in columns.items()}
     same_length(names=names, elpd=score, refits=refits, **given)
     order = np.argsort(-score, kind="stable")
-    at = np.empty(len(score))
-    at[order] = np.arange(len(score))
+    at = np.argsort(order).astype(float)
     ax = one_panel(ax, 6.0, 1.2 + 0.5 * len(score))
-    _errors(ax, score, at, given["se"], BLUE, "o", "elpd ± se")
+    bars: dict[str, Any] = {"markersize": 5, "linewidth": 1.5, "capsize": 3}
+    ax.errorbar(score, at, xerr=given["se"], fmt="o", color=BLUE, label="elpd ± se", **bars)
     if given["dse"] is not None:
         difference = score - score.max() if given["elpd_diff"] is None else given["elpd_diff"]
         others = difference < 0
-        _errors(
-            ax,
-            (score.max() + difference)[others],
-            at[others] + 0.22,
-            given["dse"][others],
-            VERMILLION,
-            "^",
-            "difference ± dse",
-        )
+        bars |= {"xerr": given["dse"][others], "fmt": "^", "color": VERMILLION, "label": "difference ± dse"}
+        ax.errorbar((score.max() + difference)[others], at[others] + 0.22, **bars)
     if given["elbo"] is not None:
-        hollow: dict[str, Any] = {"color": BLUE, "markerfacecolor": "none", "markersize": 5}
-        ax.errorbar(given["elbo"], at, fmt="s", label="ELBO", **hollow)
-    if refits is not None:
-        _refits(ax, at, refits)
+        ax.errorbar(given["elbo"], at, fmt="s", color=BLUE, markerfacecolor="none", markersize=5, label="ELBO")
+    seeds = [to_finite(f"refits[{index}]", values, "seeds") for index, values in enumerate(refits or ())]
+    several = [(np.full(len(s), height - 0.22), s) for s, height in zip(seeds, at, strict=False) if len(s) > 1]
+    if several:
+        heights, values = (np.concatenate(parts) for parts in zip(*several, strict=True))
+        ax.errorbar(values, heights, fmt="|", color=ORANGE, markersize=9, markeredgewidth=1.6, label="refits")
     ax.axvline(score.max(), color=ink(ax), linewidth=1, linestyle="--", alpha=0.6)
     ax.locator_params(axis="x", nbins=5)
     ax.set_yticks(at[order], [str(names[i]) for i in order])
     ax.set(ylim=(len(score) - 0.4, -0.6), xlabel="held-out elpd (nats), higher is better")
     legend(ax, outside=True)
     return ax
-
-
-def _errors(ax: Axes, x: np.ndarray, y: np.ndarray, error: np.ndarray | None, tint: str, mark: str, label: str) -> None:
-    ax.errorbar(x, y, xerr=error, fmt=mark, color=tint, markersize=5, linewidth=1.5, capsize=3, label=label)
-
-
-def _refits(ax: Axes, at: np.ndarray, refits: Sequence[Values]) -> None:
-    label: str | None = "refits"
-    for index, (height, values) in enumerate(zip(at, refits, strict=True)):
-        seeds = finite("refits", to_shape(f"refits[{index}]", values, ("seeds",)))
-        if len(seeds) < 2:
-            continue
-        ticks: dict[str, Any] = {"color": ORANGE, "markersize": 9, "markeredgewidth": 1.6, "label": label}
-        ax.errorbar(seeds, np.full(len(seeds), height - 0.22), fmt="|", **ticks)
-        label = None
 
 
 def plot_convergence(
@@ -213,17 +179,18 @@ def plot_convergence(
     >>> plot_convergence([1, 10, 100], {"importance": [-95.0, -92.0, -91.5]}, exact=-91.0).get_xscale()
     'log'
     """
-    draws = finite("num_samples", to_shape("num_samples", num_samples, ("numbers",)))
+    draws = to_finite("num_samples", num_samples, "numbers")
     if draws.min() <= 0:
         raise ValueError(f"num_samples should be above 0, got {draws.min():g}")
-    known_errors = errors or {}
-    _check_methods(estimates, known_errors)
+    heights = by_name("estimates", estimates, "numbers")
+    bars = by_name("errors", errors, "numbers") if errors else {}
+    if unknown := sorted(set(bars) - set(heights)):
+        raise ValueError(f"errors name {', '.join(unknown)}, which estimates lack; they hold {', '.join(heights)}")
     ax = one_panel(ax)
-    for index, (name, values) in enumerate(estimates.items()):
-        heights = to_shape(f"estimates[{name!r}]", values, ("numbers",))
-        bars = to_shape(f"errors[{name!r}]", known_errors[name], ("numbers",)) if name in known_errors else None
-        same_length(num_samples=draws, estimates=heights, errors=bars)
-        ax.errorbar(draws, heights, bars, color=color(index), fmt=marker(index) + line(index), capsize=3, label=name)
+    for index, (name, values) in enumerate(heights.items()):
+        same_length(num_samples=draws, estimates=values, errors=bars.get(name))
+        look: dict[str, Any] = {"color": color(index), "fmt": marker(index) + line(index), "capsize": 3, "label": name}
+        ax.errorbar(draws, values, bars.get(name), **look)
     if exact is not None:
         ax.axhline(exact, color=ink(ax), linewidth=1.4, linestyle=":", label="exact")
     ax.set(xscale="log", xlabel="draws per datum", ylabel="log p(x) estimate (nats per datum)")
@@ -231,9 +198,31 @@ def plot_convergence(
     return ax
 
 
-def _check_methods(estimates: Mapping[str, Any], errors: Mapping[str, Any]) -> None:
-    if not estimates:
-        raise ValueError("estimates is an empty mapping: there is nothing to draw")
-    unknown = sorted(set(errors) - set(estimates))
-    if unknown:
-        raise ValueError(f"errors name {', '.join(unknown)}, which estimates lack; they hold {', '.join(estimates)}")
+def plot_gaps(gaps: Values | Mapping[str, Values], *, ax: Axes | None = None) -> Axes:
+    r"""How far bounds lie below log p(x): each datum's distance in ascending order, one line for each kind.
+
+    .. math:: \log p(x_i) - \mathcal{L}_i
+
+    Args:
+        gaps: in nats, ``(data,)``, or several such arrays by name: ``log_marginal(...)["gap"]``, or
+            ``inference_gaps(...)[["approximation", "amortization"]]``.
+        ax: where to draw.
+
+    Raises:
+        ValueError: an entry is not finite.
+
+    >>> ax = plot_gaps({"approximation": [0.1, 0.3], "amortization": [0.0, 0.2]})
+    >>> [text.get_text() for text in ax.get_legend().get_texts()]
+    ['approximation: mean 0.20', 'amortization: mean 0.10']
+    """
+    arrays = by_name("gaps", gaps, "data")
+    ax = one_panel(ax)
+    ax.axhline(0, color=ink(ax), linewidth=0.8)
+    for index, (name, values) in enumerate(arrays.items()):
+        ordered = np.sort(to_finite(name or "gaps", values))
+        at = 100 * (np.arange(len(ordered)) + 0.5) / len(ordered)
+        label = f"{name or 'gap'}: mean {number(ordered.mean(), '.2f')}"
+        ax.step(at, ordered, line(index), where="mid", color=color(index), linewidth=1.6, label=label)
+    ax.set(xlabel="data in the order of the gap (%)", ylabel="gap (nats)", xlim=(-2, 102))
+    legend(ax)
+    return ax

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 
-from pyrovae.plots.arrays import at_least, same_length
-from pyrovae.plots.mosaic import Scale, draw_mosaic, in_rows, paint, scale_of, to_images
+from pyrovae.errors import check_integer
+from pyrovae.plots.arrays import same_length
+from pyrovae.plots.mosaic import Scale, draw_mosaic, paint, to_images
 from pyrovae.plots.style import finding
 
 if TYPE_CHECKING:
@@ -23,10 +24,8 @@ def plot_samples(
     num_images: int = 64,
     num_columns: int | None = None,
     image_shape: Sequence[int] | None = None,
-    vmin: float | None = None,
-    vmax: float | None = None,
-    cmap: str = "gray",
     ax: Axes | None = None,
+    **scale: Unpack[Scale],
 ) -> Axes:
     r"""Images in a grid, for instance draws from the generative model.
 
@@ -38,10 +37,10 @@ def plot_samples(
         num_images: at most so many are drawn, the first ones.
         num_columns: by default the grid is nearly square.
         image_shape: the shape of one image, where they are flat.
-        vmin: the intensity drawn black; 0 by default, or the least one where that is negative.
-        vmax: the intensity drawn white; 1 for real numbers up to 1, otherwise the largest one.
-        cmap: a matplotlib color map for images of one channel.
         ax: where to draw.
+        **scale: ``vmin``, the intensity drawn black (0 by default, or the least one where that is negative); ``vmax``, the
+            intensity drawn white (1 for real numbers up to 1, otherwise the largest one); ``cmap``, a matplotlib color map
+            for images of one channel.
 
     Raises:
         ValueError: the shape is none of these, or there are no images.
@@ -49,10 +48,14 @@ def plot_samples(
     >>> plot_samples(np.zeros((16, 8, 8))).images[0].get_array().shape
     (35, 35, 4)
     """
-    array = to_images("images", images, image_shape)[: at_least(1, num_images=num_images)]
-    columns = int(np.ceil(np.sqrt(len(array)))) if num_columns is None else at_least(1, num_columns=num_columns)
-    pictures = paint(array, scale_of([array], vmin, vmax, cmap))
-    return draw_mosaic(ax, in_rows(pictures, min(columns, len(array))))
+    array = to_images("images", images, image_shape, "images")[: check_integer("num_images", num_images)]
+    columns = int(np.ceil(np.sqrt(len(array)))) if num_columns is None else check_integer("num_columns", num_columns)
+    columns = min(columns, len(array))
+    pictures = paint(array, **scale)
+    rows = -(-len(array) // columns)
+    empty = np.zeros((rows * columns - len(array), *pictures.shape[1:]))
+    grid = np.concatenate([pictures, empty]).reshape(rows, columns, *pictures.shape[1:])
+    return draw_mosaic(ax, grid)
 
 
 def plot_reconstructions(
@@ -61,10 +64,8 @@ def plot_reconstructions(
     *,
     num_images: int = 10,
     image_shape: Sequence[int] | None = None,
-    vmin: float | None = None,
-    vmax: float | None = None,
-    cmap: str = "gray",
     ax: Axes | None = None,
+    **scale: Unpack[Scale],
 ) -> Axes:
     r"""Originals above their reconstructions, on one scale of intensity.
 
@@ -75,10 +76,8 @@ def plot_reconstructions(
         reconstructions: as many images, of the same shape.
         num_images: at most so many are drawn, the first ones.
         image_shape: the shape of one image, where they are flat.
-        vmin: the intensity drawn black.
-        vmax: the intensity drawn white.
-        cmap: a matplotlib color map for images of one channel.
         ax: where to draw.
+        **scale: ``vmin``, ``vmax`` and ``cmap`` as in :func:`plot_samples`.
 
     Raises:
         ValueError: a shape is none of these, or the two differ.
@@ -87,23 +86,19 @@ def plot_reconstructions(
     >>> [text.get_text() for text in ax.get_yticklabels()]
     ['original', 'reconstruction']
     """
-    first = to_images("originals", originals, image_shape)
-    second = to_images("reconstructions", reconstructions, image_shape)
-    _same_images(originals=first, reconstructions=second)
-    count = at_least(1, num_images=num_images)
-    rows = [first[:count], second[:count]]
-    return _draw_rows(ax, rows, ["original", "reconstruction"], scale_of(rows, vmin, vmax, cmap))
+    first = to_images("originals", originals, image_shape, "images")
+    second = to_images("reconstructions", reconstructions, image_shape, "images")
+    rows = _stacked(check_integer("num_images", num_images), originals=first, reconstructions=second)
+    return draw_mosaic(ax, paint(rows, **scale), ["original", "reconstruction"])
 
 
-def _same_images(**arrays: np.ndarray) -> None:
-    same_length(**arrays)
-    if len({array.shape[1:] for array in arrays.values()}) > 1:
-        found = ", ".join(f"{name} of {array.shape[1:]}" for name, array in arrays.items())
+def _stacked(num_images: int, **rows: np.ndarray) -> np.ndarray:
+    """The first images of each row, which have as many images of one shape."""
+    same_length(**rows)
+    if len({array.shape[1:] for array in rows.values()}) > 1:
+        found = ", ".join(f"{name} of {array.shape[1:]}" for name, array in rows.items())
         raise ValueError(f"expected images of one shape (channels, height, width), got {found}")
-
-
-def _draw_rows(ax: Axes | None, rows: Sequence[np.ndarray], names: Sequence[str], scale: Scale) -> Axes:
-    return draw_mosaic(ax, np.stack([paint(row, scale) for row in rows]), names)
+    return np.stack([array[:num_images] for array in rows.values()])
 
 
 def plot_imputation(
@@ -115,10 +110,8 @@ def plot_imputation(
     num_images: int = 10,
     num_draws: int = 3,
     image_shape: Sequence[int] | None = None,
-    vmin: float | None = None,
-    vmax: float | None = None,
-    cmap: str = "gray",
     ax: Axes | None = None,
+    **scale: Unpack[Scale],
 ) -> Axes:
     r"""Images with missing pixels above what the model puts there.
 
@@ -132,10 +125,8 @@ def plot_imputation(
         num_images: at most so many are drawn, the first ones.
         num_draws: at most so many draws of each.
         image_shape: the shape of one image, where they are flat.
-        vmin: the intensity drawn black.
-        vmax: the intensity drawn white.
-        cmap: a matplotlib color map for images of one channel.
         ax: where to draw.
+        **scale: ``vmin``, ``vmax`` and ``cmap`` as in :func:`plot_samples`.
 
     Raises:
         ValueError: a shape is none of these, shapes differ, or nothing is missing in ``masked``.
@@ -145,21 +136,14 @@ def plot_imputation(
     >>> [text.get_text() for text in ax.get_yticklabels()]
     ['observed', 'imputed mean', 'draw 1', 'draw 2']
     """
-    rows = {} if original is None else {"original": to_images("original", original, image_shape)}
-    rows["observed"] = _with_gaps(to_images("masked", masked, image_shape))
-    rows["imputed mean"] = to_images("mean", mean, image_shape)
+    rows = {} if original is None else {"original": to_images("original", original, image_shape, "images")}
+    rows["observed"] = to_images("masked", masked, image_shape, "images")
+    if rows["observed"].dtype.kind != "f" or not np.isnan(rows["observed"]).any():
+        raise ValueError("masked has no missing pixel: write x.masked_fill(missing, float('nan'))")
+    rows["imputed mean"] = to_images("mean", mean, image_shape, "images")
     if draws is not None:
-        imputed = to_images("draws", draws, image_shape, ("draws", "images"))[: at_least(1, num_draws=num_draws)]
+        imputed = to_images("draws", draws, image_shape, "draws", "images")[: check_integer("num_draws", num_draws)]
         rows |= {f"draw {index + 1}": draw for index, draw in enumerate(imputed)}
-    _same_images(**rows)
-    count = at_least(1, num_images=num_images)
-    shown = [images[:count] for images in rows.values()]
-    ax = _draw_rows(ax, shown, list(rows), scale_of(shown, vmin, vmax, cmap))
+    ax = draw_mosaic(ax, paint(_stacked(check_integer("num_images", num_images), **rows), **scale), list(rows))
     finding(ax, "sky blue: missing")
     return ax
-
-
-def _with_gaps(images: np.ndarray) -> np.ndarray:
-    if images.dtype.kind != "f" or not np.isnan(images).any():
-        raise ValueError("masked has no missing pixel: write x.masked_fill(missing, float('nan'))")
-    return images

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pyrovae.plots.arrays import finite, same_length, to_numpy, to_shape
+from pyrovae.plots.arrays import names_of, same_length, to_finite, to_numpy, to_shape
 from pyrovae.plots.style import BLUE, VERMILLION, both_papers, color, finding, ink, legend, marker, one_panel
 
 if TYPE_CHECKING:
@@ -34,12 +34,30 @@ def plot_latent(z: Values, labels: Any = None, *, title: str | None = None, ax: 
     >>> plot_latent(np.eye(4), ["a", "a", "b", "b"]).get_legend_handles_labels()[1]
     ['a', 'b']
     """
-    points = finite("z", to_shape("z", z, ("data", "latent_dim")))
+    points = to_finite("z", z, "data", "latent_dim")
     if points.shape[1] < 2:
         raise ValueError("z has one latent dimension: write plot_latent_density(z, prior_draws)")
     flat, names = _two_dimensions(points)
+    kinds = _plain(labels)
+    same_length(z=flat, labels=kinds)
     ax = one_panel(ax, 5.4, 4.2)
-    _scatter(ax, flat, _plain(labels), title)
+    look: dict[str, Any] = {"s": float(np.clip(16000 / len(flat), 5, 36)), "linewidths": 0, "alpha": 0.75}
+    look["rasterized"] = len(flat) > 2000
+    if kinds is None:
+        ax.scatter(*flat.T, color=BLUE, **look)
+    elif kinds.dtype.kind == "f":
+        dots = ax.scatter(flat[:, 0], flat[:, 1], c=kinds, cmap=both_papers("viridis"), **look)
+        ax.figure.colorbar(dots, ax=ax, label=title or "label")
+    else:
+        classes = np.unique(kinds)
+        if len(classes) > 48:
+            raise ValueError(
+                f"labels hold {len(classes)} classes, more than can be told apart: pass real numbers for a color bar"
+            )
+        for index, value in enumerate(classes):
+            look |= {"color": color(index), "marker": marker(index), "label": str(value)}
+            ax.scatter(*flat[kinds == value].T, **look)
+        legend(ax, outside=True, title=title or "label")
     ax.set(xlabel=names[0], ylabel=names[1])
     ax.set_aspect("equal", adjustable="datalim")
     return ax
@@ -68,34 +86,6 @@ def _plain(labels: Any) -> np.ndarray | None:
     if array.ndim != 1:
         raise ValueError(f"labels should have shape (data,), got {array.shape}")
     return array
-
-
-def _scatter(ax: Axes, points: np.ndarray, labels: np.ndarray | None, title: str | None) -> None:
-    same_length(z=points, labels=labels)
-    look: dict[str, Any] = {
-        "s": float(np.clip(16000 / len(points), 5, 36)),
-        "linewidths": 0,
-        "alpha": 0.75,
-        "rasterized": len(points) > 2000,
-    }
-    if labels is None:
-        ax.scatter(*points.T, color=BLUE, **look)
-    elif labels.dtype.kind == "f":
-        dots = ax.scatter(points[:, 0], points[:, 1], c=labels, cmap=both_papers("viridis"), **look)
-        ax.figure.colorbar(dots, ax=ax, label=title or "label")
-    else:
-        _scatter_classes(ax, points, labels, look)
-        legend(ax, outside=True, title=title or "label")
-
-
-def _scatter_classes(ax: Axes, points: np.ndarray, labels: np.ndarray, look: dict[str, Any]) -> None:
-    classes = np.unique(labels)
-    if len(classes) > 48:
-        raise ValueError(
-            f"labels hold {len(classes)} classes, more than can be told apart: pass real numbers for a color bar"
-        )
-    for index, value in enumerate(classes):
-        ax.scatter(*points[labels == value].T, color=color(index), marker=marker(index), label=str(value), **look)
 
 
 def plot_kl_per_dimension(
@@ -129,41 +119,28 @@ def plot_kl_per_dimension(
     >>> plot_kl_per_dimension([2.0, 0.01, 1.0]).get_title(loc="left")
     '2 of 3 dimensions above 0.1 nats'
     """
-    rates = finite("kl", np.asarray(_mean_over_data(kl)))
-    labels = [str(index) for index in range(len(rates))] if names is None else list(names)
-    variances = None if mean_variance is None else to_shape("mean_variance", mean_variance, ("latent_dim",))
-    same_length(kl=rates, names=labels, mean_variance=variances)
+    rates = to_finite("kl", kl)
+    if rates.ndim not in (1, 2):
+        raise ValueError(f"kl should have shape (latent_dim,) or (data, latent_dim), got {rates.shape}")
+    rates = rates.mean(0) if rates.ndim == 2 else rates
+    labels = names_of(names, "{}", kl=rates)
     order = np.argsort(-rates, kind="stable")
-    above = rates[order] > threshold
+    above, at = rates[order] > threshold, np.arange(len(rates))
+    words = f"{above.sum()} of {len(above)} dimensions above {threshold:g} nats"
+    if mean_variance is not None:
+        variances = to_shape("mean_variance", mean_variance, "latent_dim")
+        same_length(kl=rates, mean_variance=variances)
+        words += f",\n{(variances > variance_threshold).sum()} by variance of the mean > {variance_threshold:g}"
     ax = one_panel(ax, float(np.clip(0.22 * len(rates), 4.5, 10)), 3.0)
     ax.axhline(threshold, color=ink(ax), linewidth=1, linestyle="--", label=f"{threshold:g} nats")
-    _bars(ax, rates[order], above, threshold)
-    shown = np.arange(0, len(rates), -(-len(rates) // 32))
-    ax.set_xticks(
-        shown, [labels[order[i]] for i in shown], fontsize="small", rotation=90 if max(map(len, labels)) > 3 else 0
-    )
+    high, low = rates[order][above], rates[order][~above]
+    ax.bar(at[above], high, color=BLUE, label=f"above {threshold:g} nats" if len(high) else None)
+    ax.bar(at[~above], low, color=VERMILLION, hatch="//", label="below" if len(low) else None)
+    shown = at[:: -(-len(rates) // 32)]
+    rotation = 90 if max(map(len, labels)) > 3 else 0
+    ax.set_xticks(shown, [labels[order[i]] for i in shown], fontsize="small", rotation=rotation)
     ax.set(xlabel="latent dimension, ordered by KL", ylabel="mean KL (nats)")
     ax.grid(visible=False, axis="x")
-    finding(ax, _active_words(above, threshold, variances, variance_threshold))
-    return ax
-
-
-def _mean_over_data(kl: Values) -> np.ndarray:
-    array = to_numpy("kl", kl).astype(np.float64)
-    if array.ndim not in (1, 2):
-        raise ValueError(f"kl should have shape (latent_dim,) or (data, latent_dim), got {array.shape}")
-    return array if array.ndim == 1 else array.mean(0)
-
-
-def _bars(ax: Axes, rates: np.ndarray, above: np.ndarray, threshold: float) -> None:
-    at = np.arange(len(rates))
-    ax.bar(at[above], rates[above], color=BLUE, label=f"above {threshold:g} nats" if above.any() else None)
-    ax.bar(at[~above], rates[~above], color=VERMILLION, hatch="//", label=None if above.all() else "below")
+    finding(ax, words)
     legend(ax)
-
-
-def _active_words(above: np.ndarray, threshold: float, variances: np.ndarray | None, variance_threshold: float) -> str:
-    words = f"{above.sum()} of {len(above)} dimensions above {threshold:g} nats"
-    if variances is None:
-        return words
-    return f"{words},\n{(variances > variance_threshold).sum()} by variance of the mean > {variance_threshold:g}"
+    return ax

@@ -7,21 +7,22 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pyrovae.plots.arrays import at_least
+from pyrovae.errors import check_integer
+from pyrovae.plots.arrays import check_mass
 
 if TYPE_CHECKING:
     from pyrovae.plots.arrays import Values
 
 
-def _ends(start: Values, end: Values, num: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _path(start: Values, end: Values, num: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The ends, each of shape (*batch, 1, latent_dim), and the positions between them, of shape (num, 1)."""
     first, last = _latent("start", start), _latent("end", end)
     if first.shape != last.shape:
         raise ValueError(
-            "start and end should have one shape (*batch, latent_dim), "
-            f"got {tuple(first.shape)} and {tuple(last.shape)}"
+            f"start and end should have one shape (*batch, latent_dim), got {tuple(first.shape)} and {tuple(last.shape)}"
         )
-    at_least(2, num=num)
-    return first, last
+    t = torch.linspace(0, 1, check_integer("num", num, 2), dtype=first.dtype, device=first.device)[:, None]
+    return first[..., None, :], last[..., None, :], t
 
 
 def _latent(name: str, values: Values) -> torch.Tensor:
@@ -53,9 +54,8 @@ def linear_path(start: Values, end: Values, num: int = 10) -> torch.Tensor:
             [1., 2.],
             [2., 4.]])
     """
-    first, last = _ends(start, end, num)
-    t = torch.linspace(0, 1, num, dtype=first.dtype, device=first.device)[:, None]
-    return (1 - t) * first[..., None, :] + t * last[..., None, :]
+    first, last, t = _path(start, end, num)
+    return (1 - t) * first + t * last
 
 
 def spherical_path(start: Values, end: Values, num: int = 10) -> torch.Tensor:
@@ -84,15 +84,12 @@ def spherical_path(start: Values, end: Values, num: int = 10) -> torch.Tensor:
     >>> spherical_path([1.0, 0.0], [0.0, 1.0], num=3).norm(dim=-1)
     tensor([1.0000, 1.0000, 1.0000])
     """
-    first, last = _ends(start, end, num)
-    cosine = torch.nn.functional.cosine_similarity(first, last, dim=-1).clamp(-1, 1)[..., None, None]
-    omega = cosine.acos()
-    t = torch.linspace(0, 1, num, dtype=first.dtype, device=first.device)[:, None]
-    arc = (((1 - t) * omega).sin() * first[..., None, :] + (t * omega).sin() * last[..., None, :]) / omega.sin()
-    straight = linear_path(first, last, num)
+    first, last, t = _path(start, end, num)
+    omega = torch.nn.functional.cosine_similarity(first, last, dim=-1).clamp(-1, 1)[..., None].acos()
+    arc = (((1 - t) * omega).sin() * first + (t * omega).sin() * last) / omega.sin()
     apart = omega.sin() > 10 * torch.finfo(first.dtype).eps ** 0.5
-    nonzero = ((first != 0).any(-1) & (last != 0).any(-1))[..., None, None]
-    return torch.where(apart & nonzero, arc, straight)
+    nonzero = (first != 0).any(-1, keepdim=True) & (last != 0).any(-1, keepdim=True)
+    return torch.where(apart & nonzero, arc, (1 - t) * first + t * last)
 
 
 def latent_grid(num: int = 15, *, prob: float = 0.95, limits: tuple[float, float] | None = None) -> torch.Tensor:
@@ -121,9 +118,8 @@ def latent_grid(num: int = 15, *, prob: float = 0.95, limits: tuple[float, float
             [ 0.,  2.],
             [ 2.,  2.]])
     """
-    at_least(2, num=num)
-    if not 0 < prob < 1:
-        raise ValueError(f"prob should lie between 0 and 1, got {prob}")
+    check_integer("num", num, 2)
+    check_mass("prob", prob)
     if limits is not None and not limits[0] < limits[1]:
         raise ValueError(f"limits should be (low, high), got {limits}")
     tail = (1 - prob) / 2

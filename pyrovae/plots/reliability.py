@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pyrovae.errors import check_integer
 from pyrovae.limits import MOST_K, good_k
-from pyrovae.plots.arrays import at_least, to_numpy, to_shape
+from pyrovae.plots.arrays import by_name, to_numpy
 from pyrovae.plots.style import BLUE, VERMILLION, color, finding, ink, legend, marker, one_panel
 
 if TYPE_CHECKING:
@@ -25,8 +26,8 @@ def plot_khat(
     .. math:: k_\text{good} = \min\bigl(1 - 1 / \log_{10} S,\ 0.7\bigr)
 
     Args:
-        pareto_k: one a datum, ``(data,)``, or several such arrays by name, e.g. before and after refining. Infinite
-            values are counted and drawn as a triangle at the upper edge.
+        pareto_k: one for each datum, ``(data,)``, or several such arrays by name, e.g. before and after refining.
+            Infinite values are counted and drawn as a triangle at the upper edge.
         num_samples: S, the draws behind each k-hat; with fewer than 2,155 the limit lies below 0.7, where it is by default.
         ax: where to draw.
 
@@ -40,58 +41,35 @@ def plot_khat(
     >>> plot_khat([0.1, 0.9], num_samples=1000).get_title(loc="left")
     '50% of 2 data above 0.67, the limit for 1,000 samples'
     """
-    named = pareto_k if isinstance(pareto_k, Mapping) else {"": pareto_k}
-    arrays = {str(name): _khats(str(name), values) for name, values in named.items()}
-    if not arrays:
-        raise ValueError("pareto_k is an empty mapping: there is nothing to draw")
-    limit = good_k(None if num_samples is None else at_least(2, num_samples=num_samples))
-    said = f"{limit:.2g}{f', the limit for {num_samples:,} samples' if limit < MOST_K else ''}"
-    ax = one_panel(ax)
-    top = _top(np.concatenate(list(arrays.values())))
-    words = {name: _share(values, limit, said, named=bool(name)) for name, values in arrays.items()}
+    arrays = {name: np.sort(values) for name, values in by_name("pareto_k", pareto_k, "data").items()}
+    for values in arrays.values():
+        if missing := int(np.isnan(values).sum()):
+            raise ValueError(f"pareto_k holds {missing} NaN of {len(values)}: find out why before drawing the others")
+    limit = good_k(None if num_samples is None else check_integer("num_samples", num_samples, 2))
+    which = f"{limit:.2g}{f', the limit for {num_samples:,} samples' if limit < MOST_K else ''}"
+    ax, known = one_panel(ax), np.concatenate(list(arrays.values()))
+    top = max(1.0, 1.08 * float(known[np.isfinite(known)].max(initial=0.0)))
+    found = []
     for index, (name, values) in enumerate(arrays.items()):
         _draw_khats(ax, values, top, color(index), marker(index), name or "k-hat of a datum")
+        before, of = (f"{name}: ", "") if name else ("", f" of {len(values):,} data")
+        found.append(f"{before}{np.mean(values > limit):.0%}{of} above {which}")
     ax.axhline(limit, color=ink(ax), linewidth=1.2, linestyle="--", label=f"{limit:.2g}: unreliable above")
     ax.set(xlabel="data in the order of k-hat (%)", ylabel="Pareto k-hat (no unit)", ylim=(None, top), xlim=(-2, 102))
-    finding(ax, "\n".join(f"{name}: {text}" if name else text for name, text in words.items()))
+    finding(ax, "\n".join(found))
     legend(ax)
     return ax
-
-
-def _khats(name: str, values: Values) -> np.ndarray:
-    array = to_shape(f"pareto_k[{name!r}]" if name else "pareto_k", values, ("data",))
-    if np.isnan(array).any():
-        raise ValueError(
-            f"pareto_k holds {np.isnan(array).sum()} NaN of {len(array)}: find out why before drawing the others"
-        )
-    return np.sort(array)
-
-
-def _top(values: np.ndarray) -> float:
-    known = values[np.isfinite(values)]
-    return max(1.0, 1.08 * float(known.max())) if known.size else 1.0
-
-
-def _share(values: np.ndarray, limit: float, said: str, *, named: bool) -> str:
-    return f"{np.mean(values > limit):.0%}{'' if named else f' of {len(values):,} data'} above {said}"
 
 
 def _draw_khats(ax: Axes, values: np.ndarray, top: float, tint: str, mark: str, label: str) -> None:
     at = 100 * (np.arange(len(values)) + 0.5) / len(values)
     size = float(np.clip(2000 / len(values), 3, 25))
-    known = np.isfinite(values)
+    known, infinite = np.isfinite(values), int(np.isinf(values).sum())
     look: dict[str, Any] = {"color": tint, "linewidths": 0, "rasterized": len(values) > 2000}
     ax.scatter(at[known], values[known], s=size, marker=mark, label=label, **look)
-    if not known.all():
-        ax.scatter(
-            at[~known],
-            np.full((~known).sum(), top),
-            s=30,
-            marker="^",
-            clip_on=False,
-            label=f"{(~known).sum()} infinite",
-            **look,
-        )
+    if infinite:
+        look |= {"s": 30, "marker": "^", "clip_on": False, "label": f"{infinite} infinite"}
+        ax.scatter(at[~known], np.full(infinite, top), **look)
 
 
 def plot_log_weights(log_weights: Values, *, num_data: int = 5, ax: Axes | None = None) -> Axes:
@@ -112,34 +90,31 @@ def plot_log_weights(log_weights: Values, *, num_data: int = 5, ax: Axes | None 
     >>> plot_log_weights(np.zeros((100, 3))).get_xlabel()
     'log weight − log p̂(x) (nats)'
     """
+    from scipy.special import logsumexp
+
     array = to_numpy("log_weights", log_weights).astype(np.float64)
     array = array[:, None] if array.ndim == 1 else array
     if array.ndim != 2 or len(array) < 2:
         raise ValueError(
             f"log_weights should have shape (samples,) or (samples, data) with 2 or more samples, got {array.shape}"
         )
-    shifted = array - _log_mean_exp(array)
-    gap = -shifted.mean()
+    if np.isnan(array).any() or np.isposinf(array).any():
+        raise ValueError("log_weights holds NaN or plus infinity: the model or the guide gave no density there")
+    if impossible := int(np.isneginf(array).all(0).sum()):
+        raise ValueError(f"{impossible} data have no weight above zero: the guide has no mass where the posterior has")
+    shifted = array - logsumexp(array, axis=0) + np.log(len(array))
+    gap, weights = -shifted.mean(), np.exp(shifted)
+    effective = np.median(weights.sum(0) ** 2 / (weights**2).sum(0))
     ax = one_panel(ax)
     _weight_histograms(ax, shifted, num_data)
     ax.axvline(0, color=ink(ax), linewidth=1.4, label="log p̂(x)")
     if np.isfinite(gap):
         ax.axvline(-gap, color=VERMILLION, linewidth=1.6, linestyle="--", label=f"ELBO, {gap:.2f} nats below")
     ax.set(xlabel="log weight − log p̂(x) (nats)", ylabel="density (per nat)")
-    finding(ax, _effective(shifted) + ("" if np.isfinite(gap) else "; ELBO: minus infinity"))
+    bound = "" if np.isfinite(gap) else "; ELBO: minus infinity"
+    finding(ax, f"median effective draws: {effective:,.0f} of {len(shifted):,}{bound}")
     legend(ax)
     return ax
-
-
-def _log_mean_exp(array: np.ndarray) -> np.ndarray:
-    if np.isnan(array).any() or np.isposinf(array).any():
-        raise ValueError("log_weights holds NaN or plus infinity: the model or the guide gave no density there")
-    peak = array.max(0)
-    if np.isneginf(peak).any():
-        raise ValueError(
-            f"{np.isneginf(peak).sum()} data have no weight above zero: the guide's support misses the posterior's"
-        )
-    return peak + np.log(np.mean(np.exp(array - peak), axis=0))
 
 
 def _weight_histograms(ax: Axes, shifted: np.ndarray, num_data: int) -> None:
@@ -152,9 +127,3 @@ def _weight_histograms(ax: Axes, shifted: np.ndarray, num_data: int) -> None:
     for order, index in enumerate(np.linspace(0, shifted.shape[1] - 1, count).astype(int)):
         one = np.histogram(shifted[:, index][np.isfinite(shifted[:, index])], edges, density=True)[0]
         ax.stairs(one, edges, color=ink(ax), alpha=0.5, linewidth=0.8, label=None if order else "one datum each")
-
-
-def _effective(shifted: np.ndarray) -> str:
-    weights = np.exp(shifted - shifted.max(0))
-    effective = weights.sum(0) ** 2 / (weights**2).sum(0)
-    return f"median effective draws: {np.median(effective):,.0f} of {len(shifted):,}"

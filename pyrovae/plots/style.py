@@ -47,11 +47,7 @@ NEUTRAL = _theme("#808080", "none")
 
 
 def color(index: int) -> str:
-    """The color of the series ``index``; after the last color the first comes again, with another marker.
-
-    >>> color(0), color(6)
-    ('#0072B2', '#0072B2')
-    """
+    """The color of the series ``index``; after the last color the first comes again, with another marker."""
     return SERIES[index % len(SERIES)]
 
 
@@ -65,18 +61,8 @@ def marker(index: int) -> str:
 
 
 def line(index: int) -> str:
-    """The line style of the series ``index``.
-
-    >>> line(0), line(1)
-    ('-', '--')
-    """
+    """The line style of the series ``index``."""
     return LINES[index % len(LINES)]
-
-
-def _is_notebook() -> bool:
-    """Whether this process is a Jupyter kernel, where pyplot shows and closes each cell's figures."""
-    shells = sys.modules.get("ipykernel.zmqshell")
-    return shells is not None and shells.ZMQInteractiveShell.initialized()
 
 
 def new_figure(width: float, height: float, *, fixed_aspect: bool = False) -> Figure:
@@ -96,8 +82,8 @@ def new_figure(width: float, height: float, *, fixed_aspect: bool = False) -> Fi
     import matplotlib
 
     layout: Literal["compressed", "constrained"] = "compressed" if fixed_aspect else "constrained"
-
-    if _is_notebook() or matplotlib.is_interactive():
+    shells = sys.modules.get("ipykernel.zmqshell")
+    if matplotlib.is_interactive() or (shells is not None and shells.ZMQInteractiveShell.initialized()):
         from matplotlib import pyplot
 
         return pyplot.figure(figsize=(width, height), layout=layout)
@@ -106,44 +92,34 @@ def new_figure(width: float, height: float, *, fixed_aspect: bool = False) -> Fi
     return Figure(figsize=(width, height), layout=layout)
 
 
-def _check_axes(ax: Any) -> None:
+def one_panel(ax: Axes | None, width: float = 5.0, height: float = 3.4, *, image: bool = False) -> Axes:
+    """The axes to draw on: the ones given, or those of a new figure.
+
+    Raises:
+        TypeError: ``ax`` is no Axes.
+    """
+    ax = new_figure(width, height, fixed_aspect=image).subplots() if ax is None else _checked(ax)
+    return ax if image else tidy(ax)
+
+
+def _checked(ax: Any) -> Axes:
     from matplotlib.axes import Axes
 
     if not isinstance(ax, Axes):
         raise TypeError(
             f"ax should be one matplotlib Axes, got {type(ax).__name__}; write ax=figure.subplots() or leave it out"
         )
-
-
-def one_panel(ax: Axes | None, width: float = 5.0, height: float = 3.4, *, image: bool = False) -> Axes:
-    """The axes to draw on: the ones given, or those of a new figure.
-
-    Raises:
-        TypeError: ``ax`` is no Axes.
-
-    >>> one_panel(None).get_title()
-    ''
-    """
-    if ax is None:
-        ax = new_figure(width, height, fixed_aspect=image).subplots()
-    _check_axes(ax)
-    return ax if image else tidy(ax)
+    return ax
 
 
 def panels(
-    ax: Axes | None,
-    heights: Sequence[float],
-    columns: int = 1,
-    *,
-    width: float = 5.0,
-    height: float = 3.4,
-    share: bool = False,
+    ax: Axes | None, heights: Sequence[float], columns: int = 1, *, width: float, height: float, share: bool = False
 ) -> np.ndarray:
     """Panels in rows and columns: of a new figure, or inside the axes given, which become their invisible frame.
 
     Args:
         ax: the axes to divide, or None.
-        heights: one relative height a row.
+        heights: one relative height for each row.
         columns: how many panels lie in a row.
         width: of a new figure, in inches.
         height: of a new figure, in inches.
@@ -152,46 +128,35 @@ def panels(
     Returns:
         An array of Axes of shape ``(rows, columns)``.
 
-    Raises:
-        TypeError: ``ax`` is no Axes.
-
-    >>> panels(None, [3, 1]).shape
+    >>> panels(None, [3, 1], width=5, height=3).shape
     (2, 1)
     """
-    if ax is not None:
-        _check_axes(ax)
-        return _divide(ax, heights, columns, share)
-    figure = new_figure(width, height)
-    ratios = {"height_ratios": list(heights)}
-    axes = figure.subplots(len(heights), columns, sharex="col" if share else False, squeeze=False, gridspec_kw=ratios)
+    if ax is None:
+        how: dict[str, Any] = {"height_ratios": list(heights), "sharex": "col" if share else False, "squeeze": False}
+        axes = new_figure(width, height).subplots(len(heights), columns, **how)
+    else:
+        axes = _divided(_checked(ax), heights, columns, share)
     for panel in axes.flat:
         tidy(panel)
     return axes
 
 
-def _divide(ax: Axes, heights: Sequence[float], columns: int, share: bool) -> np.ndarray:
+def _divided(ax: Axes, heights: Sequence[float], columns: int, share: bool) -> np.ndarray:
     ax.set_axis_off()
-    gap = 0.1 if share else 0.2
-    axes = np.empty((len(heights), columns), dtype=object)
+    axes, gap, beside = np.empty((len(heights), columns), dtype=object), 0.1 if share else 0.2, 0.1
     unit = (1 - gap * (len(heights) - 1)) / sum(heights)
-    wide = (1 - 0.1 * (columns - 1)) / columns
+    wide = (1 - beside * (columns - 1)) / columns
     for row, column in np.ndindex(axes.shape):
         bottom = sum(heights[row + 1 :]) * unit + gap * (len(heights) - 1 - row)
         above = axes[0, column] if share and row else None
-        axes[row, column] = tidy(
-            ax.inset_axes((column * (wide + 0.1), bottom, wide, heights[row] * unit), sharex=above)
-        )
-        if share and row < len(heights) - 1:
-            axes[row, column].tick_params(labelbottom=False)  # type: ignore[attr-defined]
+        panel = ax.inset_axes((column * (wide + beside), bottom, wide, heights[row] * unit), sharex=above)
+        panel.tick_params(labelbottom=not share or row == len(heights) - 1)
+        axes[row, column] = panel
     return axes
 
 
 def tidy(ax: Axes) -> Axes:
-    """Two spines instead of four and a faint grid behind the data, on these axes only.
-
-    >>> tidy(new_figure(3, 2).subplots()).spines["top"].get_visible()
-    False
-    """
+    """Two spines instead of four and a faint grid behind the data, on these axes only."""
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(visible=True, color=ink(ax), alpha=0.15, linewidth=0.6)
     ax.set_axisbelow(True)
@@ -199,31 +164,17 @@ def tidy(ax: Axes) -> Axes:
 
 
 def ink(ax: Axes) -> Any:
-    """The color of the axes' own labels: black on paper, light in the dark, whatever the settings say.
-
-    >>> ink(new_figure(3, 2).subplots())
-    'black'
-    """
+    """The color of the axes' own labels: black on paper, light in the dark, whatever the settings say."""
     return ax.xaxis.label.get_color()
 
 
 def finding(ax: Axes, text: str) -> None:
-    """Print what the figure shows in numbers above it, out of the way of the data.
-
-    >>> ax = new_figure(3, 2).subplots()
-    >>> finding(ax, "3 of 8 active")
-    >>> ax.get_title(loc="left")
-    '3 of 8 active'
-    """
+    """Print the figure's main numbers above it, out of the way of the data."""
     ax.set_title(text, loc="left", fontsize="small", color=ink(ax))
 
 
 def both_papers(cmap: str) -> Colormap:
-    """A color map without its darkest quarter and its palest part: points show on white and on black.
-
-    >>> both_papers("viridis").N
-    256
-    """
+    """A color map without its darkest quarter and its palest part: points show on white and on black."""
     from matplotlib import colormaps
     from matplotlib.colors import ListedColormap
 
@@ -240,22 +191,10 @@ def number(value: float, spec: str) -> str:
 
 
 def legend(ax: Axes, *, outside: bool = False, title: str | None = None) -> None:
-    """A legend inside the axes, or at their right where it can cover nothing.
-
-    >>> ax = new_figure(3, 2).subplots()
-    >>> line = ax.plot([0, 1], label="kl")
-    >>> legend(ax)
-    >>> [text.get_text() for text in ax.get_legend().get_texts()]
-    ['kl']
-    """
+    """A legend inside the axes, or at their right where it can cover nothing."""
     from matplotlib.collections import PathCollection
 
-    at_right: dict[str, Any] = {
-        "loc": "center left",
-        "bbox_to_anchor": (1.01, 0.5),
-        "borderaxespad": 0,
-        "framealpha": 0,
-    }
+    at_right = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5), "borderaxespad": 0, "framealpha": 0}
     place: dict[str, Any] = at_right if outside else {"framealpha": 0.7}
     made = ax.legend(fontsize="small", title=title, labelcolor=ink(ax), edgecolor="none", **place)
     made.get_title().set(color=ink(ax), fontsize="small")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,20 +15,13 @@ if TYPE_CHECKING:
 
     from pyrovae.plots.arrays import Table
 
-
-class _Curve(NamedTuple):
-    label: str
-    values: np.ndarray
-    color: str
-    line: str = "-"
-    width: float = 1.6
-
-
-_Panel = tuple[str, float, list[_Curve]]
+_Curves = list[tuple[np.ndarray, dict[str, Any]]]
+_TERMS = {"elbo": ("ELBO (nats)", 3.0), "reconstruction": ("reconstruction\n(nats)", 1.6), "kl": ("KL (nats)", 1.6)}
+"""The label and the height of each term's panel."""
 
 
 def plot_history(history: Table, *, best_epoch: int | None = None, ax: Axes | None = None) -> np.ndarray:
-    r"""How training went: the ELBO and its two terms in nats per datum, and beta below them.
+    r"""How training went: the ELBO and its two terms in nats per datum, and beta below them where it changes.
 
     .. math:: \mathrm{ELBO} = \mathbb{E}_q[\log p(x \mid z)] - \mathrm{KL}\bigl(q(z \mid x)\,\|\,p(z)\bigr)
 
@@ -52,59 +45,59 @@ def plot_history(history: Table, *, best_epoch: int | None = None, ax: Axes | No
     >>> plot_history({"epoch": [1, 2], "elbo": [-9.0, -8.0], "kl": [1.0, 2.0]}).shape
     (2,)
     """
-    name, x = _progress(history)
-    shown = [panel for panel in _panels(history) if panel[2]]
+    name = next((name for name in ("epoch", "step") if column(history, name) is not None), "row")
+    x, shown = column(history, name), _panels(history)
     if not shown:
         raise ValueError(
             "history has none of the columns elbo, loss, reconstruction, kl, beta with a finite number in it"
         )
     heights = [height for _, height, _ in shown]
     axes = panels(ax, heights, width=5.6, height=0.9 + 0.75 * sum(heights), share=True)[:, 0]
-    named: set[str] = {"beta"}
+    named = {"beta"}
     for panel, (label, _, curves) in zip(axes, shown, strict=True):
-        _draw_panel(panel, x, curves, label)
-        if any(curve.label not in named for curve in curves):
+        for values, look in curves:
+            at = np.arange(1, len(values) + 1) if x is None else x
+            same_length(**{"the horizontal axis": at, look["label"]: values})
+            known = np.isfinite(values)
+            panel.plot(at[known], values[known], marker="o" if known.sum() == 1 else "", **look)
+        panel.set_ylabel(label)
+        _leave_out_the_start(panel, [values for values, _ in curves])
+        labels = {look["label"] for _, look in curves}
+        if labels - named:
             legend(panel)
-        named.update(curve.label for curve in curves)
+        named |= labels
+        if best_epoch is not None:
+            panel.axvline(best_epoch, color=ink(panel), linewidth=0.8, linestyle=":")
     if best_epoch is not None:
-        _mark_best(axes, name, best_epoch)
+        already = axes[0].get_title(loc="left")
+        finding(axes[0], f"weights kept from {name} {best_epoch}" + (f"; {already}" if already else ""))
     axes[-1].set_xlabel(name)
     axes[-1].xaxis.get_major_locator().set_params(integer=True)
     axes[0].figure.align_ylabels(list(axes))
     return axes
 
 
-def _progress(history: Table) -> tuple[str, np.ndarray | None]:
-    for name in ("epoch", "step"):
-        found = column(history, name)
-        if found is not None:
-            return name, found
-    return "row", None
-
-
-def _panels(history: Table) -> list[_Panel]:
-    bounds, reconstructions, divergences = (_pair(history, name) for name in ("elbo", "reconstruction", "kl"))
-    loss = column(history, "loss")
-    if loss is not None:
-        bounds.append(_Curve("− loss", -loss, GREEN, ":", 1.2))
-    betas = [_Curve(label, beta, BLUE, line(i)) for i, (label, beta) in enumerate(_betas(history).items())]
-    return [
-        ("ELBO (nats)", 3.0, bounds),
-        ("reconstruction\n(nats)", 1.6, reconstructions),
-        ("KL (nats)", 1.6, divergences),
-        ("beta", 1.0, betas),
-    ]
-
-
-def _pair(history: Table, name: str) -> list[_Curve]:
-    curves = [
-        ("training", column(history, name), BLUE, "-"),
-        ("validation", column(history, f"validation_{name}"), VERMILLION, "--"),
-    ]
-    return [_Curve(label, values, tint, dash) for label, values, tint, dash in curves if values is not None]
+def _panels(history: Table) -> list[tuple[str, float, _Curves]]:
+    """The label, the height and the curves of each panel that has any."""
+    looks = {"": ("training", BLUE, "-"), "validation_": ("validation", VERMILLION, "--")}
+    made: list[tuple[str, float, _Curves]] = []
+    for term, (panel, height) in _TERMS.items():
+        curves: _Curves = []
+        for prefix, (label, tint, dash) in looks.items():
+            if (values := column(history, prefix + term)) is not None:
+                curves.append((values, {"label": label, "color": tint, "linestyle": dash, "linewidth": 1.6}))
+        if term == "elbo" and (loss := column(history, "loss")) is not None:
+            curves.append((-loss, {"label": "− loss", "color": GREEN, "linestyle": ":", "linewidth": 1.2}))
+        made.append((panel, height, curves))
+    betas, look = _betas(history), {"color": BLUE, "linewidth": 1.6}
+    steps: _Curves = [(v, {**look, "label": n, "linestyle": line(i)}) for i, (n, v) in enumerate(betas.items())]
+    changes = any(np.nanmin(values) < np.nanmax(values) for values in betas.values())
+    made += [("beta", 1.0, steps)] * changes
+    return [panel for panel in made if panel[2]]
 
 
 def _betas(history: Table) -> dict[str, np.ndarray]:
+    """The weights of the KL by site; one for all sites is called beta."""
     try:
         entries = list(history["beta"])
     except KeyError:
@@ -114,32 +107,6 @@ def _betas(history: Table) -> dict[str, np.ndarray]:
         values = column(history, "beta")
         return {} if values is None else {"beta": values}
     return {site: np.array([(entry or {}).get(site, np.nan) for entry in entries], dtype=np.float64) for site in sites}
-
-
-def _draw_panel(ax: Axes, x: np.ndarray | None, curves: list[_Curve], label: str) -> None:
-    for curve in curves:
-        at = np.arange(1, len(curve.values) + 1) if x is None else x
-        same_length(**{"the horizontal axis": at, curve.label: curve.values})
-        known = np.isfinite(curve.values)
-        dot = "o" if known.sum() == 1 else ""
-        ax.plot(
-            at[known],
-            curve.values[known],
-            curve.line,
-            color=curve.color,
-            linewidth=curve.width,
-            marker=dot,
-            label=curve.label,
-        )
-    ax.set_ylabel(label)
-    _leave_out_the_start(ax, [curve.values for curve in curves])
-
-
-def _mark_best(axes: np.ndarray, name: str, best_epoch: int) -> None:
-    for panel in axes:
-        panel.axvline(best_epoch, color=ink(panel), linewidth=0.8, linestyle=":")
-    said = axes[0].get_title(loc="left")
-    finding(axes[0], f"weights kept from {name} {best_epoch}" + (f"; {said}" if said else ""))
 
 
 def _leave_out_the_start(ax: Axes, curves: list[np.ndarray]) -> None:
