@@ -28,7 +28,15 @@ def report():
 
 
 def test_every_part_is_there_and_said_in_words(report):
-    assert list(report) == ["reliability", "structure", "calibration", "typicality", "predictive", "overfitting"]
+    assert list(report) == [
+        "reliability",
+        "structure",
+        "calibration",
+        "typicality",
+        "predictive",
+        "prior",
+        "overfitting",
+    ]
     assert not report.skipped
     text = repr(report)
     for words in ("ELBO", "k-hat", "in use", "uniform", "atypical", "reproduces", "Training less other rows"):
@@ -53,7 +61,7 @@ def test_every_result_draws_itself_and_goes_to_a_file(report, tmp_path):
     import xarray as xr
 
     drawn = report.plot()
-    assert list(drawn) == ["reliability", "structure", "calibration", "typicality", "predictive"]
+    assert list(drawn) == ["reliability", "structure", "calibration", "typicality", "predictive", "prior"]
     assert all(axes.has_data() for axes in drawn.values())
     for name in report:
         path = tmp_path / f"{name}.nc"
@@ -103,6 +111,27 @@ def test_a_training_that_still_rises_is_not_told_to_stop_earlier(rising):
     (finding,) = OVERFITTING.judge(found.assign_attrs(still_rising=int(rising)))
     assert ("Stop earlier" in finding.advice) is not rising
     assert "egularize" in finding.advice
+
+
+@pytest.mark.parametrize(("offset", "tone"), [(0.0, "good"), (4.0, "caution")])
+def test_generated_data_are_judged_apart_from_replicated_data(offset, tone):
+    """Latents that lie ``offset`` from the prior are followed by the guide: only draws of the prior miss the data's mean."""
+
+    def model(x=None, size=None):
+        with pyro.plate("data", len(x) if size is None else size):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            return pyro.sample("x", dist.Normal(z[..., None], 0.1).expand([*z.shape, 4]).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(400 * x.mean(-1) / 401, 401**-0.5))
+
+    torch.manual_seed(0)
+    x = offset + torch.randn(200, 1) + 0.1 * torch.randn(200, 4)
+    found = diagnose((model, guide), x, checks=["predictive", "prior"], **FEW)
+    tones = {finding.about: finding.tone for finding in found.findings()}
+    assert tones == {"replicated data": "good", "generated data": tone}
+    assert ("learned prior" in found.prior.summary()) is (tone == "caution")
 
 
 HISTORY = {"epoch": list(range(1, 21)), "skipped": [0] * 20}
@@ -234,6 +263,6 @@ def test_what_cannot_be_done_is_left_out_with_the_reason():
     torch.manual_seed(0)
     z = torch.randn(50)
     report = diagnose((model, guide), {"a": z + torch.randn(50), "b": z + torch.randn(50)}, **FEW)
-    assert list(report.skipped) == ["predictive"]
+    assert list(report.skipped) == ["predictive", "prior"]
     assert "not done: this check takes programs with one data site" in report.summary()
     assert report.calibration.p_value > 1e-4

@@ -15,6 +15,7 @@ from pyrovae.checks.leave_out import FeatureLOO, leave_one_feature_out
 from pyrovae.checks.overfitting import OVERFITTING
 from pyrovae.checks.pit import marginal_pit
 from pyrovae.checks.predictive import PREDICTIVE, STATISTICS, predictive_check
+from pyrovae.checks.prior import PRIOR
 from pyrovae.checks.rate_distortion import RateDistortion, rate_distortion
 from pyrovae.checks.reference import ReferencePosterior, Sampler, reference_posterior
 from pyrovae.checks.reliability import RELIABILITY, Reliability, reliability
@@ -29,6 +30,7 @@ CHECKS: tuple[Check, ...] = (
     CALIBRATION,
     TYPICALITY,
     PREDICTIVE,
+    PRIOR,
     IMPUTATION,
     OVERFITTING,
 )
