@@ -1,10 +1,11 @@
 """A training with everything on that can be told when to die; run by ``test_resume.py`` and ``benchmarks/kill_resume.py``.
 
-    python tests/killed.py FOLDER RESULT [--hidden] [--moments MOMENT:COUNT ...] [--moment MOMENT:COUNT]
+    python tests/killed.py FOLDER RESULT [--hidden] [--trace] [--moments MOMENT:COUNT ...] [--moment MOMENT:COUNT]
 
 It trains a VAE; with ``--hidden`` a pair of functions whose modules stand in a dict, beside parameters of ``pyro.param`` and
-covariates. With ``--moments`` it forks a child for each, which resumes, trains on and kills itself at the COUNTth such moment;
-then it trains to the end and writes weights and history to RESULT. With ``--moment`` it is such a child itself.
+covariates; with ``--trace`` it replays a graph. With ``--moments`` it forks a child for each, which resumes, trains on and kills
+itself at the COUNTth such moment; then it trains to the end and writes weights and history to RESULT. With ``--moment`` it is
+such a child itself.
 """
 
 import argparse
@@ -23,6 +24,7 @@ import pyrovae as pvae
 from pyrovae.files import save_state
 
 EPOCHS, ROWS, BATCH = 6, 320, 32
+LEVEL = {"compile": False}
 
 
 @functools.cache
@@ -105,6 +107,7 @@ def train(folder, resume=True, vae=None, hidden=False, **changes):
         "progress": False,
         "checkpoint_steps": 3,
         "checkpoint_minutes": None,
+        **LEVEL,
     }
     history = pvae.fit(vae, data, checkpoint=folder, resume=resume, **{**settings, **changes})
     return vae, history
@@ -175,11 +178,14 @@ def _half_written(count):
 def moments():
     from pyrovae.data import Binarize
     from pyrovae.training.engine import Eager
+    from pyrovae.training.traced import Traced
     from pyrovae.training.validation import Evaluation
 
     return {
         "data": functools.partial(_before, Binarize, "__call__"),
-        "forward": functools.partial(_after, Eager, "backward"),
+        "forward": functools.partial(_after, Traced, "take")
+        if LEVEL["compile"]
+        else functools.partial(_after, Eager, "backward"),
         "updated": functools.partial(_after, torch.optim.AdamW, "step"),
         "validation": functools.partial(_after, Evaluation, "terms"),
         "half written": _half_written,
@@ -218,10 +224,12 @@ def main():
     parser.add_argument("folder")
     parser.add_argument("result")
     parser.add_argument("--hidden", action="store_true")
+    parser.add_argument("--trace", action="store_true")
     parser.add_argument("--moments", nargs="*", default=[])
     parser.add_argument("--moment")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    LEVEL["compile"] = "trace" if options.trace else False
     digits()
     if options.moment:
         run_and_die(options.folder, options.hidden, *split(options.moment))

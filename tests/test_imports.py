@@ -29,7 +29,9 @@ ROOMS = {
     "graphs": ("data", "missing", "networks", "programs"),
     "presets": ("conditionals", "data", "distributions", "files", "graphs", "networks", "schedules"),
     "objectives": ("programs",),
+    "compiling": (),
     "training": (
+        "compiling",
         "data",
         "distributions",
         "files",

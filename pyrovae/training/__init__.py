@@ -5,5 +5,6 @@ from pyrovae.training.fit import fit
 from pyrovae.training.history import History
 from pyrovae.training.loss import Loss
 from pyrovae.training.optimizer import TorchOptimizer
+from pyrovae.training.traced import Traced
 
-__all__ = ["Eager", "Engine", "History", "Loss", "Outcomes", "Plan", "State", "TorchOptimizer", "fit"]
+__all__ = ["Eager", "Engine", "History", "Loss", "Outcomes", "Plan", "State", "TorchOptimizer", "Traced", "fit"]

@@ -94,6 +94,11 @@ class Eager:
         self.loss, self.max_skipped, self.complete, self.rank = loss, max_skipped, complete, rank
         self.buffers = Buffers(loss.announced.modules.values())
 
+    @property
+    def name(self) -> str:
+        """How steps are taken."""
+        return "eager"
+
     def run(self, state: State, plan: Plan, rows: GatherRows) -> tuple[State, Outcomes]:
         """Take the steps of a plan. The first one checks that the program announces no other parameters than before.
 
@@ -106,9 +111,8 @@ class Eager:
             for number, index in enumerate(plan.rows):
                 for name, values in numbers.items():
                     self.set_number(state, name, values[number])
-                batch = self.batch(state, state.step, index, rows)
                 self.buffers.keep()
-                loss = self.backward(state, batch)
+                loss, count = self.take(state, index, rows)
                 norm = state.optimizer.gradient_norm()
                 stop = (loss + norm).isfinite().logical_not_().logical_or_(state.bad > self.max_skipped)
                 state.bad.add_(1).mul_(stop)
@@ -117,10 +121,15 @@ class Eager:
                 state.step += 1
                 losses.append(loss)
                 norms.append(norm)
-                counts.append(len(batch.index))
+                counts.append(count)
                 if number == 0 and self.loss.differentiable:
                     stack.enter_context(announcements_off())
         return state, Outcomes(torch.stack(losses).cpu(), torch.stack(norms).cpu(), torch.tensor(counts))
+
+    def take(self, state: State, index: Tensor, rows: GatherRows) -> tuple[Tensor, int]:
+        """The loss of a step, its gradient in the parameters; and the rows of its batch."""
+        batch = self.batch(state, state.step, index, rows)
+        return self.backward(state, batch), len(batch.index)
 
     def set_number(self, state: State, name: str, value: float) -> None:
         """Set the learning rate, a beta or the capacity."""
@@ -189,6 +198,11 @@ class Buffers:
             buffer.copy_(torch.where(stop, copy, buffer))
 
     def _changed(self) -> list[list[Any]]:
+        self.settle()
+        return [entry for entry in self.kept.values() if entry[5] or entry[2]._version != entry[4]]
+
+    def settle(self) -> None:
+        """Copy buffers that modules have replaced into the tensors that were there before."""
         for part, name, buffer, *_ in self.kept.values():
             new = part._buffers[name]
             if new is not buffer and isinstance(new, Tensor):
@@ -199,4 +213,3 @@ class Buffers:
                     )
                 buffer.detach().copy_(new.detach())
                 part._buffers[name] = buffer
-        return [entry for entry in self.kept.values() if entry[5] or entry[2]._version != entry[4]]

@@ -19,7 +19,7 @@ from torch.optim import Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from pyrovae.data import Batches
-from pyrovae.errors import check_integer, refusal
+from pyrovae.errors import check_integer, check_word, refusal
 from pyrovae.files import CheckpointStore
 from pyrovae.objectives import CapacityELBO
 from pyrovae.programs import Program, eval_mode
@@ -28,9 +28,11 @@ from pyrovae.training.checks import check_least, checked_loss
 from pyrovae.training.engine import Eager, State
 from pyrovae.training.history import History
 from pyrovae.training.loop import Asked, Bar, Best, Epochs, Loop, Number, value_of
+from pyrovae.training.loss import Loss
 from pyrovae.training.optimizer import Factory, TorchOptimizer
-from pyrovae.training.rows import divide, placed_rows
+from pyrovae.training.rows import Rows, divide, placed_rows
 from pyrovae.training.saving import checkpoints
+from pyrovae.training.traced import Traced
 from pyrovae.training.validation import BATCH_SIZE, Evaluation
 
 
@@ -64,6 +66,7 @@ def fit(
     callbacks: Sequence[Callable[[History], Any]] = (),
     seed: int | None = None,
     device: str | torch.device | None = None,
+    compile: str | bool = False,  # noqa: A002
     progress: bool | None = None,
     max_skipped: int = 10,
     # files
@@ -105,6 +108,8 @@ def fit(
         seed: the source of all randomness here; the global generator is then left as it was. By default one number is drawn
             from the global generator.
         device: where to train; the modules are moved there.
+        compile: ``"trace"`` replays a graph of loss and gradients, traced once for each shape of a batch; False runs the
+            program at every step. The noise is the same; a program that cannot be traced is run.
         progress: True shows a bar, False none; by default there is one on a terminal.
         max_skipped: steps in a row whose loss or gradient may be non-finite (they are skipped) before an error is raised.
         checkpoint: a folder for checkpoints; it must hold none yet unless ``resume``.
@@ -150,7 +155,7 @@ def fit(
         bar = stack.enter_context(Bar(total, progress))
         loop = Loop(
             state=State(loss.announced.tensors, trained, noise, loss.like.new_zeros((), dtype=torch.float32)),
-            engine=Eager(loss, max_skipped, complete=rows.complete),
+            engine=_engine(compile, loss, max_skipped, rows, bool(callbacks)),
             rows=rows,
             numbers=numbers,
             total=total,
@@ -163,6 +168,18 @@ def fit(
             given |= {"batch_size": batch_size, "drop_last": drop_last, "seed": seed}
             stack.enter_context(checkpoints(loop, store, best, held_out, resume, **given))
         return loop.run()
+
+
+def _engine(level: str | bool, loss: Loss, max_skipped: int, rows: Rows, asked: bool) -> Eager:
+    """The engine of a level; one that traces is compared with the program in epochs 1, 2, 4, ..., or in all after callbacks."""
+
+    def audited(step: int) -> bool:
+        epoch, batch = divmod(step, rows.steps)
+        return batch == 0 and (asked or (epoch + 1) & epoch == 0)
+
+    if check_word("compile", level or None, [None, "trace"]) is None:
+        return Eager(loss, max_skipped, complete=rows.complete)
+    return Traced(loss, max_skipped, complete=rows.complete, audited=audited)
 
 
 def _check_arguments(

@@ -42,6 +42,7 @@ class History:
         variant: the data's variant, printed beside every number.
         ended: why training ended: finished, early stopping, interrupted.
         best_epoch: the epoch whose weights were kept, if the best were.
+        engine: how the steps were taken: eager, traced, and why.
         notes: caveats, e.g. of settings that a resumed run could not compare.
 
     >>> History([{"epoch": 1, "loss": 3.0}], variant="counts")["loss"]
@@ -52,6 +53,7 @@ class History:
     variant: str | None = None
     ended: str = "not started"
     best_epoch: int | None = None
+    engine: str = "eager"
     notes: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:

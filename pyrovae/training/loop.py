@@ -101,7 +101,7 @@ class Loop:
                 self.seconds = now - began
                 length = max(1, min(int(len(plan.rows) * SECONDS / max(now - started, 1e-6)), 8 * len(plan.rows)))
                 ended = self.between() or ("interrupted" if stop.requested else None)
-            self.history.ended = ended or "finished"
+            self.history.ended, self.history.engine = ended or "finished", self.engine.name
             for callback in reversed(self.callbacks):
                 callback.at_end(self)
         if stop.signal == signal.SIGTERM:

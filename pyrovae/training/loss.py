@@ -81,8 +81,8 @@ class Loss(nn.Module):
             and all(s["fn"].has_rsample for s in sites_of(dry_run.guide_trace) if not s["is_observed"])
         )
         """Whether the bound is the plain sum of log densities, and its derivative that of this sum."""
-        if "capacity" in numbers:
-            self.set_number("capacity", numbers["capacity"])
+        if "capacity" in numbers:  # a tensor, which a graph of the loss reads anew at each step
+            self.objective.capacity = torch.tensor(numbers["capacity"], dtype=torch.float64)
         self.nesting = dry_run.nesting
         self.like = next(iter(self.announced.trained.values()), torch.zeros(())).detach()
         self.indexed = False
@@ -120,7 +120,7 @@ class Loss(nn.Module):
     def set_number(self, name: str, value: float) -> None:
         """Set ``beta``, ``beta/<site>`` or the objective's ``capacity``."""
         if name == "capacity":
-            self.objective.capacity = value
+            self.objective.capacity.fill_(value)
         else:
             self.betas[name.partition("/")[2] or None].fill_(value)
 

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from pyrovae.data import Batch, Batches, Binarize, Data, LoaderBatches, as_data, batches, loader_batches, split
 from pyrovae.data.batching import Place
+from pyrovae.data.rows import leaves
 from pyrovae.errors import refusal
 from pyrovae.programs import Program
 from pyrovae.programs.dry_run import listening
@@ -108,7 +109,10 @@ class Memory(Rows):
         super().__init__(loader.num_rows, len(loader), incomplete or size, seed)
         self.loader, self.data, self.size = loader, loader.data, size
         self.whole = size == loader.num_rows
-        self.complete = loader.data.complete and isinstance(loader.data.transform, Binarize | None)
+        transformed = not isinstance(loader.data.transform, Binarize | None)
+        self.complete = loader.data.complete and not transformed
+        self.of_tensors = not transformed and all(isinstance(leaf, Tensor) for leaf, _ in leaves(loader.data.x))
+        """Whether batches are made by operations of torch alone."""
 
     def start(self) -> None:
         """Draw a permutation of the rows."""
@@ -121,9 +125,15 @@ class Memory(Rows):
 
     def __call__(self, index: Tensor) -> Batch:
         """The batch of these rows."""
-        if self.whole:
-            return self.loader.batch(slice(0, self.num_rows))
-        return self.loader.batch(index if index[-1] >= 0 else index[index >= 0])
+        return self.gather(self.present(index))
+
+    def present(self, index: Tensor) -> Tensor:
+        """The numbers of rows without those that fill an incomplete batch."""
+        return index if index[-1] >= 0 else index[index >= 0]
+
+    def gather(self, index: Tensor) -> Batch:
+        """The batch of these rows, none of which fills."""
+        return self.loader.batch(slice(0, self.num_rows) if self.whole else index)
 
 
 class Loader(Rows):

@@ -1,0 +1,149 @@
+"""Passes over a graph that leave every number as it is, to the bit: less work, and less between the calls of torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+aten = torch.ops.aten
+SAME_SHAPE = {aten.view.default, aten.expand.default, aten._unsafe_view.default, aten.slice.Tensor, aten.clone.default}
+TIMES = {aten.mul.Tensor, aten.div.Tensor, aten.mul.Scalar, aten.div.Scalar}
+PLUS = {aten.add.Tensor, aten.sub.Tensor}
+TWICE = {aten.neg.default, aten.t.default}
+DIRECT = {
+    aten.t.default: torch.t,
+    aten.add.Tensor: torch.add,
+    aten.sub.Tensor: torch.sub,
+    aten.mul.Tensor: torch.mul,
+    aten.div.Tensor: torch.div,
+    aten.mul.Scalar: torch.mul,
+    aten.neg.default: torch.neg,
+    aten.mm.default: torch.mm,
+    aten.addmm.default: torch.addmm,
+    aten.log.default: torch.log,
+    aten.exp.default: torch.exp,
+    aten.sum.default: torch.sum,
+    aten.sum.dim_IntList: torch.sum,
+    aten.pow.Tensor_Scalar: torch.pow,
+    aten.unsqueeze.default: torch.unsqueeze,
+    aten.sigmoid.default: torch.sigmoid,
+    aten.where.self: torch.where,
+    aten.stack.default: torch.stack,
+    aten.softplus.default: torch._C._nn.softplus,
+}
+"""Operations with torch's own bindings, which are called in a third of the time of ``torch.ops``."""
+METHODS = {aten.view.default: "view", aten.expand.default: "expand"}
+
+
+def simplify(module: fx.GraphModule) -> None:
+    """Drop views to the same shape, x * 1, x + 0, x ** 1, -(-x), transposes of transposes, and work that is done twice.
+
+    Nothing that is written to, and no view of it, is touched.
+    """
+    graph, before = module.graph, -1
+    while len(graph.nodes) != before:
+        before = len(graph.nodes)
+        written, known = _written(graph), {}  # type: ignore[var-annotated]
+        for node in list(graph.nodes):
+            if not isinstance(node.target, torch._ops.OpOverload) or node in written:
+                continue
+            if any(source in written for source in node.all_input_nodes) or node.target._schema.is_mutable:
+                continue
+            same = _same_value(node)
+            if (
+                same is None
+                and torch.Tag.nondeterministic_seeded not in node.target.tags
+                and "empty" not in str(node.target)
+            ):
+                same = known.setdefault((node.target, str(node.args), str(node.kwargs)), node)
+            if same not in (None, node):
+                node.replace_all_uses_with(same)
+                graph.erase_node(node)
+        graph.eliminate_dead_code()
+    module.recompile()
+
+
+def _same_value(node: fx.Node) -> fx.Node | None:
+    """The earlier node whose value a node repeats."""
+    target, source = node.target, node.args[0] if node.args else None
+    if not isinstance(source, fx.Node):
+        return None
+    number: Any = node.args[1] if len(node.args) == 2 and not node.kwargs else None
+    number = None if isinstance(number, (fx.Node, list, tuple)) else number
+    if target in (aten.detach.default, aten.alias.default):
+        return source
+    if target in TWICE and source.target is target:
+        return source.args[0]  # type: ignore[return-value]
+    is_neutral = (
+        (target in SAME_SHAPE and not (target is aten.clone.default and node.kwargs))
+        or (target in TIMES and number == 1)
+        or (target in PLUS and number == 0 and number is not None)
+        or (target is aten.pow.Tensor_Scalar and number == 1)
+    )
+    return source if is_neutral and _layout(node) == _layout(source) else None
+
+
+def _layout(node: fx.Node) -> Any:
+    value = node.meta.get("val")
+    return (value.shape, value.stride(), value.dtype) if isinstance(value, torch.Tensor) else node
+
+
+def _families(graph: fx.Graph) -> dict[fx.Node, set[fx.Node]]:
+    """For each node, the nodes that share its memory."""
+    family: dict[fx.Node, set[fx.Node]] = {node: {node} for node in graph.nodes}
+    for node in graph.nodes:
+        for source, argument in _arguments(node):
+            if argument.alias_info is not None:
+                joined = family[node] | family[source]
+                for member in joined:
+                    family[member] = joined
+    return family
+
+
+def _written(graph: fx.Graph) -> set[fx.Node]:
+    """The nodes that an operation writes to, with all that share their memory."""
+    written: set[fx.Node] = set()
+    for node in graph.nodes:
+        written |= {
+            source for source, argument in _arguments(node) if argument.alias_info and argument.alias_info.is_write
+        }
+        if node.target is aten.native_batch_norm.default:  # it updates its moments without a word in its schema
+            written |= {source for source in node.args[3:5] if isinstance(source, fx.Node)}
+    families = _families(graph)
+    return {member for node in written for member in families[node]}
+
+
+def _arguments(node: fx.Node) -> list[tuple[fx.Node, Any]]:
+    """The nodes among a node's positional arguments, with what the operation's schema says of them."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return []
+    pairs = zip(node.args, node.target._schema.arguments, strict=False)
+    return [(source, argument) for source, argument in pairs if isinstance(source, fx.Node)]
+
+
+def own_outputs(module: fx.GraphModule) -> None:
+    """Copy outputs that share memory with an input or with an earlier output, so that each may be written to."""
+    graph = module.graph
+    (output,), families = graph.find_nodes(op="output"), _families(graph)
+    taken, outputs = {node for node in graph.nodes if node.op == "placeholder"}, []
+    for node in output.args[0]:
+        if families[node] & taken:
+            with graph.inserting_before(output):
+                node = graph.call_function(aten.clone.default, (node,))
+        else:
+            taken |= families[node]
+        outputs.append(node)
+    output.args = (outputs,)
+    module.recompile()
+
+
+def call_directly(module: fx.GraphModule) -> None:
+    """Call torch's own bindings where there are some: for graphs that are replayed, not compiled."""
+    for node in module.graph.nodes:
+        if node.op == "call_function" and node.target in DIRECT:
+            node.target = DIRECT[node.target]
+        elif node.op == "call_function" and node.target in METHODS:
+            node.op, node.target = "call_method", METHODS[node.target]
+    module.recompile()

@@ -1,0 +1,163 @@
+"""The engine that replays a graph of loss and gradients, traced once for each shape of a batch."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from pyrovae.compiling import Graph, UntraceableError, trace
+from pyrovae.data import Batch
+from pyrovae.training.engine import Eager, GatherRows, State
+from pyrovae.training.loss import Loss
+from pyrovae.training.rows import Loader, Memory, draw_from, noise_seed
+
+MOST_SHAPES = 8
+"""Shapes of batches that are traced; a loader with more of them trains eagerly."""
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
+"""The relative difference of loss and gradient norm between graph and program, above which the graph is given up."""
+
+
+class Traced(Eager):
+    """The engine that replays a graph of loss and gradients.
+
+    Its steps are those of :class:`~pyrovae.training.engine.Eager`, with the same noise. In the steps that ``audited`` names, the
+    graph is compared with the program itself. Where they differ, and where a program cannot be traced, steps are eager.
+
+    Args:
+        loss: the loss, which owns the modules.
+        max_skipped: steps in a row that may be skipped.
+        complete: no entry of any batch is missing.
+        rank: the number of this process among those that train together.
+        audited: whether a step is to be compared, by its number.
+    """
+
+    def __init__(
+        self,
+        loss: Loss,
+        max_skipped: int,
+        *,
+        complete: bool = False,
+        rank: int = 0,
+        audited: Callable[[int], bool] = lambda step: step == 0,
+    ) -> None:
+        super().__init__(loss, max_skipped, complete=complete, rank=rank)
+        self.audited = audited
+        self.graphs: dict[Any, Graph] = {}
+        self.blocked: str | None = None
+        """Why steps are eager."""
+        self.noise = torch.empty(0)
+        """The state of the generator when the batch was made."""
+        self.agreed: int | None = None
+        """The last step at which graph and program agreed."""
+
+    @property
+    def name(self) -> str:
+        """How steps are taken, and why."""
+        return f"eager: {self.blocked}" if self.blocked else "traced"
+
+    def take(self, state: State, index: Tensor, rows: GatherRows) -> tuple[Tensor, int]:
+        """Loss and gradients by the graph."""
+        if self.blocked:
+            return super().take(state, index, rows)
+        inputs, batch_of = self.inputs(state, index, rows)
+        count, stop = len(inputs[0]), torch.ones_like(state.bad, dtype=torch.bool)
+        try:
+            graph = self.graph(inputs, batch_of, rows)
+        except UntraceableError as error:
+            return self.give_up(str(error), state, index, rows)
+        expected = self.expected(state, index, rows) if self.audited(state.step) else None
+        try:
+            with torch.no_grad():
+                loss, *gradients = graph.module.forward(*graph.captured, *inputs)
+        except (ValueError, RuntimeError):  # torch refuses to draw from NaN
+            self.buffers.restore(stop)
+            return self.backward(state, self.again(state, index, rows)), count
+        for parameter, gradient in zip(graph.parameters, gradients, strict=True):
+            parameter.grad = gradient
+        if expected is not None:
+            found, tolerance = torch.stack([loss.double(), state.optimizer.gradient_norm()]), TOLERANCE[loss.dtype]
+            if not torch.allclose(found, expected, rtol=tolerance, atol=tolerance, equal_nan=True):
+                self.buffers.restore(stop)
+                return self.give_up(_disagreement(state.step, self.agreed, found, expected), state, index, rows)
+            self.agreed = state.step
+        return loss, count
+
+    def inputs(self, state: State, index: Tensor, rows: GatherRows) -> tuple[list[Tensor], Callable[..., Batch]]:
+        """The inputs of the graph, and the batch as a function of them; the step's noise is yet to draw.
+
+        Rows of tensors are gathered inside the graph, whose input is their numbers. Other batches are made here.
+        """
+        if isinstance(rows, Memory) and rows.of_tensors:
+            draw_from(noise_seed(state.seed, "step", state.step, self.rank), state.bad.device)
+            return [rows.present(index)], rows.gather
+        batch = self.batch(state, state.step, index, rows)
+        self.noise = torch.get_rng_state()
+        leaves, spec = tree_flatten((batch.index, batch.x, batch.covariates))
+        places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+
+        def batch_of(*tensors: Tensor) -> Batch:
+            found = dict(zip(places, tensors, strict=True))
+            return Batch(*tree_unflatten([found.get(place, leaf) for place, leaf in enumerate(leaves)], spec))
+
+        return [leaves[place] for place in places], batch_of
+
+    def graph(self, inputs: list[Tensor], batch_of: Callable[..., Batch], rows: GatherRows) -> Graph:
+        """The graph for inputs of these shapes, traced when they come first."""
+        key = tuple((tensor.shape, tensor.dtype) for tensor in inputs)
+        if key not in self.graphs:
+            if len(self.graphs) == MOST_SHAPES:
+                raise UntraceableError(f"batches have more than {MOST_SHAPES} shapes")
+            others = [tensor.flip(0) for tensor in inputs]
+            if batch_of == getattr(rows, "gather", None):  # other rows: the last ones for the first ones
+                others = [self.loss.num_rows - 1 - inputs[0]]
+            parameters = list(self.loss.announced.trained.values())
+            loss = lambda *given: self.loss(batch_of(*given))  # noqa: E731
+            try:
+                self.graphs[key] = trace(loss, inputs, others, parameters, self.buffers.settle)
+            finally:
+                self.buffers.restore(torch.tensor(True))
+        return self.graphs[key]
+
+    def expected(self, state: State, index: Tensor, rows: GatherRows) -> Tensor:
+        """The loss and the gradient's norm of a step that the program gives; nothing changes, the random state neither."""
+        with torch.random.fork_rng([state.bad.device] if state.bad.is_cuda else []):
+            loss = self.backward(state, self.again(state, index, rows))
+            found = torch.stack([loss.double(), state.optimizer.gradient_norm()])
+        state.optimizer.drop_gradients()
+        self.buffers.restore(torch.ones_like(state.bad, dtype=torch.bool))
+        return found
+
+    def again(self, state: State, index: Tensor, rows: GatherRows) -> Batch:
+        """The batch of a step whose inputs were made already, with the step's noise yet to draw."""
+        if isinstance(rows, Loader) and rows.last is not None:
+            draw_from(noise_seed(state.seed, "step", state.step, self.rank), state.bad.device)
+            torch.set_rng_state(self.noise)  # a loader may have drawn its order
+            return rows.last
+        return self.batch(state, state.step, index, rows)
+
+    def give_up(self, reason: str, state: State, index: Tensor, rows: GatherRows) -> tuple[Tensor, int]:
+        """Take this step and all that follow eagerly, and tell why once."""
+        self.blocked = reason
+        warnings.warn(f"training goes on without a graph: {reason}", UserWarning, stacklevel=5)
+        state.optimizer.drop_gradients()
+        batch = self.again(state, index, rows)
+        return self.backward(state, batch), len(batch.index)
+
+
+def _disagreement(step: int, agreed: int | None, found: Tensor, expected: Tensor) -> str:
+    """The sentence about a graph that does not do what the program does."""
+    (loss, norm), (true_loss, true_norm) = found.tolist(), expected.tolist()
+    since = (
+        "from the beginning"
+        if agreed is None
+        else f"since step {agreed} at the earliest, and steps after it followed the old one"
+    )
+    return (
+        f"at step {step} the program gives a loss of {true_loss:.8g} and a gradient of norm {true_norm:.6g}, its graph "
+        f"{loss:.8g} and {norm:.6g}: the program is another {since}"
+    )

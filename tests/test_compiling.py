@@ -1,0 +1,287 @@
+"""Graphs of loss and gradients: the numbers of the program itself, or none."""
+
+import functools
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from programs import counts, counts_vae
+from pyro.infer import TraceMeanField_ELBO
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import pyrovae as pvae
+
+
+@pytest.fixture(autouse=True)
+def empty_store():
+    pyro.clear_param_store()
+    yield
+    pyro.clear_param_store()
+
+
+def trained(make, x, level, **options):
+    """Weights, history and the engine's name after a training from one seed."""
+    torch.manual_seed(0)
+    pyro.clear_param_store()
+    program = make()
+    settings = {"epochs": 3, "batch_size": 16, "seed": 3, "progress": False, **options}
+    history = pvae.fit(program, x() if callable(x) else x, compile=level, **settings)
+    tensors = program.state_dict() if isinstance(program, nn.Module) else pyro.get_param_store()._params
+    rows = [{name: value for name, value in row.items() if name != "seconds"} for row in history.rows]
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}, rows, history
+
+
+def assert_same(one, other):
+    """To the bit: weights, buffers and every column of the history."""
+    assert one[0].keys() == other[0].keys()
+    for name, tensor in one[0].items():
+        assert torch.equal(tensor, other[0][name]), name
+    assert str(one[1]) == str(other[1])  # NaN is NaN
+
+
+def normal_vae(**settings):
+    return pvae.VAE(
+        pvae.standard_normal(2),
+        pvae.Factorized(dist.Normal, pvae.MLP(2, (8,), **settings), event_shape=5),
+        pvae.Factorized(dist.Normal, pvae.MLP(5, (8,), **settings), event_shape=2),
+    )
+
+
+def missing():
+    x = torch.randn(72, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return x.masked_fill(torch.rand(72, 5, generator=torch.Generator().manual_seed(1)) < 0.3, math.nan)
+
+
+def grey():
+    levels = torch.rand(72, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return pvae.data.Data(levels, variant="dynamic", transform=pvae.data.Binarize())
+
+
+def bernoulli_vae():
+    likelihood = pvae.Factorized(dist.Bernoulli, pvae.MLP(2, (8,)), event_shape=5)
+    return pvae.VAE(pvae.standard_normal(2), likelihood, pvae.Factorized(dist.Normal, pvae.MLP(5, (8,)), event_shape=2))
+
+
+def loader():
+    return DataLoader(TensorDataset(counts(72).double()), batch_size=16, shuffle=False)
+
+
+rates = pvae.schedules
+COUNTS = counts(72).double()
+SAME = {
+    "plain, an incomplete last batch": (counts_vae, COUNTS, {}),
+    "one batch of all rows": (counts_vae, COUNTS, {"batch_size": 72}),
+    "dropout": (functools.partial(counts_vae, dropout=0.3), COUNTS, {}),
+    "batch norm": (functools.partial(counts_vae, normalization=nn.BatchNorm1d), COUNTS, {}),
+    "missing entries": (normal_vae, missing, {}),
+    "dynamic binarization": (bernoulli_vae, grey, {}),
+    "a transform by a function": (
+        counts_vae,
+        COUNTS,
+        {"transform": lambda x, generator: x + torch.rand(x.shape).round()},
+    ),
+    "a loader": (counts_vae, loader, {}),
+    "beta by a schedule": (counts_vae, COUNTS, {"beta": rates.linear(0.0, 1.0, epochs=3)}),
+    "beta by site": (counts_vae, COUNTS, {"beta": {"z": rates.linear(0.0, 1.0, epochs=3)}}),
+    "one cycle, clipped": (counts_vae, COUNTS, {"learning_rate": rates.one_cycle(0.05, epochs=3), "clip_norm": 0.5}),
+    "capacity": (counts_vae, COUNTS, {"objective": pvae.CapacityELBO(rates.linear(0.0, 2.0, epochs=3), gamma=10.0)}),
+    "weight decay": (counts_vae, COUNTS, {"weight_decay": 0.1}),
+    "momentum": (counts_vae, COUNTS, {"optimizer": functools.partial(torch.optim.SGD, lr=1e-3, momentum=0.9)}),
+    "scheduled": (counts_vae, COUNTS, {"scheduler": functools.partial(torch.optim.lr_scheduler.StepLR, step_size=4)}),
+    "validation and the best": (counts_vae, COUNTS, {"validation": 0.25, "keep_best": True}),
+    "closed-form divergence": (counts_vae, COUNTS, {"objective": TraceMeanField_ELBO()}),
+    "importance weighted": (counts_vae, COUNTS, {"objective": pvae.ImportanceWeightedELBO(4)}),
+    "doubly reparameterized": (counts_vae, COUNTS, {"objective": pvae.ImportanceWeightedELBO(4, "dreg")}),
+    "free bits": (counts_vae, COUNTS, {"objective": pvae.FreeBitsELBO(0.1)}),
+}
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_in_double_precision_every_number_is_that_of_the_eager_engine(name):
+    make, x, options = SAME[name]
+    program = lambda: make().double()  # noqa: E731
+    eager, traced = (trained(program, x, level, **options) for level in (False, "trace"))
+    assert traced[2].engine == "traced"
+    assert_same(eager, traced)
+
+
+def test_in_single_precision_the_numbers_are_as_close_as_rounding():
+    eager, traced = (trained(counts_vae, COUNTS.float(), level, epochs=20) for level in (False, "trace"))
+    for name, tensor in eager[0].items():
+        torch.testing.assert_close(traced[0][name], tensor, rtol=1e-3, atol=1e-4)
+    assert traced[1][-1]["loss"] == pytest.approx(eager[1][-1]["loss"], rel=1e-4)
+
+
+# What falls back, and what is refused
+
+
+def branching(x):
+    z = pyro.sample("z", dist.Normal(0.0, 1.0))
+    with pyro.plate("data", len(x)):
+        pyro.sample("x", dist.Normal(z, 2.0 if z > 0 else 1.0), obs=x)
+
+
+def level_guide(x):
+    pyro.sample("z", dist.Normal(pyro.param("m", torch.tensor(0.0, dtype=torch.float64)), 1.0))
+
+
+def test_a_program_that_cannot_be_traced_trains_eagerly_and_the_line_is_named():
+    x, options = torch.randn(20, dtype=torch.float64), {"batch_size": 20}
+    eager = trained(lambda: (branching, level_guide), x, False, **options)
+    with pytest.warns(
+        UserWarning, match=r"without a graph: .*reads a number from a tensor at test_compiling\.py:\d+ \(pyro.sample"
+    ):
+        traced = trained(lambda: (branching, level_guide), x, "trace", **options)
+    assert_same(eager, traced)
+    assert traced[2].engine.startswith("eager: the program reads a number from a tensor at test_compiling.py")
+
+
+class Tempered(nn.Module):
+    """A program with a Python number in it, which a callback may change."""
+
+    def __init__(self):
+        super().__init__()
+        self.loc, self.scale = nn.Parameter(torch.zeros(5, dtype=torch.float64)), 1.0
+
+    def model(self, x):
+        pvae.register(tempered=self)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0))
+            pyro.sample("x", dist.Normal(self.loc + z[..., None], self.scale).to_event(1), obs=x)
+
+    def guide(self, x):
+        pvae.register(tempered=self)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x.mean(-1), 0.5))
+
+
+@pytest.mark.parametrize("epoch", [1, 2, 3])
+def test_a_number_that_a_callback_changes_is_found_before_the_next_step(epoch):
+    def run(level):
+        program = Tempered()
+
+        def change(history):
+            program.scale = 1.5 if len(history) >= epoch else 1.0
+
+        return trained(lambda: program, COUNTS[:64], level, epochs=5, callbacks=[change])
+
+    eager = run(False)
+    with pytest.warns(
+        UserWarning, match=rf"at step {4 * epoch} the program gives .* since step {4 * epoch - 4} at the earliest"
+    ):
+        traced = run("trace")
+    assert_same(eager, traced)
+
+
+def test_a_number_that_the_learning_rate_s_schedule_changes_is_found_at_the_next_audit():
+    """Without callbacks a program is compared in epochs 1, 2, 4 and 8."""
+    program = Tempered()
+
+    def schedule(progress):
+        program.scale = 1.0 if progress.step < 9 else 1.5
+        return 1e-3
+
+    with pytest.warns(UserWarning, match=r"at step 12 .* since step 4 at the earliest, and steps after it"):
+        trained(lambda: program, COUNTS[:64], "trace", epochs=5, learning_rate=schedule)
+
+
+def test_a_part_that_is_swapped_is_refused_as_by_the_eager_engine():
+    vae = counts_vae().double()
+
+    def swap(history):
+        vae.posterior.net.head.bias = nn.Parameter(vae.posterior.net.head.bias.detach().clone())
+
+    with pytest.raises(ValueError, match="announced after training began"):
+        trained(lambda: vae, COUNTS, "trace", callbacks=[swap])
+
+
+def test_weights_that_a_callback_sets_are_those_that_go_on():
+    def halve(program, history):
+        for parameter in program.parameters():
+            parameter.data = parameter.data * 0.5
+
+    runs = []
+    for level in (False, "trace"):
+        vae = counts_vae().double()
+        runs.append(trained(lambda vae=vae: vae, COUNTS, level, callbacks=[functools.partial(halve, vae)]))
+    assert_same(*runs)
+    assert runs[1][2].engine == "traced"
+
+
+@pytest.mark.parametrize("rows", [(3,), (3, 20), (3, 20, 40)])
+def test_bad_batches_are_skipped_as_by_the_eager_engine(rows):
+    x = COUNTS.clone()
+    x[list(rows)] = 1e300  # finite, and its square is not
+    make = lambda: normal_vae(normalization=nn.BatchNorm1d).double()  # noqa: E731
+    eager, traced = (trained(make, x, level) for level in (False, "trace"))
+    assert sum(row["skipped"] for row in traced[1]) > 0
+    assert_same(eager, traced)
+
+
+class Choosing(nn.Module):
+    """Its guide draws a class: torch refuses to draw from NaN."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(5, 3)
+
+    def model(self, x):
+        pvae.register(choosing=self)
+        with pyro.plate("data", len(x)):
+            k = pyro.sample("k", dist.Categorical(torch.ones(3) / 3))
+            pyro.sample("x", dist.Poisson(1.0 + k[:, None].expand(len(x), 5)).to_event(1), obs=x)
+
+    def guide(self, x):
+        pvae.register(choosing=self)
+        with pyro.plate("data", len(x)):
+            pyro.sample("k", dist.Categorical(logits=self.net(x)))
+
+
+def test_draws_that_torch_refuses_are_skipped_and_explained():
+    program = Choosing()
+
+    def spoil(history):
+        if len(history) == 2:
+            program.net.weight.data[1, 1] = math.nan
+
+    with pytest.raises(FloatingPointError, match=r"3 steps.*'choosing.net.weight' is not finite"):
+        trained(lambda: program, COUNTS.float(), "trace", max_skipped=2, callbacks=[spoil], epochs=9)
+
+
+class Sizes(torch.utils.data.Sampler):
+    """Batches of 1, 2, 3, ... rows."""
+
+    def __init__(self, most):
+        self.most = most
+
+    def __iter__(self):
+        return iter([list(range(size)) for size in range(2, self.most + 2)])
+
+    def __len__(self):
+        return self.most
+
+
+@pytest.mark.parametrize(("shapes", "engine"), [(8, "traced"), (9, "eager: batches have more than 8 shapes")])
+def test_a_loader_of_many_shapes_is_not_traced_for_each(shapes, engine):
+    rows = TensorDataset(COUNTS)
+
+    def run(level):
+        loader = DataLoader(rows, batch_sampler=Sizes(shapes))
+        return trained(lambda: counts_vae().double(), lambda: loader, level, epochs=1)
+
+    eager = run(False)
+    if engine == "traced":
+        traced = run("trace")
+    else:
+        with pytest.warns(UserWarning, match="more than 8 shapes"):
+            traced = run("trace")
+    assert traced[2].engine == engine
+    assert_same(eager, traced)
+
+
+def test_an_unknown_level_is_refused():
+    with pytest.raises(ValueError, match="compile must be one of"):
+        pvae.fit(counts_vae(), COUNTS, compile="fast")
