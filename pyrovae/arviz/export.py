@@ -48,16 +48,14 @@ class Runner:
     """Some draws of a program, made at once on one block of rows after the other.
 
     A latent outside the data plate is drawn with the first block, and stays for the rest.
-
-    Args:
-        num_samples: the number of draws; None draws once, without an axis for the draws.
-        chains: makes the values of all latents for a call, which take the guide's place; None runs the guide.
-        masked: the latents that both functions mask.
     """
 
     num_samples: int | None
+    """The number of draws; None draws once, without an axis for the draws."""
     chains: Callable[[Call], dict[str, Tensor]] | None = None
+    """Makes the values of all latents for a call, which take the guide's place; None runs the guide."""
     masked: Collection[str] = ()
+    """The latents that both functions mask."""
     shared: dict[str, Tensor] = field(default_factory=dict)
     """The guide's draws of latents outside the data plate, by site."""
     shared_prior: dict[str, Tensor] = field(default_factory=dict)
@@ -76,11 +74,7 @@ class Runner:
     def groups(self, wanted: Collection[str], model_trace: Trace, call: Call, template: Call) -> Arrays:
         """The draws of the groups asked for: of the posterior and of the prior, each with the data drawn at them.
 
-        Args:
-            wanted: the names of the groups.
-            model_trace: from :meth:`traces`.
-            call: the program on the rows.
-            template: the same without missing entries, for a model that cannot be called without data.
+        The template is the call without missing entries, for a model that cannot be called without data.
         """
         made, sites = {}, data_sites(model_trace)
         if PREDICTIVE & set(wanted):
@@ -134,13 +128,7 @@ def filled(call: Call, found: Mapping[str, Source], trace: Trace) -> Call:
 
 
 def term_arrays(terms: Terms, names: Mapping[str, str], has_guide: bool) -> Arrays:
-    """The log densities of the draws, and the diagnostics of each row that follow from them.
-
-    Args:
-        terms: of all draws.
-        names: the variables of the data sites.
-        has_guide: whether the draws are a guide's, not those of chains.
-    """
+    """The log densities of all draws, of a guide or of chains, and the diagnostics of each row that follow from them."""
     log_weight = terms.log_weights
     log_q, kl = (torch.as_tensor(term).expand_as(log_weight) for term in (terms.log_guide, terms.kl))
     likelihood = {names[name]: value for name, value in terms.sites["reconstruction"].items() if name in names}
@@ -159,25 +147,17 @@ def _per_row(values: Mapping[str, Tensor]) -> dict[str, Named]:
 
 @dataclass(frozen=True)
 class Chains:
-    """The draws of a ``pyro.infer.MCMC`` that has run.
-
-    Args:
-        draws: by site, of shape ``(chains * draws, *shape)``.
-        num_chains: the number of chains.
-        diverging: which draws diverged, of shape ``(chains * draws,)``.
-    """
+    """The draws of a ``pyro.infer.MCMC`` that has run."""
 
     draws: Mapping[str, Tensor]
+    """By site, of shape ``(chains * draws, *shape)``."""
     num_chains: int
     diverging: np.ndarray
+    """Which draws diverged, of shape ``(chains * draws,)``."""
 
     @classmethod
     def of(cls, mcmc: MCMC) -> Chains:
-        """The draws of a sampler.
-
-        Raises:
-            ValueError: it has not run, or has no model.
-        """
+        """The draws of a sampler, which has run and has a model."""
         try:
             samples = mcmc.get_samples(group_by_chain=True)
         except (AttributeError, TypeError):
@@ -213,20 +193,11 @@ class Chains:
 
 
 class Export:
-    """The arrays of a program's groups.
-
-    Args:
-        work: the program and its rows.
-        wanted: the names of the groups wanted.
-        chains: draws that take the guide's place.
-        new_covariates: the covariates of rows to be predicted.
+    """The arrays of a program's groups, drawn by its guide or taken from chains, and predictions for new covariates.
 
     Attributes:
         sources: where each data site's numbers come from.
         num_new: the number of rows to be predicted.
-
-    Raises:
-        ValueError: rows are to be predicted by a model that needs data.
     """
 
     def __init__(

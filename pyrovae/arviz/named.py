@@ -36,11 +36,8 @@ Arrays = dict[str, dict[str, Named]]
 def draws_of(site: Site, value: Tensor | None = None) -> Named:
     """A site's value as an array: draws (one without the plate of particles), rows, other plates, then the event.
 
-    A value that lacks the axis of a plate (an observation, a constant) is repeated along it.
-
-    Args:
-        site: of a trace.
-        value: another tensor in the place of the site's value, with the same event.
+    A value that lacks the axis of a plate (an observation, a constant) is repeated along it. Another tensor with the same
+    event may take the place of the site's value.
     """
     value = site["value"] if value is None else value
     frames = {frame.dim: frame for frame in site["cond_indep_stack"] if frame.vectorized}
@@ -83,13 +80,7 @@ def latent_values(trace: Trace) -> dict[str, Tensor]:
 
 
 def latent_arrays(trace: Trace, masked: Collection[str], besides: Collection[str] = ()) -> dict[str, Named]:
-    """The draws of latents and of ``pyro.deterministic``; NaN where a masked latent does not count.
-
-    Args:
-        trace: in which all latents are drawn.
-        masked: the latents that both functions mask.
-        besides: sites that are data.
-    """
+    """The draws of latents and of ``pyro.deterministic``, besides data; NaN where a masked latent does not count."""
     found = {}
     deterministic = [n for n, s in trace.nodes.items() if s["type"] == "sample" and s["infer"].get("_deterministic")]
     for name in [*latent_values(trace), *deterministic]:
@@ -103,8 +94,7 @@ def latent_arrays(trace: Trace, masked: Collection[str], besides: Collection[str
 
 def _hidden(value: Tensor, counts: Tensor) -> Tensor:
     """The value with NaN where it does not count; whole numbers become floats."""
-    value = value if value.is_floating_point() else value.double()
-    return torch.where(counts, value, torch.nan)
+    return torch.where(counts, value if value.is_floating_point() else value.double(), torch.nan)
 
 
 def data_sites(trace: Trace) -> dict[str, str]:
@@ -137,11 +127,7 @@ class Source(NamedTuple):
 def sources(trace: Trace, x: Any) -> dict[str, Source]:
     """For each data site of the plate ``data``, the leaf of ``x`` that holds the numbers it observed.
 
-    A trace holds fills where entries are missing, so a leaf is known by the other entries.
-
-    Args:
-        trace: of the model, run on ``x``.
-        x: a tensor, or a tree of tensors.
+    A trace of the model on ``x`` holds fills where entries are missing, so a leaf is known by the other entries.
     """
     leaves, _ = tree_flatten(x)
     found = {}
@@ -162,13 +148,7 @@ def _agrees(leaf: Tensor, value: np.ndarray) -> bool:
 
 
 def observed(found: Mapping[str, Source], trace: Trace, x: Any) -> dict[str, Named]:
-    """The observed numbers of each data site, of shape ``(rows, *shape)``; NaN where an entry is missing.
-
-    Args:
-        found: from :func:`sources`.
-        trace: of the model, run on these rows.
-        x: these rows as they were given.
-    """
+    """The observed numbers of each data site in some rows ``x``, ``(rows, *shape)``; NaN where an entry is missing."""
     leaves, _ = tree_flatten(x)
     arrays = {}
     for name, (named, leaf, dims) in found.items():
@@ -203,14 +183,7 @@ def joined(parts: Sequence[Arrays]) -> Arrays:
 
 
 def place(whole: Arrays, rows: slice, block: Arrays, size: int) -> None:
-    """Write a block into its rows; an array of ``size`` rows is made when its first block comes.
-
-    Args:
-        whole: the arrays, changed in place.
-        rows: where the block belongs.
-        block: its arrays.
-        size: the number of rows in all.
-    """
+    """Write a block into its rows of the whole, whose arrays of ``size`` rows are made when the first block comes."""
     for group, arrays in block.items():
         kept = whole.setdefault(group, {})
         for name, (array, dims) in arrays.items():
@@ -226,14 +199,7 @@ def place(whole: Arrays, rows: slice, block: Arrays, size: int) -> None:
 def collect(
     work: RowWork, make: Callable[[Block, slice], Arrays], at_once: int, write: Callable[[slice, Arrays], None]
 ) -> None:
-    """Make every block, and write them put together, some rows at once.
-
-    Args:
-        work: the program and its rows.
-        make: the arrays of a block and its rows.
-        at_once: rows that are written together at least; all writes but the last have equally many.
-        write: takes some rows and their arrays.
-    """
+    """Make the arrays of every block, and write those of at least ``at_once`` rows together, as many each time."""
     at_once = -(-at_once // work.rows) * work.rows
     whole: Arrays = {}
 

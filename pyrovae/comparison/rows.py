@@ -39,15 +39,7 @@ def check_held_out(data: Data, train: Any, in_sample: bool) -> list[str]:
 
     A held-out row may equal a training row by chance, where data are discrete. How often is known from the training rows:
     the share of them that have a twin. Rows are refused where more of them are training rows than that share explains, by
-    five standard errors and one per cent of the rows.
-
-    Args:
-        data: the held-out rows.
-        train: the training rows; None where they are not known.
-        in_sample: accept training rows.
-
-    Raises:
-        ValueError: training rows.
+    five standard errors and one per cent of the rows, unless ``in_sample`` accepts training rows.
     """
     advice = "on which overfitting wins: give held-out rows, or accept training rows by in_sample"
     if data.split == "train" and not in_sample:
@@ -85,15 +77,7 @@ def row_hashes(data: Data) -> list[bytes]:
 
 
 def check_comparable(results: Mapping[str, Sequence[Pointwise]], in_sample: bool) -> None:
-    """Refuse results that are of different rows, of different quantities, or of training rows.
-
-    Args:
-        results: for each model the result of each of its refits.
-        in_sample: accept training rows.
-
-    Raises:
-        ValueError: naming what differs, in which models.
-    """
+    """Refuse results of different rows or quantities, or of training rows, naming what differs in which models."""
     every = [(name, result) for name, refits in results.items() for result in refits]
     sizes = {name: len(result.log_p) for name, result in every}
     if len({len(result.log_p) for _, result in every}) > 1:

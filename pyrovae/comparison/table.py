@@ -71,13 +71,7 @@ class Comparison:
 
     @classmethod
     def of(cls, results: Mapping[str, Sequence[Pointwise]], weights: str, about_rows: Sequence[str] = ()) -> Comparison:
-        """Order the models, and note what to know about them.
-
-        Args:
-            results: for each model the result of each of its refits.
-            weights: ``"stacking"`` or ``"pseudo-bma"``.
-            about_rows: notes on the rows.
-        """
+        """Order the models by the results of their refits, and note what to know about them, after notes on the rows."""
         import pandas as pd
 
         points = {name: averaged(refits) for name, refits in results.items()}
@@ -93,33 +87,20 @@ class Comparison:
         return cls(frame, points, refits, (*notes, *about_rows))
 
     def difference(self, one: str, other: str) -> Difference:
-        """How far the first model lies above the second on the same rows, with the error of that difference.
-
-        Args:
-            one: the name of a model.
-            other: the name of another.
-        """
+        """How far the model named first lies above the other on the same rows, with the error of that difference."""
         return Difference.between(self.pointwise[one], self.pointwise[other])
 
     def told_apart(self, one: str, other: str) -> bool:
         r"""Whether two models differ by more than two standard errors, over rows and draws together.
 
         .. math:: |\mathrm{elpd\_diff}| > 2 \sqrt{\mathrm{dse}^2 + \mathrm{mcse}^2}
-
-        Args:
-            one: the name of a model.
-            other: the name of another.
         """
         return self.difference(one, other).told_apart
 
     def reach(self, one: str, other: str) -> float:
-        """How far the estimates of two models may err together, in nats: what is left of their bias, and two errors of the draws.
+        """The sum of the biases left in the estimates of two models, and two errors of the draws, in nats.
 
         Below a thousandth of a nat it is 0.
-
-        Args:
-            one: the name of a model.
-            other: the name of another.
         """
         left = abs(self.pointwise[one].bias) + abs(self.pointwise[other].bias)
         reach = left + ERRORS * self.difference(one, other).mcse
@@ -157,25 +138,13 @@ class Comparison:
         """Draw elpd with its standard error, and the paired differences from the best model.
 
         A model whose elpd is minus infinity is left out.
-
-        Args:
-            ax: where to draw; by default a new figure.
         """
         from pyrovae.plots import plot_comparison
 
         frame = self.frame[np.isfinite(self.frame["elpd"])]
-        seeds = [self.refits[name] for name in frame.index]
-        elbo = frame["elbo"].to_numpy()
-        return plot_comparison(
-            list(frame.index),
-            frame["elpd"].to_numpy(),
-            frame["se"].to_numpy(),
-            elpd_diff=frame["elpd_diff"].to_numpy(),
-            dse=frame["dse"].to_numpy(),
-            elbo=elbo if np.isfinite(elbo).any() else None,
-            refits=seeds if max(map(len, seeds)) > 1 else None,
-            ax=ax,
-        )
+        names, seeds = list(frame.index), [self.refits[name] for name in frame.index]
+        more = {name: frame[name].to_numpy() for name in ("elpd_diff", "dse", "elbo") if frame[name].notna().any()}
+        return plot_comparison(names, frame["elpd"].to_numpy(), frame["se"].to_numpy(), **more, refits=seeds, ax=ax)
 
     def _shown(self) -> pd.DataFrame:
         """The columns to judge by, as text."""

@@ -31,17 +31,9 @@ class Scale(TypedDict, total=False):
 
 
 def to_images(name: str, values: Values, image_shape: Sequence[int] | None, *lead: str) -> np.ndarray:
-    """Images of any layout as ``(*lead, channels, height, width)``.
+    """Images of any layout as ``(*lead, channels, height, width)``, with 1 or 3 channels.
 
-    Args:
-        name: the argument's name, for the message.
-        values: ``(*lead, channels, height, width)`` with 1 or 3 channels, ``(*lead, height, width)`` or, with
-            ``image_shape``, ``(*lead, pixels)``.
-        image_shape: the shape of one image, ``(height, width)`` or ``(channels, height, width)``.
-        *lead: what the leading axes mean.
-
-    Raises:
-        ValueError: the shape fits none of these layouts, or an intensity is infinite.
+    They may lack the axis of channels or, if ``image_shape`` tells the shape of one image, be flat.
 
     >>> to_images("images", np.zeros((5, 64)), (8, 8), "images").shape
     (5, 1, 8, 8)
@@ -70,9 +62,6 @@ def paint(images: np.ndarray, vmin: float | None = None, vmax: float | None = No
     """Images ``(..., channels, height, width)`` as RGBA pictures ``(..., height, width, 4)``, all on one :class:`Scale`.
 
     A missing pixel (NaN) is sky blue, which no grey image holds.
-
-    Raises:
-        ValueError: every pixel is missing, or ``vmin`` is not below ``vmax``.
 
     >>> paint(np.zeros((5, 1, 8, 8))).shape
     (5, 8, 8, 4)

@@ -70,14 +70,7 @@ def new_figure(width: float, height: float, *, fixed_aspect: bool = False) -> Fi
 
     In a notebook, or with matplotlib's interactive mode on, the figure is pyplot's: it appears by itself. Elsewhere it
     belongs to the caller alone (``ax.figure.savefig(...)``): no display is needed and pyplot holds no reference to it.
-
-    Args:
-        width: in inches.
-        height: in inches.
-        fixed_aspect: whether it will hold images, which do not fill the room they are given.
-
-    >>> new_figure(4, 3).axes
-    []
+    Figures of a fixed aspect hold images, which do not fill the room they are given.
     """
     import matplotlib
 
@@ -93,11 +86,7 @@ def new_figure(width: float, height: float, *, fixed_aspect: bool = False) -> Fi
 
 
 def one_panel(ax: Axes | None, width: float = 5.0, height: float = 3.4, *, image: bool = False) -> Axes:
-    """The axes to draw on: the ones given, or those of a new figure.
-
-    Raises:
-        TypeError: ``ax`` is no Axes.
-    """
+    """The axes to draw on: the ones given, or those of a new figure."""
     ax = new_figure(width, height, fixed_aspect=image).subplots() if ax is None else _checked(ax)
     return ax if image else tidy(ax)
 
@@ -115,18 +104,9 @@ def _checked(ax: Any) -> Axes:
 def panels(
     ax: Axes | None, heights: Sequence[float], columns: int = 1, *, width: float, height: float, share: bool = False
 ) -> np.ndarray:
-    """Panels in rows and columns: of a new figure, or inside the axes given, which become their invisible frame.
+    """Panels ``(rows, columns)``: of a new figure, or inside the axes given, which become their invisible frame.
 
-    Args:
-        ax: the axes to divide, or None.
-        heights: one relative height for each row.
-        columns: how many panels lie in a row.
-        width: of a new figure, in inches.
-        height: of a new figure, in inches.
-        share: whether the panels of a column share the horizontal axis.
-
-    Returns:
-        An array of Axes of shape ``(rows, columns)``.
+    Each row has a relative height; the panels of a column may share the horizontal axis.
 
     >>> panels(None, [3, 1], width=5, height=3).shape
     (2, 1)
