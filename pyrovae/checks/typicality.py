@@ -12,6 +12,8 @@ from torch import Tensor
 from pyrovae.checks.calls import Covariates, local_work, seed_or_drawn
 from pyrovae.checks.entries import array, entry_means, sampled_traces
 from pyrovae.checks.findings import CAUTION, GOOD, Case, Check, Finding, Line, Result, share
+from pyrovae.data import Data, batches
+from pyrovae.data.rows import leaves
 from pyrovae.programs import log_terms
 from pyrovae.programs.rows import MAX_BYTES, Block, RowWork, mixed
 from pyrovae.programs.simulate import simulate
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     import xarray as xr
 
 Array = NDArray[np.float64]
+FEWEST = 159
+"""Simulated rows for each pattern of missing entries: the fewest whose p-values attain a level of 5 % exactly."""
 
 
 def typicality(
@@ -39,15 +43,15 @@ def typicality(
     .. math:: T_1(x) = \mathrm{ELBO}(x), \qquad T_2(x) = (m(x) - \bar m)^\top C^{-1} (m(x) - \bar m), \qquad
         p = \Pr\bigl(T(x^{\mathrm{sim}}) \text{ is as extreme as } T(x)\bigr)
 
-    with m(x) the posterior means, and their average and covariance over simulated rows. Simulated rows have missing
-    entries where rows of the data have, in turn. The test of the ELBO is
-    two-sided, that of the posterior mean asks for distances as large.
+    with m(x) the posterior means, and their average and covariance over simulated rows. A row is held against simulated
+    rows that lack the same entries. The test of the ELBO is two-sided, that of the posterior mean asks for distances as
+    large.
 
     Args:
         program: anything with ``model`` and ``guide``, a pair of them, or a ``pyro.infer.SVI``; local latents only.
         data: data of N rows.
         covariates: for each name, a tensor of N rows, which the simulations use in turn.
-        num_simulations: rows simulated from the model.
+        num_simulations: rows simulated from the model; at least 159 for each pattern of missing entries.
         num_samples: draws of the guide for each row.
         level: the share of typical rows that may be called atypical.
         seed: of simulations and draws; None takes one from torch's random state.
@@ -73,24 +77,38 @@ def typicality(
     seed = seed_or_drawn(seed)
     plan: dict[str, Any] = {"num_samples": num_samples, "max_bytes": max_bytes, "progress": progress}
     work = local_work(program, data, covariates, seed=seed, **plan)
-    template = work.first(min(num_simulations, len(work)))
-    own = work.data.covariates
-    repeated = None if own is None else {n: v[torch.arange(num_simulations) % len(v)] for n, v in own.items()}
+    patterns = _patterns(work.data)
+    each = max(FEWEST, num_simulations // len(patterns)) if len(patterns) > 1 else num_simulations
+    rows = work.data[torch.cat([pattern[torch.arange(each) % len(pattern)] for pattern in patterns])]
+    template = next(iter(batches(rows, len(rows), shuffle=False, **work.place)))
     with work.evaluating(mixed(seed, 0, 0, 1)):
-        simulated = simulate(work.program.model, num_simulations, template.x, own)
-    there = local_work(work.program, simulated.x, repeated, seed=mixed(seed, 0, 0, 2), **plan)
+        simulated = simulate(work.program.model, len(rows), template.x, rows.covariates)
+    there = local_work(work.program, simulated.x, rows.covariates, seed=mixed(seed, 0, 0, 2), **plan)
     (elbo, means), (elbos, reference) = _statistics(work), _statistics(there)
-    tails = np.minimum(_tail(-elbo, -elbos), _tail(elbo, elbos))
-    p_elbo = np.minimum(1.0, 2 * tails)
-    p_mean = _tail(_distances(means, reference), _distances(reference, reference))
+    distance, distances = _distances(means, reference), _distances(reference, reference)
+    p_elbo, p_mean = np.empty(len(work)), np.empty(len(work))
+    for number, pattern in enumerate(patterns):
+        made = slice(number * each, (number + 1) * each)
+        tails = np.minimum(_tail(-elbo[pattern], -elbos[made]), _tail(elbo[pattern], elbos[made]))
+        p_elbo[pattern] = np.minimum(1.0, 2 * tails)
+        p_mean[pattern] = _tail(distance[pattern], distances[made])
     p = np.minimum(1.0, 2 * np.minimum(p_elbo, p_mean))
     variables = {
         "p_values": (("statistic", "data"), np.stack([p_elbo, p_mean])),
         "p_value": ("data", p),
         "atypical": ("data", p < level),
     }
-    attributes = {"level": level, "num_simulations": num_simulations}
+    attributes = {"level": level, "num_simulations": len(rows)}
     return Result(xr.Dataset(variables, {"statistic": ["elbo", "posterior mean"]}, attributes), judge, draw)
+
+
+def _patterns(data: Data) -> list[Tensor]:
+    """The rows that lack the same entries, pattern by pattern."""
+    if data.complete:
+        return [torch.arange(len(data))]
+    missing = torch.cat([leaf.isnan().reshape(len(leaf), -1) for leaf, _ in leaves(data.dense().x)], 1)
+    _, pattern = missing.unique(dim=0, return_inverse=True)
+    return [(pattern == number).nonzero()[:, 0] for number in range(int(pattern.max()) + 1)]
 
 
 def _statistics(work: RowWork) -> tuple[Array, Array]:
