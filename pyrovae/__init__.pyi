@@ -29,6 +29,7 @@ from .comparison import probabilistic_pca as probabilistic_pca
 from .conditionals import AffineFlow as AffineFlow
 from .conditionals import Categories as Categories
 from .conditionals import Conditional as Conditional
+from .conditionals import Experts as Experts
 from .conditionals import Factorized as Factorized
 from .conditionals import FromCovariate as FromCovariate
 from .conditionals import FullNormal as FullNormal
@@ -59,6 +60,11 @@ from .evaluation import log_weights as log_weights
 from .evaluation import reconstruction as reconstruction
 from .evaluation import refine as refine
 from .graphs import VAE as VAE
+from .graphs import AmortizedGuide as AmortizedGuide
+from .graphs import HierarchicalVAE as HierarchicalVAE
+from .graphs import MultimodalVAE as MultimodalVAE
+from .graphs import SemiSupervisedVAE as SemiSupervisedVAE
+from .graphs import StateSpaceVAE as StateSpaceVAE
 from .networks import GRU as GRU
 from .networks import MLP as MLP
 from .networks import BatchAxes as BatchAxes
@@ -73,6 +79,7 @@ from .objectives import CapacityELBO as CapacityELBO
 from .objectives import FreeBitsELBO as FreeBitsELBO
 from .objectives import ImportanceWeightedELBO as ImportanceWeightedELBO
 from .objectives import StickingTheLanding as StickingTheLanding
+from .objectives import SupervisedELBO as SupervisedELBO
 from .presets import build_vae as build_vae
 from .presets import load as load
 from .presets import save as save

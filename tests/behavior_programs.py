@@ -18,7 +18,6 @@ from pyro import poutine
 from torch import Tensor, nn
 
 import pyrovae as pvae
-from pyrovae.graphs import HierarchicalVAE
 
 ROWS = 16
 DOUBLE = {"dtype": torch.float64}
@@ -56,9 +55,16 @@ class Kind:
     missing: bool = False
     fit_options: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def has_globals(self) -> bool:
+        """Whether some latents belong to all rows."""
+        return self.name in ("global", "amortized")
+
     def __post_init__(self) -> None:
         self.joint = self.log_evidence.sum() if self.joint is None else self.joint
         self.elbo = self.log_evidence if self.elbo is None else self.elbo
+        if isinstance(self.program, nn.Module):
+            self.modules = self.modules or (self.program,)
 
 
 @dataclass
@@ -547,36 +553,6 @@ class LinearPart(nn.Module):
         return dist.MultivariateNormal(loc, scale_tril=self.scale_tril)
 
 
-def hierarchy(name: str) -> Kind:
-    """z2 ~ N(0, I), z1 ~ N(upper z2, I / 2), x ~ N(lower z1, I). Given z1, z2 says nothing of x: bottom-up is exact."""
-    upper = torch.tensor([[0.8, -0.3], [0.2, 0.7]], **DOUBLE)
-    lower, unit, noise = torch.tensor(CORRELATED, **DOUBLE), torch.eye(2, **DOUBLE), torch.eye(3, **DOUBLE)
-    first = upper @ upper.T + 0.5 * unit
-    prior = torch.cat([torch.cat([first, upper], 1), torch.cat([upper.T, unit], 1)])
-    law = Gaussian(prior, torch.cat([lower, torch.zeros(3, 2, **DOUBLE)], 1), noise)
-    back = upper.T @ torch.linalg.inv(first)
-    gain = first @ lower.T @ torch.linalg.inv(lower @ first @ lower.T + noise)
-    program = HierarchicalVAE(
-        priors=[LinearPart(upper, 0.5 * unit), pvae.standard_normal(2)],
-        likelihood=LinearPart(lower, noise),
-        posteriors=[LinearPart(gain, first - gain @ lower @ first), LinearPart(back, unit - back @ upper)],
-    ).double()
-    x = law.simulate(ROWS)
-    found = law.rows(x)
-    sites = {"z1": slice(0, 2), "z2": slice(2, 4)}
-    return Kind(
-        name,
-        program,
-        x,
-        found["log_evidence"],
-        found["kl"],
-        {site: found["mean"][:, cut] for site, cut in sites.items()},
-        {site: found["sd"][:, cut] for site, cut in sites.items()},
-        left_out=found["left_out"],
-        missing=True,
-    )
-
-
 def make() -> dict[str, Kind]:
     """Every kind by name."""
     straight, correlated = gaussian(STRAIGHT, 2.0), gaussian(CORRELATED, 1.0)
@@ -611,10 +587,7 @@ def make() -> dict[str, Kind]:
         GlobalMean.kind("global"),
         Mixture.kind("enumerated"),
         kind_of("hidden", (model, guide), correlated, x, modules=hidden),
-        hierarchy("hierarchical"),
     ]
-    for kind in found:
-        kind.modules = kind.modules or (kind.program,)
     return {kind.name: kind for kind in found}
 
 

@@ -1,12 +1,17 @@
 """Graphs beside the VAE, each against a closed form."""
 
+import behavior_graphs
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
+from pyro.infer import TraceEnum_ELBO
 from torch import nn
+from torch.distributions.transforms import SigmoidTransform
 
 import pyrovae as pvae
-from pyrovae.graphs import HierarchicalVAE
+from pyrovae.graphs import AmortizedGuide, HierarchicalVAE, MultimodalVAE, SemiSupervisedVAE
 
 EXACT = {"rtol": 0, "atol": 1e-9}
 
@@ -86,3 +91,269 @@ def test_layers_must_pair_up():
     vae, _ = stacked()
     with pytest.raises(ValueError, match="2 priors and 1 posteriors"):
         HierarchicalVAE([vae.prior1, vae.prior2], vae.likelihood, [vae.posterior1])
+
+
+def labelled():
+    kind = behavior_graphs.semi_supervised("semi_supervised")
+    recorded = ~kind.data["y"].isnan()
+    return kind.program, kind.data, recorded
+
+
+def with_label(data, label):
+    return {"x": data["x"], "y": torch.full_like(data["y"], label)}
+
+
+def test_the_elbo_without_labels_is_the_sum_over_labels_where_the_classifier_is_their_softmax():
+    vae, data, _ = labelled()
+    each = torch.stack([pvae.elbo(vae, with_label(data, label), seed=0) for label in range(3)])
+    torch.testing.assert_close(pvae.elbo(vae, with_label(data, torch.nan), seed=0), each.logsumexp(0), **EXACT)
+    torch.testing.assert_close(vae.classify(data["x"]), each.softmax(0).T, **EXACT)
+
+
+def test_the_supervised_bound_adds_the_classifiers_log_probability_of_recorded_labels():
+    vae, data, recorded = labelled()
+    plain, supervised = TraceEnum_ELBO(max_plate_nesting=1), pvae.SupervisedELBO(3.0, max_plate_nesting=1)
+    loss = supervised.differentiable_loss(vae.model, vae.guide, data)
+    chosen = vae.classifier(data["x"]).log_prob(data["y"].nan_to_num())[recorded].sum()
+    torch.testing.assert_close(loss, plain.differentiable_loss(vae.model, vae.guide, data) - 3 * chosen, **EXACT)
+    gradient = torch.autograd.grad(loss, vae.classifier.shifts)[0]
+    torch.testing.assert_close(gradient, torch.autograd.grad(-3 * chosen, vae.classifier.shifts)[0], **EXACT)
+    twice = supervised.differentiable_loss(vae.model, vae.guide, data, size=2 * len(recorded))
+    torch.testing.assert_close(twice, 2 * loss, **EXACT)
+    with pytest.raises(ValueError, match="weight must be finite and at least 0, got -1"):
+        pvae.SupervisedELBO(-1.0)
+
+
+def test_a_continuous_label_is_part_of_the_data_where_it_is_recorded():
+    """y ~ N(0, 1), z ~ N(0, 1), x = (y + z, y) + noise."""
+    noise = 0.5 * torch.eye(2).double()
+    joint = torch.tensor([[1.0, 0, 1, 1], [0, 1, 1, 0], [1, 1, 2, 1], [1, 0, 1, 1]]).double()  # of y, z, x
+    joint[2:, 2:] += noise
+
+    class Joined(nn.Module):
+        covariate_names = ("label",)
+
+        def __init__(self, part):
+            super().__init__()
+            self.part = part
+
+        def forward(self, value, covariates=None):
+            label = covariates["label"]
+            rows = torch.broadcast_shapes(value.shape[:-1], label.shape[:-1])
+            return self.part(torch.cat([label.expand(*rows, -1), value.expand(*rows, -1)], -1))
+
+    vae = SemiSupervisedVAE(
+        labels=pvae.standard_normal(1),
+        prior=pvae.standard_normal(1),
+        likelihood=Joined(conditional(joint, [0, 1], [2, 3])),
+        classifier=conditional(joint, [2, 3], [0]),
+        posterior=Joined(conditional(joint, [0, 2, 3], [1])),
+    ).double()
+    whole = dist.MultivariateNormal(torch.zeros(3).double(), joint[[0, 2, 3]][:, [0, 2, 3]])
+    draws = whole.sample((6,))
+    data = {"x": draws[:, 1:], "y": draws[:, :1].clone()}
+    data["y"][::2] = torch.nan
+    x = dist.MultivariateNormal(torch.zeros(2).double(), joint[2:, 2:])
+    expected = torch.where(data["y"].isnan()[:, 0], x.log_prob(data["x"]), whole.log_prob(draws))
+    torch.testing.assert_close(pvae.log_weights(vae, data, num_samples=3, seed=0), expected.expand(3, 6), **EXACT)
+    torch.testing.assert_close(vae.encode(data)["label"][1::2], data["y"][1::2], **EXACT)
+    assert vae.sample(5)["y"].shape == (5, 1)
+
+
+def two_views(combine, **options):
+    torch.manual_seed(0)
+    experts = {v: pvae.Factorized(dist.Normal, pvae.MLP(3, (4,)), 2) for v in ("a", "b")}
+    prior = pvae.standard_normal(2)
+    posterior = pvae.Experts(experts, prior, combine=combine, **options)
+    likelihoods = {v: pvae.Factorized(dist.Normal, pvae.MLP(2, (4,)), 3) for v in ("a", "b")}
+    data = {v: torch.randn(4, 3).double() for v in ("a", "b")}
+    data["a"][1], data["b"][2], data["a"][3], data["b"][3] = (torch.nan,) * 4
+    return MultimodalVAE(prior, likelihoods, posterior).double(), data
+
+
+def views_of(data):
+    return {v: (x.nan_to_num(), ~x.isnan()) for v, x in data.items()}
+
+
+def test_a_row_without_any_view_has_the_prior_and_no_evidence():
+    for combine in ("product", "mixture", "mixture of products"):
+        vae, data = two_views(combine)
+        assert pvae.elbo(vae, data, num_samples=3, seed=0)[3].abs() < 1e-9
+        assert vae.encode(data)[3].abs().max() < 1e-9
+
+
+def test_an_expert_sees_only_the_rows_that_have_its_view():
+    vae, data = two_views("product")
+    seen = []
+    vae.posterior.experts["a"].register_forward_hook(lambda module, args, output: seen.append(args[0]))
+    vae.posterior(views_of(data))
+    torch.testing.assert_close(seen[0], data["a"][[0, 2]])
+
+
+def test_a_mixture_of_products_is_the_mean_of_the_products_over_the_present_subsets():
+    vae, data = two_views("mixture of products", weighted=True)
+    vae.posterior.log_weights.data[0] = 0.7
+    z, views = torch.randn(50, 1, 2).double(), views_of(data)
+    experts = {v: vae.posterior.experts[v](x).base_dist for v, (x, _) in views.items()}
+
+    def product(*names):
+        weight = {"a": torch.tensor(0.7, dtype=torch.float64).exp(), "b": 1.0}
+        precision = 1 + sum(weight[v] * experts[v].scale ** -2 for v in names)
+        pull = sum(weight[v] * experts[v].loc * experts[v].scale ** -2 for v in names)
+        return dist.Normal(pull / precision, precision**-0.5).to_event(1).log_prob(z)
+
+    both = torch.stack([product("a"), product("b"), product("a", "b")]).logsumexp(0) - torch.tensor(3.0).double().log()
+    found = vae.posterior(views).log_prob(z)
+    torch.testing.assert_close(found[:, 0], both[:, 0], **EXACT)
+    torch.testing.assert_close(found[:, 1], product("b")[:, 1], **EXACT)
+    torch.testing.assert_close(found[:, 2], product("a")[:, 2], **EXACT)
+    single = two_views("mixture")[0].posterior(views).log_prob(z)
+    vae.posterior.log_weights.data[0] = 0.0
+    experts = {v: vae.posterior.experts[v](x).base_dist for v, (x, _) in views.items()}
+    plain = {v: 1 + experts[v].scale ** -2 for v in experts}
+    parts = [
+        dist.Normal(experts[v].loc * (plain[v] - 1) / plain[v], plain[v] ** -0.5).to_event(1).log_prob(z) for v in "ab"
+    ]
+    torch.testing.assert_close(
+        single[:, 0], torch.stack(parts).logsumexp(0)[:, 0] - torch.tensor(2.0).log(), rtol=0, atol=1e-6
+    )
+
+
+def test_experts_are_normals_of_known_modalities():
+    with pytest.raises(ValueError, match="combine must be one of product, mixture"):
+        pvae.Experts({"a": pvae.standard_normal(2)}, pvae.standard_normal(2), combine="sum")
+    flow = pvae.Experts({"a": pvae.FullNormal(pvae.MLP(3, ()), 2)}, pvae.standard_normal(2))
+    with pytest.raises(TypeError, match="the expert 'a' returns CholeskyNormal"):
+        flow({"a": (torch.zeros(2, 3), torch.ones(2, 3, dtype=torch.bool))})
+    vae, data = two_views("product")
+    with pytest.raises(TypeError, match="MultimodalVAE takes a dict of data with 'a' among its keys, got Tensor"):
+        pvae.elbo(vae, data["a"])
+    with pytest.raises(ValueError, match="the data have no 'b', only 'a'"):
+        vae.guide({"a": data["a"]})
+    with pytest.raises(ValueError, match="private latents of some of the modalities"):
+        MultimodalVAE(vae.prior, {"a": vae.likelihood_a}, vae.posterior, private={"c": (vae.prior, vae.posterior)})
+
+
+def test_conditional_evidence_is_a_difference_of_two():
+    kind = behavior_graphs.multimodal("multimodal")
+    v = kind.data
+    both = pvae.log_marginal(kind.program, v, num_samples=3, seed=0, progress=False).log_marginal
+    given = {"x": torch.full_like(v["x"], torch.nan), "w": v["w"]}
+    alone = pvae.log_marginal(kind.program, given, num_samples=3, seed=0, progress=False).log_marginal
+    weight = torch.cat([kind.program.likelihood_x.weight, torch.zeros(3, 1)], 1), kind.program.likelihood_w.weight
+    cov = torch.cat(weight) @ torch.cat(weight).T + torch.tensor([1.0] * 3 + [0.5] * 3).double().diag()
+    mean = cov[:3, 3:] @ torch.linalg.inv(cov[3:, 3:]) @ v["w"][0]
+    left = cov[:3, :3] - cov[:3, 3:] @ torch.linalg.inv(cov[3:, 3:]) @ cov[3:, :3]
+    expected = dist.MultivariateNormal(mean, (left + left.T) / 2).log_prob(v["x"][0])
+    assert abs(float(both[0] - alone[0]) - float(expected.detach())) < 1e-9
+
+
+def log_normal(x, size=None):
+    """The kind "global" on another scale: z is log-normal, and mu the logit of a share."""
+    share = pyro.sample("share", dist.TransformedDistribution(dist.Normal(0 * x[0], 2.0), [SigmoidTransform()]))
+    with pyro.plate("data", size or len(x), subsample=torch.arange(len(x))):
+        z = pyro.sample("z", dist.LogNormal(share.logit(), 1.0))
+        pyro.sample("x", dist.Normal(z.log(), 1.0), obs=x)
+
+
+class GivenShare(behavior_graphs.GivenMean):
+    covariate_names = ("share",)
+
+    def forward(self, x, covariates=None):
+        return super().forward(x, {"mu": covariates["share"].logit()})
+
+
+def test_an_amortized_guide_counts_the_jacobians_of_local_and_global_latents():
+    kind = behavior_graphs.amortized("amortized")
+    guide = AmortizedGuide(log_normal, {"z": GivenShare()}, kind.program.family)
+    both = pvae.evaluation.joint_log_weights(guide, kind.data, num_samples=5, seed=0)
+    torch.testing.assert_close(both, kind.joint.expand(5), rtol=0, atol=1e-8)
+    half = len(kind.data) // 2
+    batch = pvae.fit(guide, kind.data, epochs=1, batch_size=half, learning_rate=1e-12, seed=0, progress=False)
+    assert abs(batch["loss"][0] + float(kind.joint) / len(kind.data)) < 0.5  # of half of the rows, twice
+
+
+def test_the_predictive_evidence_with_a_global_mean_is_the_closed_form():
+    kind = behavior_graphs.amortized("amortized")
+    new = torch.linspace(0, 3, 6).double()
+    found = pvae.log_marginal(kind.program, new, num_samples=400_000, seed=0, progress=False).log_marginal.values
+    q = kind.program.guide(new) and kind.program.global_posterior(covariates=None)
+    expected = dist.Normal(q.mean, (2 + q.variance).sqrt()).log_prob(new)
+    assert abs(found - expected.detach().numpy()).max() < 1e-3
+
+
+def items(x=None, size=None):
+    """Persons of an ability answer items of a difficulty each."""
+    with pyro.plate("items", 4, dim=-2):
+        difficulty = pyro.sample("difficulty", dist.Normal(0.0, 1.0))
+    spread = pyro.sample("spread", dist.LogNormal(0.0, 0.5))
+    with pyro.plate("data", size or len(x), subsample=None if x is None else torch.arange(len(x)), dim=-1):
+        ability = pyro.sample("ability", dist.Normal(0.0, spread))
+        logits = ability.unsqueeze(-1) - difficulty.squeeze(-1).unsqueeze(-2)
+        return pyro.sample("x", dist.Bernoulli(logits=logits).to_event(1), obs=x)
+
+
+@pytest.mark.parametrize("covariance", ["diagonal", "full", "low_rank", pvae.AffineFlow])
+def test_global_latents_may_have_plates(covariance):
+    torch.manual_seed(0)
+    x = torch.bernoulli(torch.full((20, 4), 0.5))
+    guide = AmortizedGuide(items, pvae.MLP(4, (4,)), covariance)
+    history = pvae.fit(guide, x, epochs=2, batch_size=10, seed=0, progress=False)
+    assert history["loss"][-1] == history["loss"][-1]
+    trace = poutine.trace(guide.guide).get_trace(x)
+    assert {n: tuple(trace.nodes[n]["value"].shape) for n in ("difficulty", "spread", "ability")} == {
+        "difficulty": (4, 1),
+        "spread": (),
+        "ability": (20,),
+    }
+    assert pvae.evaluation.joint_log_weights(guide, x, num_samples=3, seed=0).isfinite().all()
+
+
+def test_what_an_amortized_guide_cannot_draw_is_refused_by_name():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("k", dist.Categorical(torch.ones(2)))
+            with pyro.plate("inner", 2):
+                pyro.sample("w", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(0.0, 1.0), obs=x)
+
+    x = torch.zeros(3)
+    with pytest.raises(ValueError, match="the latent 'k' is discrete"):
+        AmortizedGuide(model, pvae.MLP(1, ())).guide(x)
+    with pytest.raises(ValueError, match="'w' lies in the plate 'inner' inside 'data'"):
+        AmortizedGuide(poutine.block(model, hide=["k"]), pvae.MLP(1, ())).guide(x)
+    with pytest.raises(ValueError, match=r"an encoder for each local latent \['z'\], got \['y'\]"):
+        AmortizedGuide(behavior_graphs.GlobalMean(x).model, {"y": pvae.MLP(1, ())}).guide(x)
+    with pytest.raises(ValueError, match="covariance must be one of diagonal, full, low_rank"):
+        AmortizedGuide(model, pvae.MLP(1, ()), "dense")
+
+
+def test_a_forecast_follows_the_kalman_filter():
+    kind = behavior_graphs.state_space("state_space")
+    vae, x = kind.program, kind.data[3:4, :3]  # four steps are seen in row 3; the last is held back
+    torch.manual_seed(0)
+    found = vae.forecast(x, 1, num_samples=40_000)[:, 0, 0, 0]
+    smoothed = vae.encode(x)[0, -1]
+    forth, emission = vae.dynamics.transition.weight, vae.emission.weight
+    expected = float((emission @ forth @ smoothed).detach())
+    assert abs(float(found.mean()) - expected) < 5 * float(found.std()) / 200
+    longer = torch.cat([x, torch.full((1, 4, 1), torch.nan)], 1)
+    torch.testing.assert_close(pvae.elbo(vae, longer, seed=0), pvae.elbo(vae, x, seed=0), **EXACT)
+
+
+def test_controls_reach_the_transition_step_by_step():
+    class Gap(nn.Module):
+        covariate_names = ("gap",)
+
+        def forward(self, z, covariates=None):
+            return dist.Normal(z, covariates["gap"].sqrt()).to_event(1)
+
+    gap = torch.tensor([[[1.0], [2.0], [0.5]], [[3.0], [1.0], [1.0]]])
+    dynamics = pvae.conditionals.Dynamics(Gap(), 1)
+    path = dynamics(3, {"gap": gap})
+    times = gap[..., 0].cumsum(1)
+    walks = dist.MultivariateNormal(torch.zeros(2, 3), torch.minimum(times.unsqueeze(-1), times.unsqueeze(-2)))
+    z = torch.randn(5, 2, 3, 1)
+    torch.testing.assert_close(path.log_prob(z), walks.log_prob(z[..., 0]), rtol=1e-5, atol=1e-5)
+    draws = path.rsample((20_000,))[..., 0]
+    assert (draws.var(0) / times - 1).abs().max() < 0.06

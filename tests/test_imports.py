@@ -26,7 +26,7 @@ ROOMS = {
     "data": (),
     "files": (),
     "programs": ("data", "networks"),
-    "graphs": ("data", "missing", "networks", "programs"),
+    "graphs": ("conditionals", "data", "distributions", "missing", "networks", "programs"),
     "presets": ("conditionals", "data", "distributions", "files", "graphs", "networks", "schedules"),
     "objectives": ("programs",),
     "compiling": (),

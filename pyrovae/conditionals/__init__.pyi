@@ -2,6 +2,7 @@ from .base import Conditional as Conditional
 from .categories import Categories as Categories
 from .categories import OneHot as OneHot
 from .categories import RelaxedOneHot as RelaxedOneHot
+from .experts import Experts as Experts
 from .factorized import Factorized as Factorized
 from .factorized import FromCovariate as FromCovariate
 from .factorized import standard_normal as standard_normal
@@ -13,6 +14,8 @@ from .multinomials import Multinomials as Multinomials
 from .normal import FullNormal as FullNormal
 from .normal import LowRank as LowRank
 from .ordinal import Ordinal as Ordinal
+from .path import Dynamics as Dynamics
+from .path import Smoother as Smoother
 from .simplex import SimplexDirichlet as SimplexDirichlet
 from .simplex import SimplexNormal as SimplexNormal
 from .spherical import Spherical as Spherical

@@ -12,15 +12,15 @@ from torch import Tensor
 from pyrovae.evaluation.psis import psis
 from pyrovae.programs import latent_names, log_terms
 from pyrovae.programs.rows import MAX_BYTES, Block, RowWork
-from pyrovae.programs.simulate import enumerated_draws, replicated_data
-from pyrovae.programs.sites import Site, data_axis
+from pyrovae.programs.simulate import enumerated_draws, replicate
+from pyrovae.programs.sites import Site, data_axis, sites_of
 
 
 class Imputation(NamedTuple):
     """The result of :func:`impute`."""
 
-    draws: Tensor
-    """The data with missing entries drawn, of shape (samples, data, *event_shape), on the CPU."""
+    draws: Any
+    """The data with missing entries drawn, (samples, data, *event_shape), on the CPU; a dict by site for a dict of data."""
     pareto_k: Tensor
     """The Pareto shape of each datum's weights, of shape (data,): above 0.7 its draws are unreliable."""
     ess: Tensor
@@ -57,7 +57,8 @@ def impute(
     entries are left as they are; entries are taken to be missing at random.
 
     Args:
-        program: as in :func:`pyrovae.evaluation.log_weights`, with one data site and no global latents.
+        program: as in :func:`pyrovae.evaluation.log_weights`, without global latents; of several data sites
+            each must have the name of its key in a dict of data.
         data: the data, N rows; NaN is a missing entry.
         num_samples: draws of the missing entries.
         covariates: for each name, a tensor of N rows.
@@ -67,7 +68,7 @@ def impute(
         progress: True shows a bar, False none; by default there is one on a terminal.
 
     Raises:
-        ValueError: several data sites, or one that does not hold all of the data.
+        ValueError: several data sites and no dict of data, or a site that does not hold all of its data.
 
     Reference: Mattei & Frellsen 2019, arXiv:1812.02633.
 
@@ -84,15 +85,14 @@ def impute(
     plan: dict[str, Any] = {"num_samples": num_proposals, "seed": seed, "max_bytes": max_bytes, "progress": progress}
     work = RowWork(program, data, covariates, **plan)
     found = work.run(lambda block: _impute(block, num_samples), "impute")
-    return Imputation(found["draws"].movedim(1, 0), found["pareto_k"], found["ess"])
+    draws = {name.removeprefix("draws "): v.movedim(1, 0) for name, v in found.items() if name.startswith("draws ")}
+    is_dict = isinstance(work.first(1).x, Mapping)
+    return Imputation(draws if is_dict else next(iter(draws.values())), found["pareto_k"], found["ess"])
 
 
 def _impute(block: Block, num_samples: int) -> dict[str, Tensor]:
-    call, x = block.call, block.batch.x
-    if not isinstance(x, Tensor):
-        raise ValueError(f"impute takes programs with one data site, got data of type {type(x).__name__}")
-    guide = poutine.infer_config(call.program.guide, config_fn=lambda _: {"enumerate": None})
-    call = call.using(guide=guide)
+    guide = poutine.infer_config(block.call.program.guide, config_fn=lambda _: {"enumerate": None})
+    call = block.call.using(guide=guide)
     values: dict[str, list[Tensor]] = {}
     weights = []
     redrawing, redrawn = call.redrawing(block.work.dry_run.masked_latents)
@@ -101,13 +101,32 @@ def _impute(block: Block, num_samples: int) -> dict[str, Tensor]:
         weights.append(log_terms(model_trace, guide_trace, dtype=torch.float64).log_weights)
         for name in latent_names(guide_trace):
             values.setdefault(name, []).append(redrawn.get(name, guide_trace.nodes[name]["value"]))
+    data = _by_site(
+        block.batch.x, [s["name"] for s in sites_of(model_trace) if s["is_observed"] and s["value"].numel()]
+    )
     smoothed = psis(torch.cat(weights))
     chosen = torch.multinomial(torch.nan_to_num(smoothed.log_weights.exp().T, nan=1.0), num_samples, replacement=True).T
     picked = {name: _pick(torch.cat(parts), chosen, guide_trace.nodes[name]) for name, parts in values.items()}
     picked |= enumerated_draws(call, picked, num_samples)
-    drawn = _shaped(replicated_data(call, picked, num_samples), x)
-    filled = torch.where(x.isnan(), drawn.to(x), x).movedim(0, 1)
-    return {"draws": filled, "pareto_k": smoothed.k, "ess": smoothed.ess}
+    trace = replicate(call, picked, num_samples)
+    columns = {"pareto_k": smoothed.k, "ess": smoothed.ess}
+    for name, x in data.items():
+        site = trace.nodes[name]
+        drawn = _shaped(site["value"].movedim(data_axis(site), 1), x).to(x)
+        columns[f"draws {name}"] = torch.where(x.isnan(), drawn, x).movedim(0, 1)
+    return columns
+
+
+def _by_site(x: Any, sites: list[str]) -> dict[str, Tensor]:
+    """The rows of each data site."""
+    if isinstance(x, Mapping):
+        return {name: rows for name, rows in x.items() if name in sites}
+    if not isinstance(x, Tensor) or len(sites) != 1:
+        raise ValueError(
+            f"impute takes programs with one data site, or a dict of data by the names of the sites; got data of type "
+            f"{type(x).__name__} and the sites {sites}"
+        )
+    return {sites[0]: x}
 
 
 def _pick(values: Tensor, chosen: Tensor, site: Site) -> Tensor:

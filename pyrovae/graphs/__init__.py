@@ -1,7 +1,20 @@
 """Graphical models: one class for each graph, each with a ``model`` and a ``guide`` that are plain Pyro programs."""
 
+from pyrovae.graphs.amortized import AmortizedGuide
 from pyrovae.graphs.graph import Graph, Rows
 from pyrovae.graphs.hierarchical import HierarchicalVAE
+from pyrovae.graphs.multimodal import MultimodalVAE
+from pyrovae.graphs.semi_supervised import SemiSupervisedVAE
+from pyrovae.graphs.state_space import StateSpaceVAE
 from pyrovae.graphs.vae import VAE
 
-__all__ = ["VAE", "Graph", "HierarchicalVAE", "Rows"]
+__all__ = [
+    "VAE",
+    "AmortizedGuide",
+    "Graph",
+    "HierarchicalVAE",
+    "MultimodalVAE",
+    "Rows",
+    "SemiSupervisedVAE",
+    "StateSpaceVAE",
+]

@@ -22,11 +22,9 @@ from pyrovae.errors import check_integer, refusal
 from pyrovae.missing import fill_zeros, observed
 from pyrovae.networks import check_covariates
 from pyrovae.programs import DATA, eval_mode, latent_names, register
-from pyrovae.programs.sites import Site
+from pyrovae.programs.sites import Site, frame_of
 
 Covariates = Mapping[str, Tensor]
-RESERVED = ("mask",)
-"""Names of covariates that the graph itself provides: the mask of observed entries of the data."""
 
 
 @dataclass
@@ -43,21 +41,47 @@ class Rows:
     data: Any
     covariates: dict[str, Tensor] = field(default_factory=dict)
 
-    def distribution(self, part: str, *values: Any, **given: Tensor) -> Any:
+    def value(self, name: str) -> Any:
+        """One of several data sites' rows by its name; None where the program simulates them.
+
+        Raises:
+            TypeError: the data are no dict.
+            ValueError: the dict lacks the name.
+        """
+        if self.data is None:
+            return None
+        if not isinstance(self.data, Mapping):
+            kind = type(self.graph).__name__
+            raise TypeError(
+                f"{kind} takes a dict of data with {name!r} among its keys, got {type(self.data).__name__}: write "
+                f"{{{name!r}: tensor, ...}}, with NaN for what is missing"
+            )
+        if name not in self.data:
+            found = ", ".join(map(repr, self.data))
+            raise ValueError(
+                f"the data have no {name!r}, only {found}: give a tensor of NaN where all of it is missing"
+            )
+        return self.data[name]
+
+    def read(self, part: str, **given: Any) -> dict[str, Any] | None:
+        """The covariates that a part reads, those that the graph provides included; None where it reads none."""
+        known = {**self.covariates, **given}
+        return {name: known[name] for name in covariate_names(getattr(self.graph, part))} or None
+
+    def distribution(self, part: Any, *values: Any, **given: Tensor) -> Any:
         """The distribution of a part given other values of the graph.
 
         Args:
-            part: the part's name.
+            part: the part's name; or a distribution, which is returned as it is.
             *values: what its ``forward`` takes by position.
             **given: covariates that the graph provides beside those of the user (a mask, a label).
 
         Raises:
             TypeError: the part returns something else than a Pyro distribution.
         """
-        module = getattr(self.graph, part)
-        known = {**self.covariates, **given}
-        read = {name: known[name] for name in covariate_names(module)}
-        found = module(*values, covariates=read or None)
+        if not isinstance(part, str):
+            return part
+        found = getattr(self.graph, part)(*values, covariates=self.read(part, **given))
         if not isinstance(found, TorchDistributionMixin):
             raise TypeError(
                 f"the {part}'s forward must return a distribution of pyro.distributions, got {type(found).__module__}."
@@ -65,16 +89,22 @@ class Rows:
             )
         return found
 
-    def sample(self, site: str, part: str, *values: Any, infer: dict[str, Any] | None = None, **given: Tensor) -> Any:
+    def sample(self, site: str, part: Any, *values: Any, infer: dict[str, Any] | None = None, **given: Tensor) -> Any:
         """Draw a latent site from a part, given other values of the graph; arguments as in :meth:`distribution`."""
         return pyro.sample(site, self.distribution(part, *values, **given), infer=infer)
 
-    def observe(self, site: str, part: str, *values: Any, value: Tensor | None, **given: Tensor) -> Any:
+    def sum_out(self, site: str, part: Any, *values: Any, **given: Tensor) -> Any:
+        """Like :meth:`sample`, but a site whose values can be listed is summed out exactly under ``TraceEnum_ELBO``."""
+        distribution = self.distribution(part, *values, **given)
+        infer = {"enumerate": "parallel"} if distribution.has_enumerate_support else None
+        return pyro.sample(site, distribution, infer=infer)
+
+    def observe(self, site: str, part: Any, *values: Any, value: Tensor | None, **given: Tensor) -> Any:
         """Observe a data site, its missing entries filled and masked; draw it where ``value`` is None.
 
         Args:
             site: the site's name.
-            part: the part's name.
+            part: the part's name, or a distribution.
             *values: what its ``forward`` takes by position.
             value: of shape ``(rows, *event_shape)``; NaN is missing.
             **given: covariates that the graph provides.
@@ -127,6 +157,8 @@ class Graph(nn.Module):
     guide_parts: Sequence[str]
     inputs: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """What the ``forward`` of a part takes by position, by part; parts that are not named are not checked for it."""
+    provided: tuple[str, ...] = ("mask",)
+    """Names of covariates that the graph itself provides: the mask of observed entries of the data."""
     max_plate_nesting: ClassVar[int] = 1
     model: Callable[..., Any]
     guide: Callable[..., Any]
@@ -143,6 +175,11 @@ class Graph(nn.Module):
 
     def check_parts(self) -> None:
         """Refuse parts that do not fit each other: called when the graph is built, and whenever its programs run."""
+
+    def announce(self, parts: Sequence[str]) -> None:
+        """Announce some parts, so that Pyro trains them: :meth:`rows` does, and a program with latents outside its plate."""
+        self.check_parts()
+        register(**{f"{self.name}.{part}": getattr(self, part) for part in parts})
 
     @contextmanager
     def rows(
@@ -168,8 +205,7 @@ class Graph(nn.Module):
             TypeError: data or covariates are no tensors.
             ValueError: other numbers of rows; a covariate that a part lacks, or that no part reads.
         """
-        self.check_parts()
-        register(**{f"{self.name}.{part}": getattr(self, part) for part in parts})
+        self.announce(parts)
         covariates = self._placed_covariates(covariates, parts)
         data = None if data is None else tree_map(self._placed, data)
         count = _count(data, covariates)
@@ -189,7 +225,7 @@ class Graph(nn.Module):
         """The names that some part reads from the covariates."""
         parts = dict.fromkeys((*self.model_parts, *self.guide_parts))
         names = dict.fromkeys(name for part in parts for name in covariate_names(getattr(self, part)))
-        return tuple(name for name in names if name not in RESERVED)
+        return tuple(name for name in names if name not in self.provided)
 
     def encode(
         self, data: Any, covariates: Any = None, *, num_samples: int | None = None, batch_size: int = 1024
@@ -214,7 +250,8 @@ class Graph(nn.Module):
             run = self.guide if num_samples is None else self._many(num_samples)
             with Means(num_samples is None):
                 trace = poutine.trace(run).get_trace(x, covariates=own)
-            latents = {name: _rows_last(trace.nodes[name], num_samples) for name in latent_names(trace)}
+            local = [trace.nodes[name] for name in latent_names(trace) if frame_of(trace.nodes[name])]
+            latents = {site["name"]: _rows_last(site, num_samples) for site in local}
             return next(iter(latents.values())) if len(latents) == 1 else latents
 
         return self._over(part, as_data(data, covariates), batch_size, dim=0 if num_samples is None else 1)
@@ -292,7 +329,7 @@ class Graph(nn.Module):
             raise ValueError(
                 f"no part reads {unread!r} from the covariates; it is read for: {', '.join(known) or 'nothing'}"
             )
-        needed = {n for part in parts for n in covariate_names(getattr(self, part)) if n not in RESERVED}
+        needed = {n for part in parts for n in covariate_names(getattr(self, part)) if n not in self.provided}
         missing = sorted(needed - set(covariates or ()))
         if missing:
             raise ValueError(
@@ -342,7 +379,7 @@ def _rows_last(site: Site, num_samples: int | None) -> Tensor:
     """A latent's value with the draws first, over all rows of its plate."""
     shape = site["value"].shape[site["value"].ndim - len(site["fn"].event_shape) :]
     frames = sorted((f for f in site["cond_indep_stack"] if f.vectorized), key=lambda frame: frame.dim)
-    return site["value"].expand(*(frame.size for frame in frames), *shape)
+    return site["value"].expand((*(frame.size for frame in frames), *shape))
 
 
 def _count(data: Any, covariates: Covariates) -> int | None:

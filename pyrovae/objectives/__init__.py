@@ -3,5 +3,6 @@
 from pyrovae.objectives.capacity import CapacityELBO
 from pyrovae.objectives.free_bits import FreeBitsELBO
 from pyrovae.objectives.importance import ImportanceWeightedELBO, StickingTheLanding
+from pyrovae.objectives.supervised import SupervisedELBO
 
-__all__ = ["CapacityELBO", "FreeBitsELBO", "ImportanceWeightedELBO", "StickingTheLanding"]
+__all__ = ["CapacityELBO", "FreeBitsELBO", "ImportanceWeightedELBO", "StickingTheLanding", "SupervisedELBO"]

@@ -102,9 +102,9 @@ def simulate(model: Callable, size: int, x: Any = None, covariates: Mapping[str,
 
 def _missing_as_in(made: Any, template: Any) -> Any:
     """Simulated values with the missing entries of a template of the same shape."""
-    if not isinstance(made, Tensor) or not made.is_floating_point() or made.shape != template.shape:
+    if not isinstance(made, Tensor) or not template.is_floating_point() or made.shape != template.shape:
         return made
-    return torch.where(template.isnan(), torch.nan, made)
+    return torch.where(template.isnan(), torch.nan, made.to(template))
 
 
 def _refuse_factors(trace: Trace) -> None:

@@ -11,7 +11,7 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.distributions.torch_distribution import MaskedDistribution
-from pyro.infer import JitTrace_ELBO, RenyiELBO, TraceEnum_ELBO, TraceMeanField_ELBO
+from pyro.infer import JitTrace_ELBO, RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
 from pyro.infer.elbo import ELBO
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
@@ -41,7 +41,7 @@ def checked_loss(
 
     Args:
         program: the program.
-        objective: an ELBO.
+        objective: an ELBO; None takes ``TraceEnum_ELBO`` where a latent is marked to be enumerated, else ``Trace_ELBO``.
         rows: the training rows.
         held_out: the validation rows.
         numbers: the betas and the capacity to begin with; without betas they are 1 throughout.
@@ -62,6 +62,11 @@ def checked_loss(
     with pyro.validation_enabled(False):  # the steps skip, count and explain what is not finite
         found = dry_run(*bound)
     _check_program(found, len(batch.index))
+    if objective is None:
+        latents = [
+            s for trace in (found.guide_trace, found.model_trace) for s in sites_of(trace) if not s["is_observed"]
+        ]
+        objective = TraceEnum_ELBO() if any(s["infer"].get("enumerate") for s in latents) else Trace_ELBO()
     _check_objective(objective, found, numbers, subsampled=rows.steps > 1)
     known = [site["name"] for site in sites_of(found.model_trace) if site["is_observed"] and _inside(site) is not None]
     loss = Loss(program, objective, found, rows.num_rows, numbers, checked=() if own is not None else known)

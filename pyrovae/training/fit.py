@@ -11,7 +11,6 @@ from os import PathLike
 from typing import Any
 
 import torch
-from pyro.infer import Trace_ELBO
 from pyro.infer.elbo import ELBO
 from pyro.optim import PyroOptim
 from torch import Tensor
@@ -93,7 +92,8 @@ def fit(
         drop_last: leave an incomplete last batch out.
         epochs: passes through the data; or give ``steps``. The default is 50 epochs.
         steps: optimizer steps in all, instead of ``epochs``.
-        objective: an ELBO of Pyro or pyrovae; ``Trace_ELBO()`` by default. It is left as it was.
+        objective: an ELBO of Pyro or pyrovae, left as it was; by default ``TraceEnum_ELBO()`` where a latent is marked to be
+            enumerated, else ``Trace_ELBO()``.
         beta: weight of the divergence: a number, a schedule (any callable of a ``Progress``), or a mapping by site.
         optimizer: takes the parameters and returns a torch optimizer; the default is a fused Adam.
         learning_rate: a number or a schedule; 1e-3 by default, and left to ``optimizer`` where one is given.
@@ -138,7 +138,7 @@ def fit(
     (3, 'finished')
     """
     _check_arguments(epochs, steps, patience, keep_best, validation, max_skipped, callbacks, resume, checkpoint)
-    program, objective = Program.of(program), Trace_ELBO() if objective is None else objective
+    program = Program.of(program)
     numbers = _numbers(beta, learning_rate, objective)
     factory = _factory(optimizer, weight_decay, learning_rate, scheduler)
     with _randomness(seed) as noise, ExitStack() as stack:

@@ -1,0 +1,117 @@
+"""One posterior of several views of a datum, any of which may be missing: products and mixtures of experts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import combinations
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from pyrovae.distributions.mixture import DiagonalNormalMixture
+from pyrovae.errors import check_word
+from pyrovae.networks.base import Covariates
+
+COMBINE = ("product", "mixture", "mixture of products")
+
+
+class Experts(nn.Module):
+    r"""A posterior of several views, made of one normal for each view and one for the prior.
+
+    .. math:: q(z \mid x_S) \propto \mathcal{N}(z;\ \mu_0, \sigma_0^2)
+        \prod_{v \in S} \mathcal{N}\bigl(z;\ \mu_v(x_v), \sigma_v^2(x_v)\bigr)^{w_v}
+
+    S holds the views that are present in a row. ``"product"`` takes the product of all of them; ``"mixture"`` an equal
+    mixture of the products with a single view; ``"mixture of products"`` one over all subsets of the present views. A row
+    without any view has the prior expert. An expert sees only the rows that have its view: no zeros are fed to it. Where
+    all is linear and normal the product is the exact posterior: an expert then is p(z | x_v) / p(z).
+
+    Args:
+        experts: for each view a module with ``forward(x, covariates=None)`` returning a normal with independent entries.
+        prior: module with ``forward(covariates=None)`` returning such a normal: the prior expert.
+        combine: one of the three words above.
+        weighted: learn the weights w_v, which are 1 otherwise.
+
+    Raises:
+        ValueError: another word, or no expert.
+        TypeError: an expert's distribution is no normal with independent entries.
+
+    Reference: Wu & Goodman 2018, arXiv:1802.05335 (products); Shi et al. 2019, arXiv:1911.03393 (mixtures); Sutter et al.
+    2021, arXiv:2105.02470 (mixtures of products); Cao & Fleet 2014, arXiv:1410.7827 (weights).
+
+    >>> import pyrovae as pvae
+    >>> experts = {view: pvae.Factorized(dist.Normal, pvae.MLP(3, (8,)), 2) for view in ("a", "b")}
+    >>> posterior = Experts(experts, pvae.standard_normal(2))
+    >>> seen, missing = torch.ones(4, 3, dtype=torch.bool), torch.zeros(4, 3, dtype=torch.bool)
+    >>> posterior({"a": (torch.ones(4, 3), seen), "b": (torch.zeros(4, 3), missing)}).batch_shape
+    torch.Size([4])
+    """
+
+    members: Tensor
+
+    def __init__(
+        self, experts: Mapping[str, nn.Module], prior: nn.Module, *, combine: str = "product", weighted: bool = False
+    ) -> None:
+        super().__init__()
+        if not experts:
+            raise ValueError("expected an expert for each view, got none: write experts={'image': posterior, ...}")
+        self.combine = check_word("combine", combine, COMBINE)
+        self.experts, self.prior = nn.ModuleDict(experts), prior
+        names = [n for part in (*experts.values(), prior) for n in getattr(part, "covariate_names", ())]
+        self.covariate_names = tuple(dict.fromkeys(name for name in names if name != "mask"))
+        self.log_weights = nn.Parameter(torch.zeros(len(experts)), requires_grad=weighted)
+        views = range(len(experts))
+        sets = [set(s) for size in (*views, len(views)) for s in combinations(views, size) if s]
+        chosen = {"product": sets[-1:], "mixture": [{v} for v in views], "mixture of products": sets}[combine]
+        self.register_buffer("members", torch.tensor([[v in s for v in views] for s in chosen]), persistent=False)
+
+    def forward(self, views: Mapping[str, tuple[Tensor, Tensor]], covariates: Covariates | None = None) -> Any:
+        """The posterior of rows of views.
+
+        Args:
+            views: by name, the data ``(rows, *event_shape)`` with zeros for missing entries, and the mask of observed ones.
+            covariates: for each name, a tensor of as many rows.
+        """
+        prior = _normal(self.prior(covariates=_read(self.prior, covariates)), "prior")
+        found = [self._natural(name, *views[name], covariates, prior) for name in self.experts]
+        seen = torch.stack([row for row, _, _ in found], -1)  # (rows, views)
+        pull, precision = (torch.stack([parts[i] for parts in found], -2) for i in (1, 2))  # (rows, views, d)
+        weight = (self.log_weights.exp() * self.members).unsqueeze(-1)  # (components, views, 1)
+        base = prior.scale.square().reciprocal().unsqueeze(-2)
+        total = base + (weight * precision.unsqueeze(-3)).sum(-2)
+        loc = ((prior.loc * base.squeeze(-2)).unsqueeze(-2) + (weight * pull.unsqueeze(-3)).sum(-2)) / total
+        if len(self.members) == 1:
+            return dist.Normal(loc.squeeze(-2), total.squeeze(-2).rsqrt()).to_event(1)
+        complete = (seen.unsqueeze(-2) | ~self.members).all(-1)  # (rows, components)
+        usable = complete | ~seen.any(-1, keepdim=True)
+        return DiagonalNormalMixture(torch.where(usable, 0.0, -1e10).to(loc), loc, total.rsqrt())
+
+    def _natural(
+        self, name: str, x: Tensor, mask: Tensor, covariates: Covariates | None, prior: Any
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Which rows have a view; its mean times its precision, and its precision, zero in the other rows."""
+        seen, expert = mask.reshape(len(mask), -1).any(-1), self.experts[name]
+        pull = precision = torch.zeros(len(x), prior.loc.shape[-1], dtype=prior.loc.dtype, device=x.device)
+        if not seen.any():
+            return seen, pull, precision
+        own = {key: value[seen] for key, value in {**(covariates or {}), "mask": mask}.items()}
+        normal = _normal(expert(x[seen], covariates=_read(expert, own)), name)
+        found = normal.scale.square().reciprocal().expand_as(normal.loc)
+        return seen, pull.index_put((seen,), normal.loc * found), precision.index_put((seen,), found)
+
+
+def _normal(distribution: Any, name: str) -> Any:
+    base = getattr(distribution, "base_dist", None)
+    if not isinstance(base, dist.Normal) or len(distribution.event_shape) != 1:
+        raise TypeError(
+            f"the expert {name!r} returns {type(distribution).__name__}, expected a normal over a vector with independent "
+            "entries: Factorized(dist.Normal, net, event_shape)"
+        )
+    return base
+
+
+def _read(part: nn.Module, covariates: Covariates | None) -> Covariates | None:
+    names = getattr(part, "covariate_names", ())
+    return {name: (covariates or {})[name] for name in names} or None

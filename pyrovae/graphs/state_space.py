@@ -1,0 +1,104 @@
+"""Sequences: states that follow each other, each of which emits one step of the data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+
+from pyrovae.data import as_data
+from pyrovae.errors import check_integer
+from pyrovae.graphs.graph import Covariates, Graph
+
+
+class StateSpaceVAE(Graph):
+    r"""A deep state-space model (deep Markov model).
+
+    .. math:: \prod_t p(z_t \mid z_{t-1}, c_t)\, p(x_t \mid z_t), \qquad q(z_{1:T} \mid x_{1:T})
+
+    Data have the shape ``(rows, T, *event_shape)``; NaN is missing, and a shorter sequence ends in NaN. The site ``z`` is
+    the path of states, ``(rows, T, state)``. Covariates have a row for each step, ``(rows, T, ...)``: controls of the
+    transition, or the time since the step before where gaps are irregular.
+
+    Args:
+        dynamics: the prior of a path, :class:`~pyrovae.conditionals.Dynamics`.
+        emission: module with ``forward(z, covariates=None)`` returning the distribution of one step of the data.
+        posterior: the posterior of a path, :class:`~pyrovae.conditionals.Smoother` or a module with its ``forward``.
+        num_steps: T of sequences that are simulated without data.
+        name: the prefix of the parameters' names in Pyro.
+
+    Reference: Krishnan, Shalit & Sontag 2017, Structured inference networks for nonlinear state space models,
+    arXiv:1609.09869.
+
+    >>> import pyro.distributions as dist, pyrovae as pvae
+    >>> from pyrovae.conditionals import Dynamics, Smoother
+    >>> vae = StateSpaceVAE(
+    ...     Dynamics(pvae.Factorized(dist.Normal, pvae.MLP(2, (8,)), 2), state=2),
+    ...     emission=pvae.Factorized(dist.Bernoulli, pvae.MLP(2, (8,)), 5),
+    ...     posterior=Smoother(pvae.GRU((20, 6), 8, (20, 8)), pvae.Factorized(dist.Normal, pvae.MLP(10, (8,)), 2)),
+    ...     num_steps=20,
+    ... )
+    >>> x = vae.sample(4)
+    >>> pvae.elbo(vae, x, seed=0).shape, vae.forecast(x, 3, num_samples=10).shape
+    (torch.Size([4]), torch.Size([10, 4, 3, 5]))
+    """
+
+    model_parts = ("dynamics", "emission")
+    guide_parts = ("posterior", "dynamics")
+    dynamics: Any
+
+    def __init__(
+        self, dynamics: nn.Module, emission: nn.Module, posterior: nn.Module, num_steps: int, name: str = "ssm"
+    ) -> None:
+        self.num_steps = check_integer("num_steps", num_steps)
+        super().__init__(name, dynamics=dynamics, emission=emission, posterior=posterior)
+
+    def model(
+        self,
+        x: Tensor | None = None,
+        covariates: Covariates | None = None,
+        size: int | None = None,
+        index: Tensor | None = None,
+    ) -> Tensor:
+        """The generative program: sites ``z`` and ``x``; arguments as in :meth:`VAE.model`."""
+        with self.rows(self.model_parts, x, covariates, size, index) as rows:
+            z = rows.sample("z", "dynamics", self.num_steps if x is None else x.shape[1])
+            return rows.observe("x", rows.distribution("emission", z).to_event(1), value=rows.data)
+
+    def guide(
+        self,
+        x: Tensor,
+        covariates: Covariates | None = None,
+        size: int | None = None,
+        index: Tensor | None = None,
+    ) -> Tensor:
+        """The guide: the path ``z``, which it returns."""
+        with self.rows(self.guide_parts, x, covariates, size, index) as rows:
+            seen, mask = rows.seen(rows.data)
+            transition = self.dynamics.steps(rows.read("dynamics"))
+            return rows.sample("z", "posterior", seen, self.dynamics.start, transition, mask=mask)
+
+    def forecast(
+        self, data: Any, steps: int, covariates: Any = None, *, num_samples: int = 100, batch_size: int = 1024
+    ) -> Tensor:
+        """Draws of the steps after the data, ``(num_samples, N, steps, *event_shape)``, from the guide's last states.
+
+        Args:
+            data: N sequences of T steps.
+            steps: how many steps to draw.
+            covariates: for each name, N rows of T + steps steps.
+            num_samples: draws for each sequence.
+            batch_size: rows at a time.
+        """
+
+        def part(x: Tensor, own: Covariates | None) -> Tensor:
+            longer = torch.cat([x, x.new_full((len(x), steps, *x.shape[2:]), torch.nan)], 1)
+            with poutine.block(), pyro.plate("draws", num_samples, dim=-2):
+                z = self.guide(longer, covariates=own)
+            with self.rows(("emission",), None, own, len(x)) as rows:
+                return rows.distribution("emission", z).sample()[:, :, -steps:]
+
+        return self._over(part, as_data(data, covariates), batch_size, dim=1)  # type: ignore[no-any-return]
