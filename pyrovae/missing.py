@@ -19,6 +19,7 @@ from torch.distributions import constraints, transform_to
 from pyrovae.distributions.precise import check_exact
 
 _COMPLETE: ContextVar[bool] = ContextVar("complete", default=False)
+_NUMBERS: ContextVar[tuple[Tensor, int] | None] = ContextVar("numbers", default=None)
 
 _REMEDIES = {
     "boolean": (
@@ -177,12 +178,33 @@ def _kind(support: constraints.Constraint) -> str:
     return "bounded" if isinstance(support, (constraints.interval, constraints.half_open_interval)) else "other"
 
 
+@contextmanager
+def numbered_rows(index: Tensor, total: int) -> Iterator[None]:
+    """Let messages inside the ``with`` block name the rows of a batch by their numbers in the data set.
+
+    Args:
+        index: the numbers of the batch's rows.
+        total: the rows of the data set.
+    """
+    token = _NUMBERS.set((index, total))
+    try:
+        yield
+    finally:
+        _NUMBERS.reset(token)
+
+
 def rows_text(wrong: Tensor) -> str:
-    """How many rows hold an entry that is wrong, and which.
+    """How many rows hold an entry that is wrong, and which; inside :func:`numbered_rows` by their numbers in the data set.
 
     >>> rows_text(torch.tensor([[False, False], [False, True]]))
     '1 of 2 rows (1)'
+    >>> with numbered_rows(torch.tensor([7, 3]), 10):
+    ...     rows_text(torch.tensor([[False, False], [False, True]]))
+    'at least 1 of 10 rows (3)'
     """
-    rows = wrong.reshape(wrong.shape[0], -1).any(-1).nonzero()[:, 0].tolist()
-    shown = ", ".join(map(str, rows[:5])) + (", ..." if len(rows) > 5 else "")
-    return f"{len(rows)} of {wrong.shape[0]} rows ({shown})"
+    rows, total, found = wrong.reshape(wrong.shape[0], -1).any(-1).nonzero()[:, 0], wrong.shape[0], ""
+    if (numbers := _NUMBERS.get()) is not None and len(numbers[0]) == total:
+        found = "at least " if numbers[1] > total else ""
+        rows, total = numbers[0].to(rows.device)[rows].sort().values, numbers[1]
+    shown = ", ".join(map(str, rows[:5].tolist())) + (", ..." if len(rows) > 5 else "")
+    return f"{found}{len(rows)} of {total} rows ({shown})"

@@ -25,7 +25,7 @@ ROOMS = {
     "conditionals": ("distributions", "missing", "networks"),
     "data": (),
     "files": (),
-    "programs": ("data", "networks"),
+    "programs": ("data", "files", "missing", "networks"),
     "graphs": ("conditionals", "data", "distributions", "missing", "networks", "programs"),
     "presets": ("conditionals", "data", "distributions", "files", "graphs", "networks", "schedules"),
     "objectives": ("programs",),

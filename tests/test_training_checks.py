@@ -64,7 +64,9 @@ class Logged(Rates):
 def test_a_value_outside_its_support_in_any_row_is_refused_before_the_first_step(make, row):
     program, x = make(), counts(5001)
     before = snapshot(program)
-    with pytest.raises(ValueError, match=r"(rows from 4096|outside the support of (Poisson|Exponential)).*"):
+    with pytest.raises(
+        ValueError, match=rf"outside the support of (Poisson|Exponential).* in (at least )?1 of 5001 rows \({row}\)"
+    ):
         pvae.fit(program, with_bad(x, row), epochs=1, seed=0)
     assert max(moved(before, program)) == 0
     fit = pvae.fit(program, with_bad(x, row, 0.0), steps=1, seed=0)
@@ -87,7 +89,7 @@ def test_a_support_with_a_bound_for_each_row_is_checked_row_by_row():
     covariates = {"trials": trials}
     assert len(pvae.fit(vae, x, covariates=covariates, epochs=1, seed=0)) == 1
     x[250, 2] += 1
-    with pytest.raises(ValueError, match=r"in 1 of 300 rows \(250\)|outside the support of Binomial"):
+    with pytest.raises(ValueError, match=r"outside the support of Binomial.* in (at least )?1 of 300 rows \(250\)"):
         pvae.fit(vae, x, covariates=covariates, epochs=1, seed=0)
 
 
@@ -115,9 +117,7 @@ def test_a_transform_s_values_are_checked_when_they_come():
         return x - 100.0 if len(calls) > 8 else x
 
     vae = counts_vae()
-    with pytest.raises(
-        ValueError, match=r"step \d+, rows counted within its batch: x holds values outside the support"
-    ):
+    with pytest.raises(ValueError, match=r"step \d+: x holds values outside the support .* in at least 16 of 64 rows"):
         pvae.fit(vae, counts(64), batch_size=16, transform=transform, epochs=5, seed=0)
     assert all(parameter.isfinite().all() for parameter in vae.parameters())
 

@@ -209,7 +209,9 @@ def dry_run(program: Program, args: tuple, kwargs: Mapping[str, Any]) -> DryRun:
     return DryRun(model_trace, guide_trace, nesting, announced)
 
 
-def announced_like(program: Program, call: Callable[[], tuple[Program, tuple, Mapping[str, Any]]]) -> Tensor | None:
+def announced_like(
+    program: Program, call: Callable[[], tuple[Program, tuple, Mapping[str, Any]]], device: Any = None
+) -> Tensor | None:
     """A tensor of the dtype and device that a program's data need; None where the data will do as they are.
 
     A program without known owners is run on the data as they are; if it fails, the first floating-point tensor that it
@@ -218,17 +220,21 @@ def announced_like(program: Program, call: Callable[[], tuple[Program, tuple, Ma
     Args:
         program: the program.
         call: gives the program and the arguments of both functions for a few rows.
+        device: where the modules are moved first; a run finds those that no owner holds.
     """
     owned = Announced()
     for owner in program.owners:
         owned.add(type(owner).__name__, owner)
-    if owned.like is not None:
+    if owned.like is not None and device is None:
         return owned.like
-    bound, args, kwargs = call()
+    ran, (bound, args, kwargs) = False, call()
     with torch.no_grad(), torch.random.fork_rng(), poutine.block(), listening(bound) as announced:
         try:
             bound.guide(*args, **kwargs)
             bound.model(*args, **kwargs)
+            ran = True
         except (RuntimeError, ValueError, TypeError):
-            return announced.like
-    return None
+            pass
+    for module in announced.modules.values() if device is not None else ():
+        module.to(device)
+    return announced.like if owned.like is not None or not ran else None

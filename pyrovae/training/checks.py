@@ -21,7 +21,7 @@ from pyrovae.data import Batch, Batches, Data
 from pyrovae.data.rows import leaves
 from pyrovae.distributions.precise import check_exact
 from pyrovae.errors import refusal
-from pyrovae.missing import interior_point, rows_text
+from pyrovae.missing import interior_point, numbered_rows, rows_text
 from pyrovae.networks import check_covariates, least_rows
 from pyrovae.programs import DATA, DryRun, Program, dry_run, eval_mode
 from pyrovae.programs.dry_run import listening
@@ -50,15 +50,9 @@ def checked_loss(
     if rows.data is not None:  # before an unknown code reaches a network
         _check_covariates(program.owners, rows.data)
     batch = rows.first()
-    size = rows.num_rows if program.sized else len(batch.index)
-    bound = program.on(batch.x, batch.covariates, size, batch.index)
-    try:
-        with listening(program):  # in eval mode, so that buffers stay as they are
-            check_data(*bound)
-    except ValueError:
-        if own is not None:  # to name the rows by their numbers in the data
-            _check_rows(program, own, None, "")
-        raise
+    bound = program.on(batch.x, batch.covariates, rows.num_rows, batch.index)
+    with listening(program), rows.numbered(batch):  # in eval mode, so that buffers stay as they are
+        check_data(*bound)
     with pyro.validation_enabled(False):  # the steps skip, count and explain what is not finite
         found = dry_run(*bound)
     _check_program(found, len(batch.index))
@@ -277,26 +271,26 @@ def _check_covariates(modules: Iterable[nn.Module], data: Data) -> None:
 
 def _check_rows(program: Program, loader: Batches, support: Any, name: str) -> None:
     """Compare all rows with their support, a block at a time; where it is not known, the model does it."""
-    data, first = loader.data, 0
-    numbers = sum(math.prod(leaf.shape[1:]) for leaf, _ in leaves(data.x))
-    with listening(program):
-        for rows in Batches(data, max(1024, 2**22 // numbers), False, None, False, loader.place).along(None):
-            where, wrong = f"{name}rows from {first} on: " if first else name, None
+    data = loader.data
+    size = max(1024, 2**22 // sum(math.prod(leaf.shape[1:]) for leaf, _ in leaves(data.x)))
+    for rows in Batches(data, size, False, None, False, loader.place).along(None):
+        with listening(program), numbered_rows(rows.index, len(data)):
+            wrong = None
             if support is not None:
                 filled = rows.x
                 if not data.complete:
                     filled = torch.where(filled.isnan(), interior_point(support, filled), filled)
-                wrong = ~support.check(filled)
                 if support.is_discrete:
-                    check_exact(filled, f"{where}x")
-            if wrong is None or wrong.any():
-                try:
-                    check_data(*program.on(rows.x, rows.covariates, len(data) if program.sized else None, rows.index))
-                except ValueError as error:
-                    raise ValueError(f"{where}{error}") from error
-                if wrong is not None:
-                    raise ValueError(f"{where}values outside the support {support} in {rows_text(wrong)}")
-            first += len(rows.index)
+                    check_exact(filled, f"{name}x")
+                wrong = ~support.check(filled)
+                if not wrong.any():
+                    continue
+            try:
+                check_data(*program.on(rows.x, rows.covariates, len(data), rows.index))
+            except ValueError as error:
+                raise ValueError(f"{name}{error}") from error
+            if wrong is not None:
+                raise ValueError(f"{name}values outside the support {support} in {rows_text(wrong)}")
 
 
 def _fixed_support(found: DryRun, batch: Batch) -> Any:

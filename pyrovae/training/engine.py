@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from pyrovae.data import Batch
+from pyrovae.errors import check_integer
 from pyrovae.missing import complete_data
 from pyrovae.programs import announcements_off
 from pyrovae.training.explain import is_about_numbers
@@ -91,7 +92,8 @@ class Eager:
     """
 
     def __init__(self, loss: Loss, max_skipped: int, *, complete: bool = False, rank: int = 0) -> None:
-        self.loss, self.max_skipped, self.complete, self.rank = loss, max_skipped, complete, rank
+        self.loss, self.complete, self.rank = loss, complete, rank
+        self.max_skipped = check_integer("max_skipped", max_skipped, least=0)
         self.buffers = Buffers(loss.announced.modules.values())
 
     @property

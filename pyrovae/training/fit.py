@@ -137,7 +137,13 @@ def fit(
     >>> len(history), history.ended
     (3, 'finished')
     """
-    _check_arguments(epochs, steps, patience, keep_best, validation, max_skipped, callbacks, resume, checkpoint)
+    if epochs is not None and steps is not None:
+        raise refusal("give epochs or steps, not both", "steps")
+    if resume and checkpoint is None:
+        raise refusal("resume needs checkpoint, the folder that holds the checkpoints", "resume")
+    epochs = check_integer("epochs", 50 if epochs is None else epochs)
+    steps = steps if steps is None else check_integer("steps", steps)
+    best, asked = Best(patience, keep_best, validation is not None), Asked(callbacks)
     program = Program.of(program)
     numbers = _numbers(beta, learning_rate, objective)
     factory = _factory(optimizer, weight_decay, learning_rate, scheduler)
@@ -148,10 +154,8 @@ def fit(
         loss = checked_loss(program, objective, rows, held_out, _start(numbers, rows.steps))
         stack.enter_context(eval_mode(loss.parts))  # every part's own mode is restored
         check_least(loss.train(), rows)
-        evaluation = Evaluation(loss, rows, held_out, 0 if seed is None else seed)
         trained = TorchOptimizer(factory, loss.announced.trained.values(), clip_norm=clip_norm, scheduler=scheduler)
-        total = steps if steps is not None else (50 if epochs is None else epochs) * rows.steps
-        best = Best(patience, patience is not None if keep_best is None else keep_best, evaluation)
+        total = epochs * rows.steps if steps is None else steps
         bar = stack.enter_context(Bar(total, progress))
         loop = Loop(
             state=State(loss.announced.tensors, trained, noise, loss.like.new_zeros((), dtype=torch.float32)),
@@ -160,7 +164,8 @@ def fit(
             numbers=numbers,
             total=total,
             history=History(variant=None if rows.data is None else rows.data.variant),
-            callbacks=[Epochs(evaluation), best, bar, Asked(callbacks)],
+            evaluation=Evaluation(loss, rows, held_out, 0 if seed is None else seed),
+            callbacks=[Epochs(), best, bar, asked],
         )
         if checkpoint is not None:
             store = CheckpointStore(checkpoint, every_steps=checkpoint_steps, every_minutes=checkpoint_minutes)
@@ -180,36 +185,6 @@ def _engine(level: str | bool, loss: Loss, max_skipped: int, rows: Rows, asked: 
     if check_word("compile", level or None, [None, "trace"]) is None:
         return Eager(loss, max_skipped, complete=rows.complete)
     return Traced(loss, max_skipped, complete=rows.complete, audited=audited)
-
-
-def _check_arguments(
-    epochs: int | None,
-    steps: int | None,
-    patience: int | None,
-    keep_best: bool | None,
-    validation: Any,
-    max_skipped: int,
-    callbacks: Any,
-    resume: bool,
-    checkpoint: Any,
-) -> None:
-    """Refuse arguments that are out of range or contradict each other."""
-    if epochs is not None and steps is not None:
-        raise refusal("give epochs or steps, not both", "steps")
-    for name, value in (("epochs", epochs), ("steps", steps), ("patience", patience)):
-        if value is not None:
-            check_integer(name, value)
-    check_integer("max_skipped", max_skipped, least=0)
-    if validation is None and (patience is not None or keep_best):
-        name = "keep_best" if patience is None else "patience"
-        message = f"{name} needs validation, data or the fraction of the training rows to hold out"
-        raise refusal(message, name)
-    uncallable = [callback for callback in callbacks if not callable(callback)]
-    if uncallable:
-        message = f"callbacks must be functions of the history, got {uncallable[0]!r}"
-        raise refusal(message, "callbacks", TypeError)
-    if resume and checkpoint is None:
-        raise refusal("resume needs checkpoint, the folder that holds the checkpoints", "resume")
 
 
 def _numbers(beta: Number | Mapping[str, Number], learning_rate: Number | None, objective: Any) -> dict[str, Number]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -96,11 +94,7 @@ class History:
 
     def to_text(self) -> str:
         """The table as CSV text."""
-        text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows)
-        return text.getvalue()
+        return self.to_frame().to_csv(index=False, lineterminator="\n")
 
     def to_csv(self, path: str | Path) -> None:
         """Write the table to a CSV file."""

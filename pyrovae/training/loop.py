@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.data import Batch
+from pyrovae.errors import check_integer, refusal
 from pyrovae.files import StopRequest
 from pyrovae.missing import rows_text
 from pyrovae.programs import eval_mode
@@ -71,6 +72,7 @@ class Loop:
         numbers: learning rate, betas and capacity by name: numbers or schedules.
         total: steps in all.
         history: the table of training.
+        evaluation: gives the columns of the ELBO's terms.
         callbacks: called in this order after each chunk.
     """
 
@@ -80,6 +82,7 @@ class Loop:
     numbers: Mapping[str, Number]
     total: int
     history: History
+    evaluation: Evaluation
     callbacks: Sequence[Callback]
     outcomes: Outcomes | None = None
     seconds: float = 0.0
@@ -134,12 +137,13 @@ class Loop:
         bad, state = int(self.state.bad), self.state
         if self.engine.loss.checked and not taken.all():
             step = state.step - len(taken) + int((~taken).nonzero()[0])
-            program, args, kwargs, _ = self.engine.loss.arguments(self.replayed(step))
+            batch = self.replayed(step)
             try:
-                with eval_mode(self.engine.loss.parts):
-                    check_data(program, args, kwargs)
+                with eval_mode(self.engine.loss.parts), self.rows.numbered(batch):
+                    check_data(*self.engine.loss.arguments(batch)[:3])
             except ValueError as error:
-                raise ValueError(f"step {step}, rows counted within its batch: {error}") from error
+                counted = ", rows counted within its batch" if self.rows.data is None else ""
+                raise ValueError(f"step {step}{counted}: {error}") from error
         if bad <= self.engine.max_skipped and not (bad and state.step == self.total):
             return
         self.engine.buffers.keep()
@@ -201,14 +205,7 @@ class Bar(Callback):
 
 
 class Epochs(Callback):
-    """Adds the outcomes up, and writes the history's row at the end of each epoch.
-
-    Args:
-        evaluation: gives the columns of the ELBO's terms.
-    """
-
-    def __init__(self, evaluation: Evaluation) -> None:
-        self.evaluation = evaluation
+    """Adds the outcomes up, and writes the history's row at the end of each epoch."""
 
     def after_chunk(self, loop: Loop) -> str | None:
         """Add the chunk's outcomes to the sums of the epoch under way."""
@@ -231,7 +228,7 @@ class Epochs(Callback):
                 "step": loop.state.step,
                 "loss": sums["loss"] / sums["rows"] if sums["taken"] else None,
                 "beta": loop.number(next(name for name in loop.numbers if name.startswith("beta"))),
-                **self.evaluation(),
+                **loop.evaluation(),
                 "learning_rate": group["lr"],
                 "gradient_norm": sums["norm"] / sums["taken"] if sums["taken"] else None,
                 "skipped": sums["skipped"],
@@ -261,12 +258,17 @@ class Best(Callback):
 
     Args:
         patience: epochs without a better ELBO after which training ends, or None.
-        keep: end with the best weights.
-        evaluation: knows the rows without a finite ELBO.
+        keep: end with the best weights; by default where there is a ``patience``.
+        validated: whether there are validation rows.
     """
 
-    def __init__(self, patience: int | None, keep: bool, evaluation: Evaluation) -> None:
-        self.patience, self.keep, self.evaluation = patience, keep, evaluation
+    def __init__(self, patience: int | None, keep: bool | None, validated: bool) -> None:
+        name = "keep_best" if patience is None else "patience"
+        if (keep or patience is not None) and not validated:
+            message = f"{name} needs validation, data or the fraction of the training rows to hold out"
+            raise refusal(message, name)
+        self.patience = patience if patience is None else check_integer("patience", patience)
+        self.keep = patience is not None if keep is None else keep
         self.warned = False
         self.weights: dict[str, Tensor] | None = None
 
@@ -289,7 +291,7 @@ class Best(Callback):
         if not self.warned:
             self.warned = True
             warnings.warn(
-                f"the validation ELBO of epoch {len(loop.history)} is not finite, in {rows_text(self.evaluation.bad)}, and such "
+                f"the validation ELBO of epoch {len(loop.history)} is not finite, in {rows_text(loop.evaluation.bad)}, and such "
                 "an epoch is never the best: a value at the edge of a density's support (an exact 0 under Beta or Gamma) has "
                 "an infinite log density; move it inside, or mark it as missing (NaN)",
                 UserWarning,
@@ -309,6 +311,10 @@ class Asked(Callback):
     """The user's callbacks, called with the history after each epoch; a true answer ends training."""
 
     def __init__(self, callbacks: Sequence[Callable[[History], Any]]) -> None:
+        uncallable = [callback for callback in callbacks if not callable(callback)]
+        if uncallable:
+            message = f"callbacks must be functions of the history, got {uncallable[0]!r}"
+            raise refusal(message, "callbacks", TypeError)
         self.callbacks = tuple(callbacks)
 
     def after_chunk(self, loop: Loop) -> str | None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
 import torch
-from pyro import poutine
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, Dataset
@@ -18,8 +18,8 @@ from pyrovae.data import Batch, Batches, Binarize, Data, LoaderBatches, as_data,
 from pyrovae.data.batching import Place
 from pyrovae.data.rows import leaves
 from pyrovae.errors import refusal
-from pyrovae.programs import Program
-from pyrovae.programs.dry_run import listening
+from pyrovae.missing import numbered_rows
+from pyrovae.programs import Program, announced_like
 
 Transform = Callable[[Tensor, "torch.Generator | None"], Tensor]
 
@@ -81,6 +81,10 @@ class Rows(ABC):
             generator.set_state(states[name])
         self.epoch = None
         return batch
+
+    def numbered(self, batch: Batch) -> AbstractContextManager[None]:
+        """Let messages name the batch's rows by their numbers in the data set, where these are known."""
+        return nullcontext() if self.data is None else numbered_rows(batch.index, self.num_rows)
 
     @property
     def generators(self) -> dict[str, torch.Generator]:
@@ -203,11 +207,7 @@ def divide(
 def placed_rows(
     program: Program, data: Any, covariates: Any, batch_size: int, drop_last: bool, device: Any, seed: int
 ) -> tuple[Rows, Place]:
-    """The rows in the program's dtype and on its device, and these two; the program is moved to ``device`` first.
-
-    What the program consists of is found by a run on the first rows as they are. Where it fails, the dtype of the first
-    parameter that was announced by then is that of the rows; a program without a module that runs takes them as they are.
-    """
+    """The rows in the program's dtype and on its device, and these two; the program is moved to ``device`` first."""
 
     def rows_in(place: Place) -> Rows:
         if not isinstance(data, (DataLoader, Dataset)):
@@ -216,28 +216,22 @@ def placed_rows(
         names = () if covariates is None else tuple(covariates)
         return Loader(loader_batches(data, size, True, None, drop_last, *place, covariates=names), seed)
 
+    def call() -> Any:
+        first = rows.first()
+        return program.on(first.x, first.covariates, rows.num_rows, first.index)
+
     rows = rows_in(Place())
-    first, ran = rows.first(), False
-    owned = any(tensor.is_floating_point() for owner in program.owners for tensor in owner.state_dict().values())
-    with torch.no_grad(), torch.random.fork_rng(), poutine.block(), listening(program) as announced:
-        try:
-            size = rows.num_rows if program.sized else None
-            bound, args, kwargs = program.on(first.x, first.covariates, size, first.index)
-            bound.guide(*args, **kwargs)
-            bound.model(*args, **kwargs)
-            ran = True
-        except (RuntimeError, ValueError, TypeError):
-            pass
-    if device is not None:
-        _check_device(device)
-        for module in announced.modules.values():
-            module.to(device)
-    like = announced.like if owned or not ran else None
+    like = announced_like(program, call, None if device is None else known_device(device))
     place = Place(device) if like is None else Place(like.device, like.dtype)
     return rows if place == Place() else rows_in(place), place
 
 
-def _check_device(device: Any) -> None:
+def known_device(device: Any) -> torch.device:
+    """A device by name, if torch sees it.
+
+    Raises:
+        ValueError: torch does not know the name, or sees no such device.
+    """
     try:
         wanted = torch.device(device)
     except RuntimeError as error:
@@ -248,3 +242,4 @@ def _check_device(device: Any) -> None:
         seen = f"{count} of them" if count else "no GPU"
         message = f"device {str(device)!r} was asked for, and torch sees {seen}: leave device out, or write 'cpu'"
         raise refusal(message, "device")
+    return wanted
