@@ -50,14 +50,11 @@ from .distributions import TableSchema as TableSchema
 from .evaluation import AIS as AIS
 from .evaluation import Importance as Importance
 from .evaluation import Refined as Refined
-from .evaluation import bound as bound
 from .evaluation import elbo as elbo
 from .evaluation import impute as impute
 from .evaluation import inference_gaps as inference_gaps
-from .evaluation import kl as kl
 from .evaluation import log_marginal as log_marginal
 from .evaluation import log_weights as log_weights
-from .evaluation import reconstruction as reconstruction
 from .evaluation import refine as refine
 from .graphs import VAE as VAE
 from .graphs import AmortizedGuide as AmortizedGuide

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
+
+import pyrovae as pvae
 
 
 class PPCA(nn.Module):
@@ -209,3 +212,9 @@ def plate(x, rows, size=None):
 
 def log_beta(a, b) -> Tensor:
     return torch.lgamma(a) + torch.lgamma(b) - torch.lgamma(a + b)
+
+
+def bound(*args, **options):
+    """The ELBO's Dataset as tensors, to be compared with those of the oracles."""
+    found = pvae.elbo(*args, **options)
+    return SimpleNamespace(**{name: torch.from_numpy(found[name].values) for name in found.data_vars})

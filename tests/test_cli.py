@@ -512,7 +512,8 @@ def test_columns_of_a_table_are_matched_by_name(tmp_path):
 
 @pytest.mark.filterwarnings("default")
 def test_a_damaged_file_of_progress_is_begun_anew(run):
-    (run[0] / ".evaluate-importance.npz").write_bytes(b"PK\x03\x04" + b"x" * 99)
+    (run[0] / ".evaluate-importance").mkdir()
+    (run[0] / ".evaluate-importance" / "00000000.safetensors").write_bytes(b"PK\x03\x04" + b"x" * 99)
     done = invoke("evaluate", run[0], "--num-samples", 5, "--rows", 5)
     assert done.exit_code == 0, done.output
-    assert "is damaged: the work begins anew" in " ".join(done.output.split())
+    assert "is damaged: the work on its rows begins anew" in " ".join(done.output.split())

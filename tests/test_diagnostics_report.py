@@ -75,7 +75,7 @@ def test_results_of_training_and_evaluation_draw_themselves():
     vae, x = counts_vae(), counts(20)
     history = pvae.fit(vae, x, epochs=2, seed=0, progress=False)
     x[0, 0] = torch.nan
-    drawn = [*history.plot(), pvae.bound(vae, x, num_samples=2, seed=0).plot()]
+    drawn = [*history.plot()]
     drawn.append(pvae.impute(vae, x, num_samples=2, num_proposals=50, seed=0).plot())
     assert all(axes.has_data() for axes in drawn)
 

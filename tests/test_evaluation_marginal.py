@@ -8,7 +8,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from oracles import PPCA, BetaBernoulli, EnumeratedMixture, GammaPoisson
+from oracles import PPCA, BetaBernoulli, EnumeratedMixture, GammaPoisson, bound
 from pyro.infer.autoguide import AutoNormal
 
 from pyrovae.evaluation import (
@@ -17,7 +17,6 @@ from pyrovae.evaluation import (
     Mixture,
     Refined,
     bdmc,
-    bound,
     impute,
     inference_gaps,
     log_marginal,

@@ -362,7 +362,7 @@ def test_another_graph_is_a_short_class_that_everything_serves():
     torch.testing.assert_close(latents["z1"], graph.eval().first(x, covariates={"mask": x == x}).mean)
     torch.testing.assert_close(graph.decode(latents), graph.likelihood(latents["z1"]).mean)
     assert graph.sample(4).shape == (4, 5)
-    assert pvae.elbo(graph, x, num_samples=3).shape == (20,)
+    assert pvae.elbo(graph, x, num_samples=3).sizes["data"] == 20
 
 
 @pytest.mark.parametrize(

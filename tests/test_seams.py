@@ -13,6 +13,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from behavior_programs import CORRELATED, Ragged, gaussian, many_rows
+from oracles import bound
 from pyro import poutine
 from pyro.infer import MCMC, NUTS, SVI, Predictive, Trace_ELBO
 from pyro.infer.autoguide import AutoNormal
@@ -256,7 +257,7 @@ def test_a_guide_with_parameters_for_each_row_trains_in_batches_by_index(pairs):
     evidence = dist.Normal(0.0, math.sqrt(2.0)).log_prob(x)
     for at_once in (4096, 50):  # all rows, and a few at a time
         pairs(at_once)
-        found = pvae.elbo(program, x, num_samples=100, seed=0)
+        found = bound(program, x, num_samples=100, seed=0).elbo
         torch.testing.assert_close(found.float(), evidence, rtol=0, atol=0.1)
 
 
@@ -486,7 +487,7 @@ def test_an_autoguide_takes_covariates(conditional):
     guide = AutoNormal(vae.model, init_scale=0.7)
     rate = pvae.schedules.one_cycle(0.1, epochs=600)
     pvae.fit((vae.model, guide), x, covariates, epochs=600, batch_size=5, learning_rate=rate, seed=0)
-    found = pvae.elbo((vae.model, guide), x, covariates, num_samples=200, seed=0)
+    found = bound((vae.model, guide), x, covariates, num_samples=200, seed=0).elbo
     torch.testing.assert_close(found.sum().float(), evidence.sum(), rtol=0, atol=0.1)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,7 +35,7 @@ def evaluate(
 
     found, estimator, reason = pvae.files.Run.read(run), estimator_of(method, steps), why_not_writable(run)
     test = data_of(found).test[:rows]
-    unfinished = None if reason else run / f".evaluate-{method}.npz"
+    unfinished = None if reason else run / f".evaluate-{method}"
     result = pvae.log_marginal(
         pvae.load(run),
         test,
@@ -58,7 +59,7 @@ def evaluate(
     else:
         say(quiet, f"per row  {write_evaluated(found, result, method)}\n`pyrovae report {run}` puts them on a page")
     if unfinished is not None:
-        unfinished.unlink(missing_ok=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _more_rows(run: pvae.files.Run, method: str, num_rows: int) -> int | None:

@@ -2,7 +2,7 @@
 
 from pyrovae.evaluation import psis
 from pyrovae.evaluation.bdmc import Sandwich, bdmc
-from pyrovae.evaluation.elbo import Bound, bound, elbo, kl, reconstruction
+from pyrovae.evaluation.elbo import elbo
 from pyrovae.evaluation.estimators import AIS, Estimator, Importance, Mixture, Refined
 from pyrovae.evaluation.gaps import inference_gaps
 from pyrovae.evaluation.impute import Imputation, impute
@@ -12,7 +12,6 @@ from pyrovae.evaluation.refine import RefinedGuide, refine
 
 __all__ = [
     "AIS",
-    "Bound",
     "Estimator",
     "Importance",
     "Imputation",
@@ -21,15 +20,12 @@ __all__ = [
     "RefinedGuide",
     "Sandwich",
     "bdmc",
-    "bound",
     "elbo",
     "impute",
     "inference_gaps",
     "joint_log_weights",
-    "kl",
     "log_marginal",
     "log_weights",
     "psis",
-    "reconstruction",
     "refine",
 ]

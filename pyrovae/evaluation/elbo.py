@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pyro.distributions.util import scale_and_mask
@@ -17,31 +16,11 @@ from pyrovae.programs.rows import MAX_BYTES, Block, RowWork, Tile
 from pyrovae.programs.sites import expanded, frame_of, sites_of
 from pyrovae.programs.terms import Axes
 
-
-@dataclass(frozen=True)
-class Bound:
-    """The ELBO of each datum, split; every field of shape (data,), float64, in nats; ``elbo = reconstruction - kl``."""
-
-    elbo: Tensor
-    kl: Tensor
-    reconstruction: Tensor
-    elbo_error: Tensor
-    """The Monte-Carlo standard error; NaN from a single draw."""
-    kl_error: Tensor
-    reconstruction_error: Tensor
-
-    def plot(self, ax: Any = None) -> Any:
-        """Draw the mean rate against the mean distortion; returns the axes.
-
-        Args:
-            ax: where to draw; by default a new figure.
-        """
-        from pyrovae.plots import plot_rate_distortion
-
-        return plot_rate_distortion([float(self.kl.mean())], [-float(self.reconstruction.mean())], ax=ax)
+if TYPE_CHECKING:
+    import xarray as xr
 
 
-def bound(
+def elbo(
     program: Any,
     data: Any,
     covariates: Mapping[str, Any] | None = None,
@@ -52,8 +31,8 @@ def bound(
     vectorize: bool = True,
     seed: int | None = None,
     progress: bool | None = None,
-) -> Bound:
-    r"""The ELBO of each datum with its parts and their errors, all from the same draws.
+) -> xr.Dataset:
+    r"""The ELBO of each datum with its two parts and their errors, all from the same draws.
 
     .. math:: \mathrm{ELBO}_i = \mathbb{E}_q[\log p(x_i \mid z)] - \mathrm{KL}(q(z \mid x_i)\,\|\,p(z))
 
@@ -69,6 +48,10 @@ def bound(
         seed: makes the draws reproducible.
         progress: True shows a bar, False none; by default there is one on a terminal.
 
+    Returns:
+        A Dataset over ``data`` with ``elbo, kl, reconstruction`` in nats, float64, each with its Monte-Carlo standard error
+        ``..._error`` (NaN from a single draw). ``elbo = reconstruction - kl`` to the last digit.
+
     Raises:
         NotImplementedError: ``exact_kl``, and a site has no closed form.
 
@@ -78,135 +61,31 @@ def bound(
     ...     pvae.Factorized(dist.Poisson, pvae.MLP(1, ()), 3),
     ...     pvae.Factorized(dist.Normal, pvae.MLP(3, ()), 1),
     ... )
-    >>> found = pvae.bound(vae, torch.ones(4, 3), num_samples=5, seed=0)
-    >>> torch.equal(found.elbo, found.reconstruction - found.kl), found.elbo.shape
-    (True, torch.Size([4]))
+    >>> found = pvae.elbo(vae, torch.ones(4, 3), num_samples=5, seed=0)
+    >>> bool((found.elbo == found.reconstruction - found.kl).all()), found.sizes["data"]
+    (True, 4)
     """
-    plan: dict[str, Any] = {"vectorize": vectorize, "seed": seed, "max_bytes": max_bytes, "progress": progress}
-    work = RowWork(program, data, covariates, num_samples=num_samples, **plan)
+    import xarray as xr
+
+    plan: dict[str, Any] = {"num_samples": num_samples, "vectorize": vectorize, "seed": seed}
+    work = RowWork(program, data, covariates, max_bytes=max_bytes, progress=progress, **plan)
 
     def task(block: Block) -> dict[str, Tensor]:
-        pieces = [_terms(tile, exact_kl) for tile in block.tiles()]
-        return _summary(*(torch.cat(values) for values in zip(*pieces, strict=True)))
+        pieces = zip(*(_terms(tile, exact_kl) for tile in block.tiles()), strict=True)
+        reconstruction, kl = (torch.cat(values) for values in pieces)
+        draws = {"elbo": reconstruction - kl, "kl": kl, "reconstruction": reconstruction}
+        means = {name: value.mean(0) for name, value in draws.items()}
+        means["elbo"] = means["reconstruction"] - means["kl"]
+        errors = {f"{name}_error": value.std(0) / num_samples**0.5 for name, value in draws.items()}
+        return (
+            means | errors
+            if num_samples > 1
+            else means | dict.fromkeys(errors, torch.full_like(means["kl"], torch.nan))
+        )
 
-    return Bound(**work.run(task, "elbo"))
-
-
-def elbo(
-    program: Any,
-    data: Any,
-    covariates: Mapping[str, Any] | None = None,
-    *,
-    num_samples: int = 100,
-    exact_kl: bool = False,
-    max_bytes: int = MAX_BYTES,
-    vectorize: bool = True,
-    seed: int | None = None,
-) -> Tensor:
-    """The ELBO of each datum: the mean over draws of :func:`pyrovae.evaluation.log_weights`.
-
-    Args:
-        program: as there.
-        data: the data, N rows.
-        covariates: for each name, a tensor of N rows.
-        num_samples: draws per datum.
-        exact_kl: the divergence in closed form, see :func:`bound`, which also returns the errors.
-        max_bytes: refuse what needs more memory.
-        vectorize: False runs the program once for each draw.
-        seed: makes the draws reproducible.
-
-    Returns:
-        Nats, of shape ``(data,)``, float64.
-
-    >>> import torch, pyrovae as pvae, pyro.distributions as dist
-    >>> vae = pvae.VAE(
-    ...     pvae.standard_normal(1),
-    ...     pvae.Factorized(dist.Poisson, pvae.MLP(1, ()), 3),
-    ...     pvae.Factorized(dist.Normal, pvae.MLP(3, ()), 1),
-    ... )
-    >>> pvae.elbo(vae, torch.ones(4, 3), num_samples=5).shape
-    torch.Size([4])
-    """
-    options: dict[str, Any] = {"exact_kl": exact_kl, "max_bytes": max_bytes, "vectorize": vectorize, "seed": seed}
-    return bound(program, data, covariates, num_samples=num_samples, **options).elbo
-
-
-def kl(
-    program: Any,
-    data: Any,
-    covariates: Mapping[str, Any] | None = None,
-    *,
-    num_samples: int = 100,
-    exact_kl: bool = False,
-    max_bytes: int = MAX_BYTES,
-    vectorize: bool = True,
-    seed: int | None = None,
-) -> Tensor:
-    """The divergence of the guide from the prior, per datum; with the same seed ``reconstruction - kl`` is the ELBO.
-
-    Args:
-        program: as in :func:`elbo`.
-        data: the data, N rows.
-        covariates: for each name, a tensor of N rows.
-        num_samples: draws per datum.
-        exact_kl: the divergence in closed form, see :func:`bound`, which also returns the errors.
-        max_bytes: refuse what needs more memory.
-        vectorize: False runs the program once for each draw.
-        seed: makes the draws reproducible.
-
-    Returns:
-        Nats, of shape ``(data,)``, float64.
-
-    >>> import torch, pyrovae as pvae, pyro.distributions as dist
-    >>> vae = pvae.VAE(
-    ...     pvae.standard_normal(1),
-    ...     pvae.Factorized(dist.Poisson, pvae.MLP(1, ()), 3),
-    ...     pvae.Factorized(dist.Normal, pvae.MLP(3, ()), 1),
-    ... )
-    >>> pvae.kl(vae, torch.ones(4, 3), num_samples=5).shape
-    torch.Size([4])
-    """
-    options: dict[str, Any] = {"exact_kl": exact_kl, "max_bytes": max_bytes, "vectorize": vectorize, "seed": seed}
-    return bound(program, data, covariates, num_samples=num_samples, **options).kl
-
-
-def reconstruction(
-    program: Any,
-    data: Any,
-    covariates: Mapping[str, Any] | None = None,
-    *,
-    num_samples: int = 100,
-    exact_kl: bool = False,
-    max_bytes: int = MAX_BYTES,
-    vectorize: bool = True,
-    seed: int | None = None,
-) -> Tensor:
-    """The expected log-likelihood under the guide, per datum.
-
-    Args:
-        program: as in :func:`elbo`.
-        data: the data, N rows.
-        covariates: for each name, a tensor of N rows.
-        num_samples: draws per datum.
-        exact_kl: the divergence in closed form, see :func:`bound`, which also returns the errors.
-        max_bytes: refuse what needs more memory.
-        vectorize: False runs the program once for each draw.
-        seed: makes the draws reproducible.
-
-    Returns:
-        Nats, of shape ``(data,)``, float64.
-
-    >>> import torch, pyrovae as pvae, pyro.distributions as dist
-    >>> vae = pvae.VAE(
-    ...     pvae.standard_normal(1),
-    ...     pvae.Factorized(dist.Poisson, pvae.MLP(1, ()), 3),
-    ...     pvae.Factorized(dist.Normal, pvae.MLP(3, ()), 1),
-    ... )
-    >>> pvae.reconstruction(vae, torch.ones(4, 3), num_samples=5).shape
-    torch.Size([4])
-    """
-    options: dict[str, Any] = {"exact_kl": exact_kl, "max_bytes": max_bytes, "vectorize": vectorize, "seed": seed}
-    return bound(program, data, covariates, num_samples=num_samples, **options).reconstruction
+    found = work.run(task, "elbo")
+    variables = {name: ("data", value.numpy(), {"units": "nats"}) for name, value in found.items()}
+    return xr.Dataset(variables, {"data": range(len(work))}, {"num_samples": num_samples, "seed": str(work.seed)})
 
 
 def _terms(tile: Tile, exact_kl: bool) -> tuple[Tensor, Tensor]:
@@ -244,14 +123,3 @@ def _closed(name: str, guide: Any, model: Any) -> Tensor:
             f"the divergence of {type(guide).__name__} from {type(model).__name__} at site {name!r} has no closed form: "
             "leave out exact_kl=True"
         ) from None
-
-
-def _summary(log_likelihood: Tensor, divergence: Tensor) -> dict[str, Tensor]:
-    """The means over draws and their standard errors; NaN from a single draw."""
-    draws = {"elbo": log_likelihood - divergence, "kl": divergence, "reconstruction": log_likelihood}
-    found = {name: value.mean(0) for name, value in draws.items()}
-    found["elbo"] = found["reconstruction"] - found["kl"]
-    for name, value in draws.items():
-        alone = len(value) == 1
-        found[f"{name}_error"] = torch.full_like(found[name], torch.nan) if alone else value.std(0) / len(value) ** 0.5
-    return found

@@ -6,10 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from pyrovae.evaluation.elbo import Bound, bound
+from pyrovae.evaluation.elbo import elbo
 from pyrovae.evaluation.estimators import Estimator, Refined, as_estimator
 from pyrovae.evaluation.marginal import log_marginal
 from pyrovae.evaluation.refine import refine
@@ -79,26 +76,17 @@ def inference_gaps(
     options: dict[str, Any] = {"max_bytes": max_bytes, "progress": progress}
     seeds = [None if seed is None else seed + number for number in range(4)]
     guide = refine(program, data, covariates, family=family, num_steps=num_steps, seed=seeds[0], **options)
-    best = bound(guide, data, covariates, num_samples=BOUND_SAMPLES, seed=seeds[1], **options)
-    own = bound(program, data, covariates, num_samples=BOUND_SAMPLES, seed=seeds[2], **options)
-    evidence = log_marginal(
-        program, data, method=estimator, num_samples=num_samples, covariates=covariates, seed=seeds[3], **options
-    )
-    return _dataset(evidence, best, own)
-
-
-def _dataset(evidence: xr.Dataset, best: Bound, own: Bound) -> xr.Dataset:
-    import xarray as xr
-
-    marginal, error = (torch.from_numpy(evidence[name].values) for name in ("log_marginal", "mcse"))
-    columns: dict[str, tuple[Tensor, Tensor]] = {
-        "log_marginal": (marginal, error),
-        "elbo": (own.elbo, own.elbo_error),
-        "refined_elbo": (best.elbo, best.elbo_error),
-        "approximation": (marginal - best.elbo, torch.hypot(error, best.elbo_error)),
-        "amortization": (best.elbo - own.elbo, torch.hypot(best.elbo_error, own.elbo_error)),
-    }
-    variables = {name: ("data", value.numpy(), {"units": "nats"}) for name, (value, _) in columns.items()}
-    variables |= {f"{name}_error": ("data", value.numpy(), {"units": "nats"}) for name, (_, value) in columns.items()}
-    variables["pareto_k"] = ("data", evidence["pareto_k"].values, {})
-    return xr.Dataset(variables, {"data": evidence["data"].values}, evidence.attrs)
+    best = elbo(guide, data, covariates, num_samples=BOUND_SAMPLES, seed=seeds[1], **options)
+    own = elbo(program, data, covariates, num_samples=BOUND_SAMPLES, seed=seeds[2], **options)
+    options |= {"method": estimator, "num_samples": num_samples, "seed": seeds[3]}
+    evidence = log_marginal(program, data, covariates, **options)
+    found = evidence[["pareto_k"]].assign(log_marginal=evidence.log_marginal, elbo=own.elbo, refined_elbo=best.elbo)
+    found["approximation"] = found.log_marginal - found.refined_elbo
+    found["amortization"] = found.refined_elbo - found.elbo
+    found["log_marginal_error"], found["elbo_error"] = evidence.mcse, own.elbo_error
+    found["refined_elbo_error"] = best.elbo_error
+    found["approximation_error"] = (evidence.mcse**2 + best.elbo_error**2) ** 0.5
+    found["amortization_error"] = (best.elbo_error**2 + own.elbo_error**2) ** 0.5
+    for name in found.data_vars:
+        found[name].attrs = {} if name == "pareto_k" else {"units": "nats"}
+    return found

@@ -68,7 +68,7 @@ def log_marginal(
         vectorize: False runs the program once for each draw (importance only).
         seed: makes the draws reproducible.
         progress: True shows a bar, False none; by default there is one on a terminal.
-        resume: a file in which finished batches of rows are kept, so that the same call goes on where it was stopped;
+        resume: a folder in which finished blocks of rows are kept, so that the same call goes on where it was stopped;
             the draws are the same as without a stop. Needs a seed.
 
     Returns:
@@ -79,7 +79,7 @@ def log_marginal(
         shape above the limit for so many samples. The evidence of a relaxed discrete latent is the relaxed model's, and says so.
 
     Raises:
-        ValueError: an unknown method; ``resume`` without a seed, or with a file of another call.
+        ValueError: an unknown method; ``resume`` without a seed, or with a folder of another call.
 
     >>> import pyro, pyro.distributions as dist
     >>> def model(x):

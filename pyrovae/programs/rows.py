@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from pyrovae.data import Batch, as_data, batches
 from pyrovae.errors import check_integer, refusal
+from pyrovae.missing import numbered_rows
 from pyrovae.networks import check_covariates
 from pyrovae.programs.call import Call, checked
 from pyrovae.programs.dry_run import DryRun, announced_like, dry_run, listening
@@ -219,10 +220,8 @@ class RowWork:
     @property
     def index(self) -> Tensor:
         """The numbers of the rows of this shard, in the order of the results."""
-        rank, world = self.shard
-        return torch.cat(
-            [block for n, block in enumerate(torch.arange(len(self)).split(self.rows)) if n % world == rank]
-        )
+        (rank, world), numbers = self.shard, torch.arange(len(self))
+        return numbers[numbers // self.rows % world == rank]
 
     def run(
         self,
@@ -239,29 +238,30 @@ class RowWork:
             task: from a block to named tensors with its rows along ``dim``.
             label: the name on the progress bar.
             dim: the axis of the rows in the results.
-            resume: a file in which finished blocks are kept, so that the same call goes on where it was stopped.
+            resume: a folder in which finished blocks are kept, so that the same call goes on where it was stopped.
             settings: what the results depend on beside program, data, seed and number of draws.
 
         Returns:
             The results on the CPU, for the rows of :attr:`index`.
 
         Raises:
-            ValueError: the results need more than ``max_bytes``; the file holds those of another call.
+            ValueError: the results need more than ``max_bytes``; the folder holds those of another call.
         """
         kept = Results(resume, "" if resume is None else self.fingerprint(settings))
         rank, world = self.shard
         loader = batches(self.data, self.rows, shuffle=False, **self.place)
-        mine = range(rank, len(loader), world)
+        mine = range(rank, len(loader), world) or range(1)  # a rank without blocks learns the names of the results
         for done, number in enumerate(bar(mine, label, self.progress)):
             if number in kept:
                 continue
             batch = loader.batch(torch.arange(number * self.rows, min((number + 1) * self.rows, len(self))))
-            with self.evaluating(mixed(self.seed, number)):
+            with self.evaluating(mixed(self.seed, number)), numbered_rows(batch.index, len(self)):
                 found = task(Block(self, number, batch, self.call(batch)))
             kept[number] = {name: value.cpu() for name, value in found.items()}
             if not done:
                 self._check_results(sum(value.nbytes for value in found.values()) * len(mine))
-        return kept.joined(mine, dim)
+        joined = kept.joined(mine, dim)
+        return joined if rank < len(loader) else {name: value.narrow(dim, 0, 0) for name, value in joined.items()}
 
     def run_shared(self, task: Callable[[Tile], Columns], label: str = "") -> Columns:
         """Do a task for every tile, where all rows share each draw of the global latents.
@@ -274,20 +274,18 @@ class RowWork:
         at_once = self.draws if self.vectorize else 1
         parts: list[Columns] = []
         for number, start in enumerate(bar(range(0, self.num_samples, at_once), label, self.progress)):
-            samples = slice(start, min(start + at_once, self.num_samples))
-            drawn, pieces = None, []
+            samples, drawn, pieces = slice(start, min(start + at_once, self.num_samples)), Trace(), []
+            with self.evaluating(mixed(self.seed, 1 + number)), checked(not number):
+                guide_trace = Tile(self._few, samples, self.vectorize).traces()[1]
+            for name in self.dry_run.global_latents:
+                drawn.add_node(name, **guide_trace.nodes[name])
             for position, batch in enumerate(loader):
-                with self.evaluating(mixed(self.seed, position, 1 + number)), checked(not number):
+                seed = mixed(self.seed, position, 1 + number)
+                with self.evaluating(seed), checked(not number), numbered_rows(batch.index, len(self)):
                     call = self.call(batch)
-                    if drawn is not None:
-                        call = call.using(guide=poutine.replay(call.program.guide, drawn))
-                    tile = Tile(call, samples, self.vectorize, not number)
-                    if drawn is None:
-                        torch.manual_seed(mixed(self.seed, 0, 1 + number))
-                        drawn = _only(tile.traces()[1], self.dry_run.global_latents)
-                        call = call.using(guide=poutine.replay(call.program.guide, drawn))
-                        tile = replace(tile, call=call)
-                    pieces.append({name: value.cpu() for name, value in task(tile).items()})
+                    call = call.using(guide=poutine.replay(call.program.guide, drawn))
+                    found = task(Tile(call, samples, self.vectorize, not number))
+                pieces.append({name: value.cpu() for name, value in found.items()})
             parts.append({n: v if v.ndim == 1 else torch.cat([p[n] for p in pieces], 1) for n, v in pieces[0].items()})
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
@@ -357,10 +355,3 @@ def mixed(seed: int, *numbers: int) -> int:
     for number in numbers:
         seed = (seed * 6364136223846793005 + (number + 1) * 1442695040888963407) % 2**63
     return seed
-
-
-def _only(trace: Trace, names: list[str]) -> Trace:
-    kept = Trace()
-    for name in names:
-        kept.add_node(name, **trace.nodes[name])
-    return kept

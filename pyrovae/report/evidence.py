@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 from pyrovae.checks import Finding
 from pyrovae.checks.findings import CAUTION, GOOD
 from pyrovae.data import Data
-from pyrovae.evaluation import bound
+from pyrovae.evaluation import elbo
 from pyrovae.files import Run, read_json, save_file_atomic, write_json_atomic
 from pyrovae.files.config import STATE, digest
 from pyrovae.limits import share_bad_k, too_many_bad_k
@@ -69,8 +69,8 @@ class Mean:
 
 def bound_means(program: Any, rows: Data, seed: int) -> dict[str, Mean]:
     """The ELBO and its two parts on some rows, in nats per datum at beta 1."""
-    found = bound(program, rows, num_samples=TEST_DRAWS, seed=seed, progress=False)
-    return {name: Mean.of(getattr(found, name), TEST_DRAWS) for name in ("elbo", "kl", "reconstruction")}
+    found = elbo(program, rows, num_samples=TEST_DRAWS, seed=seed, progress=False)
+    return {name: Mean.of(found[name], TEST_DRAWS) for name in ("elbo", "kl", "reconstruction")}
 
 
 def remembered(results: Mapping[str, Any]) -> dict[str, Mean]:

@@ -19,7 +19,7 @@ vae = pvae.load({folder})
 """
 _HELD_OUT = """\
 data = pvae.data.load({name}, {variant}, seed={split_seed})
-test = pvae.bound(vae, data.test, num_samples=10, seed=0)
+test = pvae.elbo(vae, data.test, num_samples=10, seed=0)
 print("test ELBO in nats per datum:", float(test.elbo.mean()))
 """
 _FIT = """\
