@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 import pyrovae as pvae
+from pyrovae.programs import concatenate, log_terms, paired_traces
 
 
 def counts_vae(latent_dim=2, name="vae", **settings):
@@ -96,3 +97,9 @@ def ragged_guide_with(variance, weight=0.5):
 
 
 ragged_guide = ragged_guide_with(0.5)
+
+
+def particle_terms(program, args, kwargs=None, num_particles=1, vectorize=True, nesting=None):
+    """The log densities per datum of fresh draws, in one vectorized run or one run for each particle."""
+    runs = [num_particles] if vectorize else [None] * num_particles
+    return concatenate([log_terms(*paired_traces(program, args, kwargs, number, nesting)) for number in runs])

@@ -9,6 +9,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from oracles import PPCA, BetaBernoulli, EnumeratedMixture, GammaPoisson, bound
+from programs import particle_terms
 from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO
 from pyro.infer.autoguide import AutoDelta, AutoLaplaceApproximation, AutoMultivariateNormal, AutoNormal
@@ -23,7 +24,6 @@ from pyrovae.programs import (
     eval_mode,
     log_terms,
     paired_traces,
-    particle_terms,
     plate_nesting,
     register,
     site_log_prob,

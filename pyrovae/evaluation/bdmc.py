@@ -86,12 +86,8 @@ def bdmc(
 
     Reference: Grosse, Ghahramani & Adams 2015, arXiv:1511.02543.
 
-    >>> import torch, pyrovae as pvae, pyro.distributions as dist
-    >>> vae = pvae.VAE(
-    ...     pvae.standard_normal(1),
-    ...     pvae.Factorized(dist.Poisson, pvae.MLP(1, ()), 3),
-    ...     pvae.Factorized(dist.Normal, pvae.MLP(3, ()), 1),
-    ... )
+    >>> import torch, pyrovae as pvae
+    >>> vae = pvae.build_vae(3, likelihood="poisson", latent_dim=1)
     >>> sandwich = pvae.evaluation.bdmc(vae, 4, seed=0)
     >>> sandwich.lower.shape
     torch.Size([4])

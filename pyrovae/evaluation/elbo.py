@@ -55,12 +55,8 @@ def elbo(
     Raises:
         NotImplementedError: ``exact_kl``, and a site has no closed form.
 
-    >>> import torch, pyrovae as pvae, pyro.distributions as dist
-    >>> vae = pvae.VAE(
-    ...     pvae.standard_normal(1),
-    ...     pvae.Factorized(dist.Poisson, pvae.MLP(1, ()), 3),
-    ...     pvae.Factorized(dist.Normal, pvae.MLP(3, ()), 1),
-    ... )
+    >>> import torch, pyrovae as pvae
+    >>> vae = pvae.build_vae(3, likelihood="poisson", latent_dim=1)
     >>> found = pvae.elbo(vae, torch.ones(4, 3), num_samples=5, seed=0)
     >>> bool((found.elbo == found.reconstruction - found.kl).all()), found.sizes["data"]
     (True, 4)

@@ -27,6 +27,11 @@ class Estimator(ABC):
     num_samples: int
     """The default number of samples per datum."""
 
+    @property
+    def strata(self) -> int:
+        """The proposals that take turns, each for a fixed share of the samples."""
+        return 1
+
     @abstractmethod
     def log_weights(self, block: Block) -> Tensor:
         """Of shape (samples, rows), float64, for one block of rows."""
@@ -125,6 +130,11 @@ class Mixture(Estimator):
     learning_rate: float = 0.05
     name = "mixture"
     num_samples = 1000
+
+    @property
+    def strata(self) -> int:
+        """The components, which take turns."""
+        return self.components
 
     def per_row(self, num_samples: int) -> int:
         """The draws among which starts are chosen."""

@@ -61,12 +61,8 @@ def inference_gaps(
 
     Reference: Cremer, Li & Duvenaud 2018, arXiv:1801.03558.
 
-    >>> import torch, pyrovae as pvae, pyro.distributions as dist
-    >>> vae = pvae.VAE(
-    ...     pvae.standard_normal(1),
-    ...     pvae.Factorized(dist.Normal, pvae.MLP(1, ()), 3, scale=1.0),
-    ...     pvae.Factorized(dist.Normal, pvae.MLP(3, ()), 1),
-    ... )
+    >>> import torch, pyrovae as pvae
+    >>> vae = pvae.build_vae(3, likelihood="poisson", latent_dim=1)
     >>> gaps = pvae.inference_gaps(vae, torch.ones(4, 3), num_steps=200, seed=0)
     >>> gaps.sizes["data"]
     4

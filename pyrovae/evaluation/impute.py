@@ -72,12 +72,8 @@ def impute(
 
     Reference: Mattei & Frellsen 2019, arXiv:1812.02633.
 
-    >>> import torch, pyrovae as pvae, pyro.distributions as dist
-    >>> vae = pvae.VAE(
-    ...     pvae.standard_normal(1),
-    ...     pvae.Factorized(dist.Poisson, pvae.MLP(1, ()), 3),
-    ...     pvae.Factorized(dist.Normal, pvae.MLP(3, ()), 1),
-    ... )
+    >>> import torch, pyrovae as pvae
+    >>> vae = pvae.build_vae(3, likelihood="poisson", latent_dim=1)
     >>> x = torch.tensor([[1.0, float("nan"), 2.0]])
     >>> pvae.impute(vae, x, num_samples=20, seed=0).draws.shape
     torch.Size([20, 1, 3])

@@ -97,12 +97,8 @@ def joint_log_weights(
     Returns:
         Nats, of shape ``(samples,)``, float64.
 
-    >>> import torch, pyrovae as pvae, pyro.distributions as dist
-    >>> vae = pvae.VAE(
-    ...     pvae.standard_normal(1),
-    ...     pvae.Factorized(dist.Poisson, pvae.MLP(1, ()), 3),
-    ...     pvae.Factorized(dist.Normal, pvae.MLP(3, ()), 1),
-    ... )
+    >>> import torch, pyrovae as pvae
+    >>> vae = pvae.build_vae(3, likelihood="poisson", latent_dim=1)
     >>> pvae.evaluation.joint_log_weights(vae, torch.ones(4, 3), num_samples=5).shape
     torch.Size([5])
     """

@@ -103,7 +103,7 @@ def log_marginal(
     work = RowWork(program, data, covariates, num_samples=num_samples, **plan)
 
     def task(block: Block) -> dict[str, Tensor]:
-        columns = summary(estimator.log_weights(block))
+        columns = summary(estimator.log_weights(block), estimator.strata)
         if not isinstance(estimator, Importance):
             own = torch.cat([terms.log_weights for terms in block.terms(ELBO_SAMPLES, stream=1)])
             columns["elbo"] = own.mean(0)
@@ -133,18 +133,24 @@ def _observed(call: Call) -> dict[str, Tensor]:
     return {name: values * complete for name, values in found.items()}
 
 
-def summary(log_weights: Tensor) -> dict[str, Tensor]:
-    """The estimate, its error, the effective sample size, the Pareto shape and the mean of log weights.
+def summary(log_weights: Tensor, strata: int = 1) -> dict[str, Tensor]:
+    r"""The estimate, its error, the effective sample size, the Pareto shape and the mean of log weights.
+
+    .. math:: \mathrm{mcse}^2 = \frac{1}{S} \sum_g \frac{S_g}{S} \frac{\mathrm{var}_{s \in g}\, w_s}{\bar w^2}
 
     Args:
         log_weights: of shape (samples, data), float64.
+        strata: the groups g of samples in fixed numbers that take turns; only the variance within a group is an error.
     """
     samples = len(log_weights)
     total = log_weights.logsumexp(0)
     ess = (2 * total - (2 * log_weights).logsumexp(0)).exp()
+    relative = (log_weights - total + math.log(samples)).exp()
+    groups = [relative[first::strata] for first in range(min(strata, samples))]
+    variance = sum((len(w) * w.var(0, correction=0) for w in groups), torch.zeros_like(total)) / samples**2
     return {
         "log_marginal": total - math.log(samples),
-        "mcse": (1 / ess - 1 / samples).clamp_min(0.0).sqrt() if samples > 1 else torch.full_like(total, torch.nan),
+        "mcse": variance.sqrt() if samples > 1 else torch.full_like(total, torch.nan),
         "ess": ess,
         "pareto_k": pareto_k(log_weights),
         "elbo": log_weights.mean(0),

@@ -201,12 +201,8 @@ def refine(
 
     Reference: Cremer, Li & Duvenaud 2018, arXiv:1801.03558; the gradient is Roeder, Wu & Duvenaud 2017, arXiv:1703.09194.
 
-    >>> import torch, pyrovae as pvae, pyro.distributions as dist
-    >>> vae = pvae.VAE(
-    ...     pvae.standard_normal(1),
-    ...     pvae.Factorized(dist.Poisson, pvae.MLP(1, ()), 3),
-    ...     pvae.Factorized(dist.Normal, pvae.MLP(3, ()), 1),
-    ... )
+    >>> import torch, pyrovae as pvae
+    >>> vae = pvae.build_vae(3, likelihood="poisson", latent_dim=1)
     >>> guide = pvae.refine(vae, torch.ones(4, 3), num_steps=2, seed=0)
     >>> pvae.log_weights(guide, torch.ones(4, 3), num_samples=5).shape
     torch.Size([5, 4])
@@ -245,43 +241,27 @@ def fit_gaussian(
         learning_rate: of the first step.
         start: where to start; by default at the moments of the program's guide.
     """
-    gaussian = Gaussian.of_draws(_initial_draws(space)) if start is None else start
+    gaussian = start
+    if gaussian is None:
+        draws = space.guide_draws(INITIAL_DRAWS)
+        if not space.counted.all():  # where the program masks, the prior's
+            draws = torch.where(space.counted, draws, space.prior_draws(INITIAL_DRAWS))
+        gaussian = Gaussian.of_draws(draws)
     space.log_joint(gaussian.loc[None])  # checks the rows
     steps = -(-num_steps // STAGES)
-    with checked(False):
+    with torch.enable_grad(), poutine.block(), checked(False):
         for stage in range(STAGES):
-            gaussian = _stage(
-                space, gaussian, full, steps, num_particles, learning_rate / 2**stage, stage == STAGES - 1
-            )
+            parameters = _Parameters(gaussian, full)
+            used, rate = list(parameters.parameters()), learning_rate / 2**stage
+            optimizer = torch.optim.Adam(used, lr=rate, betas=(0.9, 0.99))
+            for number in range(steps):
+                if stage == STAGES - 1:
+                    optimizer.param_groups[0]["lr"] = rate * (1 - number / steps)
+                q = parameters.gaussian()
+                u = q.draw(num_particles)  # the path gradient vanishes at an exact guide
+                bound = (space.log_joint(u, masked=True) - q.detach().log_prob(u, space.counted)).mean(0).sum()
+                for parameter, gradient in zip(used, torch.autograd.grad(-bound, used), strict=True):
+                    parameter.grad = torch.nan_to_num(gradient)
+                optimizer.step()
+            gaussian = parameters.gaussian().detach()
     return gaussian
-
-
-def _initial_draws(space: LatentSpace) -> Tensor:
-    """The guide's draws; of what is masked, the prior's."""
-    draws = space.guide_draws(INITIAL_DRAWS)
-    return draws if space.counted.all() else torch.where(space.counted, draws, space.prior_draws(INITIAL_DRAWS))
-
-
-def _stage(
-    space: LatentSpace, start: Gaussian, full: bool, steps: int, num_particles: int, rate: float, is_last: bool
-) -> Gaussian:
-    """Steps relative to the Gaussians so far, which makes the coordinates of the next steps about independent."""
-    with torch.enable_grad(), poutine.block():
-        parameters = _Parameters(start, full)
-        optimizer = torch.optim.Adam(parameters.parameters(), lr=rate, betas=(0.9, 0.99))
-        for number in range(steps):
-            if is_last:
-                optimizer.param_groups[0]["lr"] = rate * (1 - number / steps)
-            _step(space, parameters, optimizer, num_particles)
-        return parameters.gaussian().detach()
-
-
-def _step(space: LatentSpace, parameters: _Parameters, optimizer: torch.optim.Optimizer, num_particles: int) -> None:
-    """The path gradient vanishes at an exact guide; only the Gaussians' parameters are differentiated."""
-    gaussian = parameters.gaussian()
-    u = gaussian.draw(num_particles)
-    bound = (space.log_joint(u, masked=True) - gaussian.detach().log_prob(u, space.counted)).mean(0).sum()
-    used = list(parameters.parameters())
-    for parameter, gradient in zip(used, torch.autograd.grad(-bound, used), strict=True):
-        parameter.grad = torch.nan_to_num(gradient)
-    optimizer.step()

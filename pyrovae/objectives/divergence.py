@@ -50,7 +50,7 @@ class Divergence:
         guide = [site for site in sites_of(guide_trace) if not site["is_observed"] and site["name"] not in known]
         self.local = [site for site in guide if frame_of(site)]
         self.outside = [site for site in guide if not frame_of(site)]
-        _check_reparameterized(guide)
+        check_reparameterized(guide)
         self._check_local()
         self.axes = Axes.of(self.local, PYRO_PARTICLES)
 
@@ -154,11 +154,13 @@ def as_particle(elbo: Tensor) -> tuple[float, Tensor]:
     return -torch_item(elbo), -elbo
 
 
-def _check_reparameterized(sites: list[Site]) -> None:
+def check_reparameterized(sites: list[Site]) -> None:
+    """Refuse latents whose draws pass no gradient on."""
     for site in sites:
-        if not site["fn"].has_rsample:
+        if not site["is_observed"] and not site["fn"].has_rsample:
             raise ValueError(
-                f"this objective needs reparameterized draws, and site {site['name']!r} has none: use TraceGraph_ELBO"
+                f"this objective needs reparameterized draws, and latent {site['name']!r} has none: use a relaxed or "
+                "continuous distribution, or pyro.infer.TraceGraph_ELBO / TraceEnum_ELBO"
             )
 
 

@@ -16,6 +16,7 @@ from pyro.poutine.trace_struct import Trace
 from pyro.util import warn_if_nan
 from torch import Tensor
 
+from pyrovae.objectives.divergence import check_reparameterized
 from pyrovae.programs import PARTICLES, Program, check_latents, plate_nesting
 from pyrovae.programs.sites import Site, check_plates, expanded, frame_of, sites_of
 from pyrovae.programs.terms import Axes
@@ -116,7 +117,7 @@ class ImportanceWeightedELBO(ELBO):
         if self.gradient != "reparam":
             return -self._surrogate(model, guide, args, kwargs)
         traces = self._traces(model, guide, args, kwargs)
-        _check_reparameterized(traces[1])
+        check_reparameterized(sites_of(traces[1]))
         weights = self._weights(*traces)
         return -self._total(weights, self._per_datum(weights.log_weights))
 
@@ -193,7 +194,7 @@ class ImportanceWeightedELBO(ELBO):
         self._find_nesting(model, guide, args, kwargs)
         random_state = torch.get_rng_state()
         drawn = self._run(guide, args, kwargs)
-        _check_reparameterized(drawn)
+        check_reparameterized(sites_of(drawn))
         leaves = {s["name"]: s["value"].detach().requires_grad_() for s in sites_of(drawn) if not s["is_observed"]}
         fixed = drawn.copy()
         for name, leaf in leaves.items():
@@ -266,12 +267,3 @@ def _common_scale(guide_trace: Trace, plate_scale: float) -> Any:
     if len(numbers) > 1 or (numbers and any(isinstance(scale, Tensor) for scale in scales)):
         raise ValueError("doubly reparameterized gradients need one beta for all sites: use gradient='reparam'")
     return scales[0]
-
-
-def _check_reparameterized(guide_trace: Trace) -> None:
-    for site in sites_of(guide_trace):
-        if not site["is_observed"] and not site["fn"].has_rsample:
-            raise ValueError(
-                f"latent {site['name']!r} has no reparameterized draws, which this objective needs: use a relaxed or "
-                "continuous distribution, or pyro.infer.TraceGraph_ELBO / TraceEnum_ELBO"
-            )

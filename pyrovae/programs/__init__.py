@@ -6,7 +6,7 @@ from pyrovae.programs.parameters import announced, announcements_off, register
 from pyrovae.programs.program import Program, callable_without_data, eval_mode
 from pyrovae.programs.running import PARTICLES, check_sites, paired_traces, plate_nesting
 from pyrovae.programs.sites import DATA, check_latents, latent_names, site_log_prob
-from pyrovae.programs.terms import Terms, concatenate, given_terms, log_terms, particle_terms
+from pyrovae.programs.terms import Terms, concatenate, given_terms, log_terms
 
 __all__ = [
     "DATA",
@@ -31,7 +31,6 @@ __all__ = [
     "latent_names",
     "log_terms",
     "paired_traces",
-    "particle_terms",
     "plate_nesting",
     "register",
     "site_log_prob",

@@ -10,6 +10,7 @@ from pyro.poutine.scale_messenger import ScaleMessenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from pyrovae.errors import refusal
 from pyrovae.programs.sites import DATA, is_delta
 
 Beta = float | Tensor | Mapping[str, float | Tensor]
@@ -33,7 +34,9 @@ class BetaMessenger(ScaleMessenger):
             return
         weight = self._weight(msg)
         if msg["infer"].get("is_auxiliary"):
-            self._remember(msg["name"], weight)
+            if self._transformed:  # auxiliary draws after a Delta site are those of the next one
+                self._draws, self._transformed = {}, False
+            self._draws[msg["name"]] = weight
         elif is_delta(msg["fn"]):
             self._check_draws(msg["name"], weight)
         msg["scale"] = weight * msg["scale"]
@@ -46,28 +49,16 @@ class BetaMessenger(ScaleMessenger):
             raise ValueError(f"beta names {name!r}, which lies outside the plate {DATA!r} and is never scaled")
         return 1.0
 
-    def _remember(self, name: str, weight: float | Tensor) -> None:
-        """Auxiliary draws after a Delta site are those of the next one."""
-        if self._transformed:
-            self._draws, self._transformed = {}, False
-        self._draws[name] = weight
-
     def _check_draws(self, name: str, weight: float | Tensor) -> None:
         self._transformed = True
         for draw, other in self._draws.items():
-            if _differ(weight, other):
+            tensors = isinstance(weight, Tensor), isinstance(other, Tensor)
+            if weight != other if not any(tensors) else not all(tensors):  # the values of tensors are not read
                 raise ValueError(
                     f"beta weights the latent {name!r} by {weight}, but the guide's auxiliary draw {draw!r}, which holds its "
                     f"density, by {other}: name both with one weight, or give beta as one number. A draw outside the plate "
                     f"{DATA!r} is never weighted: use a guide that draws each row by itself"
                 )
-
-
-def _differ(one: float | Tensor, other: float | Tensor) -> bool:
-    """Whether two weights are known to differ; the values of tensors are not read."""
-    if isinstance(one, Tensor) or isinstance(other, Tensor):
-        return not (isinstance(one, Tensor) and isinstance(other, Tensor))
-    return one != other
 
 
 def beta(program: Callable, beta: Beta) -> Callable:
@@ -102,18 +93,18 @@ def beta(program: Callable, beta: Beta) -> Callable:
     0.25
     """
     for value in beta.values() if isinstance(beta, Mapping) else (beta,):
-        _check_beta(value)
+        check_beta(value)
     return BetaMessenger(beta)(program)
 
 
-def _check_beta(value: float | Tensor) -> None:
+def check_beta(value: Any) -> None:
+    """Refuse a weight that is neither a number of at least 0 nor a 0-dim tensor."""
     if isinstance(value, Tensor):
         if value.ndim:
-            raise ValueError(f"beta must be a number or a 0-dim tensor, got a tensor of shape {tuple(value.shape)}")
+            message = f"beta must be a number or a 0-dim tensor, got a tensor of shape {tuple(value.shape)}"
+            raise refusal(message, "beta")
     elif isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"beta must be a number, a 0-dim tensor or a mapping from sites to them, got {value!r}")
+        message = f"beta must be a number, a 0-dim tensor, a schedule or a mapping from sites to them, got {value!r}"
+        raise refusal(message, "beta", TypeError)
     elif not 0 <= value < float("inf"):
-        raise ValueError(f"beta must be finite and at least 0, got {value}")
-
-
-__all__ = ["Beta", "BetaMessenger", "beta"]
+        raise refusal(f"beta must be finite and at least 0, got {value}", "beta")

@@ -195,12 +195,7 @@ class RowWork:
         self.rows = len(self.data) if self.whole else rows
         self.draws = max(1, pairs // self.rows)
         needed = used.fixed + used.per_row * self.rows + used.per_pair * self.rows * min(self.draws, at_once)
-        if needed > self.max_bytes:
-            raise refusal(
-                f"a block of {self.rows} rows needs about {needed / 2**20:.0f} MiB, more than max_bytes={self.max_bytes}: "
-                f"write max_bytes={int(1.2 * needed)} or more",
-                "max_bytes",
-            )
+        self._check_bytes(needed, f"a block of {self.rows} rows needs", "")
 
     @cached_property
     def footprint(self) -> Footprint:
@@ -259,7 +254,8 @@ class RowWork:
                 found = task(Block(self, number, batch, self.call(batch)))
             kept[number] = {name: value.cpu() for name, value in found.items()}
             if not done:
-                self._check_results(sum(value.nbytes for value in found.values()) * len(mine))
+                size = sum(value.nbytes for value in found.values()) * len(mine)
+                self._check_bytes(size, "the results need", "take fewer draws or rows, or ")
         joined = kept.joined(mine, dim)
         return joined if rank < len(loader) else {name: value.narrow(dim, 0, 0) for name, value in joined.items()}
 
@@ -302,11 +298,11 @@ class RowWork:
             digest.update(" ".join(f"{number:.5g}" for number in value.flatten().tolist()).encode())
         return digest.hexdigest()
 
-    def _check_results(self, size: int) -> None:
+    def _check_bytes(self, size: float, what: str, remedy: str) -> None:
         if size > self.max_bytes:
             raise refusal(
-                f"the results need about {size / 2**20:.0f} MiB, more than max_bytes={self.max_bytes}: take fewer draws or "
-                f"rows, or write max_bytes={int(1.2 * size)}",
+                f"{what} about {size / 2**20:.0f} MiB, more than max_bytes={self.max_bytes}: {remedy}write "
+                f"max_bytes={int(1.2 * size)} or more",
                 "max_bytes",
             )
 

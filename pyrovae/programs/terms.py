@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
 from pyrovae.programs.elimination import Factor, eliminate, responsibilities
-from pyrovae.programs.program import Program
-from pyrovae.programs.running import PARTICLES, paired_traces, plate_nesting
+from pyrovae.programs.running import PARTICLES
 from pyrovae.programs.sites import Site, check_latents, check_plates, expanded_log_prob, frame_of, plate_dims, sites_of
 
 
@@ -195,35 +194,6 @@ def _check_local(enumerated: list[Site]) -> None:
         raise ValueError(
             "an enumerated site lies outside the data plate: the rows are not independent given the other latents"
         )
-
-
-def particle_terms(
-    program: Any,
-    args: tuple,
-    kwargs: Mapping[str, Any] | None = None,
-    num_particles: int = 1,
-    vectorize: bool = True,
-    nesting: int | None = None,
-    dtype: torch.dtype | None = None,
-) -> Terms:
-    """The log densities per datum of fresh draws, in one vectorized run or one run for each particle.
-
-    Args:
-        program: anything that :meth:`Program.of` takes.
-        args: positional arguments of both functions.
-        kwargs: keyword arguments of both functions.
-        num_particles: draws per datum.
-        vectorize: False runs the program once for each draw, for programs that cannot broadcast.
-        nesting: the number of nested plates; None finds it by one more run.
-        dtype: the type in which sites and plates are added up.
-    """
-    program, kwargs = Program.of(program), kwargs or {}
-    if vectorize:
-        return log_terms(*paired_traces(program, args, kwargs, num_particles, nesting), dtype=dtype)
-    nesting = plate_nesting(program, args, kwargs) if nesting is None else nesting
-    return concatenate(
-        [log_terms(*paired_traces(program, args, kwargs, None, nesting), dtype=dtype) for _ in range(num_particles)]
-    )
 
 
 def concatenate(parts: list[Terms], dim: int = 0) -> Terms:

@@ -22,6 +22,7 @@ from pyrovae.errors import check_integer, check_word, refusal
 from pyrovae.files import CheckpointStore
 from pyrovae.objectives import CapacityELBO
 from pyrovae.programs import Program, eval_mode
+from pyrovae.programs.handlers import check_beta
 from pyrovae.schedules import Progress
 from pyrovae.training.checks import check_least, checked_loss
 from pyrovae.training.engine import Eager, State
@@ -193,11 +194,8 @@ def _numbers(beta: Number | Mapping[str, Number], learning_rate: Number | None, 
     if not betas:
         raise refusal("beta names no site, got an empty mapping: write beta=1.0 or {'z': 0.5}", "beta")
     for value in betas.values():
-        if not callable(value) and (isinstance(value, bool) or not isinstance(value, (int, float))):
-            message = f"beta must be a number, a schedule or a mapping by site, got {value!r}"
-            raise refusal(message, "beta", TypeError)
-        if not callable(value) and not 0 <= value < math.inf:
-            raise refusal(f"beta must be finite and at least 0, got {value}", "beta")
+        if not callable(value):
+            check_beta(value)
     capacity = objective.schedule if isinstance(objective, CapacityELBO) else None
     others = {"learning_rate": learning_rate, "capacity": capacity}
     return {**betas, **{name: number for name, number in others.items() if number is not None}}

@@ -39,7 +39,7 @@ def value_of(number: Number, progress: Progress) -> float:
         ValueError: a schedule gave a negative or non-finite number.
     """
     if not callable(number):
-        return number
+        return float(number)
     value = float(number(progress))
     if not 0 <= value < math.inf:
         raise ValueError(
