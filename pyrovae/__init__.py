@@ -12,7 +12,7 @@ Priors:             standard_normal, VampPrior
 Likelihoods:        MeanBetaBinomial, SizedPoisson, SizedNegativeBinomial, DiscretizedLogistic, DiscretizedNormal,
                     LogisticMixture, Categories, OneHot, TableLikelihood (columns of different kinds, by a TableSchema)
 Training:           fit, beta, schedules, CapacityELBO, FreeBitsELBO, ImportanceWeightedELBO, StickingTheLanding
-Evidence:           elbo, kl, reconstruction, bound (all three), log_weights, log_marginal, refine, inference_gaps, impute
+Evidence:           elbo (with its parts), log_weights, log_marginal, refine, inference_gaps, impute
 Estimators:         Importance, Refined, AIS
 Comparison:         compare, probabilistic_pca, factor_analysis
 Checks:             diagnose (all at once), sbc, reliability, posterior_draws, reference_posterior, predictive_check,

@@ -165,9 +165,20 @@ def _check(base: dist.TorchDistribution, filled: Tensor, site: str) -> None:
         wrong = ~inside if not own else (~inside)[(...,) + (None,) * own].expand_as(filled)
         example = filled.masked_select(wrong.expand_as(filled))[0].item()
         raise ValueError(
-            f"{site} holds values outside the support of {type(base).__name__} ({support}) in {rows_text(wrong)}, "
+            f"{site} holds values outside the support of {support_text(base)} in {rows_text(wrong)}, "
             f"e.g. {example:g}: {_REMEDIES[_kind(support)]}"
         )
+
+
+def support_text(distribution: dist.TorchDistribution) -> str:
+    """The class of a distribution with its support, which is named by its class where it holds a bound for each entry.
+
+    >>> support_text(dist.Binomial(torch.tensor([3.0, 4.0]), 0.5))
+    'Binomial (IntegerInterval)'
+    """
+    support = distribution.support
+    bounds = [bound for bound in vars(support).values() if isinstance(bound, Tensor) and bound.numel() > 1]
+    return f"{type(distribution).__name__} ({type(support).__name__.lstrip('_') if bounds else support})"
 
 
 def _kind(support: constraints.Constraint) -> str:

@@ -72,12 +72,10 @@ def elbo(
         draws = {"elbo": reconstruction - kl, "kl": kl, "reconstruction": reconstruction}
         means = {name: value.mean(0) for name, value in draws.items()}
         means["elbo"] = means["reconstruction"] - means["kl"]
-        errors = {f"{name}_error": value.std(0) / num_samples**0.5 for name, value in draws.items()}
-        return (
-            means | errors
-            if num_samples > 1
-            else means | dict.fromkeys(errors, torch.full_like(means["kl"], torch.nan))
-        )
+        for name, value in draws.items():  # 0 / 0 from a single draw
+            squares = (value - value.mean(0)).square().sum(0)
+            means[f"{name}_error"] = (squares / (num_samples * (num_samples - 1))).sqrt()
+        return means
 
     found = work.run(task, "elbo")
     variables = {name: ("data", value.numpy(), {"units": "nats"}) for name, value in found.items()}

@@ -21,7 +21,7 @@ from pyrovae.data import Batch, Batches, Data
 from pyrovae.data.rows import leaves
 from pyrovae.distributions.precise import check_exact
 from pyrovae.errors import refusal
-from pyrovae.missing import interior_point, numbered_rows, rows_text
+from pyrovae.missing import interior_point, numbered_rows, rows_text, support_text
 from pyrovae.networks import check_covariates, least_rows
 from pyrovae.programs import DATA, DryRun, Program, dry_run, eval_mode
 from pyrovae.programs.dry_run import listening
@@ -108,7 +108,7 @@ def check_data(program: Program, args: tuple, kwargs: Mapping[str, Any]) -> None
             if inside is not None and not inside.all():
                 base = getattr(site["fn"], "base_dist", site["fn"])
                 raise ValueError(
-                    f"{site['name']} holds values outside the support of {type(base).__name__} ({site['fn'].support}) in "
+                    f"{site['name']} holds values outside the support of {support_text(base)} in "
                     f"{rows_text(~inside if inside.ndim else ~inside[None])}: transform the data into the support, mark "
                     "missing entries by NaN, or use another likelihood"
                 )
