@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyrovae.checks.calls import Covariates, seed_or_drawn
-from pyrovae.checks.entries import array
 from pyrovae.checks.findings import GOOD, Finding, Result
 from pyrovae.evaluation.elbo import elbo
 from pyrovae.programs.rows import MAX_BYTES
@@ -75,7 +74,7 @@ def rate_distortion(
     seed, betas = seed_or_drawn(seed), sorted(programs)
     plan: dict[str, Any] = {"num_samples": num_samples, "max_bytes": max_bytes, "progress": progress}
     bounds = [elbo(programs[b], data, covariates, seed=seed, **plan) for b in betas]
-    columns = {"rate": [array(b.kl) for b in bounds], "distortion": [-array(b.reconstruction) for b in bounds]}
+    columns = {"rate": [b.kl.values for b in bounds], "distortion": [-b.reconstruction.values for b in bounds]}
     found = xr.Dataset(coords={"beta": np.array(betas, dtype=float)})
     for name, values in columns.items():
         found[name] = ("beta", [v.mean() for v in values])

@@ -257,11 +257,15 @@ def fit_gaussian(
             for number in range(steps):
                 if stage == STAGES - 1:
                     optimizer.param_groups[0]["lr"] = rate * (1 - number / steps)
-                q = parameters.gaussian()
-                u = q.draw(num_particles)  # the path gradient vanishes at an exact guide
-                bound = (space.log_joint(u, masked=True) - q.detach().log_prob(u, space.counted)).mean(0).sum()
-                for parameter, gradient in zip(used, torch.autograd.grad(-bound, used), strict=True):
+                gradients = torch.autograd.grad(-_elbo(space, parameters.gaussian(), num_particles), used)
+                for parameter, gradient in zip(used, gradients, strict=True):
                     parameter.grad = torch.nan_to_num(gradient)
                 optimizer.step()
             gaussian = parameters.gaussian().detach()
     return gaussian
+
+
+def _elbo(space: LatentSpace, q: Gaussian, num_particles: int) -> Tensor:
+    """The ELBO of all rows, its derivative along the path of the draws alone, which vanishes at an exact guide."""
+    u = q.draw(num_particles)
+    return (space.log_joint(u, masked=True) - q.detach().log_prob(u, space.counted)).mean(0).sum()

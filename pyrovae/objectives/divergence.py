@@ -159,7 +159,7 @@ def check_reparameterized(sites: list[Site]) -> None:
     for site in sites:
         if not site["is_observed"] and not site["fn"].has_rsample:
             raise ValueError(
-                f"this objective needs reparameterized draws, and latent {site['name']!r} has none: use a relaxed or "
+                f"latent {site['name']!r} has no reparameterized draws, which this objective needs: use a relaxed or "
                 "continuous distribution, or pyro.infer.TraceGraph_ELBO / TraceEnum_ELBO"
             )
 
