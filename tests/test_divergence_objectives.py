@@ -217,8 +217,8 @@ def discrete_auxiliary(y):
     ("objective", "guide", "message"),
     [
         (pvae.FreeBitsELBO(0.1), loose_auxiliary, "auxiliary draw 'noise'.*no latent.*CapacityELBO"),
-        (pvae.FreeBitsELBO(0.1), discrete_auxiliary, "'pick' has none"),
-        (pvae.CapacityELBO(0.1), discrete_auxiliary, "'pick' has none"),
+        (pvae.FreeBitsELBO(0.1), discrete_auxiliary, "'pick' has no reparameterized draws"),
+        (pvae.CapacityELBO(0.1), discrete_auxiliary, "'pick' has no reparameterized draws"),
         (pvae.FreeBitsELBO(0.1), AutoMultivariateNormal(three_rows), "jointly over the rows"),
         (pvae.CapacityELBO(0.1), AutoMultivariateNormal(three_rows), "jointly over the rows"),
     ],

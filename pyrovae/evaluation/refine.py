@@ -241,12 +241,7 @@ def fit_gaussian(
         learning_rate: of the first step.
         start: where to start; by default at the moments of the program's guide.
     """
-    gaussian = start
-    if gaussian is None:
-        draws = space.guide_draws(INITIAL_DRAWS)
-        if not space.counted.all():  # where the program masks, the prior's
-            draws = torch.where(space.counted, draws, space.prior_draws(INITIAL_DRAWS))
-        gaussian = Gaussian.of_draws(draws)
+    gaussian = _moments(space) if start is None else start
     space.log_joint(gaussian.loc[None])  # checks the rows
     steps = -(-num_steps // STAGES)
     with torch.enable_grad(), poutine.block(), checked(False):
@@ -263,6 +258,14 @@ def fit_gaussian(
                 optimizer.step()
             gaussian = parameters.gaussian().detach()
     return gaussian
+
+
+def _moments(space: LatentSpace) -> Gaussian:
+    """Of the guide's draws; of what is masked, of the prior's."""
+    draws = space.guide_draws(INITIAL_DRAWS)
+    if not space.counted.all():
+        draws = torch.where(space.counted, draws, space.prior_draws(INITIAL_DRAWS))
+    return Gaussian.of_draws(draws)
 
 
 def _elbo(space: LatentSpace, q: Gaussian, num_particles: int) -> Tensor:
