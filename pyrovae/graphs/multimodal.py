@@ -46,8 +46,8 @@ class MultimodalVAE(Graph):
     ...     posterior=pvae.conditionals.Experts({"a": normal(5, 2), "b": normal(3, 2)}, prior),
     ... )
     >>> data = {"a": torch.zeros(4, 5), "b": torch.full((4, 3), torch.nan)}
-    >>> vae.encode(data).shape, pvae.elbo(vae, data, seed=0).shape
-    (torch.Size([4, 2]), torch.Size([4]))
+    >>> vae.encode(data).shape, pvae.elbo(vae, data, seed=0).elbo.shape
+    (torch.Size([4, 2]), (4,))
     """
 
     def __init__(

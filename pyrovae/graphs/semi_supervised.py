@@ -47,8 +47,8 @@ class SemiSupervisedVAE(Graph):
     ...     posterior=pvae.Factorized(dist.Normal, normal(5), 2),
     ... )
     >>> data = {"x": torch.zeros(4, 5), "y": torch.tensor([0.0, 2.0, torch.nan, torch.nan])}
-    >>> pvae.elbo(vae, data, seed=0).shape, vae.classify(data).shape
-    (torch.Size([4]), torch.Size([4, 3]))
+    >>> pvae.elbo(vae, data, seed=0).elbo.shape, vae.classify(data).shape
+    ((4,), torch.Size([4, 3]))
     """
 
     model_parts = ("labels", "prior", "likelihood")

@@ -42,8 +42,8 @@ class StateSpaceVAE(Graph):
     ...     num_steps=20,
     ... )
     >>> x = vae.sample(4)
-    >>> pvae.elbo(vae, x, seed=0).shape, vae.forecast(x, 3, num_samples=10).shape
-    (torch.Size([4]), torch.Size([10, 4, 3, 5]))
+    >>> pvae.elbo(vae, x, seed=0).elbo.shape, vae.forecast(x, 3, num_samples=10).shape
+    ((4,), torch.Size([10, 4, 3, 5]))
     """
 
     model_parts = ("dynamics", "emission")
