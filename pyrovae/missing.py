@@ -70,6 +70,8 @@ def interior_point(support: constraints.Constraint, like: Tensor) -> Tensor:
     """
     if isinstance(support, constraints.independent):
         return interior_point(support.base_constraint, like)
+    if hasattr(support, "interior"):
+        return support.interior(like)
     if support is constraints.boolean:
         return torch.zeros_like(like)
     if support is constraints.one_hot:

@@ -88,6 +88,12 @@ def sphere() -> Grid:
     return points, (weights.log() + math.log(2 * math.pi / 200)).repeat_interleave(200)
 
 
+def interval() -> Grid:
+    """The interval from 0 to 2, by Gauss and Legendre."""
+    nodes, weights = (torch.as_tensor(a) for a in np.polynomial.legendre.leggauss(200))
+    return nodes[:, None] + 1, weights.log()
+
+
 def integers(highest: int, *shape: int) -> Callable[[], Grid]:
     """All arrays of integers from 0 to ``highest``."""
 
@@ -112,7 +118,7 @@ def one_hots(size: int, vectors: int) -> Callable[[], Grid]:
 
 
 def rows_of_a_table() -> Grid:
-    """A real, a positive, a count and a category column."""
+    """A real, a positive and a bounded column, a count and a category."""
     real = torch.linspace(-30, 30, 120, dtype=torch.float64)
     logs = torch.linspace(-8, 12, 120, dtype=torch.float64)
     count, code = torch.arange(120.0, dtype=torch.float64), torch.arange(3.0, dtype=torch.float64)
@@ -121,16 +127,35 @@ def rows_of_a_table() -> Grid:
     return torch.stack([a, b.exp(), c, d], -1), b + step
 
 
-def schema() -> parts.TableSchema:
-    frame = pd.DataFrame(
-        {
-            "real": [1.0, -2.0, 3.0, 0.5],
-            "positive": [0.5, 1.0, 4.0, 9.0],
-            "count": [0, 1, 3, 2],
-            "category": ["a", "b", "c", "a"],
-        }
-    )
-    return parts.TableSchema.from_frame(frame, kinds={"positive": parts.Positive})
+def levels_of_a_table() -> Grid:
+    """A bounded, a binary and an ordinal column, and one with heavy tails."""
+    nodes, weights = (torch.as_tensor(a) for a in np.polynomial.legendre.leggauss(16))
+    angles = torch.linspace(-math.pi / 2, math.pi / 2, 403, dtype=torch.float64)[1:-1]
+    bit, code = torch.arange(2.0, dtype=torch.float64), torch.arange(3.0, dtype=torch.float64)
+    a, b, c, d = (g.flatten() for g in torch.meshgrid(0.5 * nodes + 0.5, bit, code, angles, indexing="ij"))
+    each = (0.5 * weights).log()[:, None, None, None].expand(-1, 2, 3, len(angles)).flatten()
+    return torch.stack([a, b, c, d.tan()], -1), each + math.log(math.pi / 402) - 2 * d.cos().log()
+
+
+TABLES = {
+    "numbers": {
+        "real": [1.0, -2.0, 3.0, 0.5],
+        "positive": [0.5, 1.0, 4.0, 9.0],
+        "count": [0, 1, 3, 2],
+        "category": ["a", "b", "c", "a"],
+    },
+    "levels": {
+        "bounded": [0.1, 0.9, 0.4, 0.0],
+        "binary": [0, 1, 0, 0],
+        "ordinal": ["a", "b", "c", "a"],
+        "student_t": [1.0, -2.0, 3.0, 0.5],
+    },
+}
+
+
+def schema(name: str = "numbers") -> parts.TableSchema:
+    frame = pd.DataFrame(TABLES[name])
+    return parts.TableSchema.of(pvae.data.as_data(frame, kinds={kind: kind for kind in frame}))
 
 
 def net(out: int | tuple[int, ...] | None = None) -> pvae.networks.Network:
@@ -239,4 +264,10 @@ CASES = [
         reads_value=False,
     ),
     Case("TableLikelihood", lambda: conditionals.TableLikelihood(net(), schema=schema()), rows_of_a_table),
+    Case(
+        "TableLikelihood of levels",
+        lambda: conditionals.TableLikelihood(net(), schema=schema("levels")),
+        levels_of_a_table,
+    ),
+    Case("TruncatedNormal", factorized(parts.TruncatedNormal, (1,), lower=0.0, upper=2.0), interval),
 ]

@@ -88,8 +88,9 @@ def test_means_are_the_draws_means(case: Case):
         pytest.skip("no mean in closed form")
     torch.manual_seed(3)
     draws = distribution.sample((40_000,)).to(mean.dtype)
-    if case.name == "TableLikelihood":
-        mean, draws = mean[..., :3], draws[..., :3]
+    if case.name.startswith("TableLikelihood"):  # of levels it gives the mode
+        numbers = [0, 1, 2] if case.name == "TableLikelihood" else [0, 3]
+        mean, draws = mean[..., numbers], draws[..., numbers]
     error = draws.mean(0) - mean
     slack = 0.05 if case.name == "LogisticMixture coupled" else 1e-12  # clipping at the ends, as documented
     assert (error.abs() < 5 * draws.std(0) / 200 + slack).all()
@@ -152,7 +153,7 @@ def test_state_dict_pickle_and_copy(case: Case):
     wanted = case.distribution(module, 4).log_prob(points)
     other.load_state_dict(module.state_dict())
     copies = [other, copy.deepcopy(module)]
-    if "Factorized" not in type(module).__name__ and case.name not in ("TableLikelihood",):
+    if "Factorized" not in type(module).__name__ and not case.name.startswith("TableLikelihood"):
         copies.append(pickle.loads(pickle.dumps(module)))
     for twin in copies:
         assert torch.equal(case.distribution(twin, 4).log_prob(points), wanted)

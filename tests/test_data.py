@@ -390,15 +390,15 @@ KINDS = pd.DataFrame({"size": [1.5, 2.0, NAN], "kind": ["cat", None, "dog"]}, in
 
 
 def test_categories_become_codes_on_request():
-    data = as_data(KINDS, categories=True)
+    data = as_data(KINDS, kinds={})
     np.testing.assert_array_equal(dense(data), [[1.5, 0], [2.0, NAN], [NAN, 1]])
     assert data.levels == {"kind": ("cat", "dog")}
     ordered = KINDS.assign(kind=pd.Categorical(["dog", None, "dog"], categories=["dog", "cow", "cat"]))
-    other = as_data(ordered, categories=True)
+    other = as_data(ordered, kinds={})
     assert other.levels == {"kind": ("dog", "cow", "cat")}
     np.testing.assert_array_equal(dense(data.matched(other))[:, 1], [1, NAN, 1])
     with pytest.raises(ValueError, match="'kind' has the level 'cow' in row 1, expected one of 'cat', 'dog'"):
-        data.matched(as_data(KINDS.assign(kind=["cat", "cow", "dog"]), categories=True))
+        data.matched(as_data(KINDS.assign(kind=["cat", "cow", "dog"]), kinds={}))
 
 
 def test_columns_by_name_are_taken_out():
@@ -433,7 +433,7 @@ def test_a_missing_category_is_refused_as_a_covariate():
         ([f"patient {n}" for n in range(12)], "ids or free text, 12 distinct in 12 rows: make it the index"),
         (["1", "2", "?"] * 4, "text among numbers, '\\?' in row 2: leave a missing entry empty"),
         (["1,5", "2", "3"] * 4, "text among numbers, '1,5' in row 0"),
-        (["a", "b"] * 6, "the levels 'a', 'b': give it as a covariate or a label, or write categories=True"),
+        (["a", "b"] * 6, "the levels 'a', 'b': give it as a covariate or a label, or write kinds="),
     ],
 )
 def test_columns_that_are_no_numbers_are_refused_with_a_remedy(column, message):

@@ -210,7 +210,7 @@ def test_columns_are_picked_by_name(tmp_path: Path):
 
 def test_categories_become_codes_on_request(tmp_path: Path):
     (tmp_path / "rows.csv").write_text("size,kind\n1.5,dog\n2.5,cat\n3,\n")
-    data = load(tmp_path / "rows.csv", categories=True)
+    data = load(tmp_path / "rows.csv", kinds={})
     np.testing.assert_array_equal(rows(data), [[1.5, 1], [2.5, 0], [3, NAN]])
     assert data.levels == {"kind": ("cat", "dog")}
     with pytest.raises(TypeError, match=r"rows.csv: .* got 'kind' .the levels 'cat', 'dog': give it"):

@@ -86,7 +86,7 @@ CASES = {
     "text columns": (
         lambda: as_data(pd.DataFrame({"a": [1.0], "kind": ["cat"]})),
         TypeError,
-        r"expected x to hold columns of numbers, got 'kind' \(the levels 'cat': give it as a covariate or .*categories",
+        r"expected x to hold columns of numbers, got 'kind' \(the levels 'cat': give it as a covariate or .*kinds",
     ),
     "categorical": (
         lambda: as_data(pd.DataFrame({"k": pd.Categorical([1])})),

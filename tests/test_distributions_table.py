@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pandas as pd
 import pyro
@@ -28,43 +30,76 @@ def frame() -> pd.DataFrame:
     )
 
 
+KINDS = {"height": "real", "price": "positive", "visits": "count", "change": "real"}
+
+
+def data() -> pvae.data.Data:
+    return pvae.data.as_data(frame(), kinds=KINDS)
+
+
 def schema() -> parts.TableSchema:
-    return parts.TableSchema.from_frame(frame(), kinds={"price": parts.Positive})
+    return parts.TableSchema.of(data())
 
 
-def test_schema_reads_kinds_from_dtypes():
-    kinds = [type(column).__name__ for column in schema().columns]
-    assert kinds == ["Real", "Positive", "Count", "Real", "Category", "Category", "Category"]
+def test_kinds_are_those_given_or_guessed():
+    kinds = [column.kind for column in schema().columns]
+    assert kinds == ["real", "positive", "count", "real", "binary", "ordinal", "binary"]
     assert schema().columns[4].levels == ("blue", "red")
     assert schema().columns[5].levels == ("S", "M", "L")
-    assert schema().columns[6].levels == (False, True)
+    assert schema().columns[6].levels == ("False", "True")
 
 
-def test_encoding_and_decoding_are_inverse_and_keep_missing_entries():
-    table = schema()
-    coded = table.encode(frame())
-    assert coded.shape == (4, 7)
-    assert np.array_equal(np.isnan(coded), frame().isna().to_numpy())
-    back = table.decode(coded)
+def test_codes_and_frames_are_inverse_and_keep_missing_entries():
+    coded = data()
+    assert coded.x.shape == (4, 7)
+    assert np.array_equal(coded.x.isnan(), frame().isna().to_numpy())
+    back = coded.to_frame()
     for name in ("height", "price", "change"):
         assert np.allclose(back[name], frame()[name].astype(float), equal_nan=True)
-    assert back["color"].tolist()[0] == "red"
+    assert back["color"].tolist() == ["red", np.nan, "blue", "red"]
     assert back["size"].tolist()[1] == "L"
-    assert np.array_equal(table.encode(back), coded, equal_nan=True)
+    assert back["size"].cat.ordered
+    again = coded.matched(pvae.data.as_data(back, kinds=KINDS | {"member": "binary"}))
+    assert np.array_equal(again.x, coded.x, equal_nan=True)
 
 
 def test_likelihood_is_the_sum_of_its_columns_in_their_own_units():
     table = schema()
     likelihood = conditionals.TableLikelihood(pvae.MLP(2, (8,)), schema=table).double()
-    z = torch.randn(3, 2, dtype=torch.float64)
-    d = likelihood(z)
+    d = likelihood(torch.randn(3, 2, dtype=torch.float64))
     x = torch.tensor([1.7, 20.0, 1, 3, 0, 2, 1], dtype=torch.float64)
-    height = table.columns[0]
-    raw = d.raw[:, :2]
-    scale = height.scale * (torch.nn.functional.softplus(raw[:, 1]) + 1e-6)
-    wanted = torch.distributions.Normal(height.loc + height.scale * raw[:, 0], scale).log_prob(x[0])
-    assert torch.allclose(d.columns[0].log_prob(x[0]), wanted, atol=1e-12)
-    assert torch.allclose(d.log_prob(x), sum(c.log_prob(v) for c, v in zip(d.columns, x, strict=True)), atol=1e-12)
+    height, (noise, _) = table.columns[0], d.shared[:2]
+    scale = height.scale * (torch.nn.functional.softplus(noise) + 1e-6)
+    wanted = torch.distributions.Normal(height.loc + height.scale * d.located[:, 0], scale).log_prob(x[0])
+    assert torch.allclose(d.column("height").log_prob(x[0]), wanted, atol=1e-12)
+    terms = [d.column(column.name).log_prob(value) for column, value in zip(table.columns, x, strict=True)]
+    assert torch.allclose(d.log_prob(x), sum(terms), atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["real", "student_t", "positive", "bounded:-2000:8000"])
+def test_a_change_of_unit_shifts_the_evidence_by_its_jacobian(kind):
+    """Trained alike, the model of kilograms and that of grams differ by log 1000 per row, to rounding."""
+    torch.manual_seed(0)
+    x = 5 * (torch.randn(200, 1) @ torch.randn(1, 3) + 0.5 * torch.randn(200, 3)).double()
+    x = x.exp() if kind == "positive" else x
+    found = []
+    for unit in (1.0, 1000.0):
+        own = "bounded:-2:8" if kind.startswith("bounded") and unit == 1.0 else kind
+        values = (x.clamp(-2, 8) if kind.startswith("bounded") else x) * unit
+        table = parts.TableSchema.of(
+            pvae.data.as_data(pd.DataFrame(values, columns=list("abc")), kinds=dict.fromkeys("abc", own))
+        )
+        torch.manual_seed(1)
+        vae = pvae.VAE(
+            pvae.standard_normal(1),
+            conditionals.TableLikelihood(pvae.MLP(1, (8,)), schema=table),
+            pvae.Factorized(
+                dist.Normal, conditionals.TableNetwork(pvae.MLP(table.num_features, (8,)), table), event_shape=1
+            ),
+        ).double()
+        pvae.fit(vae, values, epochs=3, seed=0, progress=False)
+        found.append(pvae.bound(vae, values, num_samples=4, seed=0, progress=False).elbo)
+    assert np.allclose(found[0] - found[1], 3 * np.log(1000.0), atol=1e-6)
 
 
 def test_missing_entries_of_every_kind_are_left_out_and_gradients_are_finite():
@@ -77,12 +112,13 @@ def test_missing_entries_of_every_kind_are_left_out_and_gradients_are_finite():
             dist.Normal, conditionals.TableNetwork(pvae.MLP(table.num_features, (8,)), table), event_shape=2
         ),
     )
-    x = torch.as_tensor(table.encode(frame()), dtype=torch.float32)
+    x = data().x.float()
     x = torch.cat([x, torch.full((1, 7), float("nan"))])
     trace = pyro.poutine.trace(pyro.poutine.replay(vae.model, pyro.poutine.trace(vae.guide).get_trace(x))).get_trace(x)
     trace.compute_log_prob()
     found, z = trace.nodes["x"]["log_prob"], trace.nodes["z"]["value"]
-    columns = vae.likelihood(z).columns
+    rows = vae.likelihood(z)
+    columns = [rows.column(column.name) for column in table.columns]
     for row in range(5):
         terms = [c.log_prob(x[row, j].nan_to_num(1.0))[row] for j, c in enumerate(columns) if not x[row, j].isnan()]
         assert abs(found[row] - sum(terms, torch.zeros(()))) < 1e-4
@@ -92,7 +128,7 @@ def test_missing_entries_of_every_kind_are_left_out_and_gradients_are_finite():
 
 def test_posterior_sees_zeros_for_what_is_missing_and_the_mask():
     table = schema()
-    x = torch.as_tensor(table.encode(frame()))
+    x = data().x
     mask = ~x.isnan()
     features = table.features(torch.where(mask, x, 123.0), mask)
     assert features.shape == (4, table.num_features)
@@ -108,20 +144,48 @@ def test_likelihood_starts_at_the_columns_marginals():
     mean = d.mean
     assert torch.allclose(mean[0], torch.tensor(table.columns[0].loc))
     assert torch.allclose(mean[2], torch.tensor(table.columns[2].mean), rtol=1e-4)
-    assert torch.allclose(d.columns[4].probs, torch.tensor(table.columns[4].frequencies))
+    for name in ("color", "size", "member"):
+        column = next(column for column in table.columns if column.name == name)
+        masses = [d.column(name).log_prob(torch.tensor(float(k))).exp().item() for k in range(len(column.levels))]
+        assert np.allclose(masses, column.frequencies, atol=1e-5)
     assert mean[6] == 1
+
+
+@pytest.mark.parametrize("column", schema().columns, ids=lambda column: column.kind)
+def test_columns_come_back_from_json(column):
+    assert parts.columns.column_from_json(json.loads(json.dumps(column.to_json()))) == column
+
+
+def test_measures_are_known_by_column():
+    table = schema()
+    assert (
+        parts.TableDistribution(table, *table.start()).support.measure
+        == "density, and mass of visits, color, size, member"
+    )
+    for names, measure in ((["height", "price"], "density"), (["visits", "color"], "mass")):
+        few = parts.TableSchema(tuple(column for column in table.columns if column.name in names))
+        assert parts.TableDistribution(few, *few.start()).support.measure == measure
+
+
+def of(kinds: dict[str, str] | None = None, **columns: object) -> parts.TableSchema:
+    return parts.TableSchema.of(pvae.data.as_data(pd.DataFrame(columns), kinds=kinds))
 
 
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: parts.TableSchema.from_frame(frame(), kinds={"weight": parts.Real}), "weight"),
-        (lambda: parts.TableSchema.from_frame(frame(), kinds={"change": parts.Positive}), "cannot be positive"),
-        (lambda: parts.TableSchema.from_frame(pd.DataFrame({"a": [1.0, 1.0]})), "constant"),
-        (lambda: parts.TableSchema.from_frame(pd.DataFrame({"a": ["x", "x"]})), "two or more"),
-        (lambda: schema().encode(frame().drop(columns="price")), "lacks the column 'price'"),
-        (lambda: schema().encode(frame().assign(color="green")), "unknown to the schema"),
-        (lambda: schema().encode(frame().assign(visits=0.5)), "row 0 holds 0.5"),
+        (lambda: of({"weight": "real"}, a=[1.5, 2.5]), "expected a column 'weight' in x, got: 'a'"),
+        (lambda: of({"a": "positive"}, a=[-1.0, 2.0]), "cannot be positive, since it holds -1"),
+        (lambda: of({"a": "count"}, a=[0.5, 2.0]), "cannot be count, since it holds 0.5"),
+        (lambda: of({"a": "bounded:0:1"}, a=[0.5, 2.0]), "cannot be bounded, since it holds 2"),
+        (lambda: of({"a": "bounded:0"}, a=[0.5, 2.0]), "bounds are written bounded:0:10, got 'bounded:0'"),
+        (lambda: of({"a": "binary"}, a=[0, 1, 2]), "3 level.s., which is not binary"),
+        (lambda: of({"a": "catgory"}, a=[0, 1, 2]), "did you mean 'category'"),
+        (lambda: of({}, a=[1.5, 1.5]), "constant"),
+        (lambda: of({}, a=[np.nan, np.nan]), "'a' is empty or constant"),
+        (lambda: of({}, a=["x", "x"]), "'a' is empty or constant"),
+        (lambda: of(None, a=[1.5, 2.5]), "kinds of the columns are not known"),
+        (lambda: data().matched(pvae.data.as_data(frame().assign(color="green"), kinds={})), "level 'green' in row 0"),
         (lambda: conditionals.TableNetwork(pvae.MLP(3, (8,)), schema()), "in_shape=schema.num_features"),
     ],
 )
@@ -136,8 +200,8 @@ def test_fit_takes_a_table_and_a_count_network():
         dist.Normal, conditionals.TableNetwork(pvae.MLP(table.num_features, (8,)), table), event_shape=2
     )
     vae = pvae.VAE(pvae.standard_normal(2), conditionals.TableLikelihood(pvae.MLP(2, (8,)), schema=table), posterior)
-    data = torch.as_tensor(table.encode(pd.concat([frame()] * 20)), dtype=torch.float32)
-    history = pvae.fit(vae, data, epochs=30, batch_size=20, learning_rate=1e-2, seed=0)
+    rows = data().x.float().repeat(20, 1)
+    history = pvae.fit(vae, rows, epochs=30, batch_size=20, learning_rate=1e-2, seed=0)
     assert history["elbo"][-1] > history["elbo"][0]
 
 

@@ -268,7 +268,7 @@ def test_a_run_says_what_it_is(tmp_path):
 def test_the_columns_and_levels_of_a_table_are_kept(tmp_path):
     frame = pandas.DataFrame({"a": [0.0, 1.0, 2.0], "b": ["low", "high", "low"]})
     vae = build_vae(2, likelihood="normal", latent_dim=2, seed=0)
-    save(vae, tmp_path, data=pvae.data.as_data(frame, categories=True))
+    save(vae, tmp_path, data=pvae.data.as_data(frame, kinds={}))
     kept = Run.read(tmp_path).config["data"]
     assert kept["columns"] == ["a", "b"]
     assert kept["levels"] == {"b": ["high", "low"]}

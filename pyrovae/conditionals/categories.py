@@ -61,9 +61,6 @@ class RelaxedOneHot(Conditional):
         temperature: T, positive.
         preprocess: applied to the network's input, e.g. ``torch.log1p``.
 
-    Raises:
-        ValueError: the temperature is not positive, or a closed network's shape differs.
-
     Reference: Jang et al. 2017, arXiv:1611.01144; Maddison et al. 2017, arXiv:1611.00712.
 
     >>> RelaxedOneHot(event_shape=(2, 4), temperature=0.5)().event_shape
@@ -100,9 +97,6 @@ class Categories(Conditional):
         event_shape: the shape of one datum.
         num_categories: K, at least 2.
         preprocess: applied to the network's input, e.g. ``torch.log1p``.
-
-    Raises:
-        ValueError: fewer than two categories, or a closed network's shape differs.
 
     Reference: van den Oord et al. 2016, PixelRNN, arXiv:1601.06759 (256 levels).
 

@@ -26,9 +26,6 @@ class LogisticMixture(Conditional):
         coupled: let a channel's location move with the channels before it.
         preprocess: applied to the network's input.
 
-    Raises:
-        ValueError: fewer than one component or two levels, or a network of another size.
-
     Reference: Salimans et al. 2017, PixelCNN++, arXiv:1701.05517.
 
     >>> import pyrovae as pvae

@@ -23,9 +23,6 @@ class GaussianMixture(Conditional):
         num_components: K.
         preprocess: applied to the network's input, e.g. ``torch.log1p``.
 
-    Raises:
-        ValueError: fewer than one component, the event is not a vector, or a closed network's shape differs.
-
     Reference: Jiang et al. 2017, VaDE, arXiv:1611.05148 (as a prior).
 
     >>> GaussianMixture(event_shape=8, num_components=10)().event_shape

@@ -75,9 +75,6 @@ class LowRank(Conditional):
         rank: the number of columns of V.
         preprocess: applied to the network's input, e.g. ``torch.log1p``.
 
-    Raises:
-        ValueError: the event is not a vector, the rank is below one, or a closed network's shape differs.
-
     >>> import pyrovae as pvae
     >>> LowRank(pvae.MLP((1, 8, 8), (32,)), event_shape=16, rank=2)(torch.zeros(7, 1, 8, 8)).event_shape
     torch.Size([16])

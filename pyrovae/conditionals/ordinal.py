@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import logsigmoid, softplus
 
 from pyrovae.conditionals.base import Conditional, Preprocess, as_event_shape
-from pyrovae.distributions.categorical import LevelCategorical
+from pyrovae.distributions.categorical import LevelCategorical, increasing, proportional_odds, steps_of
 from pyrovae.errors import check_integer
 from pyrovae.networks import Network
 from pyrovae.networks.base import Shape
@@ -26,9 +25,6 @@ class Ordinal(Conditional):
         num_categories: K, at least 2.
         preprocess: applied to the network's input, e.g. ``torch.log1p``.
 
-    Raises:
-        ValueError: fewer than two categories, or a closed network's shape differs.
-
     Reference: McCullagh 1980, Regression models for ordinal data, JRSS B 42(2).
 
     >>> Ordinal(event_shape=6, num_categories=5)().event_shape
@@ -46,20 +42,14 @@ class Ordinal(Conditional):
         check_integer("num_categories", num_categories, least=2)
         super().__init__(net, event_shape, preprocess=preprocess)
         even = torch.linspace(0, 1, num_categories + 1)[1:-1].logit()  # the categories are equally likely at first
-        steps = even.diff().expm1().log()
-        start = torch.cat([even[:1], steps]).expand(*as_event_shape(event_shape, "Ordinal"), -1)
+        start = steps_of(even).expand(*as_event_shape(event_shape, "Ordinal"), -1)
         self.unconstrained_cutpoints = nn.Parameter(start.clone())
 
     @property
     def cutpoints(self) -> Tensor:
         """The cutpoints c, increasing along the last axis, of shape ``(*event_shape, K - 1)``."""
-        first, steps = self.unconstrained_cutpoints.split([1, self.unconstrained_cutpoints.shape[-1] - 1], -1)
-        return torch.cat([first, first + softplus(steps).cumsum(-1)], -1)
+        return increasing(self.unconstrained_cutpoints)
 
     def distribution(self, raw: Tensor) -> LevelCategorical:
-        """One categorical per entry, given locations ``(*batch, *event_shape)``; its log masses do not cancel in the tails."""
-        gaps = self.cutpoints - raw.unsqueeze(-1)
-        low, high = gaps[..., :-1], gaps[..., 1:]
-        inner = logsigmoid(high) + logsigmoid(-low) + torch.log(-torch.expm1(low - high))
-        logits = torch.cat([logsigmoid(gaps[..., :1]), inner, logsigmoid(-gaps[..., -1:])], -1)
-        return LevelCategorical(logits=logits).to_event(len(self.event_shape))
+        """One categorical per entry, given locations ``(*batch, *event_shape)``."""
+        return LevelCategorical(logits=proportional_odds(raw, self.cutpoints)).to_event(len(self.event_shape))

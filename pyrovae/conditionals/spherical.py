@@ -48,9 +48,6 @@ class UniformDirection(Conditional):
     Args:
         event_shape: d, the length of the vector, at least 2.
 
-    Raises:
-        ValueError: the event is not a vector of two or more.
-
     >>> UniformDirection(3)().event_shape
     torch.Size([3])
     """

@@ -3,45 +3,53 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyrovae.conditionals.base import Conditional, Net, Preprocess
 from pyrovae.distributions.table import TableDistribution, TableSchema
 from pyrovae.networks import Network
 from pyrovae.networks.base import Covariates
 
+RATE = 10.0
+"""The learning rate of the numbers that all rows share, such as a column's noise, in units of the network's."""
+
 
 class TableLikelihood(Conditional):
     r"""A conditional over rows of a table whose columns are of different kinds.
 
-    .. math:: p(x \mid z) = \prod_j p_j\bigl(x_j;\ \theta_j(z)\bigr)
+    .. math:: p(x \mid z) = \prod_j p_j\bigl(x_j;\ \theta_j(z), \phi_j\bigr)
 
-    Real columns are normal, positive ones log-normal, counts negative binomial, categories categorical. The likelihood
-    starts at the columns' marginal distributions.
+    Locations, rates and log odds depend on z; noise, dispersions and cutpoints are one for each column. Everything is in
+    the units of the columns, so that a change of unit changes the evidence by its Jacobian alone, and starts at the
+    columns' marginal distributions.
 
     Args:
-        net: a network; an open one is closed with ``schema.num_parameters`` numbers. None for learned marginals.
-        schema: the columns, as by ``TableSchema.from_frame(frame)``; the data are ``schema.encode(frame)``.
+        net: a network; an open one is closed with ``schema.num_located`` numbers. None for learned marginals.
+        schema: the columns, as by ``TableSchema.of(data)``, with ``data = as_data(frame, kinds={})``.
         preprocess: applied to the network's input.
 
     Reference: Nazabal et al. 2020, HI-VAE, doi:10.1016/j.patcog.2020.107501, arXiv:1807.03653.
 
     >>> import pandas as pd, pyrovae as pvae
-    >>> schema = TableSchema.from_frame(pd.DataFrame({"age": [31.0, 45.0], "color": ["red", "blue"]}))
-    >>> TableLikelihood(pvae.MLP(2, (16,)), schema=schema)(torch.zeros(7, 2)).event_shape
+    >>> data = pvae.data.as_data(pd.DataFrame({"age": [31.5, 45.0], "color": ["red", "blue"]}), kinds={})
+    >>> TableLikelihood(pvae.MLP(2, (16,)), schema=TableSchema.of(data))(torch.zeros(7, 2)).event_shape
     torch.Size([2])
     """
 
+    shared_start: Tensor
+
     def __init__(self, net: Net = None, *, schema: TableSchema, preprocess: Preprocess = None) -> None:
-        start = torch.tensor([number for column in schema.columns for number in column.offset])
-        super().__init__(net, len(schema.columns), start=start, preprocess=preprocess)
+        located, shared = schema.start()
+        super().__init__(net, len(schema.columns), start=located, preprocess=preprocess)
         self.schema = schema
         if net is not None:
-            self.offset.copy_(start)
+            self.offset.copy_(located)
+        self.register_buffer("shared_start", shared)
+        self.shared = nn.Parameter(torch.zeros_like(shared))
 
     def distribution(self, raw: Tensor) -> TableDistribution:
-        """The columns' distributions given their parameters, one after the other."""
-        return TableDistribution(self.schema, raw)
+        """The columns' distributions given the numbers that depend on the latents."""
+        return TableDistribution(self.schema, raw, self.shared_start + RATE * self.shared)
 
 
 class TableNetwork(Network):
@@ -57,7 +65,8 @@ class TableNetwork(Network):
         ValueError: the network takes another number of features.
 
     >>> import pandas as pd, pyro.distributions as dist, pyrovae as pvae
-    >>> schema = TableSchema.from_frame(pd.DataFrame({"age": [31.0, 45.0], "color": ["red", "blue"]}))
+    >>> data = pvae.data.as_data(pd.DataFrame({"age": [31.5, 45.0], "color": ["red", "blue"]}), kinds={})
+    >>> schema = TableSchema.of(data)
     >>> net = TableNetwork(pvae.MLP(schema.num_features, (16,)), schema)
     >>> pvae.Factorized(dist.Normal, net, event_shape=4).covariate_names
     ('mask',)

@@ -27,7 +27,7 @@ def as_data(
     variant: str | None = None,
     *,
     labels: Any = None,
-    categories: bool = False,
+    kinds: Mapping[str, str] | None = None,
 ) -> Data:
     """Return rows of any common kind as ``Data``; tensors and arrays are shared where possible, not copied.
 
@@ -43,8 +43,9 @@ def as_data(
         variant: what kind of numbers these are ("grey", "counts", ...), printed beside every result.
         labels: one label a row, for figures and scores; a dict or DataFrame of these; or the name of a column of ``x``.
             Labels never become covariates by themselves.
-        categories: whether columns of text or categories become codes 0, 1, ... in ``x``; by default they are refused,
-            since most likelihoods would take the codes for numbers.
+        kinds: the kinds of some columns of a table (real, positive, student_t, bounded, count, binary, category, ordinal);
+            those of the others, of all for ``{}``, are guessed. Levels become codes 0, 1, ... By default columns are
+            numbers, and text is refused, since most likelihoods would take its codes for numbers.
 
     Raises:
         TypeError: something is no array of numbers.
@@ -55,18 +56,19 @@ def as_data(
     Data('data', variant='counts', split='all', rows=2, event_shape=(2,), covariates=('batch',))
     """
     levels: Levels = {}
+    own_kinds = None if kinds is None else dict(kinds)
     if not isinstance(x, Data):
         x = map_tree(lambda value, _: value.to_pandas() if is_from(value, "polars", "DataFrame") else value, x)
         x, covariates, labels = own_columns(x, covariates, labels)
         names = next((own for value, _ in leaves(x) if (own := row_names(value)) is not None), None)
         columns = map_tree(lambda value, _: column_names(value), x)
-        x = map_tree(
-            lambda value, path: _checked_rows(aligned(value, names, path), path, levels if categories else None), x
-        )
+        x = map_tree(lambda value, path: _checked_rows(aligned(value, names, path), path, levels, own_kinds), x)
         x = Data(x, columns=columns if any(name for name, _ in leaves(columns)) else None, row_names=names)
     elif covariates is not None and x.covariates:
         raise ValueError(f"expected covariates once, got {list(x.covariates)} with the data and others beside it")
     given: dict[str, Any] = {} if variant is None else {"variant": variant}
+    if own_kinds:
+        given["kinds"] = {**x.kinds, **own_kinds}
     if covariates is not None:
         given["covariates"] = as_covariates(covariates, x.row_names, levels)
     if labels is not None:
@@ -138,8 +140,8 @@ def _column(value: Any, path: str) -> tuple[Tensor, tuple[str, ...] | None]:
     return take(_checked_rows(value, path), slice(None)), own
 
 
-def _checked_rows(value: Any, path: str, levels: Levels | None = None) -> Rows:
-    rows = as_rows(value, path, levels)
+def _checked_rows(value: Any, path: str, levels: Levels | None = None, kinds: dict[str, str] | None = None) -> Rows:
+    rows = as_rows(value, path, levels, kinds)
     if len(rows.shape) == 0:
         raise ValueError(f"expected {path} to be an array of rows, got a single number; write [value] for one row")
     infinite = sum(int(part.isinf().sum()) for part in stored(rows)) if rows.dtype.is_floating_point else 0
@@ -156,8 +158,9 @@ def _checked_rows(value: Any, path: str, levels: Levels | None = None) -> Rows:
     return rows
 
 
-def as_rows(value: Any, path: str, levels: Levels | None = None) -> Rows:
-    """Return one array, table or sparse matrix as a tensor or compact rows; ``levels`` as in :func:`frame_values`."""
+def as_rows(value: Any, path: str, levels: Levels | None = None, kinds: dict[str, str] | None = None) -> Rows:
+    """Return one array, table or sparse matrix as a tensor or compact rows; the rest as in :func:`frame_values`."""
+    levels = {} if levels is None else levels
     if isinstance(value, LazyRows):
         return value
     if is_from(value, "anndata", "AnnData"):
@@ -165,9 +168,9 @@ def as_rows(value: Any, path: str, levels: Levels | None = None) -> Rows:
     if isinstance(value, Tensor):
         return _from_tensor(value, path)
     if is_from(value, "pandas", "DataFrame"):
-        value = frame_values(value, path, levels)
+        value = frame_values(value, path, levels, kinds)
     elif is_from(value, "pandas", "Series"):
-        value = frame_values(value.to_frame(), path, levels)[:, 0]
+        value = frame_values(value.to_frame(), path, levels, kinds)[:, 0]
     if "scipy.sparse" in sys.modules and sys.modules["scipy.sparse"].issparse(value):
         if value.ndim != 2:
             raise ValueError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ class Wanted:
     covariates: tuple[str, ...] = ()
     drop: tuple[str, ...] = ()
     header: bool | None = None
-    categories: bool = False
+    kinds: Mapping[str, str] | None = None
 
     def given(self) -> list[str]:
         """The names of the options that are given."""
@@ -124,7 +124,7 @@ def _from_frame(frame: Any, wanted: Wanted) -> Data:
             f"expected a column {absent[0]!r} to drop, got: {_listed(map(str, frame.columns))}; correct its name"
         )
     kept = frame.drop(columns=list(wanted.drop))
-    return as_data(kept, wanted.covariates or None, labels=wanted.labels, categories=wanted.categories)
+    return as_data(kept, wanted.covariates or None, labels=wanted.labels, kinds=wanted.kinds)
 
 
 def _read_anndata(path: Path, wanted: Wanted) -> Data:
@@ -157,7 +157,7 @@ class Kind:
     zipped: bool = False
 
 
-COLUMNS = ("labels", "covariates", "drop", "categories")
+COLUMNS = ("labels", "covariates", "drop", "kinds")
 
 KINDS = (
     Kind((".npy", ".npz"), _read_numpy, ("array", "labels")),

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pyrovae.data.matching import name_order, some
+from pyrovae.data.kinds import LEVELED, guess_kind, is_number
+from pyrovae.data.matching import level_name, name_order, some
+from pyrovae.errors import refusal
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,11 +79,18 @@ def _has_levels(column: pd.Series) -> bool:
     )
 
 
-def frame_values(frame: pd.DataFrame, path: str, levels: dict[str, tuple[str, ...]] | None) -> Any:
+def frame_values(
+    frame: pd.DataFrame, path: str, levels: dict[str, tuple[str, ...]], kinds: dict[str, str] | None
+) -> Any:
     """Return the numbers of a table: integers where all are, else float64 with NaN for what is missing; or a sparse matrix.
 
-    ``levels`` gets the levels of columns that have them, which become codes; None refuses such columns, as dates, ids and
-    free text are refused: the TypeError says what to do with each.
+    Dates, ids and free text are refused: the TypeError says what to do with each.
+
+    Args:
+        frame: the table.
+        path: the expression that leads to it, for messages.
+        levels: gets the names of the levels of columns that become codes.
+        kinds: the kinds of some columns; gets the others, guessed. None refuses columns of text.
     """
     import pandas as pd
 
@@ -90,32 +99,37 @@ def frame_values(frame: pd.DataFrame, path: str, levels: dict[str, tuple[str, ..
         raise ValueError(
             f"expected each column of {path} once, got {next(n for n in names if names.count(n) > 1)!r} twice"
         )
+    if kinds is not None and (absent := [name for name in kinds if name not in names]):
+        raise refusal(f"expected a column {absent[0]!r} in {path}, got: {some(names)}; correct its name", "kinds")
     if frame.empty:
         return np.empty(frame.shape)
     if all(isinstance(dtype, pd.SparseDtype) for dtype in frame.dtypes):
         return frame.sparse.to_coo().tocsr()
-    codes: dict[int, Any] = {}
-    wrong = []
-    for number, (name, dtype) in enumerate(zip(names, frame.dtypes, strict=True)):
-        if isinstance(dtype, pd.SparseDtype):
-            codes[number] = frame.iloc[:, number].sparse.to_dense()
-            continue
-        if _is_number(dtype) and not _ID.fullmatch(name):
-            continue
-        why = _not_numbers(frame.iloc[:, number])
-        if why is None and not _is_number(dtype):
-            values, own = coded(frame.iloc[:, number])
-            if own and levels is None:
-                why = f"the levels {some(own)}: give it as a covariate or a label, or write categories=True, which codes it"
-            elif own and levels is not None:
-                levels[name] = own
-                values = pd.Series(values, index=frame.index).where(values >= 0)
-            codes[number] = values
+    columns, wrong = [], []
+    for name, (_, column) in zip(names, frame.items(), strict=True):
+        column = column.sparse.to_dense() if isinstance(column.dtype, pd.SparseDtype) else column
+        is_odd = not is_number(column.dtype) or _ID.fullmatch(name)
+        is_asked = kinds is not None and name in kinds and column.dtype.kind not in "mM"
+        why = _not_numbers(column) if is_odd and not is_asked else None
+        if why is None and (kinds is not None or not is_number(column.dtype)):
+            numbers, own = coded(column)
+            if kinds is not None:
+                if name not in kinds:
+                    kinds[name] = guess_kind(column if own else pd.Series(numbers))
+                if own and (kind := kinds[name]) not in LEVELED:
+                    why = f"the levels {some(own)}, which are not {kind}: give it another kind"
+                elif not own and kinds[name] in LEVELED:
+                    numbers, own = factorized(pd.Series(numbers))
+            elif own:
+                why = f"the levels {some(own)}: give it as a covariate or a label, or write kinds={{}}, which codes it"
+            column = pd.Series(numbers, frame.index)
+            if own:
+                levels[name], column = own, column.where(column >= 0)
         wrong += [] if why is None else [f"{name!r} ({why})"]
+        columns.append(column)
     if wrong:
         raise TypeError(f"expected {path} to hold columns of numbers, got {'; '.join(wrong[:5])}; or drop them")
-    if codes:
-        frame = pd.concat([pd.Series(codes.get(n, frame.iloc[:, n]), frame.index) for n in range(len(names))], axis=1)
+    frame = pd.concat(columns, axis=1)
     if frame.isna().any(axis=None) or any(dtype.kind == "f" for dtype in frame.dtypes):
         return frame.to_numpy(dtype=np.float64, na_value=np.nan)
     return frame.to_numpy(dtype=np.result_type(*(np.dtype(dtype.kind + str(dtype.itemsize)) for dtype in frame.dtypes)))
@@ -128,7 +142,7 @@ def _not_numbers(column: pd.Series) -> str | None:
         return "dates: write (column - start).dt.days, say"
     if dtype.kind in "iu" and len(values) >= 10 and values.is_unique:
         return "ids: make it the index, or leave it out"
-    if _is_number(dtype) or dtype.name == "category" or not len(values):
+    if is_number(dtype) or dtype.name == "category" or not len(values):
         return None
     text = values.astype(str)
     if all(_DATE.fullmatch(value) for value in text.iloc[:20]):
@@ -158,18 +172,22 @@ def coded(column: pd.Series) -> tuple[Any, tuple[str, ...] | None]:
     >>> coded(pd.Series(["b", None, "a"]))
     (array([ 1, -1,  0]), ('a', 'b'))
     """
-    import pandas as pd
-
     if column.dtype.name == "category":
         return column.cat.codes.to_numpy(dtype=np.int64), tuple(map(str, column.cat.categories))
-    if _is_number(column.dtype) or not _numeric(column.dropna()).isna().any():
+    if is_number(column.dtype) or not _numeric(column.dropna()).isna().any():
         numbers = _numeric(column)
         return numbers.to_numpy(np.float64, na_value=np.nan) if numbers.isna().any() else numbers.to_numpy(), None
-    codes, names = pd.factorize(column, sort=True)
-    return codes, tuple(map(str, names))
+    return factorized(column)
 
 
-def _is_number(dtype: Any) -> bool:
-    from pandas.api import types
+def factorized(column: pd.Series) -> tuple[Any, tuple[str, ...]]:
+    """Return the codes of a column's distinct values in their order, -1 where missing, and their names.
 
-    return types.is_bool_dtype(dtype) or (types.is_numeric_dtype(dtype) and not types.is_complex_dtype(dtype))
+    >>> import pandas as pd
+    >>> factorized(pd.Series([2.0, None, 1.0]))
+    (array([ 1, -1,  0]), ('1', '2'))
+    """
+    import pandas as pd
+
+    codes, values = pd.factorize(column, sort=True)
+    return codes, tuple(map(level_name, values))

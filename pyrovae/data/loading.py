@@ -14,7 +14,7 @@ need be; its checksums are verified.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ def load(
     covariates: Sequence[str] = (),
     drop: Sequence[str] = (),
     header: bool | None = None,
-    categories: bool = False,
+    kinds: Mapping[str, str] | None = None,
     download: bool = True,
 ) -> Data:
     """Return data by name or path, split into ``train``, ``validation`` and ``test``.
@@ -64,7 +64,7 @@ def load(
         covariates: the columns of a table that are covariates; text becomes codes, whose levels are kept.
         drop: the columns of a table to leave out.
         header: whether the first line of a table of text holds names; by default it is found out, and stands in ``notes``.
-        categories: whether columns of text become codes 0, 1, ..., whose levels are kept; by default they are refused.
+        kinds: the kinds of some columns of a table, as in ``as_data``; ``{}`` guesses all.
         download: whether MNIST may be downloaded.
 
     Raises:
@@ -77,7 +77,7 @@ def load(
     """
     if isinstance(covariates, str) or isinstance(drop, str):
         raise TypeError("expected covariates and drop to be lists of names, got one name; write ['batch'], say")
-    wanted = Wanted(array, labels, tuple(covariates), tuple(drop), header, categories)
+    wanted = Wanted(array, labels, tuple(covariates), tuple(drop), header, kinds)
     found = re.fullmatch(r"(\w+)\(seed=(\d+)\)", variant or "")  # a variant in full, as `Data` names it
     if found:
         variant, seed = found[1], int(found[2])

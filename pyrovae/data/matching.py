@@ -34,13 +34,25 @@ def match(reference: Data, other: Data) -> Data:
         if coded and isinstance(rows, Tensor):
             rows = rows.clone()
             for number in coded:
-                rows[:, number] = recoded(rows[:, number], *_levels(reference, other, (wanted or ())[number]))
+                codes, (known, given, what) = rows[:, number], _levels(reference, other, (wanted or ())[number])
+                if given is None and came and reference.kinds:  # a table whose numbers are the levels themselves
+                    values, codes = codes.unique(return_inverse=True)
+                    codes = torch.where(rows[:, number].isnan(), rows[:, number], codes.to(rows.dtype))
+                    given = tuple(level_name(value) for value in values.tolist() if value == value)
+                rows[:, number] = recoded(codes, known, given, what)
         return rows
 
     x = map_tree(leaf, other.x, reference.x)
     covariates = {name: _covariate(reference, other, name) for name in reference.covariates or ()}
     levels = {**other.levels, **reference.levels}
-    return replace(other, x=x, columns=reference.columns or other.columns, covariates=covariates or None, levels=levels)
+    return replace(
+        other,
+        x=x,
+        columns=reference.columns or other.columns,
+        covariates=covariates or None,
+        levels=levels,
+        kinds=reference.kinds,
+    )
 
 
 def _covariate(reference: Data, other: Data, name: str) -> Tensor:
@@ -85,6 +97,11 @@ def name_order(wanted: Sequence[Any], came: Sequence[Any], what: str) -> list[in
 def some(names: Sequence[Any]) -> str:
     """The first names of many, for messages."""
     return ", ".join(repr(name) for name in names[:5]) + (", ..." if len(names) > 5 else "")
+
+
+def level_name(value: Any) -> str:
+    """The name of a level that is a value: that of a whole number has no decimals."""
+    return str(value).removesuffix(".0") if isinstance(value, float) else str(value)
 
 
 def _columns(rows: Rows, order: list[int]) -> Rows:

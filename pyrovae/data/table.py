@@ -51,6 +51,7 @@ class Data:
         seed: the seed of the split and of whatever was drawn, or None.
         columns: the names of the columns of a table, or None; for a dict or tuple ``x``, one such entry for each part.
         levels: the names of the levels behind the codes 0, 1, ..., for each column, covariate or label that has them.
+        kinds: the kind of each column of a table, where they are known: real, positive, count, category, ...
         row_names: the pandas index of a table, or None.
         transform: ``transform(x, generator)``, applied afresh to each training batch (dynamic binarization), or None.
         parts: the rows of ``train``, ``validation`` and ``test``: an index or a slice for each.
@@ -76,6 +77,7 @@ class Data:
     seed: int | None = None
     columns: Any = None
     levels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    kinds: Mapping[str, str] = field(default_factory=dict)
     row_names: Any = None
     transform: Transform | None = None
     parts: Mapping[str, Index] = field(default_factory=dict)
@@ -230,6 +232,31 @@ class Data:
             return self
         generator = torch.Generator().manual_seed(seed)
         return replace(self, x=self.transform(self.dense().x, generator), transform=None, seed=seed)
+
+    def to_frame(self, x: Any = None) -> Any:
+        """Return the rows as a pandas DataFrame: columns and rows by name, the levels of codes, None where missing.
+
+        Args:
+            x: other rows of the same columns, such as draws or means, ``(rows, columns)``; by default the data's own.
+
+        >>> Data(torch.tensor([[1.0], [0.0]]), columns=("pet",), levels={"pet": ("cat", "dog")}).to_frame()["pet"].tolist()
+        ['dog', 'cat']
+        """
+        import pandas as pd
+
+        rows = self.dense().x if x is None else x
+        names = self.columns or tuple(map(str, range(rows.shape[-1])))
+        frame = pd.DataFrame(np.asarray(rows), columns=list(names))
+        if self.row_names is not None and len(frame) == len(self):
+            frame.index = self.row_names
+        for name in names:
+            if name in self.levels:
+                codes = frame[name].fillna(-1).round().astype(int)
+                ordered = self.kinds.get(name) == "ordinal"
+                frame[name] = pd.Categorical.from_codes(codes, list(self.levels[name]), ordered).astype(
+                    "category" if ordered else object
+                )
+        return frame
 
     def matched(self, other: Data) -> Data:
         """Return ``other`` with its columns, covariates and levels in the order of this data.

@@ -1,8 +1,13 @@
 from .categorical import InteriorRelaxedOneHot as InteriorRelaxedOneHot
 from .categorical import LevelCategorical as LevelCategorical
+from .columns import KINDS as KINDS
+from .columns import Binary as Binary
+from .columns import Bounded as Bounded
 from .columns import Category as Category
 from .columns import Column as Column
 from .columns import Count as Count
+from .columns import HeavyTailed as HeavyTailed
+from .columns import Ordered as Ordered
 from .columns import Positive as Positive
 from .columns import Real as Real
 from .counts import MeanBetaBinomial as MeanBetaBinomial
@@ -26,3 +31,4 @@ from .spherical import PowerSpherical as PowerSpherical
 from .spherical import UniformSphere as UniformSphere
 from .table import TableDistribution as TableDistribution
 from .table import TableSchema as TableSchema
+from .truncated import TruncatedNormal as TruncatedNormal

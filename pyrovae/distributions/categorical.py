@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pyro.distributions as dist
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid, softplus
 
 
 class InteriorRelaxedOneHot(dist.RelaxedOneHotCategorical):
@@ -18,7 +19,6 @@ class InteriorRelaxedOneHot(dist.RelaxedOneHotCategorical):
         temperature: T, a positive scalar.
         probs: probabilities, of shape ``(*batch, K)``.
         logits: or unnormalized log probabilities, of the same shape.
-        validate_args: check arguments.
 
     Reference: Jang et al. 2017, arXiv:1611.01144; Maddison et al. 2017, arXiv:1611.00712.
 
@@ -41,7 +41,6 @@ class LevelCategorical(dist.Categorical):
     Args:
         probs: probabilities, of shape ``(*batch, K)``.
         logits: or unnormalized log probabilities, of the same shape.
-        validate_args: check arguments.
 
     >>> LevelCategorical(logits=torch.zeros(5)).mean
     tensor(2.)
@@ -59,3 +58,37 @@ class LevelCategorical(dist.Categorical):
 
     def _levels(self) -> Tensor:
         return torch.arange(self.probs.shape[-1], dtype=self.probs.dtype, device=self.probs.device)
+
+
+def proportional_odds(location: Tensor, cutpoints: Tensor) -> Tensor:
+    r"""The log masses of ordered levels under the cumulative logit model; they do not cancel in the tails.
+
+    .. math:: P(x \le k) = \mathrm{sigmoid}(c_k - \eta), \qquad c_0 < \dots < c_{K-2}
+
+    Args:
+        location: :math:`\eta`, of shape ``batch``.
+        cutpoints: c, increasing along the last axis, of shape ``(*batch, K - 1)``.
+
+    Reference: McCullagh 1980, Regression models for ordinal data, JRSS B 42(2).
+
+    >>> proportional_odds(torch.tensor(0.0), torch.tensor([0.0])).exp()
+    tensor([0.5000, 0.5000])
+    """
+    gaps = cutpoints - location.unsqueeze(-1)
+    low, high = gaps[..., :-1], gaps[..., 1:]
+    inner = logsigmoid(high) + logsigmoid(-low) + torch.log(-torch.expm1(low - high))
+    return torch.cat([logsigmoid(gaps[..., :1]), inner, logsigmoid(-gaps[..., -1:])], -1)
+
+
+def increasing(raw: Tensor) -> Tensor:
+    """Numbers that increase along the last axis: the first, then steps through a softplus.
+
+    >>> increasing(steps_of(torch.tensor([-1.0, 0.0, 2.0]))).round(decimals=4)
+    tensor([-1.,  0.,  2.])
+    """
+    return torch.cat([raw[..., :1], raw[..., :1] + softplus(raw[..., 1:]).cumsum(-1)], -1)
+
+
+def steps_of(values: Tensor) -> Tensor:
+    """The raw numbers whose :func:`increasing` is ``values``."""
+    return torch.cat([values[..., :1], values.diff().expm1().log()], -1)

@@ -1,12 +1,13 @@
-"""Kinds of table columns: the coding, the distribution and a posterior's features of each."""
+"""Kinds of table columns: the distribution, the start at the data, and the features that a posterior reads, of each."""
 
 from __future__ import annotations
 
 import math
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import Any, ClassVar
 
 import pyro.distributions as dist
 import torch
@@ -14,257 +15,479 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.nn.functional import one_hot
 
-from pyrovae.distributions.categorical import LevelCategorical
+from pyrovae.distributions.categorical import LevelCategorical, increasing, proportional_odds, steps_of
 from pyrovae.distributions.counts import SizedNegativeBinomial
-from pyrovae.distributions.links import RAW_ONE, positive
-
-if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
+from pyrovae.distributions.links import RAW_ONE, link, positive
+from pyrovae.distributions.precise import StudentT
+from pyrovae.distributions.truncated import TruncatedNormal
+from pyrovae.errors import check_word, refusal
 
 
 @dataclass(frozen=True)
 class Column(ABC):
-    """One kind of column (abstract): numbers ``(*batch,)``, NaN where missing.
+    """A column of a table (abstract): a subclass is a kind, whose methods serve all columns of that kind at once.
+
+    Values are numbers in the data's units, or the codes 0, 1, ... of levels.
 
     Args:
         name: the column's name.
     """
 
-    name: Hashable
-    support: ClassVar[constraints.Constraint]
-    interior: ClassVar[float] = 0.0
-
-    @property
-    def num_parameters(self) -> int:
-        """How many numbers the likelihood's network gives for this column."""
-        return 2
-
-    @property
-    def num_features(self) -> int:
-        """How many numbers a posterior's network sees of this column."""
-        return 1
-
-    @property
-    def offset(self) -> tuple[float, ...]:
-        """Where the network's numbers start: at the data's marginal distribution, roughly."""
-        return (0.0, RAW_ONE)
+    name: str
+    kind: ClassVar[str]
+    is_mass: ClassVar[bool] = False
+    interior: ClassVar[Any] = 0.0
+    """A value inside the column's range."""
+    num_located: ClassVar[Any] = 1
+    """How many numbers of the column's distribution depend on the latents: those that a network gives."""
+    num_features: ClassVar[Any] = 1
+    """How many numbers a posterior's network reads of the column."""
 
     @classmethod
     @abstractmethod
-    def from_series(cls, name: Hashable, series: pd.Series) -> Column:
-        """The column that describes the data."""
+    def fit(cls, name: str, values: Tensor, given: tuple[Any, ...] = ()) -> Column:
+        """The column whose units and start are those of values ``(rows,)`` in double precision, none missing.
 
+        Args:
+            name: the column's name.
+            values: the values.
+            given: the names of the levels, or the bounds, of a kind that has them.
+        """
+
+    @property
+    def units(self) -> tuple[float, ...]:
+        """The constants of the column, such as the center and the spread of its values."""
+        return (self.loc, self.scale)  # type: ignore[attr-defined]
+
+    @property
+    def start(self) -> tuple[float, ...]:
+        """Where the unconstrained parameters start: at the data's marginal distribution."""
+        return (0.0, RAW_ONE)
+
+    @staticmethod
     @abstractmethod
-    def distribution(self, raw: Tensor) -> dist.TorchDistribution:
-        """The column's distribution given the network's numbers ``(*batch, num_parameters)``."""
+    def distribution(raw: Tensor, units: Tensor) -> dist.TorchDistribution:
+        """The distribution of columns, given unconstrained parameters ``(..., columns, numbers)`` and units alike."""
 
-    @abstractmethod
-    def features(self, value: Tensor) -> Tensor:
-        """The features of a posterior's network: numbers of order one, ``(*batch, num_features)``."""
+    @staticmethod
+    def inside(value: Tensor, units: Tensor) -> Tensor:
+        """Whether values ``(..., columns)`` are in the columns' range."""
+        return value == value
 
-    def encode(self, series: pd.Series) -> np.ndarray:
-        """The column as floating point numbers, NaN where missing."""
-        values = series.astype("float64").to_numpy(na_value=float("nan")).copy()  # pandas gives a read-only view
-        self._check(values)
-        return values
+    @staticmethod
+    def features(value: Tensor, units: Tensor) -> Tensor:
+        """The features of values ``(..., columns)``, numbers of order one: ``(..., columns, num_features)``."""
+        return ((value - units[..., 0]) / units[..., 1]).unsqueeze(-1)
 
-    def decode(self, values: np.ndarray) -> Sequence[object] | np.ndarray:
-        """The values of the column from its numbers."""
-        return values
-
-    def center(self, distribution: dist.TorchDistribution) -> Tensor:
-        """The value to impute: the mean of a number, the most probable category."""
+    @staticmethod
+    def center(distribution: Any) -> Tensor:
+        """The value to impute: the mean of a number, the most probable level."""
         return distribution.mean
 
-    def _check(self, values: np.ndarray) -> None:
-        found = torch.as_tensor(values)
-        wrong = ~(self.support.check(found) | found.isnan())
-        if wrong.any():
-            raise ValueError(
-                f"column {self.name!r} is {type(self).__name__.lower()}, but row {int(wrong.nonzero()[0])} holds "
-                f"{found[wrong][0]:g}: give it another kind, kinds={{{self.name!r}: ...}}, or mend the data"
+    def _holding(self, values: Tensor) -> Any:
+        """The column, if it can hold these values."""
+        inside = self.inside(values, values.new_tensor(self.units))
+        if not bool(inside.all()):
+            raise refusal(
+                f"column {self.name!r} cannot be {self.kind}, since it holds {float(values[~inside][0]):g}: give it another "
+                "kind, or mend the data",
+                "kinds",
             )
+        return self
+
+    def to_json(self) -> dict[str, Any]:
+        """The kind and the fields as JSON holds them; :func:`column_from_json` gives the column back."""
+        return {"kind": self.kind} | {n: list(v) if isinstance(v, tuple) else v for n, v in vars(self).items()}
 
 
 @dataclass(frozen=True)
 class Real(Column):
-    r"""A real number: :math:`\mathcal{N}(m + s\,\mu, (s \sigma)^2)`, with m and s of the data.
+    r"""A real number: :math:`\mathcal{N}(m + s\,\mu(z), (s \sigma)^2)`, with m and s of the data.
 
     Args:
         name: the column's name.
         loc: m.
         scale: s.
 
-    >>> Real("height", loc=170.0, scale=10.0).distribution(torch.zeros(5, 2)).batch_shape
-    torch.Size([5])
+    >>> Real.distribution(torch.zeros(5, 1, 2), torch.tensor([[170.0, 10.0]])).batch_shape
+    torch.Size([5, 1])
     """
 
     loc: float
     scale: float
-    support: ClassVar = constraints.real
+    kind: ClassVar = "real"
 
     @classmethod
-    def from_series(cls, name: Hashable, series: pd.Series) -> Real:
-        """Standardized by the data's mean and standard deviation."""
-        return cls(name, *_moments(name, series.astype("float64")))
+    def fit(cls, name: str, values: Tensor, given: tuple[Any, ...] = ()) -> Real:
+        """Standardized by mean and standard deviation."""
+        return cls(name, *_moments(name, values))
 
-    def distribution(self, raw: Tensor) -> dist.TorchDistribution:
+    @staticmethod
+    def distribution(raw: Tensor, units: Tensor) -> dist.TorchDistribution:
         """A normal."""
-        return dist.Normal(self.loc + self.scale * raw[..., 0], self.scale * positive(raw[..., 1]))
+        loc, scale = units.unbind(-1)
+        return dist.Normal(loc + scale * raw[..., 0], scale * positive(raw[..., 1]))
 
-    def features(self, value: Tensor) -> Tensor:
-        """The standardized value."""
-        return ((value - self.loc) / self.scale).unsqueeze(-1)
+
+@dataclass(frozen=True)
+class HeavyTailed(Column):
+    r"""A real number with heavy tails: :math:`t_\nu(m + s\,\mu(z), s \sigma)` with :math:`\nu > 1`, m and s of the data.
+
+    Args:
+        name: the column's name.
+        loc: m.
+        scale: s.
+    """
+
+    loc: float
+    scale: float
+    kind: ClassVar = "student_t"
+
+    @classmethod
+    def fit(cls, name: str, values: Tensor, given: tuple[Any, ...] = ()) -> HeavyTailed:
+        """Standardized by the median and the distance between the quartiles."""
+        _, sd = _moments(name, values)
+        low, middle, high = values.quantile(values.new_tensor([0.25, 0.5, 0.75])).tolist()
+        return cls(name, middle, (high - low) / 1.349 or sd)
+
+    @property
+    def start(self) -> tuple[float, ...]:
+        """Scale one, eleven degrees of freedom."""
+        return (0.0, RAW_ONE, 10.0)
+
+    @staticmethod
+    def distribution(raw: Tensor, units: Tensor) -> dist.TorchDistribution:
+        """A Student t."""
+        loc, scale = units.unbind(-1)
+        return StudentT(1 + positive(raw[..., 2]), loc + scale * raw[..., 0], scale * positive(raw[..., 1]))
 
 
 @dataclass(frozen=True)
 class Positive(Column):
-    r"""A positive number: its logarithm is :math:`\mathcal{N}(m + s\,\mu, (s \sigma)^2)`, with m and s of the data.
+    r"""A positive number: its logarithm is :math:`\mathcal{N}(m + s\,\mu(z), (s \sigma)^2)`, with m and s of the data.
 
     Args:
         name: the column's name.
         loc: m.
         scale: s.
-
-    >>> Positive("price", loc=2.0, scale=1.0).distribution(torch.zeros(2)).support
-    GreaterThan(lower_bound=0.0)
     """
 
     loc: float
     scale: float
-    support: ClassVar = constraints.positive
-    interior: ClassVar[float] = 1.0
+    kind: ClassVar = "positive"
+    interior: ClassVar = 1.0
 
     @classmethod
-    def from_series(cls, name: Hashable, series: pd.Series) -> Positive:
-        """Standardized by the mean and standard deviation of the data's logarithm."""
-        values = series.astype("float64")
-        if (values <= 0).any():
-            raise ValueError(
-                f"column {name!r} cannot be positive, its least value is {values.min():g}: use Real or Count"
-            )
-        return cls(name, *_moments(name, values.map(math.log, na_action="ignore")))
+    def fit(cls, name: str, values: Tensor, given: tuple[Any, ...] = ()) -> Positive:
+        """Standardized by mean and standard deviation of the logarithm."""
+        logs = values.clamp(min=torch.finfo(values.dtype).tiny).log()
+        return cls(name, *_moments(name, logs))._holding(values)
 
-    def distribution(self, raw: Tensor) -> dist.TorchDistribution:
+    @staticmethod
+    def distribution(raw: Tensor, units: Tensor) -> dist.TorchDistribution:
         """A log-normal."""
-        return dist.LogNormal(self.loc + self.scale * raw[..., 0], self.scale * positive(raw[..., 1]))
+        loc, scale = units.unbind(-1)
+        return dist.LogNormal(loc + scale * raw[..., 0], scale * positive(raw[..., 1]))
 
-    def features(self, value: Tensor) -> Tensor:
+    @staticmethod
+    def inside(value: Tensor, units: Tensor) -> Tensor:
+        """Whether values are positive."""
+        return value > 0
+
+    @staticmethod
+    def features(value: Tensor, units: Tensor) -> Tensor:
         """The standardized logarithm."""
-        return ((value.log() - self.loc) / self.scale).unsqueeze(-1)
+        return Real.features(value.log(), units)
+
+
+@dataclass(frozen=True)
+class Bounded(Column):
+    r"""A number in an interval, its ends included: a normal with m + s μ(z) and s σ, truncated to the interval.
+
+    Args:
+        name: the column's name.
+        lower: the least value.
+        upper: the largest value.
+        loc: m.
+        scale: s.
+    """
+
+    lower: float
+    upper: float
+    loc: float
+    scale: float
+    kind: ClassVar = "bounded"
+
+    @classmethod
+    def fit(cls, name: str, values: Tensor, given: tuple[Any, ...] = ()) -> Bounded:
+        """Standardized by mean and standard deviation; without bounds in 0..1 or 0..100, if the values are."""
+        largest = float(values.max()) if len(values) else 0.0
+        lower, upper = given or (0.0, 1.0 if largest <= 1 else 100.0)
+        return cls(name, lower, upper, *_moments(name, values))._holding(values)
+
+    @property
+    def units(self) -> tuple[float, ...]:
+        """Center, spread and bounds."""
+        return (self.loc, self.scale, self.lower, self.upper)
+
+    @staticmethod
+    def distribution(raw: Tensor, units: Tensor) -> dist.TorchDistribution:
+        """A truncated normal."""
+        loc, scale, lower, upper = units.unbind(-1)
+        return TruncatedNormal(loc + scale * raw[..., 0], scale * positive(raw[..., 1]), lower, upper)
+
+    @staticmethod
+    def inside(value: Tensor, units: Tensor) -> Tensor:
+        """Whether values are in the interval."""
+        return (value >= units[..., 2]) & (value <= units[..., 3])
+
+    @property
+    def interior(self) -> float:  # type: ignore[override]
+        """The middle of the interval."""
+        return 0.5 * (self.lower + self.upper)
 
 
 @dataclass(frozen=True)
 class Count(Column):
-    r"""A count: negative binomial with mean :math:`m \lambda`, with m the data's mean.
+    r"""A count: negative binomial with mean :math:`m \lambda(z)`, with m the data's mean, and one dispersion.
 
     Args:
         name: the column's name.
         mean: m.
-
-    >>> Count("visits", mean=3.0).distribution(torch.zeros(5, 2)).batch_shape
-    torch.Size([5])
+        dispersion: where the inverse dispersion starts.
     """
 
     mean: float
-    support: ClassVar = constraints.nonnegative_integer
-
-    @property
-    def offset(self) -> tuple[float, ...]:
-        """Rate and dispersion one."""
-        return (RAW_ONE, RAW_ONE)
+    dispersion: float = 1.0
+    kind: ClassVar = "count"
+    is_mass: ClassVar = True
 
     @classmethod
-    def from_series(cls, name: Hashable, series: pd.Series) -> Count:
-        """Scaled by the data's mean."""
-        return cls(name, max(_moments(name, series.astype("float64"))[0], 1e-3))
+    def fit(cls, name: str, values: Tensor, given: tuple[Any, ...] = ()) -> Count:
+        """Mean and dispersion by moments."""
+        mean, sd = _moments(name, values)
+        return cls(name, mean, min(max(mean**2 / max(sd**2 - mean, 1e-9), 0.1), 100.0))._holding(values)
 
-    def distribution(self, raw: Tensor) -> dist.TorchDistribution:
+    @property
+    def units(self) -> tuple[float, ...]:
+        """The mean."""
+        return (self.mean,)
+
+    @property
+    def start(self) -> tuple[float, ...]:
+        """The rate one, and the dispersion."""
+        return (RAW_ONE, float(link(constraints.positive).inverse(torch.tensor(self.dispersion))))
+
+    @staticmethod
+    def distribution(raw: Tensor, units: Tensor) -> dist.TorchDistribution:
         """A negative binomial."""
-        return SizedNegativeBinomial(self.mean * positive(raw[..., 0]), positive(raw[..., 1]))
+        return SizedNegativeBinomial(units[..., 0] * positive(raw[..., 0]), positive(raw[..., 1]))
 
-    def features(self, value: Tensor) -> Tensor:
+    @staticmethod
+    def inside(value: Tensor, units: Tensor) -> Tensor:
+        """Whether values are counts."""
+        return (value >= 0) & (value == value.round())
+
+    @staticmethod
+    def features(value: Tensor, units: Tensor) -> Tensor:
         """The logarithm of one plus the count, centered."""
-        return (value.log1p() - math.log1p(self.mean)).unsqueeze(-1)
+        return (value.log1p() - units[..., 0].log1p()).unsqueeze(-1)
 
 
 @dataclass(frozen=True)
-class Category(Column):
-    r"""One of several labels, coded 0 to K - 1: categorical.
+class Leveled(Column):
+    """A column of levels, coded 0 to K - 1 (abstract).
 
     Args:
         name: the column's name.
-        levels: the labels, in the order of their codes.
+        levels: the names of the levels, in the order of their codes.
         frequencies: their shares in the data.
-
-    >>> Category("color", levels=("blue", "red"), frequencies=(0.5, 0.5)).distribution(torch.zeros(2)).probs
-    tensor([0.5000, 0.5000])
     """
 
-    levels: tuple[Hashable, ...]
+    levels: tuple[str, ...]
     frequencies: tuple[float, ...]
-    support: ClassVar = constraints.nonnegative_integer
-
-    @property
-    def num_parameters(self) -> int:
-        """One logit a label."""
-        return len(self.levels)
-
-    @property
-    def num_features(self) -> int:
-        """One indicator a label."""
-        return len(self.levels)
-
-    @property
-    def offset(self) -> tuple[float, ...]:
-        """The log frequencies of the labels."""
-        return tuple(math.log(frequency) for frequency in self.frequencies)
+    is_mass: ClassVar = True
 
     @classmethod
-    def from_series(cls, name: Hashable, series: pd.Series) -> Category:
-        """With the data's labels, sorted (those of a pandas categorical in its order)."""
-        levels = series.cat.categories if series.dtype.name == "category" else sorted(series.dropna().unique())
-        if len(levels) < 2:
-            raise ValueError(
-                f"column {name!r} has {len(levels)} label(s), a category needs two or more: drop the column"
+    def fit(cls, name: str, values: Tensor, given: tuple[Any, ...] = ()) -> Any:
+        """With the shares of the levels, each counted once more than it is there."""
+        levels = given or tuple(str(code) for code in range(int(values.max()) + 1))
+        if len(levels) < 2 or (cls.kind == "binary" and len(levels) > 2):
+            raise refusal(
+                f"column {name!r} has {len(levels)} level(s), which is not {cls.kind}: drop it, or say another", "kinds"
             )
-        counts = [1 + (series == level).sum() for level in levels]
-        return cls(name, tuple(levels), tuple(float(count / sum(counts)) for count in counts))
+        counts = 1.0 + torch.bincount(values.long().clamp(0, len(levels) - 1), minlength=len(levels)).double()
+        return cls(name, levels, tuple((counts / counts.sum()).tolist()))._holding(values)
 
-    def distribution(self, raw: Tensor) -> dist.TorchDistribution:
+    @property
+    def units(self) -> tuple[float, ...]:
+        """The frequencies."""
+        return self.frequencies
+
+    @staticmethod
+    def inside(value: Tensor, units: Tensor) -> Tensor:
+        """Whether values are codes of the levels."""
+        return (value >= 0) & (value == value.round()) & (value < units.shape[-1])
+
+
+@dataclass(frozen=True)
+class Binary(Leveled):
+    """One of two levels: Bernoulli.
+
+    Args:
+        name: the column's name.
+        levels: the names of the two levels.
+        frequencies: their shares in the data.
+    """
+
+    kind: ClassVar = "binary"
+
+    @property
+    def start(self) -> tuple[float, ...]:
+        """The log odds of the second level."""
+        return (math.log(self.frequencies[1] / self.frequencies[0]),)
+
+    @staticmethod
+    def distribution(raw: Tensor, units: Tensor) -> dist.TorchDistribution:
+        """A Bernoulli."""
+        return dist.Bernoulli(logits=raw[..., 0])
+
+    @staticmethod
+    def features(value: Tensor, units: Tensor) -> Tensor:
+        """The code, less the second level's frequency."""
+        return (value - units[..., 1]).unsqueeze(-1)
+
+    @staticmethod
+    def center(distribution: Any) -> Tensor:
+        """The most probable code."""
+        return (distribution.logits > 0).to(distribution.logits.dtype)
+
+
+@dataclass(frozen=True)
+class Category(Leveled):
+    """One of several levels: categorical.
+
+    Args:
+        name: the column's name.
+        levels: the names of the levels, in the order of their codes.
+        frequencies: their shares in the data.
+
+    >>> Category.fit("color", torch.tensor([0.0, 1.0]), ("blue", "red")).start
+    (-0.6931471805599453, -0.6931471805599453)
+    """
+
+    kind: ClassVar = "category"
+
+    @property
+    def num_located(self) -> int:  # type: ignore[override]
+        """One logit per level."""
+        return len(self.levels)
+
+    num_features = num_located  # type: ignore[assignment]
+
+    @property
+    def start(self) -> tuple[float, ...]:
+        """The log frequencies."""
+        return tuple(math.log(frequency) for frequency in self.frequencies)
+
+    @staticmethod
+    def distribution(raw: Tensor, units: Tensor) -> dist.TorchDistribution:
         """A categorical."""
         return LevelCategorical(logits=raw)
 
-    def features(self, value: Tensor) -> Tensor:
-        """Indicators, less the labels' frequencies."""
-        indicators = one_hot(value.long(), len(self.levels)).to(value.dtype)
-        return indicators - torch.tensor(self.frequencies, dtype=value.dtype, device=value.device)
+    @staticmethod
+    def features(value: Tensor, units: Tensor) -> Tensor:
+        """Indicators of the levels, less their frequencies."""
+        return one_hot(value.long(), units.shape[-1]).to(value.dtype) - units
 
-    def encode(self, series: pd.Series) -> np.ndarray:
-        """The labels' codes."""
-        codes = series.map({level: float(k) for k, level in enumerate(self.levels)}, na_action="ignore").astype(
-            "float64"
-        )
-        unknown = series[codes.isna() & series.notna()]
-        if len(unknown):
-            raise ValueError(
-                f"column {self.name!r} holds the label {unknown.iloc[0]!r}, unknown to the schema, whose labels are "
-                f"{self.levels}: build the schema from data that holds it, or mark it missing"
-            )
-        return codes.to_numpy()
-
-    def decode(self, values: np.ndarray) -> Sequence[object]:
-        """The labels."""
-        return [None if value != value else self.levels[int(value)] for value in values]
-
-    def center(self, distribution: dist.TorchDistribution) -> Tensor:
+    @staticmethod
+    def center(distribution: Any) -> Tensor:
         """The most probable code."""
         return distribution.logits.argmax(-1).to(distribution.logits.dtype)
 
 
-def _moments(name: Hashable, series: pd.Series) -> tuple[float, float]:
-    mean, std = float(series.mean()), float(series.std(ddof=0))
-    if not std > 0 or not math.isfinite(mean):
-        raise ValueError(f"column {name!r} is constant, empty or infinite, and carries no density: drop it")
-    return mean, std
+@dataclass(frozen=True)
+class Ordered(Leveled):
+    """One of several ordered levels: proportional odds, with cutpoints that do not depend on the latents.
+
+    Args:
+        name: the column's name.
+        levels: the names of the levels, in their order.
+        frequencies: their shares in the data.
+    """
+
+    kind: ClassVar = "ordinal"
+
+    @property
+    def start(self) -> tuple[float, ...]:
+        """Location zero, and the cutpoints of the frequencies."""
+        cutpoints = torch.tensor(self.frequencies, dtype=torch.float64).cumsum(0)[:-1].logit()
+        return (0.0, *steps_of(cutpoints).tolist())
+
+    @staticmethod
+    def distribution(raw: Tensor, units: Tensor) -> dist.TorchDistribution:
+        """A categorical with the masses of a cumulative logit model."""
+        return LevelCategorical(logits=proportional_odds(raw[..., 0], increasing(raw[..., 1:])))
+
+    @staticmethod
+    def features(value: Tensor, units: Tensor) -> Tensor:
+        """The code, standardized by the frequencies."""
+        codes = torch.arange(units.shape[-1], dtype=units.dtype, device=units.device)
+        mean = (units * codes).sum(-1)
+        sd = (units * (codes - mean.unsqueeze(-1)).square()).sum(-1).sqrt()
+        return ((value - mean) / sd).unsqueeze(-1)
+
+    center = staticmethod(Category.center)
+
+
+KINDS: Mapping[str, type[Column]] = {
+    cls.kind: cls for cls in (Real, HeavyTailed, Positive, Bounded, Count, Binary, Category, Ordered)
+}
+"""The kinds of columns by their words."""
+
+
+def fit_column(name: str, word: str, values: Tensor, levels: tuple[str, ...] = ()) -> Column:
+    """The column of a kind that describes values.
+
+    Args:
+        name: the column's name.
+        word: a word of ``KINDS``; ``"bounded:0:10"`` gives bounds too.
+        values: ``(rows,)``; NaN is missing.
+        levels: the names behind codes.
+
+    Raises:
+        ValueError: an unknown word, a constant or empty column, or a value outside the kind.
+
+    >>> fit_column("age", "real", torch.tensor([30.0, 50.0])).units
+    (40.0, 10.0)
+    """
+    kind, *bounds = word.split(":")
+    if bounds and not (kind == "bounded" and re.fullmatch(r"bounded:[-+.\de]+:[-+.\de]+", word)):
+        raise refusal(f"bounds are written bounded:0:10, got {word!r} for {name!r}", "kinds")
+    values = values.double()
+    seen = values[~values.isnan()]
+    if not len(seen) or kind == "constant":
+        raise refusal(f"column {name!r} is empty or constant, and has no distribution: drop it", "kinds")
+    return KINDS[check_word("kinds", kind, KINDS)].fit(name, seen, levels or tuple(map(float, bounds)))
+
+
+def column_from_json(values: Mapping[str, Any]) -> Column:
+    """The column of ``Column.to_json``, whoever wrote it.
+
+    Raises:
+        TypeError: a field is unknown, missing, or of the wrong kind.
+        ValueError: an unknown kind, or numbers that are not finite.
+    """
+    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    cls = KINDS[check_word("columns", fields.pop("kind", None), KINDS)]
+    numbers = [n for v in fields.values() for n in (v if isinstance(v, tuple) else (v,)) if not isinstance(n, str)]
+    if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
+        raise refusal(f"a column holds finite numbers and text, got {values!r:.200}", "columns", TypeError)
+    return cls(**fields)
+
+
+def _moments(name: str, values: Tensor) -> tuple[float, float]:
+    mean, sd = float(values.mean()), float(values.std(correction=0))
+    if not sd > 1e-12 * abs(mean) or not math.isfinite(mean):
+        raise refusal(f"column {name!r} is constant or infinite, and carries no density: drop it", "kinds")
+    return mean, sd

@@ -38,7 +38,6 @@ class SizedPoisson(Counts):
     Args:
         rate: :math:`\lambda`, the mean at size one.
         size_factor: s, known: an exposure, a library size; for instance ``FromCovariate("size_factor")``.
-        validate_args: check arguments.
 
     >>> SizedPoisson(2.0, size_factor=3.0).mean
     tensor(6.)
@@ -81,7 +80,6 @@ class SizedNegativeBinomial(Counts):
         rate: :math:`\lambda`, the mean at size one.
         dispersion: :math:`\theta`, the inverse dispersion: Poisson as it grows.
         size_factor: s, known: a library size; for instance ``FromCovariate("size_factor")``.
-        validate_args: check arguments.
 
     Reference: Lopez et al. 2018, scVI, doi:10.1038/s41592-018-0229-2.
 
@@ -156,7 +154,6 @@ class ZeroInflatedSizedPoisson(ZeroInflated):
         rate: :math:`\lambda`, the mean at size one, of the counts that are not extra zeros.
         gate_logits: the log odds of an extra zero.
         size_factor: s, known; for instance ``FromCovariate("size_factor")``.
-        validate_args: check arguments.
 
     Reference: Lambert 1992, doi:10.2307/1269547.
 
@@ -187,7 +184,6 @@ class ZeroInflatedSizedNegativeBinomial(ZeroInflated):
         dispersion: :math:`\theta`, the inverse dispersion.
         gate_logits: the log odds of an extra zero.
         size_factor: s, known; for instance ``FromCovariate("size_factor")``.
-        validate_args: check arguments.
 
     Reference: Lopez et al. 2018, scVI, doi:10.1038/s41592-018-0229-2.
 
@@ -230,7 +226,6 @@ class MeanBetaBinomial(Counts):
         logits: :math:`\ell`, the log odds of the mean.
         concentration: c; binomial as it grows.
         total_count: n.
-        validate_args: check arguments.
 
     Reference: Townsend et al. 2019, BB-ANS, arXiv:1901.04866 (for images).
 

@@ -89,7 +89,6 @@ class DiscretizedLogistic(Discretized):
         loc: location on the range [-1, 1].
         scale: scale on the same range.
         levels: number of levels L; the values are the integers 0 to L - 1.
-        validate_args: check arguments.
 
     Reference: Salimans et al. 2017, PixelCNN++, arXiv:1701.05517.
 
@@ -118,7 +117,6 @@ class DiscretizedNormal(Discretized):
         loc: mean before discretization, on the range [-1, 1].
         scale: standard deviation on the same range.
         levels: number of levels L; the values are the integers 0 to L - 1.
-        validate_args: check arguments.
 
     Reference: Ho et al. 2020, arXiv:2006.11239, section 3.3.
 

@@ -28,7 +28,6 @@ class DiscretizedLogisticMixture(Maskable):
             ``pairs`` is 0 for uncoupled channels.
         levels: number of levels L; the values are the integers 0 to L - 1.
         position_dim: how many axes ``positions`` has.
-        validate_args: check arguments.
 
     Reference: Salimans et al. 2017, PixelCNN++, arXiv:1701.05517.
 

@@ -56,7 +56,6 @@ class MeasuredNormal(Measured):
         loc: :math:`\mu`.
         scatter: s, beyond the known error; at least 0.
         error: e, known: the standard error of this entry, at least 0; for instance ``FromCovariate("error")``.
-        validate_args: check arguments.
 
     Reference: Hogg, Bovy & Lang 2010, arXiv:1008.4686.
 
@@ -84,7 +83,6 @@ class MeasuredStudentT(Measured):
         loc: :math:`\mu`.
         scatter: s, beyond the known error; at least 0.
         error: e, known, at least 0; for instance ``FromCovariate("error")``.
-        validate_args: check arguments.
 
     Reference: Lange, Little & Taylor 1989, doi:10.2307/2290063.
 

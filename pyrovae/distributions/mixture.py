@@ -25,7 +25,6 @@ class DiagonalNormalMixture(Maskable):
         logits: unnormalized log weights, of shape ``(*batch, K)``.
         locs: means, of shape ``(*batch, K, d)``.
         scales: standard deviations, of shape ``(*batch, K, d)``.
-        validate_args: check arguments.
 
     Reference: Graves 2016, arXiv:1607.05690; Figurnov et al. 2018, arXiv:1805.08498.
 

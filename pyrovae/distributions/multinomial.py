@@ -23,7 +23,6 @@ class TotalMultinomial(Maskable):
     Args:
         logits: unnormalized log probabilities, of shape ``(*batch, d)``.
         total_count: n, of shape ``batch``.
-        validate_args: check arguments.
 
     >>> TotalMultinomial(torch.zeros(3, 2), torch.tensor([1.0, 2.0, 3.0])).log_prob(torch.tensor([1.0, 0.0])).exp()
     tensor([0.5000, 0.0000, 0.0000])

@@ -26,7 +26,6 @@ class CholeskyNormal(Parametric):
     Args:
         loc: the mean, of shape ``(*batch, d)``.
         scale_tril: lower triangular with a positive diagonal, of shape ``(*batch, d, d)``.
-        validate_args: check arguments.
 
     >>> d = CholeskyNormal(torch.zeros(5, 3), torch.eye(3))
     >>> d.batch_shape, d.event_shape
@@ -94,7 +93,6 @@ class LowRankNormal(dist.LowRankMultivariateNormal):
         loc: the mean, of shape ``(*batch, d)``.
         cov_factor: W, of shape ``(*batch, d, rank)``.
         cov_diag: the diagonal of D, of shape ``(*batch, d)``.
-        validate_args: check arguments.
 
     >>> LowRankNormal(torch.zeros(5, 3), torch.ones(3, 1), torch.ones(3)).batch_shape
     torch.Size([5])

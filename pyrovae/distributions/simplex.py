@@ -24,7 +24,6 @@ class AdditiveLogisticNormal(Parametric):
     Args:
         loc: means of the log ratios, of shape ``(*batch, K - 1)``.
         scale: their standard deviations, of the same shape.
-        validate_args: check arguments.
 
     Reference: Aitchison & Shen 1980, doi:10.2307/2335470.
 
@@ -66,7 +65,6 @@ class InteriorDirichlet(Precise, dist.Dirichlet):
 
     Args:
         concentration: :math:`\alpha`, of shape ``(*batch, K)``.
-        validate_args: check arguments.
 
     >>> InteriorDirichlet(torch.full((3,), 1e-6)).rsample().log().isfinite().all()
     tensor(True)

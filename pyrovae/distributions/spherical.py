@@ -25,7 +25,6 @@ class UniformSphere(Parametric):
 
     Args:
         like: a tensor of shape ``(*batch, d)`` that gives the shape, the dtype and the device.
-        validate_args: check arguments.
 
     >>> UniformSphere(torch.zeros(5, 3)).log_prob(torch.eye(3)[0]).shape
     torch.Size([5])
@@ -69,7 +68,6 @@ class PowerSpherical(Parametric):
     Args:
         loc: the mean direction :math:`\mu`, of shape ``(*batch, d)``, of length one; d at least 2.
         concentration: :math:`\kappa`, of shape ``batch``; uniform at 0.
-        validate_args: check arguments.
 
     Reference: De Cao & Aziz 2020, The power spherical distribution, arXiv:2006.04437.
 

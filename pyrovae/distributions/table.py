@@ -2,97 +2,98 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from functools import cached_property
+from typing import Any, ClassVar, NamedTuple
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor
-from torch.distributions import constraints, transform_to
-from torch.distributions.transforms import Transform
+from torch.distributions import constraints
 
 from pyrovae.distributions.base import Maskable
-from pyrovae.distributions.columns import Category, Column, Count, Real
+from pyrovae.distributions.columns import Column, fit_column
 
-if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
+
+class Group(NamedTuple):
+    """The columns of one kind, which are computed together."""
+
+    kind: type[Column]
+    places: Tensor  # of the columns in the row
+    units: Tensor  # (columns, units of one), in double precision
+    num_located: int  # of one column
+    num_shared: int
 
 
 @dataclass(frozen=True)
 class TableSchema:
-    """The columns of a table: their kinds, labels and scales.
+    """The columns of a table: their kinds, levels and units.
 
     Args:
         columns: one :class:`~pyrovae.distributions.columns.Column` each, in the data's order.
 
     >>> import pandas as pd
-    >>> frame = pd.DataFrame({"age": [31, 45, None], "color": ["red", "blue", "red"], "visits": [0, 2, 5]})
-    >>> schema = TableSchema.from_frame(frame)
-    >>> [type(column).__name__ for column in schema.columns]
-    ['Real', 'Category', 'Count']
-    >>> schema.encode(frame).tolist()
-    [[31.0, 1.0, 0.0], [45.0, 0.0, 2.0], [nan, 1.0, 5.0]]
+    >>> from pyrovae.data import as_data
+    >>> frame = pd.DataFrame({"age": [31.5, 45.0, None], "color": ["red", "blue", "red"], "visits": [0, 2, 5]})
+    >>> data = as_data(frame, kinds={"visits": "count"})
+    >>> [column.kind for column in TableSchema.of(data).columns]
+    ['real', 'binary', 'count']
+    >>> data.x.tolist()
+    [[31.5, 1.0, 0.0], [45.0, 0.0, 2.0], [nan, 1.0, 5.0]]
     """
 
     columns: tuple[Column, ...]
 
     @classmethod
-    def from_frame(cls, frame: pd.DataFrame, kinds: Mapping[Hashable, type[Column]] | None = None) -> TableSchema:
-        """Read the kinds from a frame's dtypes, and labels and scales from its values.
-
-        Booleans, categoricals and strings are categories; integers are counts, or real if one is negative; floating point
-        numbers are real.
+    def of(cls, data: Any) -> TableSchema:
+        """The schema of a table that knows its kinds, with the units of its rows.
 
         Args:
-            frame: the training data; missing values are left out.
-            kinds: kinds for some columns by name: ``Real``, ``Positive``, ``Count`` or ``Category``.
+            data: ``Data`` with ``kinds``, as by ``as_data(frame, kinds={})``.
 
         Raises:
-            ValueError: a kind is given for a column that the frame lacks, two columns share a name, or a column is constant or
-                does not fit its kind.
+            ValueError: the kinds are not known, or a column is constant or does not fit its kind.
         """
-        if not frame.columns.is_unique:
-            twice = frame.columns[frame.columns.duplicated()][0]
-            raise ValueError(f"the frame has two columns named {twice!r}: give each its own name")
-        kinds = {} if kinds is None else kinds
-        unknown = [name for name in kinds if name not in frame.columns]
-        if unknown:
-            raise ValueError(f"kinds= names the column {unknown[0]!r}, the frame has {list(frame.columns)}")
-        found = [kinds.get(name, _kind(frame[name])).from_series(name, frame[name]) for name in frame.columns]
-        return cls(tuple(found))
+        if not data.kinds:
+            raise ValueError("the kinds of the columns are not known: write pyrovae.data.as_data(frame, kinds={})")
+        columns = zip(data.columns, data.dense().x.unbind(-1), strict=True)
+        return cls(tuple(fit_column(n, data.kinds[n], values, data.levels.get(n, ())) for n, values in columns))
+
+    @cached_property
+    def groups(self) -> tuple[Group, ...]:
+        """The columns by kind, those of levels also by their number."""
+        members: dict[Any, list[int]] = {}
+        for place, column in enumerate(self.columns):
+            members.setdefault((type(column), len(column.units)), []).append(place)
+        found = []
+        for (kind, _), places in members.items():
+            first, units = self.columns[places[0]], [self.columns[place].units for place in places]
+            sizes = (first.num_located, len(first.start) - first.num_located)
+            found.append(Group(kind, torch.tensor(places), torch.tensor(units, dtype=torch.float64), *sizes))
+        return tuple(found)
+
+    @cached_property
+    def order(self) -> Tensor:
+        """Where each column stands when the groups follow each other."""
+        return torch.cat([group.places for group in self.groups]).argsort()
 
     @property
-    def num_parameters(self) -> int:
-        """How many numbers a likelihood's network gives for one row."""
-        return sum(column.num_parameters for column in self.columns)
+    def num_located(self) -> int:
+        """How many numbers a likelihood's network gives for one row: group by group, column by column."""
+        return sum(column.num_located for column in self.columns)
 
     @property
     def num_features(self) -> int:
-        """How many numbers a posterior's network sees of one row: features and one missingness indicator a column."""
+        """How many numbers a posterior's network reads of one row: features, and one indicator of presence per column."""
         return sum(column.num_features + 1 for column in self.columns)
 
-    def encode(self, frame: pd.DataFrame) -> np.ndarray:
-        """A frame as floating point numbers of shape ``(rows, columns)``, NaN where missing.
-
-        Raises:
-            ValueError: a column is absent, or holds a value outside its kind.
-        """
-        import numpy as np
-
-        absent = [column.name for column in self.columns if column.name not in frame.columns]
-        if absent:
-            raise ValueError(f"the frame lacks the column {absent[0]!r}; it has {list(frame.columns)}")
-        return np.stack([column.encode(frame[column.name]) for column in self.columns], 1)
-
-    def decode(self, values: np.ndarray | Tensor) -> pd.DataFrame:
-        """The frame back from numbers of shape ``(rows, columns)``."""
-        import numpy as np
-        import pandas as pd
-
-        array = np.asarray(values, dtype=float)
-        return pd.DataFrame({column.name: column.decode(array[:, j]) for j, column in enumerate(self.columns)})
+    def start(self) -> tuple[Tensor, Tensor]:
+        """Where the numbers of a network and those that rows share start: at the data's marginal distributions."""
+        starts = [(g, [self.columns[place].start for place in g.places.tolist()]) for g in self.groups]
+        located = [number for g, columns in starts for start in columns for number in start[: g.num_located]]
+        shared = [number for g, columns in starts for start in columns for number in start[g.num_located :]]
+        return torch.tensor(located), torch.tensor(shared)
 
     def features(self, x: Tensor, mask: Tensor) -> Tensor:
         """The features that a posterior reads, of order one and zero where missing, and the mask: ``(*batch, num_features)``.
@@ -101,36 +102,47 @@ class TableSchema:
             x: coded data of shape ``(*batch, columns)``, any finite value where missing.
             mask: True where observed, of the same shape.
         """
-        filled = torch.where(mask, x, self.interior(x))
-        parts = [
-            torch.where(seen.unsqueeze(-1), column.features(value), 0.0)
-            for column, value, seen in zip(self.columns, filled.unbind(-1), mask.unbind(-1), strict=True)
-        ]
+        filled, parts = torch.where(mask, x, self.interior(x)), []
+        for group in self.groups:
+            places = group.places.to(x.device)
+            found = group.kind.features(filled[..., places], group.units.to(x))
+            parts.append(torch.where(mask[..., places].unsqueeze(-1), found, 0.0).flatten(-2))
         return torch.cat([*parts, mask.to(x.dtype)], -1)
 
     def interior(self, like: Tensor) -> Tensor:
-        """A value inside each column's support."""
+        """A value inside each column's range."""
         return torch.tensor([column.interior for column in self.columns], dtype=like.dtype, device=like.device)
 
 
 class ColumnSupport(constraints.Constraint):
-    """Each entry of a row in its own column's support.
+    """Each entry of a row in the range of its own column.
 
     Args:
         schema: the columns.
     """
 
     event_dim = 1
-    is_discrete = False
 
     def __init__(self, schema: TableSchema) -> None:
-        self.schema = schema
+        self.schema, self.interior = schema, schema.interior
+        self.is_discrete = all(column.is_mass for column in schema.columns)
         super().__init__()
+
+    @property
+    def measure(self) -> str:
+        """Whether the columns have densities or masses; by name where some have one and some the other."""
+        masses = [column.name for column in self.schema.columns if column.is_mass]
+        if masses and len(masses) < len(self.schema.columns):
+            return f"density, and mass of {', '.join(masses)}"
+        return "mass" if masses else "density"
 
     def check(self, value: Tensor) -> Tensor:
         """Whether each row lies in the support."""
-        columns = zip(self.schema.columns, value.unbind(-1), strict=True)
-        return torch.stack([column.support.check(entry) for column, entry in columns], -1).all(-1)
+        inside = [
+            group.kind.inside(value[..., group.places.to(value.device)], group.units.to(value)).all(-1)
+            for group in self.schema.groups
+        ]
+        return torch.stack(inside, -1).all(-1)
 
 
 class TableDistribution(Maskable):
@@ -138,82 +150,80 @@ class TableDistribution(Maskable):
 
     .. math:: p(x) = \prod_j p_j(x_j)
 
-    A density in the real and positive columns, a mass in the others.
+    A density in the columns of numbers, a mass in those of counts and levels, in the columns' own units.
 
     Args:
         schema: the columns.
-        raw: their unconstrained parameters, of shape ``(*batch, num_parameters)``.
+        located: the numbers that depend on the latents, of shape ``(*batch, num_located)``.
+        shared: those that all rows share, a vector.
         mask: True for the entries that count, of shape ``(*batch, columns)``; None for all.
 
     Reference: Nazabal et al. 2020, HI-VAE, doi:10.1016/j.patcog.2020.107501, arXiv:1807.03653.
 
     >>> from pyrovae.distributions.columns import Real
-    >>> TableDistribution(TableSchema((Real("a", 0.0, 1.0),)), torch.zeros(5, 2)).event_shape
+    >>> TableDistribution(TableSchema((Real("a", 0.0, 1.0),)), torch.zeros(5, 1), torch.zeros(1)).event_shape
     torch.Size([1])
     """
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
-    axes: Mapping[str, int] = {"raw": 1}
+    axes: Mapping[str, int] = {"located": 1}
 
-    def __init__(self, schema: TableSchema, raw: Tensor, mask: Tensor | None = None) -> None:
-        self.schema, self.raw, self._mask = schema, raw, mask
-        super().__init__(raw.shape[:-1], torch.Size((len(schema.columns),)), validate_args=False)
+    def __init__(self, schema: TableSchema, located: Tensor, shared: Tensor, mask: Tensor | None = None) -> None:
+        self.schema, self.located, self.shared, self._mask = schema, located, shared, mask
+        super().__init__(located.shape[:-1], torch.Size((len(schema.columns),)), validate_args=False)
 
     @property
     def support(self) -> ColumnSupport:
-        """Each entry in its own column's support."""
+        """Each entry in the range of its own column."""
         return ColumnSupport(self.schema)
 
-    @property
-    def columns(self) -> tuple[dist.TorchDistribution, ...]:
-        """The columns' distributions, each of batch shape ``batch``."""
-        parts = self.raw.split([column.num_parameters for column in self.schema.columns], -1)
-        return tuple(column.distribution(part) for column, part in zip(self.schema.columns, parts, strict=True))
+    def groups(self) -> Iterator[tuple[Group, dist.TorchDistribution]]:
+        """The distributions of the columns of each kind together, of batch shape ``(*batch, columns of the kind)``."""
+        groups = self.schema.groups
+        located = self.located.split([len(g.places) * g.num_located for g in groups], -1)
+        shared = self.shared.split([len(g.places) * g.num_shared for g in groups], -1)
+        for group, one, other in zip(groups, located, shared, strict=True):
+            one = one.unflatten(-1, (len(group.places), group.num_located))
+            other = other.reshape(len(group.places), group.num_shared).expand(*one.shape[:-1], -1)
+            yield group, group.kind.distribution(torch.cat([one, other], -1), group.units.to(one))
+
+    def column(self, name: str) -> dist.TorchDistribution:
+        """The distribution of one column, of batch shape ``batch``: its probabilities, its quantiles.
+
+        Args:
+            name: the column's name.
+        """
+        place = [column.name for column in self.schema.columns].index(name)
+        column = self.schema.columns[place]
+        group = next(number for number, g in enumerate(self.schema.groups) if place in g.places)
+        before, own = self.schema.groups[:group], self.schema.groups[group]
+        at = own.places.tolist().index(place)
+        first = sum(len(g.places) * g.num_located for g in before) + at * own.num_located
+        then = sum(len(g.places) * g.num_shared for g in before) + at * own.num_shared
+        located, shared = self.located[..., first : first + own.num_located], self.shared[then : then + own.num_shared]
+        raw = torch.cat([located, shared.expand(*located.shape[:-1], -1)], -1)
+        return column.distribution(raw, torch.tensor(column.units).to(raw))
 
     @property
     def mean(self) -> Tensor:
-        """The mean of a number, the most probable code of a category: shape ``(*batch, columns)``."""
-        pairs = zip(self.schema.columns, self.columns, strict=True)
-        return torch.stack([column.center(distribution) for column, distribution in pairs], -1)
+        """The mean of a number, the most probable code of levels: shape ``(*batch, columns)``."""
+        return self._joined(group.kind.center(distribution) for group, distribution in self.groups())
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The log density in nats, in the columns' own units, of shape ``batch``."""
         if self._mask is not None:
             value = torch.where(self._mask, value, self.schema.interior(value))
-        pairs = zip(self.columns, value.unbind(-1), strict=True)
-        terms = torch.stack([distribution.log_prob(entry) for distribution, entry in pairs], -1)
+        terms = self._joined(
+            distribution.log_prob(value[..., group.places.to(value.device)]) for group, distribution in self.groups()
+        )
         return (terms if self._mask is None else torch.where(self._mask, terms, 0.0)).sum(-1)
 
     @torch.no_grad()
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Coded rows of shape ``(*sample_shape, *batch, columns)``."""
-        draws = [distribution.sample(torch.Size(sample_shape)) for distribution in self.columns]
-        return torch.stack([draw.to(self.raw.dtype) for draw in draws], -1)
+        shape = torch.Size(sample_shape)
+        return self._joined(distribution.sample(shape).to(self.located.dtype) for _, distribution in self.groups())
 
-
-def _kind(series: pd.Series) -> type[Column]:
-    import pandas as pd
-
-    if pd.api.types.is_bool_dtype(series) or not pd.api.types.is_numeric_dtype(series):
-        return Category
-    if pd.api.types.is_integer_dtype(series) and not (series.dropna() < 0).any():
-        return Count
-    return Real
-
-
-@transform_to.register(ColumnSupport)
-class ColumnTransform(Transform):
-    """A map whose value at zero lies inside each column's support, which is what filling missing entries needs.
-
-    Args:
-        support: the support of a table's rows.
-    """
-
-    domain = codomain = constraints.real_vector
-
-    def __init__(self, support: ColumnSupport) -> None:
-        super().__init__()
-        self.schema = support.schema
-
-    def _call(self, x: Tensor) -> Tensor:
-        return x + self.schema.interior(x)
+    def _joined(self, parts: Iterator[Tensor]) -> Tensor:
+        """The numbers of all groups, one per column, in the order of the columns."""
+        return torch.cat(list(parts), -1)[..., self.schema.order.to(self.located.device)]

@@ -38,7 +38,6 @@ class ConvEncoder(VectorTrunk):
             ``functools.partial(nn.GroupNorm, 8)``; statistics of the former run over all leading axes.
 
     Raises:
-        TypeError: a shape, activation or normalization is of the wrong kind.
         ValueError: ``in_shape`` is no image, there is no stage, or the normalization does not take images.
 
     Reference: He et al. 2016, Identity mappings in deep residual networks, arXiv:1603.05027 (residual blocks).
@@ -95,7 +94,6 @@ class ConvDecoder(Trunk):
         normalization: class called with a number of channels, as in :class:`ConvEncoder`.
 
     Raises:
-        TypeError: a shape, activation or normalization is of the wrong kind.
         ValueError: ``out_shape`` is no image, there is no stage, or the normalization does not take images.
 
     Reference: Radford, Metz & Chintala 2016, arXiv:1511.06434 (transposed convolutions).

@@ -39,7 +39,6 @@ class MLP(VectorTrunk):
         dropout: probability in [0, 1), after each hidden layer.
 
     Raises:
-        TypeError: a shape, activation or normalization is of the wrong kind.
         ValueError: the normalization does not take vectors, or no two layers of a residual network have the same width.
 
     Reference: Tomczak & Welling 2018, arXiv:1705.07120 (gates); He et al. 2016, arXiv:1603.05027 (shortcuts).

@@ -75,7 +75,6 @@ class GRU(SequenceTrunk):
         per_step: give an output for each step, not for the whole sequence; always so for a vector.
 
     Raises:
-        TypeError: a shape is of the wrong kind.
         ValueError: a size is not positive, ``in_shape`` is neither sequence nor vector, or ``out_shape`` does not fit.
 
     Reference: Cho et al. 2014, arXiv:1406.1078.
@@ -129,7 +128,6 @@ class Transformer(SequenceTrunk):
         dropout: probability in [0, 1), after each attention and each fully connected part.
 
     Raises:
-        TypeError: a shape is of the wrong kind.
         ValueError: a size is not positive, ``in_shape`` is neither sequence nor vector, or ``out_shape`` does not fit.
 
     Reference: Vaswani et al. 2017, arXiv:1706.03762; Xiong et al. 2020, arXiv:2002.04745 (normalized first).

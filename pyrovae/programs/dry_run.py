@@ -170,7 +170,11 @@ class DryRun:
     def measure(self) -> str:
         """``"mass"``, ``"density"``, both or ``"unknown"``: what the probabilities of the data sites are."""
         supports = [getattr(s["fn"], "support", None) for s in sites_of(self.model_trace) if s["is_observed"]]
-        kinds = {"mass" if support.is_discrete else "density" for support in supports if support is not None}
+        kinds = {
+            getattr(support, "measure", "mass" if support.is_discrete else "density")
+            for support in supports
+            if support is not None
+        }
         return " and ".join(sorted(kinds)) or "unknown"
 
     def check_rows(self, rows: int) -> None:
