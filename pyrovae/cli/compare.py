@@ -8,13 +8,14 @@ from typing import Annotated
 import typer
 
 import pyrovae as pvae
-from pyrovae.cli.options import Force, Method, NumSamples, Quiet, Rows, Seed, Steps, estimator_of
+from pyrovae.cli.options import DataPath, Force, Method, NumSamples, Quiet, Rows, Seed, Steps, estimator_of
 from pyrovae.cli.output import named, save_axes, say, show
 from pyrovae.errors import refusal
 
 
 def compare(
     folders: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Folders of runs on the same data.")],
+    data: DataPath = None,
     method: Method = "importance",
     num_samples: NumSamples = None,
     steps: Steps = None,
@@ -39,7 +40,7 @@ def compare(
     written, drawn = out.with_suffix(".csv"), out.with_suffix(".png")
     if not force and (taken := [str(path) for path in (written, drawn) if path.exists()]):
         raise refusal(f"{' and '.join(taken)} would be overwritten: choose another path, or say --force", "out")
-    test = data_of(next(iter(runs.values()))).test[:rows]
+    test = data_of(next(iter(runs.values())), data).test[:rows]
     result = pvae.compare(
         {folder.name: pvae.load(folder) for folder in folders},
         test,

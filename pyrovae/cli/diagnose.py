@@ -8,12 +8,13 @@ import typer
 
 import pyrovae as pvae
 from pyrovae.cli.endings import complain
-from pyrovae.cli.options import Quiet, Rows, RunFolder, Seed
+from pyrovae.cli.options import DataPath, Quiet, Rows, RunFolder, Seed
 from pyrovae.cli.output import save_axes, say, why_not_writable
 
 
 def diagnose(
     run: RunFolder,
+    path: DataPath = None,
     rows: Rows = None,
     posterior: Annotated[
         int | None, typer.Option(help="Also write posterior.nc for ArviZ, draws of so many test rows.", min=1)
@@ -29,7 +30,7 @@ def diagnose(
 
     progress = False if quiet else None
     kept = pvae.files.Run.read(run)
-    vae, data = pvae.load(run), data_of(kept)
+    vae, data = pvae.load(run), data_of(kept, path)
     history = {**kept.history, "best_epoch": kept.config["results"].get("best_epoch")}
     options: dict[str, Any] = {"train": data.train.drawn(seed), "history": history, "seed": seed, "progress": progress}
     found = pvae.diagnose(vae, data.test[:rows], **options)

@@ -58,16 +58,17 @@ def _rows(run: pvae.files.Run, source: str | None) -> Data:
     import torch
 
     from pyrovae.data import Data, load
-    from pyrovae.report.subject import data_of
+    from pyrovae.report.subject import data_of, reading_of
 
     kept = run.config["data"]
     if source is None or kept is None:
         return data_of(run).test
-    rows = load(source, kept["variant"] if source == kept["name"] else None, seed=kept["seed"] or 0)
+    rows = load(source, kept["variant"] if source == kept["name"] else None, seed=kept["seed"] or 0, **reading_of(run))
     columns, levels = kept.get("columns"), kept.get("levels") or {}
     trained = Data(
         torch.zeros(1, *kept["event_shape"]),
         columns=None if columns is None else tuple(columns),
         levels={name: tuple(names) for name, names in levels.items()},
+        kinds=kept.get("kinds") or {},
     )
     return trained.matched(rows.drawn(kept["seed"] or 0))

@@ -11,7 +11,7 @@ import typer
 
 import pyrovae as pvae
 from pyrovae.cli.endings import complain
-from pyrovae.cli.options import Method, NumSamples, Quiet, Rows, RunFolder, Seed, Steps, estimator_of
+from pyrovae.cli.options import DataPath, Method, NumSamples, Quiet, Rows, RunFolder, Seed, Steps, estimator_of
 from pyrovae.cli.output import named, number, say, show, why_not_writable
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 def evaluate(
     run: RunFolder,
+    data: DataPath = None,
     method: Method = "importance",
     num_samples: NumSamples = None,
     steps: Steps = None,
@@ -34,7 +35,7 @@ def evaluate(
     from pyrovae.report.subject import data_of
 
     found, estimator, reason = pvae.files.Run.read(run), estimator_of(method, steps), why_not_writable(run)
-    test = data_of(found).test[:rows]
+    test = data_of(found, data).test[:rows]
     unfinished = None if reason else run / f".evaluate-{method}"
     result = pvae.log_marginal(
         pvae.load(run),

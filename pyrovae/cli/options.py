@@ -20,6 +20,9 @@ Seed = Annotated[int, typer.Option(help="Seed of the draws.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 Force = Annotated[bool, typer.Option("--force", help="Write over files that stand there.")]
 Rows = Annotated[int | None, typer.Option(help="Only the first rows of the test set.", min=1)]
+DataPath = Annotated[
+    str | None, typer.Option("--data", help="Where the run's data lie now, if they are no longer where they were.")
+]
 Out = Annotated[
     Path | None,
     typer.Option(help="The .npz file, and beside it a figure of images; by default in the run and its figures/."),
@@ -72,7 +75,7 @@ def with_options(specs: Mapping[str, type], without: Collection[str] = ()) -> Ca
 
 def _parameter(name: str, option: Option, heading: str) -> inspect.Parameter:
     """The option as typer declares it: its meaning, the words allowed, and the default, by data set where they differ."""
-    parser = {tuple[int, ...]: _integers, float | str: _number_or_word}.get(option.kind)
+    parser = {tuple[int, ...]: _integers, tuple[str, ...]: _words, float | str: _number_or_word}.get(option.kind)
     words = ", ".join(word for word in option.known if word is not None)
     meaning = option.help[0].upper() + option.help[1:] + (f": {words}" if words else "")
     defaults = {data: _shown(recipe.get(name, option.default)) for data, recipe in RECIPES.items()}
@@ -97,6 +100,10 @@ def _integers(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(",") if part.strip())
     except ValueError:
         raise typer.BadParameter(f"expected integers with commas between them, as in 400,400; got {text!r}") from None
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def _number_or_word(text: str) -> float | str:

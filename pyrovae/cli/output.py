@@ -36,6 +36,19 @@ def show(quiet: bool, title: str, columns: Sequence[str], rows: Sequence[Sequenc
     out.print(made)
 
 
+def kinds_table(rows: Data) -> tuple[list[str], list[list[str]]]:
+    """The columns of a table with their kinds, what they hold, and how much is missing: heads and cells."""
+    frame, cells = rows.to_frame(), []
+    for name, kind in rows.kinds.items():
+        column, levels = frame[name], rows.levels.get(name)
+        if levels:
+            shown = ", ".join(levels[:6]) + (f", ... ({len(levels)})" if len(levels) > 6 else "")
+        else:
+            shown = f"{column.min():.6g} to {column.max():.6g}, mean {column.mean():.4g}"
+        cells.append([name, kind, shown, f"{column.isna().mean():.0%}"])
+    return ["column", "kind", "values", "missing"], cells
+
+
 def number(value: float | None, form: str = ".2f") -> str:
     """A number as text; a dash where there is none."""
     return "-" if value is None or math.isnan(value) else format(value, form)

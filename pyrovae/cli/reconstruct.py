@@ -7,12 +7,13 @@ from typing import Annotated
 import typer
 
 import pyrovae as pvae
-from pyrovae.cli.options import Out, Quiet, RunFolder
+from pyrovae.cli.options import DataPath, Out, Quiet, RunFolder
 from pyrovae.cli.output import picture_path, save_arrays, save_axes, say
 
 
 def reconstruct(
     run: RunFolder,
+    data: DataPath = None,
     rows: Annotated[int, typer.Option(help="How many test rows.", min=1)] = 10,
     out: Out = None,
     quiet: Quiet = False,
@@ -21,7 +22,7 @@ def reconstruct(
     from pyrovae.report.subject import data_of
     from pyrovae.report.views import views
 
-    seen = views(pvae.load(run), data_of(pvae.files.Run.read(run)).test[:rows], seed=0)
+    seen = views(pvae.load(run), data_of(pvae.files.Run.read(run), data).test[:rows], seed=0)
     x, again = next((view.rows, view.again) for view in seen.data.values())
     path = out or run / "reconstructions.npz"
     save_arrays(path, x=x.numpy(), reconstruction=again.numpy())

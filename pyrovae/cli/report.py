@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
-from pyrovae.cli.options import Force, Quiet, Seed
+from pyrovae.cli.options import DataPath, Force, Quiet, Seed
 from pyrovae.cli.output import say
 from pyrovae.errors import refusal
 
 
 def report(
     folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folder of a run, or of several to compare.")],
+    data: DataPath = None,
     out: Annotated[
         Path | None, typer.Option(help="The page; by default report.html in the run, or comparison.html for several.")
     ] = None,
@@ -28,15 +29,23 @@ def report(
     """Write one page of HTML on a run, or on several compared: what it is, what came of it, how far to trust it."""
     import webbrowser
 
+    from pyrovae.files import Run
     from pyrovae.report import write_report
-    from pyrovae.report.subject import read_subject
+    from pyrovae.report.subject import data_of, read_subject
 
+    own = None if data is None else data_of(Run.read(folders[0]), data)
     page = folders[0] / "report.html"
-    if out is None and len(folders) == 1 and page.exists() and not force and (poor := read_subject(folders[0]).missing):
+    if (
+        out is None
+        and len(folders) == 1
+        and page.exists()
+        and not force
+        and (poor := read_subject(folders[0], data=own).missing)
+    ):
         raise refusal(
             f"{page} may hold more than this page would: choose another file, or say --force. {poor[0]}", "out"
         )
-    path = write_report(folders, out, rows=rows, seed=seed)
+    path = write_report(folders, out, data=own, rows=rows, seed=seed)
     say(quiet, f"report  {path}")
     if open_ and not webbrowser.open(path.resolve().as_uri()):
         say(quiet, "no browser was found: open the file by hand")

@@ -6,6 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,12 +16,13 @@ import pyrovae as pvae
 from pyrovae.cli.begun import keep, remembered
 from pyrovae.cli.endings import INTERRUPTED, complain
 from pyrovae.cli.options import Quiet, with_options
-from pyrovae.cli.output import named, number, say, show
+from pyrovae.cli.output import kinds_table, named, number, say, show
+from pyrovae.data.locate import is_table
 from pyrovae.errors import refusal
 from pyrovae.presets.options import options_of, to_plain
-from pyrovae.presets.recipes import RECIPES, Training
+from pyrovae.presets.recipes import RECIPES, TABLE_STEPS, Reading, Training
 from pyrovae.presets.spec import Spec
-from pyrovae.presets.tables import LIKELIHOODS
+from pyrovae.presets.tables import KINDS_OF, LIKELIHOODS
 
 if TYPE_CHECKING:
     from pyrovae.data import Data
@@ -29,7 +31,7 @@ LINES = 20
 """About so many lines tell of the epochs where no bar can be shown."""
 
 
-@with_options({"The VAE": Spec, "Its training": Training}, without=("event_shape",))
+@with_options({"The table": Reading, "The VAE": Spec, "Its training": Training}, without=("event_shape", "columns"))
 def train(
     data: Annotated[
         str | None,
@@ -49,16 +51,15 @@ def train(
     from pyrovae.report.pictures import draw_figures
 
     chosen = _chosen({"data": data, **options}, out, resume)
+    reading = Reading(**{name: chosen[name] for name in options_of(Reading) if name in chosen})
+    if is_table(chosen["data"]) and (kind := KINDS_OF.get(chosen.get("likelihood", ""))):
+        chosen["likelihood"], reading = "table", replace(reading, kinds=(*reading.kinds, f"*={kind}"))
+    rows, reading = _read(chosen, reading, quiet)
+    if rows.kinds and "epochs" not in chosen:
+        chosen["epochs"] = max(50, math.ceil(TABLE_STEPS * chosen["batch_size"] / len(rows.train)))
     training = Training(**{name: chosen[name] for name in options_of(Training) if name in chosen})
-    rows = pvae.data.load(chosen["data"], training.variant, seed=training.split_seed)
-    for note in rows.notes:
-        say(quiet, f"note: {note}")
-    if not rows.parts:
-        raise refusal(
-            f"{len(rows)} rows cannot be split into training, validation and test rows: give 10 or more", "data"
-        )
     spec = _spec(chosen, rows.train, training.seed)
-    settings = {**to_plain(training), "data": chosen["data"], "variant": rows.variant}
+    settings = {**to_plain(training), **to_plain(reading), "data": chosen["data"], "variant": rows.variant}
     with locked(out or _free_folder(chosen["data"], rows.variant)) as folder:
         require_no_run(folder, overwrite=resume)
         keep(folder, {**spec.to_json(), **settings})
@@ -100,7 +101,25 @@ def _chosen(options: Mapping[str, Any], out: Path | None, resume: bool) -> dict[
             raise refusal("give --out, the folder of the run that was stopped", "resume")
         given = remembered(out, given)
     data = given.get("data", "digits")
-    return {"data": data, **RECIPES.get(data, RECIPES["files"]), **given}
+    return {"data": data, **RECIPES.get(data, RECIPES["tables" if is_table(data) else "files"]), **given}
+
+
+def _read(chosen: Mapping[str, Any], reading: Reading, quiet: bool) -> tuple[Data, Reading]:
+    """The rows, and how they were read: columns of one value are left out; the kinds of a table's columns are printed."""
+    asked = reading.for_load(chosen["data"], chosen.get("likelihood") in (None, "table"))
+    rows = pvae.data.load(chosen["data"], chosen.get("variant"), seed=chosen.get("split_seed", 0), **asked)
+    if constant := tuple(name for name, kind in rows.kinds.items() if kind == "constant"):
+        say(quiet, f"note: left out, since they hold one value or none: {', '.join(constant)}")
+        return _read(chosen, replace(reading, drop=(*reading.drop, *constant)), quiet)
+    for note in rows.notes:
+        say(quiet, f"note: {note}")
+    if not rows.parts:
+        raise refusal(
+            f"{len(rows)} rows cannot be split into training, validation and test rows: give 10 or more", "data"
+        )
+    if rows.kinds:
+        show(quiet, "columns: --kinds column=kind,... corrects a guess, --drop leaves out", *kinds_table(rows))
+    return rows, reading
 
 
 def _spec(chosen: Mapping[str, Any], rows: Data, seed: int) -> Spec:
@@ -111,6 +130,8 @@ def _spec(chosen: Mapping[str, Any], rows: Data, seed: int) -> Spec:
     likelihood = LIKELIHOODS.get(chosen.get("likelihood", suggested["likelihood"]))
     if likelihood is not None and not likelihood.leveled:
         suggested.pop("levels", None)
+    if chosen.get("likelihood", "table") != "table":
+        suggested.pop("columns", None)
     fields = {name: chosen[name] for name in options_of(Spec) if name in chosen}
     return Spec.from_json({**suggested, **fields, "event_shape": tuple(rows.event_shape)}).resolved()
 

@@ -13,7 +13,7 @@ from pyrovae.data.convert import as_data
 from pyrovae.data.delimited import read_delimited
 from pyrovae.data.idx import read_idx
 from pyrovae.data.images import image_folder
-from pyrovae.data.locate import UNZIP, readable
+from pyrovae.data.locate import TABLES, UNZIP, readable
 from pyrovae.data.table import Data
 
 
@@ -27,6 +27,7 @@ class Wanted:
     drop: tuple[str, ...] = ()
     header: bool | None = None
     kinds: Mapping[str, str] | None = None
+    groups: str | None = None
 
     def given(self) -> list[str]:
         """The names of the options that are given."""
@@ -118,13 +119,16 @@ def _read_parquet(path: Path, wanted: Wanted) -> Data:
 
 
 def _from_frame(frame: Any, wanted: Wanted) -> Data:
-    absent = [name for name in wanted.drop if name not in frame.columns]
-    if absent:
-        raise ValueError(
-            f"expected a column {absent[0]!r} to drop, got: {_listed(map(str, frame.columns))}; correct its name"
-        )
-    kept = frame.drop(columns=list(wanted.drop))
-    return as_data(kept, wanted.covariates or None, labels=wanted.labels, kinds=wanted.kinds)
+    beside = list(dict.fromkeys(name for name in (wanted.labels, wanted.groups) if name is not None))
+    for what, names in (("drop", wanted.drop), ("take for labels or groups", beside)):
+        absent = [name for name in names if name not in frame.columns]
+        if absent:
+            raise ValueError(
+                f"expected a column {absent[0]!r} to {what}, got: {_listed(map(str, frame.columns))}; correct its name"
+            )
+    kept = frame.drop(columns=[*wanted.drop, *beside])
+    labels = frame[beside] if beside else None
+    return as_data(kept, wanted.covariates or None, labels=labels, kinds=wanted.kinds)
 
 
 def _read_anndata(path: Path, wanted: Wanted) -> Data:
@@ -157,12 +161,12 @@ class Kind:
     zipped: bool = False
 
 
-COLUMNS = ("labels", "covariates", "drop", "kinds")
+COLUMNS = ("labels", "covariates", "drop", "kinds", "groups")
 
 KINDS = (
     Kind((".npy", ".npz"), _read_numpy, ("array", "labels")),
-    Kind((".csv", ".tsv", ".tab", ".txt"), _read_text, (*COLUMNS, "header"), zipped=True),
-    Kind((".parquet",), _read_parquet, COLUMNS),
+    Kind(TABLES[:4], _read_text, (*COLUMNS, "header"), zipped=True),
+    Kind(TABLES[4:], _read_parquet, COLUMNS),
     Kind((".h5ad",), _read_anndata, ("array", "labels", "covariates")),
     Kind(("-ubyte",), _read_idx, zipped=True),
 )

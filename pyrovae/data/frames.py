@@ -90,7 +90,8 @@ def frame_values(
         frame: the table.
         path: the expression that leads to it, for messages.
         levels: gets the names of the levels of columns that become codes.
-        kinds: the kinds of some columns; gets the others, guessed. None refuses columns of text.
+        kinds: the kinds of some columns, under ``"*"`` that of all others; gets the others, guessed where there is no such
+            entry. None refuses columns of text.
     """
     import pandas as pd
 
@@ -99,6 +100,7 @@ def frame_values(
         raise ValueError(
             f"expected each column of {path} once, got {next(n for n in names if names.count(n) > 1)!r} twice"
         )
+    default = None if kinds is None else kinds.pop("*", None)
     if kinds is not None and (absent := [name for name in kinds if name not in names]):
         raise refusal(f"expected a column {absent[0]!r} in {path}, got: {some(names)}; correct its name", "kinds")
     if frame.empty:
@@ -115,7 +117,8 @@ def frame_values(
             numbers, own = coded(column)
             if kinds is not None:
                 if name not in kinds:
-                    kinds[name] = guess_kind(column if own else pd.Series(numbers))
+                    guessed = guess_kind(column if own else pd.Series(numbers))
+                    kinds[name] = guessed if default is None or guessed == "constant" else default
                 if own and (kind := kinds[name]) not in LEVELED:
                     why = f"the levels {some(own)}, which are not {kind}: give it another kind"
                 elif not own and kinds[name] in LEVELED:

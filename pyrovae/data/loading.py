@@ -19,10 +19,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from pyrovae.data.files import Wanted, read_path
 from pyrovae.data.locate import cache_folder, find
 from pyrovae.data.named import SOURCES, Source
-from pyrovae.data.rows import Index
+from pyrovae.data.rows import Index, first_row
 from pyrovae.data.table import Data, random_parts
 from pyrovae.errors import check_word, did_you_mean, refusal
 
@@ -42,6 +44,7 @@ def load(
     drop: Sequence[str] = (),
     header: bool | None = None,
     kinds: Mapping[str, str] | None = None,
+    groups: str | None = None,
     download: bool = True,
 ) -> Data:
     """Return data by name or path, split into ``train``, ``validation`` and ``test``.
@@ -65,6 +68,7 @@ def load(
         drop: the columns of a table to leave out.
         header: whether the first line of a table of text holds names; by default it is found out, and stands in ``notes``.
         kinds: the kinds of some columns of a table, as in ``as_data``; ``{}`` guesses all.
+        groups: a column of a table, or one of its labels; rows of one value are never split. It is left out of the rows.
         download: whether MNIST may be downloaded.
 
     Raises:
@@ -77,7 +81,7 @@ def load(
     """
     if isinstance(covariates, str) or isinstance(drop, str):
         raise TypeError("expected covariates and drop to be lists of names, got one name; write ['batch'], say")
-    wanted = Wanted(array, labels, tuple(covariates), tuple(drop), header, kinds)
+    wanted = Wanted(array, labels, tuple(covariates), tuple(drop), header, kinds, groups)
     found = re.fullmatch(r"(\w+)\(seed=(\d+)\)", variant or "")  # a variant in full, as `Data` names it
     if found:
         variant, seed = found[1], int(found[2])
@@ -85,10 +89,16 @@ def load(
         if wanted.given():
             raise ValueError(f"expected {wanted.given()[0]}= with a file only, got it for {name_or_path}; leave it out")
         return _load_named(str(name_or_path), variant, seed, (validation, test), download)
-    data = read_path(_checked_path(name_or_path), variant, wanted)
+    data, keys = read_path(_checked_path(name_or_path), variant, wanted), None
+    if groups is not None:
+        keys = (data.labels or {})[groups]
+        if bool((keys < 0).any() | keys.isnan().any()):
+            raise refusal(
+                f"expected each row to have a group, got none in row {first_row((keys < 0) | keys.isnan())}", "groups"
+            )
     if len(data) < 10 and validation is None and test is None:
         return data
-    return replace(data, seed=seed, parts=_random_parts(len(data), (validation, test), (0.1, 0.1), seed))
+    return replace(data, seed=seed, parts=_random_parts(len(data), (validation, test), (0.1, 0.1), seed, keys))
 
 
 def _load_named(name: str, variant: str | None, seed: int, sizes: tuple[Size, Size], download: bool) -> Data:
@@ -174,10 +184,12 @@ def _parts(rows: int, num_test: int, source: Source, sizes: tuple[Size, Size], s
     return {name: part for name, part in parts.items() if part.start < part.stop}
 
 
-def _random_parts(rows: int, sizes: tuple[Size, Size], default: tuple[float, float], seed: int) -> dict[str, Index]:
+def _random_parts(
+    rows: int, sizes: tuple[Size, Size], default: tuple[float, float], seed: int, groups: Tensor | None = None
+) -> dict[str, Index]:
     names = ("validation", "test")
     counts = {name: _count(name, size, usual, rows) for name, size, usual in zip(names, sizes, default, strict=True)}
-    return dict(random_parts(rows, {name: count for name, count in counts.items() if count > 0}, seed))
+    return dict(random_parts(rows, {name: count for name, count in counts.items() if count > 0}, seed, groups))
 
 
 def _count(name: str, size: Size, default: float, rows: int) -> int:

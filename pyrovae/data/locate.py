@@ -25,6 +25,20 @@ UNZIP: dict[str, Callable[[Path], Any]] = {
 """How compressed files are opened, by the end of their name."""
 
 
+TABLES = (".csv", ".tsv", ".tab", ".txt", ".parquet")
+"""How the names of tables end, before what compresses them."""
+
+
+def is_table(path: str | Path) -> bool:
+    """Whether a file's name is that of a table, compressed or not.
+
+    >>> is_table("my.csv.gz"), is_table("rows.npy")
+    (True, False)
+    """
+    name = Path(path).name.lower()
+    return name.removesuffix(Path(name).suffix if Path(name).suffix in UNZIP else "").endswith(TABLES)
+
+
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
     """Say in one way that a file cannot be read, whichever library finds out."""

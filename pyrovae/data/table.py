@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pyrovae.data.matching import match
 from pyrovae.data.rows import CHUNK, Index, LazyRows, Rows, leaves, map_tree, select, stored, take
+from pyrovae.errors import refusal
 
 Transform = Callable[[Any, "torch.Generator | None"], Any]
 
@@ -346,11 +347,20 @@ def split(data: Data, fraction: float, seed: int = 0) -> tuple[Data, Data]:
     return whole.train, replace(whole._part("validation").drawn(seed), transform=None)
 
 
-def random_parts(num_rows: int, sizes: Mapping[str, int], seed: int) -> dict[str, Tensor]:
+def random_parts(num_rows: int, sizes: Mapping[str, int], seed: int, groups: Tensor | None = None) -> dict[str, Tensor]:
     """Return seeded, disjoint index tensors of the given sizes, in ascending order; ``"train"`` gets the rest.
 
+    Args:
+        num_rows: the number of rows.
+        sizes: the number of rows of each part.
+        seed: of the order.
+        groups: ``(num_rows,)``; rows of one value stay together, so that sizes are kept only roughly.
+
     Raises:
-        ValueError: no row is left to train on.
+        ValueError: no row is left to train on, or there are fewer groups than parts.
+
+    >>> random_parts(6, {"test": 2}, 0, torch.tensor([0, 1, 2, 0, 1, 2]))["test"].tolist() in ([0, 3], [1, 4], [2, 5])
+    True
     """
     if sum(sizes.values()) >= num_rows:
         wanted = " and ".join(f"{size} for {name}" for name, size in sizes.items())
@@ -358,9 +368,24 @@ def random_parts(num_rows: int, sizes: Mapping[str, int], seed: int) -> dict[str
             f"expected some of the {num_rows} rows to be left for training, got {wanted}; ask for fewer, or give more "
             "data"
         )
-    order = torch.randperm(num_rows, generator=torch.Generator().manual_seed(seed))
-    pieces = order.split([num_rows - sum(sizes.values()), *sizes.values()])
-    return {name: piece.sort().values for name, piece in zip(["train", *sizes], pieces, strict=True)}
+    generator = torch.Generator().manual_seed(seed)
+    if groups is None:
+        order = torch.randperm(num_rows, generator=generator)
+        pieces = order.split([num_rows - sum(sizes.values()), *sizes.values()])
+        return {name: piece.sort().values for name, piece in zip(["train", *sizes], pieces, strict=True)}
+    _, group, counts = groups.unique(return_inverse=True, return_counts=True)
+    if len(counts) <= len(sizes):
+        raise refusal(
+            f"expected more groups than {len(sizes)}, so that each part gets one, got {len(counts)}", "groups"
+        )
+    order = torch.randperm(len(counts), generator=generator).tolist()
+    parts: dict[str, Tensor] = {}
+    for number, (name, size) in enumerate(sizes.items()):
+        chosen = [order.pop()]
+        while len(order) > len(sizes) - number and counts[chosen + order[-1:]].sum() <= size:
+            chosen.append(order.pop())
+        parts[name] = torch.isin(group, torch.tensor(chosen)).nonzero()[:, 0]
+    return {"train": torch.isin(group, torch.tensor(order)).nonzero()[:, 0], **parts}
 
 
 def _index(rows: Any, num_rows: int) -> Index:

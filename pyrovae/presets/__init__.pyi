@@ -3,6 +3,7 @@ from .build import build_vae as build_vae
 from .build import suggest as suggest
 from .loading import load as load
 from .recipes import RECIPES as RECIPES
+from .recipes import Reading as Reading
 from .recipes import Training as Training
 from .saving import save as save
 from .spec import Spec as Spec

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae import conditionals, distributions
-from pyrovae.conditionals import Factorized
+from pyrovae.conditionals import Factorized, TableLikelihood, TableNetwork
 from pyrovae.data import as_data
+from pyrovae.distributions import TableSchema
+from pyrovae.distributions.columns import column_from_json
 from pyrovae.errors import refusal
 from pyrovae.graphs import VAE
 from pyrovae.networks import MLP, ConvDecoder, ConvEncoder, Network
@@ -95,7 +97,7 @@ def suggest(data: Any, seed: int | None = None) -> dict[str, Any]:
         seed: of the rows that are looked at.
 
     Returns:
-        The fields ``likelihood`` and, where it needs them, ``levels``.
+        The fields ``likelihood`` and, where it needs them, ``levels``; for a table whose kinds are known ``columns``.
 
     Raises:
         ValueError: there is no finite entry.
@@ -106,6 +108,8 @@ def suggest(data: Any, seed: int | None = None) -> dict[str, Any]:
     rows = as_data(data)
     if rows.name in _NAMED and (known := _VARIANTS.get((rows.variant or "").split("(")[0])):
         return dict(known)
+    if rows.kinds:
+        return {"likelihood": "table", "columns": [column.to_json() for column in TableSchema.of(rows).columns]}
     x = some_rows(rows, seed)
     seen = x[x.isfinite()].double()
     if not len(seen):
@@ -149,6 +153,11 @@ def _networks(spec: Spec) -> tuple[Network, Network]:
     )
     options: dict[str, Any] = {"activation": None if spec.gated else activation, "normalization": normalization}
     decoder_hidden = spec.decoder_hidden or ()
+    if spec.likelihood == "table":
+        schema = _schema(spec)
+        options |= {"dropout": spec.dropout, "gated": spec.gated, "residual": spec.residual}
+        reader = TableNetwork(MLP(schema.num_features, spec.hidden, **options), schema)
+        return reader, MLP(spec.latent_dim, decoder_hidden, **options)
     if spec.network == "convolutional":
         options["residual_blocks"] = int(spec.residual)
         encoder: Network = ConvEncoder(spec.event_shape, spec.hidden, **options)
@@ -157,7 +166,13 @@ def _networks(spec: Spec) -> tuple[Network, Network]:
     return MLP(spec.event_shape, spec.hidden, **options), MLP(spec.latent_dim, decoder_hidden, **options)
 
 
+def _schema(spec: Spec) -> TableSchema:
+    return TableSchema(tuple(map(column_from_json, spec.columns or ())))
+
+
 def _likelihood(spec: Spec, decoder: Network) -> nn.Module:
+    if spec.likelihood == "table":
+        return TableLikelihood(decoder, schema=_schema(spec))
     family, sized_by, scaled, *_ = LIKELIHOODS[spec.likelihood]
     given: dict[str, Any] = {}
     if spec.levels:

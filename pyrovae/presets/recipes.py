@@ -7,10 +7,53 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pyrovae import schedules
-from pyrovae.errors import check_word
+from pyrovae.data.locate import is_table
+from pyrovae.errors import check_word, refusal
 from pyrovae.presets.options import Option
 
 PRECISIONS = ("highest", "high", "medium")
+
+
+Names = tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How a table is read: what the command line offers, and what a run's settings keep.
+
+    >>> Reading(kinds=("smoker=category", "share=bounded:0:1"), drop=("id",)).for_load("my.csv")["kinds"]
+    {'smoker': 'category', 'share': 'bounded:0:1'}
+    """
+
+    kinds: Annotated[
+        Names,
+        Option(
+            "kinds of columns where the guess is wrong, as in smoker=category,grade=ordinal,share=bounded:0:1; others are "
+            "real, positive, student_t, count and binary"
+        ),
+    ] = ()
+    labels: Annotated[str | None, Option("column of labels, for figures and scores; the model does not see it")] = None
+    covariates: Annotated[Names, Option("columns that encoder and decoder are given")] = ()
+    drop: Annotated[Names, Option("columns to leave out")] = ()
+    groups: Annotated[str | None, Option("column whose values keep rows together when the rows are split")] = None
+    header: Annotated[bool | None, Option("whether the first line holds names")] = None
+
+    def for_load(self, path: str, has_kinds: bool = True) -> dict[str, Any]:
+        """The keywords of ``pyrovae.data.load`` that these options stand for.
+
+        Args:
+            path: what is loaded; kinds are guessed for tables alone.
+            has_kinds: False for a likelihood that takes columns as plain numbers.
+        """
+        kinds = {}
+        for part in self.kinds:
+            name, equals, kind = part.partition("=")
+            if not (name and equals and kind):
+                raise refusal(f"kinds are written column=kind, got {part!r}", "kinds")
+            kinds[name] = kind
+        given = {name: getattr(self, name) for name in ("labels", "covariates", "drop", "groups", "header")}
+        given = {name: value for name, value in given.items() if value not in (None, ())}
+        return given | ({"kinds": kinds} if kinds or (has_kinds and is_table(path)) else {})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +102,9 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
     "mnist": {"latent_dim": 40, "hidden": (400, 400), "normalization": "batch"}
     | {"epochs": 55, "batch_size": 256, "learning_rate": 4e-3},
     "freyfaces": {"latent_dim": 20, "hidden": (256, 256), "epochs": 200, "batch_size": 64},
+    "tables": {"hidden": (64,), "batch_size": 64, "learning_rate": 5e-3},
     "files": {"hidden": (128, 128)},
 }
-"""By data set the fields of `Spec` and `Training` that differ from their defaults; ``files`` are the user's own."""
+"""By data set the fields of `Spec` and `Training` that differ from their defaults; tables and files are the user's."""
+TABLE_STEPS = 3000
+"""Steps that a table's training takes by default, unless its 50 epochs take more."""

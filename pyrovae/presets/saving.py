@@ -24,7 +24,7 @@ from pyrovae.presets.build import build_vae
 from pyrovae.presets.spec import Spec
 
 _PACKAGES = ("torch", "pyro-ppl", "numpy", "safetensors")
-_DATA = ("name", "variant", "split", "seed", "event_shape", "columns", "levels")
+_DATA = ("name", "variant", "split", "seed", "event_shape", "columns", "levels", "kinds")
 
 
 def save(

@@ -14,6 +14,7 @@ from pyrovae.presets.tables import ACTIVATIONS, LIKELIHOODS, NETWORKS, POSTERIOR
 MAX_ENTRIES, MAX_LAYERS = 2**22, 64
 """A spec may come from a file: the sizes it may ask for are bounded. A VAE composed of classes has no such bounds."""
 Sizes = tuple[int, ...]
+Columns = tuple[Mapping[str, Any], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,7 @@ class Spec:
         str | None,
         Option("change of the encoder's input: levels divides by the highest, standardize takes moments", PREPROCESSES),
     ] = None
+    columns: Annotated[Columns | None, Option("columns of a table, each a kind with its units and levels")] = None
     name: Annotated[str, Option("prefix of the parameters' names in Pyro")] = "vae"
 
     def __post_init__(self) -> None:
@@ -69,9 +71,20 @@ class Spec:
         if likelihood.leveled and self.levels is None:
             message = f"the likelihood {self.likelihood} needs levels, such as 256 for data in 0..255: give levels"
             raise refusal(message, "levels")
+        is_table = self.likelihood == "table"
+        if is_table and (self.columns is None or self.event_shape != (len(self.columns),)):
+            raise refusal(
+                f"the likelihood table needs one entry of columns for each of {self.event_shape}: build_vae(**suggest(data))",
+                "columns",
+            )
+        if is_table and (self.network != "mlp" or self.prior == "vamp"):
+            raise refusal(
+                "a table's columns are of different kinds: take network mlp, and another prior than vamp", "likelihood"
+            )
         for name, allowed, default in (
             ("levels", likelihood.leveled, None),
             ("scale", likelihood.scaled, "learned"),
+            ("columns", is_table, None),
         ):
             if not allowed and getattr(self, name) != default:
                 raise refusal(f"the likelihood {self.likelihood} takes no {name}: leave {name} out", name)
@@ -157,6 +170,10 @@ def _checked(name: str, value: Any, option: Option) -> Any:
             message = f"{name} must be a list of at most {MAX_LAYERS} integers, got {value!r:.100}"
             raise refusal(message, name, TypeError)
         return tuple(check_integer(name, size, option.least, option.most) for size in value)
+    if option.kind == Columns:
+        if not isinstance(value, list | tuple) or not all(isinstance(column, Mapping) for column in value):
+            raise refusal(f"{name} must be a list of columns as JSON holds them, got {value!r:.100}", name, TypeError)
+        return tuple(value)
     words, types, holds = _EXPECTED[option.kind]
     if not isinstance(value, types) or (isinstance(value, bool) and option.kind is not bool):
         raise refusal(f"{name} must be {words}, got {value!r:.100}", name, TypeError)

@@ -63,8 +63,18 @@ LIKELIHOODS: Mapping[str, Likelihood] = {
     "normal": _real("Normal", scaled=True),
     "laplace": _real("Laplace", scaled=True),
     "student_t": _real("StudentT"),
+    "table": Likelihood("TableLikelihood"),
 }
 """The likelihoods by name."""
+
+KINDS_OF: Mapping[str, str] = {
+    "bernoulli": "binary",
+    "negative_binomial": "count",
+    "log_normal": "positive",
+    "normal": "real",
+    "student_t": "student_t",
+}
+"""The likelihoods that are a kind of a table's columns: there all columns are of that kind."""
 
 PREPROCESSES = (None, "none", "log1p", "levels", "standardize")
 """What is done to the encoder's input; None takes what suits the likelihood."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ from pyrovae import data as data_room
 from pyrovae.data import Data
 from pyrovae.files import Run
 from pyrovae.graphs import VAE
-from pyrovae.presets import load
+from pyrovae.presets import Reading, load
+from pyrovae.presets.options import options_of
 
 
 @dataclass(frozen=True)
@@ -73,11 +74,12 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def data_of(run: Run) -> Data:
+def data_of(run: Run, path: str | None = None) -> Data:
     """The data that a run was trained on, loaded anew and compared with what the run remembers.
 
     Args:
         run: the run.
+        path: where they lie now, if they are no longer where they were.
 
     Raises:
         ValueError: the run does not say, or the data are no longer the same.
@@ -86,10 +88,21 @@ def data_of(run: Run) -> Data:
     kept = run.config["data"]
     if kept is None:
         raise ValueError(f"{run.folder} does not say what data it was trained on: save it with data=")
-    settings: Mapping[str, Any] = run.config["settings"]
-    rows = data_room.load(settings.get("data", kept["name"]), kept["variant"], seed=kept["seed"])
+    source = path or str(run.config["settings"].get("data", kept["name"]))
+    try:
+        rows = data_room.load(source, kept["variant"], seed=kept["seed"], **reading_of(run))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}; if they lie elsewhere now, say where by data") from None
     check_rows(run, rows)
     return rows
+
+
+def reading_of(run: Run) -> dict[str, Any]:
+    """How the run's table was read, as keywords of ``pyrovae.data.load``: its columns have the kinds that they had."""
+    settings, kept = run.config["settings"], run.config["data"] or {}
+    plain = {name: settings.get(name) for name in options_of(Reading)}
+    reading = Reading(**{n: tuple(v) if isinstance(v, list) else v for n, v in plain.items() if v is not None})
+    return replace(reading, kinds=()).for_load("") | ({"kinds": kept["kinds"]} if kept.get("kinds") else {})
 
 
 def check_rows(run: Run, rows: Data) -> None:

@@ -21,21 +21,21 @@ from pyrovae.evaluation import impute
 LATENTS = 8
 
 
-def tables() -> dict[str, tuple[pd.DataFrame, dict[str, type]]]:
+def tables() -> dict[str, tuple[pd.DataFrame, dict[str, str]]]:
     from sklearn.datasets import load_breast_cancer, load_diabetes, load_wine
 
     wine, cancer = load_wine(as_frame=True).frame, load_breast_cancer(as_frame=True).frame
     diabetes = load_diabetes(as_frame=True, scaled=False).frame
-    positive = {name: pvae.distributions.Positive for name in wine.columns if name != "target"}
+    positive = {name: "positive" for name in wine.columns if name != "target"}
     return {
         "wine": (wine.assign(target=wine.target.map("class {}".format)), positive),
         "breast cancer": (cancer.assign(target=cancer.target.map({0: "malignant", 1: "benign"})), {}),
         "diabetes": (
             diabetes.assign(sex=diabetes.sex.map({1.0: "a", 2.0: "b"}), age=diabetes.age.astype(int)),
             {
-                "bmi": pvae.distributions.Positive,
-                "bp": pvae.distributions.Positive,
-                "target": pvae.distributions.Positive,
+                "bmi": "positive",
+                "bp": "positive",
+                "target": "positive",
             },
         ),
     }
@@ -76,7 +76,7 @@ def vae_imputation(schema: pvae.TableSchema, x: torch.Tensor, epochs: int, seed:
 
 
 def categories(schema: pvae.TableSchema) -> list[int]:
-    return [j for j, column in enumerate(schema.columns) if isinstance(column, pvae.distributions.Category)]
+    return [j for j, column in enumerate(schema.columns) if column.kind in ("category", "binary")]
 
 
 def baselines(schema: pvae.TableSchema, coded: np.ndarray) -> dict[str, np.ndarray]:
@@ -118,8 +118,9 @@ def main() -> None:
         unreliable: list[float] = []
         for seed in range(arguments.seeds):
             missing, hidden = hide(frame, seed)
-            schema = pvae.TableSchema.from_frame(missing, kinds)
-            coded, truth = schema.encode(missing), schema.encode(frame)
+            data = pvae.data.as_data(missing, kinds=kinds)
+            schema = pvae.TableSchema.of(data)
+            coded, truth = data.x.numpy(), data.matched(pvae.data.as_data(frame, kinds=kinds)).x.numpy()
             ours, bad = vae_imputation(schema, torch.as_tensor(coded, dtype=torch.float32), arguments.epochs, seed)
             unreliable.append(bad)
             for method, found in (baselines(schema, coded) | {"VAE": ours}).items():
