@@ -517,3 +517,66 @@ def test_a_damaged_file_of_progress_is_begun_anew(run):
     done = invoke("evaluate", run[0], "--num-samples", 5, "--rows", 5)
     assert done.exit_code == 0, done.output
     assert "is damaged: the work on its rows begins anew" in " ".join(done.output.split())
+
+
+def own_table(rows=60):
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=rows)
+    frame = {
+        "length [mm]": 1e-3 * (5 + z),
+        "income": np.exp(10 + z),
+        "visits": rng.poisson(np.exp(1 + z)),
+        "smoker": (z > 0).astype(int),
+        "color": rng.choice(["red", "blue"], rows),
+        "clinic": np.arange(rows) % 12,
+        "one": 1,
+    }
+    return pd.DataFrame(frame).astype(object).mask(rng.random((rows, 7)) < [0.1] * 5 + [0, 0])
+
+
+def test_a_table_of_ones_own_is_read_by_kinds_and_moves_with_its_run(tmp_path):
+    path, moved = tmp_path / "my.csv", tmp_path / "moved.csv"
+    own_table().to_csv(path, index=False)
+    words = ["train", path, "--epochs", 2, "--latent-dim", 2, "--no-figures", "--no-report", "--out", tmp_path / "run"]
+    done = invoke(*words, "--kinds", "visits=count,length [mm]=bounded:0:1", "--groups", "clinic", "--labels", "color")
+    assert done.exit_code == 0, done.output
+    assert "left out, since they hold one value or none: one" in done.output
+    kept = Run.read(tmp_path / "run").config
+    assert kept["data"]["kinds"] == {
+        "length [mm]": "bounded:0:1",
+        "income": "positive",
+        "visits": "count",
+        "smoker": "binary",
+    }
+    assert [column["kind"] for column in kept["spec"]["columns"]] == ["bounded", "positive", "count", "binary"]
+    path.rename(moved)
+    lost = invoke("evaluate", tmp_path / "run", "--num-samples", 5, "--quiet")
+    assert lost.exit_code == 2
+    assert "say where by data" in lost.output
+    words = ["evaluate", tmp_path / "run", "--data", moved, "--num-samples", 5, "--quiet"]
+    assert invoke(*words).exit_code == 0
+    other = own_table().iloc[:5, ::-1]
+    other.to_csv(tmp_path / "later.csv", index=False)
+    done = invoke("encode", tmp_path / "run", tmp_path / "later.csv", "--out", tmp_path / "z.npz")
+    assert done.exit_code == 0, done.output
+    assert np.load(tmp_path / "z.npz")["z"].shape == (5, 2)
+
+
+@pytest.mark.parametrize(("likelihood", "kind"), [("normal", "real"), ("student_t", "student_t")])
+def test_a_likelihood_that_is_a_kind_is_that_of_all_columns(tmp_path, likelihood, kind):
+    own_table()[["length [mm]", "smoker"]].to_csv(tmp_path / "t.csv", index=False)
+    words = ["--epochs", 1, "--no-figures", "--no-report", "--out", tmp_path / "run"]
+    done = invoke("train", tmp_path / "t.csv", "--likelihood", likelihood, *words)
+    assert done.exit_code == 0, done.output
+    assert {column["kind"] for column in Run.read(tmp_path / "run").config["spec"]["columns"]} == {kind}
+
+
+def test_rows_of_a_group_are_never_split(tmp_path):
+    own_table().to_csv(tmp_path / "t.csv", index=False)
+    data = pyrovae.data.load(tmp_path / "t.csv", kinds={}, groups="clinic", drop=["one"])
+    parts = [set(part.labels["clinic"].tolist()) for part in (data.train, data.validation, data.test)]
+    assert sum(map(len, parts)) == 12
+    assert len(data.train) + len(data.validation) + len(data.test) == 60
+    assert len(data.test) in (5, 6)
+    with pytest.raises(ValueError, match="expected more groups than 2"):
+        pyrovae.data.load(tmp_path / "t.csv", kinds={}, groups="one")

@@ -98,7 +98,7 @@ def test_a_change_of_unit_shifts_the_evidence_by_its_jacobian(kind):
             ),
         ).double()
         pvae.fit(vae, values, epochs=3, seed=0, progress=False)
-        found.append(pvae.bound(vae, values, num_samples=4, seed=0, progress=False).elbo)
+        found.append(pvae.elbo(vae, values, num_samples=4, seed=0, progress=False).elbo.values)
     assert np.allclose(found[0] - found[1], 3 * np.log(1000.0), atol=1e-6)
 
 
@@ -151,9 +151,10 @@ def test_likelihood_starts_at_the_columns_marginals():
     assert mean[6] == 1
 
 
-@pytest.mark.parametrize("column", schema().columns, ids=lambda column: column.kind)
-def test_columns_come_back_from_json(column):
-    assert parts.columns.column_from_json(json.loads(json.dumps(column.to_json()))) == column
+@pytest.mark.parametrize("kind", ["real", "student_t", "positive", "bounded", "count", "binary", "category", "ordinal"])
+def test_columns_come_back_from_json(kind):
+    table = of({"a": kind}, a=[0, 1, 1] if kind != "positive" else [1, 2, 3])
+    assert parts.TableSchema.from_json(json.loads(json.dumps(table.to_json()))) == table
 
 
 def test_measures_are_known_by_column():

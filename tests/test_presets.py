@@ -5,14 +5,17 @@ import json
 import subprocess
 import sys
 
+import numpy as np
+import pandas as pd
 import pyro
 import pyro.poutine as poutine
 import pytest
 import torch
 from pyro.infer import Trace_ELBO
 
+import pyrovae as pvae
 from pyrovae.conditionals import VampPrior
-from pyrovae.data import Data
+from pyrovae.data import Data, as_data
 from pyrovae.presets import (
     ACTIVATIONS,
     LIKELIHOODS,
@@ -60,7 +63,7 @@ def assert_same_again(vae):
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+@pytest.mark.parametrize("likelihood", [name for name in LIKELIHOODS if name != "table"])
 def test_every_likelihood_trains_decodes_and_survives_json(likelihood, network):
     torch.manual_seed(0)
     vae = build_vae(IMAGE, **fields_of(likelihood, network=network))
@@ -68,6 +71,44 @@ def test_every_likelihood_trains_decodes_and_survives_json(likelihood, network):
     assert vae.decode(vae.encode(x)).shape == x.shape
     assert_trains(vae, x)
     assert_same_again(vae)
+
+
+MIXED = pd.DataFrame({"size": np.arange(12) + 0.5, "pet": ["cat", "dog", None] * 4, "visits": [0, 3, 1, 7] * 3})
+
+
+def mixed():
+    return as_data(MIXED, kinds={"visits": "count"})
+
+
+def test_a_table_of_kinds_trains_decodes_and_survives_json():
+    vae = build_vae(3, **suggest(mixed()), latent_dim=2, hidden=(8,), start=mixed(), seed=0)
+    assert_trains(vae, mixed().x.float())
+    assert_same_again(vae)
+    again = mixed().to_frame(vae.reconstruct(mixed()))
+    assert set(again["pet"]) <= {"cat", "dog"}
+
+
+def test_a_table_is_saved_whole(tmp_path):
+    vae = build_vae(3, **suggest(mixed()), latent_dim=2, hidden=(8,), seed=0)
+    twin = pvae.load(pvae.save(vae, tmp_path, data=mixed()))
+    assert twin.likelihood.schema == vae.likelihood.schema
+    assert torch.equal(twin.encode(mixed()), vae.encode(mixed()))
+    assert pvae.files.Run.read(tmp_path).config["data"]["kinds"] == dict(mixed().kinds)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"likelihood": "normal"}, "the likelihood normal takes no columns"),
+        ({"columns": None}, "needs one entry of columns for each"),
+        ({"event_shape": 2}, "needs one entry of columns for each"),
+        ({"prior": "vamp"}, "another prior than vamp"),
+        ({"columns": [{"kind": "raal"}] * 3}, "columns must be one of .* did you mean 'real'"),
+    ],
+)
+def test_fields_that_do_not_go_with_a_table_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        build_vae(Spec.from_json({"event_shape": 3, **suggest(mixed()), **change}))
 
 
 @pytest.mark.parametrize("posterior", POSTERIORS)
@@ -126,7 +167,7 @@ def test_a_scale_is_fixed_learned_or_from_the_network(scale, learned, values):
         assert torch.equal(spread, torch.full((4, 6), 0.3))
 
 
-@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+@pytest.mark.parametrize("likelihood", [name for name in LIKELIHOODS if name != "table"])
 def test_every_likelihood_starts_from_data(likelihood):
     torch.manual_seed(0)
     x = data_for(likelihood, rows=40).float()

@@ -27,7 +27,7 @@ from typer.testing import CliRunner
 import pyrovae as pvae
 from pyrovae.checks.findings import Finding, some_rows
 from pyrovae.cli import app
-from pyrovae.data.table import random_parts
+from pyrovae.data.splits import random_parts
 from pyrovae.files import DamagedError
 from pyrovae.files.config import sealed
 from pyrovae.report.evidence import Evidence, Mean, read_evaluated, remembered

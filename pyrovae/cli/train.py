@@ -17,7 +17,6 @@ from pyrovae.cli.begun import keep, remembered
 from pyrovae.cli.endings import INTERRUPTED, complain
 from pyrovae.cli.options import Quiet, with_options
 from pyrovae.cli.output import kinds_table, named, number, say, show
-from pyrovae.data.locate import is_table
 from pyrovae.errors import refusal
 from pyrovae.presets.options import options_of, to_plain
 from pyrovae.presets.recipes import RECIPES, TABLE_STEPS, Reading, Training
@@ -52,7 +51,7 @@ def train(
 
     chosen = _chosen({"data": data, **options}, out, resume)
     reading = Reading(**{name: chosen[name] for name in options_of(Reading) if name in chosen})
-    if is_table(chosen["data"]) and (kind := KINDS_OF.get(chosen.get("likelihood", ""))):
+    if _is_table(chosen["data"]) and (kind := KINDS_OF.get(chosen.get("likelihood", ""))):
         chosen["likelihood"], reading = "table", replace(reading, kinds=(*reading.kinds, f"*={kind}"))
     rows, reading = _read(chosen, reading, quiet)
     if rows.kinds and "epochs" not in chosen:
@@ -101,12 +100,18 @@ def _chosen(options: Mapping[str, Any], out: Path | None, resume: bool) -> dict[
             raise refusal("give --out, the folder of the run that was stopped", "resume")
         given = remembered(out, given)
     data = given.get("data", "digits")
-    return {"data": data, **RECIPES.get(data, RECIPES["tables" if is_table(data) else "files"]), **given}
+    return {"data": data, **RECIPES.get(data, RECIPES["tables" if _is_table(data) else "files"]), **given}
+
+
+def _is_table(path: str) -> bool:
+    from pyrovae.data.locate import is_table
+
+    return is_table(path)
 
 
 def _read(chosen: Mapping[str, Any], reading: Reading, quiet: bool) -> tuple[Data, Reading]:
     """The rows, and how they were read: columns of one value are left out; the kinds of a table's columns are printed."""
-    asked = reading.for_load(chosen["data"], chosen.get("likelihood") in (None, "table"))
+    asked = reading.for_load(_is_table(chosen["data"]) and chosen.get("likelihood", "table") == "table")
     rows = pvae.data.load(chosen["data"], chosen.get("variant"), seed=chosen.get("split_seed", 0), **asked)
     if constant := tuple(name for name, kind in rows.kinds.items() if kind == "constant"):
         say(quiet, f"note: left out, since they hold one value or none: {', '.join(constant)}")

@@ -6,7 +6,8 @@ from pyrovae.data.images import ImageRows
 from pyrovae.data.loaders import LoaderBatches, loader_batches
 from pyrovae.data.loading import Listing, available, load
 from pyrovae.data.rows import LazyRows, SparseRows
-from pyrovae.data.table import Batch, Data, split
+from pyrovae.data.splits import split
+from pyrovae.data.table import Batch, Data
 from pyrovae.data.transforms import Binarize
 
 __all__ = [

@@ -120,11 +120,11 @@ def _read_parquet(path: Path, wanted: Wanted) -> Data:
 
 def _from_frame(frame: Any, wanted: Wanted) -> Data:
     beside = list(dict.fromkeys(name for name in (wanted.labels, wanted.groups) if name is not None))
-    for what, names in (("drop", wanted.drop), ("take for labels or groups", beside)):
+    for what, names in (("to drop", wanted.drop), ("in the table", beside)):
         absent = [name for name in names if name not in frame.columns]
         if absent:
             raise ValueError(
-                f"expected a column {absent[0]!r} to {what}, got: {_listed(map(str, frame.columns))}; correct its name"
+                f"expected a column {absent[0]!r} {what}, got: {_listed(map(str, frame.columns))}; correct its name"
             )
     kept = frame.drop(columns=[*wanted.drop, *beside])
     labels = frame[beside] if beside else None

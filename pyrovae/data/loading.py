@@ -25,7 +25,8 @@ from pyrovae.data.files import Wanted, read_path
 from pyrovae.data.locate import cache_folder, find
 from pyrovae.data.named import SOURCES, Source
 from pyrovae.data.rows import Index, first_row
-from pyrovae.data.table import Data, random_parts
+from pyrovae.data.splits import random_parts
+from pyrovae.data.table import Data
 from pyrovae.errors import check_word, did_you_mean, refusal
 
 Size = int | float | None

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from pyrovae.data.matching import match
 from pyrovae.data.rows import CHUNK, Index, LazyRows, Rows, leaves, map_tree, select, stored, take
-from pyrovae.errors import refusal
 
 Transform = Callable[[Any, "torch.Generator | None"], Any]
 
@@ -319,73 +318,6 @@ def _coarse_columns(rows: Rows) -> list[int]:
     mean = some.nanmean(0)
     spread = (some - mean).square().nanmean(0).sqrt()
     return ((error > DIGITS_SHARE * spread) & (spread > 1e-12 * mean.abs())).nonzero()[:, 0].tolist()
-
-
-def split(data: Data, fraction: float, seed: int = 0) -> tuple[Data, Data]:
-    """Split rows at random into a part to train on and a part to validate on.
-
-    Args:
-        data: the data.
-        fraction: the share of the rows in the second part, in (0, 1).
-        seed: the seed of the split.
-
-    Returns:
-        The training part and the validation part, each in the order of the data. Where the data has a per-batch
-        transform, the validation part is drawn once, with the same seed.
-
-    Raises:
-        ValueError: the fraction is not in (0, 1), or leaves a part without a row.
-
-    >>> first, second = split(Data(torch.zeros(10, 2)), 0.2, seed=0)
-    >>> len(first), len(second)
-    (8, 2)
-    """
-    if not 0 < fraction < 1:
-        raise ValueError(f"expected a fraction in (0, 1), got {fraction}; write fraction=0.1 for a tenth of the rows")
-    parts = random_parts(len(data), {"validation": max(1, round(fraction * len(data)))}, seed)
-    whole = replace(data, parts=parts, seed=seed)
-    return whole.train, replace(whole._part("validation").drawn(seed), transform=None)
-
-
-def random_parts(num_rows: int, sizes: Mapping[str, int], seed: int, groups: Tensor | None = None) -> dict[str, Tensor]:
-    """Return seeded, disjoint index tensors of the given sizes, in ascending order; ``"train"`` gets the rest.
-
-    Args:
-        num_rows: the number of rows.
-        sizes: the number of rows of each part.
-        seed: of the order.
-        groups: ``(num_rows,)``; rows of one value stay together, so that sizes are kept only roughly.
-
-    Raises:
-        ValueError: no row is left to train on, or there are fewer groups than parts.
-
-    >>> random_parts(6, {"test": 2}, 0, torch.tensor([0, 1, 2, 0, 1, 2]))["test"].tolist() in ([0, 3], [1, 4], [2, 5])
-    True
-    """
-    if sum(sizes.values()) >= num_rows:
-        wanted = " and ".join(f"{size} for {name}" for name, size in sizes.items())
-        raise ValueError(
-            f"expected some of the {num_rows} rows to be left for training, got {wanted}; ask for fewer, or give more "
-            "data"
-        )
-    generator = torch.Generator().manual_seed(seed)
-    if groups is None:
-        order = torch.randperm(num_rows, generator=generator)
-        pieces = order.split([num_rows - sum(sizes.values()), *sizes.values()])
-        return {name: piece.sort().values for name, piece in zip(["train", *sizes], pieces, strict=True)}
-    _, group, counts = groups.unique(return_inverse=True, return_counts=True)
-    if len(counts) <= len(sizes):
-        raise refusal(
-            f"expected more groups than {len(sizes)}, so that each part gets one, got {len(counts)}", "groups"
-        )
-    order = torch.randperm(len(counts), generator=generator).tolist()
-    parts: dict[str, Tensor] = {}
-    for number, (name, size) in enumerate(sizes.items()):
-        chosen = [order.pop()]
-        while len(order) > len(sizes) - number and counts[chosen + order[-1:]].sum() <= size:
-            chosen.append(order.pop())
-        parts[name] = torch.isin(group, torch.tensor(chosen)).nonzero()[:, 0]
-    return {"train": torch.isin(group, torch.tensor(order)).nonzero()[:, 0], **parts}
 
 
 def _index(rows: Any, num_rows: int) -> Index:

@@ -1,13 +1,9 @@
 from .categorical import InteriorRelaxedOneHot as InteriorRelaxedOneHot
 from .categorical import LevelCategorical as LevelCategorical
-from .columns import KINDS as KINDS
-from .columns import Binary as Binary
 from .columns import Bounded as Bounded
-from .columns import Category as Category
 from .columns import Column as Column
 from .columns import Count as Count
 from .columns import HeavyTailed as HeavyTailed
-from .columns import Ordered as Ordered
 from .columns import Positive as Positive
 from .columns import Real as Real
 from .counts import MeanBetaBinomial as MeanBetaBinomial
@@ -18,6 +14,9 @@ from .counts import ZeroInflatedSizedPoisson as ZeroInflatedSizedPoisson
 from .discretized import DiscretizedLogistic as DiscretizedLogistic
 from .discretized import DiscretizedNormal as DiscretizedNormal
 from .flow import FlowDistribution as FlowDistribution
+from .leveled import Binary as Binary
+from .leveled import Category as Category
+from .leveled import Ordered as Ordered
 from .logistic_mixture import DiscretizedLogisticMixture as DiscretizedLogisticMixture
 from .measured import MeasuredNormal as MeasuredNormal
 from .measured import MeasuredStudentT as MeasuredStudentT
@@ -29,6 +28,7 @@ from .simplex import AdditiveLogisticNormal as AdditiveLogisticNormal
 from .simplex import InteriorDirichlet as InteriorDirichlet
 from .spherical import PowerSpherical as PowerSpherical
 from .spherical import UniformSphere as UniformSphere
+from .table import KINDS as KINDS
 from .table import TableDistribution as TableDistribution
 from .table import TableSchema as TableSchema
 from .truncated import TruncatedNormal as TruncatedNormal

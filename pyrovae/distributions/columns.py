@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,14 +11,12 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import constraints
-from torch.nn.functional import one_hot
 
-from pyrovae.distributions.categorical import LevelCategorical, increasing, proportional_odds, steps_of
 from pyrovae.distributions.counts import SizedNegativeBinomial
 from pyrovae.distributions.links import RAW_ONE, link, positive
 from pyrovae.distributions.precise import StudentT
 from pyrovae.distributions.truncated import TruncatedNormal
-from pyrovae.errors import check_word, refusal
+from pyrovae.errors import refusal
 
 
 @dataclass(frozen=True)
@@ -96,7 +92,7 @@ class Column(ABC):
         return self
 
     def to_json(self) -> dict[str, Any]:
-        """The kind and the fields as JSON holds them; :func:`column_from_json` gives the column back."""
+        """The kind and the fields as JSON holds them; ``TableSchema.from_json`` gives the column back."""
         return {"kind": self.kind} | {n: list(v) if isinstance(v, tuple) else v for n, v in vars(self).items()}
 
 
@@ -120,7 +116,7 @@ class Real(Column):
     @classmethod
     def fit(cls, name: str, values: Tensor, given: tuple[Any, ...] = ()) -> Real:
         """Standardized by mean and standard deviation."""
-        return cls(name, *_moments(name, values))
+        return cls(name, *moments_of(name, values))
 
     @staticmethod
     def distribution(raw: Tensor, units: Tensor) -> dist.TorchDistribution:
@@ -146,7 +142,7 @@ class HeavyTailed(Column):
     @classmethod
     def fit(cls, name: str, values: Tensor, given: tuple[Any, ...] = ()) -> HeavyTailed:
         """Standardized by the median and the distance between the quartiles."""
-        _, sd = _moments(name, values)
+        _, sd = moments_of(name, values)
         low, middle, high = values.quantile(values.new_tensor([0.25, 0.5, 0.75])).tolist()
         return cls(name, middle, (high - low) / 1.349 or sd)
 
@@ -181,7 +177,7 @@ class Positive(Column):
     def fit(cls, name: str, values: Tensor, given: tuple[Any, ...] = ()) -> Positive:
         """Standardized by mean and standard deviation of the logarithm."""
         logs = values.clamp(min=torch.finfo(values.dtype).tiny).log()
-        return cls(name, *_moments(name, logs))._holding(values)
+        return cls(name, *moments_of(name, logs))._holding(values)
 
     @staticmethod
     def distribution(raw: Tensor, units: Tensor) -> dist.TorchDistribution:
@@ -223,7 +219,7 @@ class Bounded(Column):
         """Standardized by mean and standard deviation; without bounds in 0..1 or 0..100, if the values are."""
         largest = float(values.max()) if len(values) else 0.0
         lower, upper = given or (0.0, 1.0 if largest <= 1 else 100.0)
-        return cls(name, lower, upper, *_moments(name, values))._holding(values)
+        return cls(name, lower, upper, *moments_of(name, values))._holding(values)
 
     @property
     def units(self) -> tuple[float, ...]:
@@ -265,7 +261,7 @@ class Count(Column):
     @classmethod
     def fit(cls, name: str, values: Tensor, given: tuple[Any, ...] = ()) -> Count:
         """Mean and dispersion by moments."""
-        mean, sd = _moments(name, values)
+        mean, sd = moments_of(name, values)
         return cls(name, mean, min(max(mean**2 / max(sd**2 - mean, 1e-9), 0.1), 100.0))._holding(values)
 
     @property
@@ -294,199 +290,8 @@ class Count(Column):
         return (value.log1p() - units[..., 0].log1p()).unsqueeze(-1)
 
 
-@dataclass(frozen=True)
-class Leveled(Column):
-    """A column of levels, coded 0 to K - 1 (abstract).
-
-    Args:
-        name: the column's name.
-        levels: the names of the levels, in the order of their codes.
-        frequencies: their shares in the data.
-    """
-
-    levels: tuple[str, ...]
-    frequencies: tuple[float, ...]
-    is_mass: ClassVar = True
-
-    @classmethod
-    def fit(cls, name: str, values: Tensor, given: tuple[Any, ...] = ()) -> Any:
-        """With the shares of the levels, each counted once more than it is there."""
-        levels = given or tuple(str(code) for code in range(int(values.max()) + 1))
-        if len(levels) < 2 or (cls.kind == "binary" and len(levels) > 2):
-            raise refusal(
-                f"column {name!r} has {len(levels)} level(s), which is not {cls.kind}: drop it, or say another", "kinds"
-            )
-        counts = 1.0 + torch.bincount(values.long().clamp(0, len(levels) - 1), minlength=len(levels)).double()
-        return cls(name, levels, tuple((counts / counts.sum()).tolist()))._holding(values)
-
-    @property
-    def units(self) -> tuple[float, ...]:
-        """The frequencies."""
-        return self.frequencies
-
-    @staticmethod
-    def inside(value: Tensor, units: Tensor) -> Tensor:
-        """Whether values are codes of the levels."""
-        return (value >= 0) & (value == value.round()) & (value < units.shape[-1])
-
-
-@dataclass(frozen=True)
-class Binary(Leveled):
-    """One of two levels: Bernoulli.
-
-    Args:
-        name: the column's name.
-        levels: the names of the two levels.
-        frequencies: their shares in the data.
-    """
-
-    kind: ClassVar = "binary"
-
-    @property
-    def start(self) -> tuple[float, ...]:
-        """The log odds of the second level."""
-        return (math.log(self.frequencies[1] / self.frequencies[0]),)
-
-    @staticmethod
-    def distribution(raw: Tensor, units: Tensor) -> dist.TorchDistribution:
-        """A Bernoulli."""
-        return dist.Bernoulli(logits=raw[..., 0])
-
-    @staticmethod
-    def features(value: Tensor, units: Tensor) -> Tensor:
-        """The code, less the second level's frequency."""
-        return (value - units[..., 1]).unsqueeze(-1)
-
-    @staticmethod
-    def center(distribution: Any) -> Tensor:
-        """The most probable code."""
-        return (distribution.logits > 0).to(distribution.logits.dtype)
-
-
-@dataclass(frozen=True)
-class Category(Leveled):
-    """One of several levels: categorical.
-
-    Args:
-        name: the column's name.
-        levels: the names of the levels, in the order of their codes.
-        frequencies: their shares in the data.
-
-    >>> Category.fit("color", torch.tensor([0.0, 1.0]), ("blue", "red")).start
-    (-0.6931471805599453, -0.6931471805599453)
-    """
-
-    kind: ClassVar = "category"
-
-    @property
-    def num_located(self) -> int:  # type: ignore[override]
-        """One logit per level."""
-        return len(self.levels)
-
-    num_features = num_located  # type: ignore[assignment]
-
-    @property
-    def start(self) -> tuple[float, ...]:
-        """The log frequencies."""
-        return tuple(math.log(frequency) for frequency in self.frequencies)
-
-    @staticmethod
-    def distribution(raw: Tensor, units: Tensor) -> dist.TorchDistribution:
-        """A categorical."""
-        return LevelCategorical(logits=raw)
-
-    @staticmethod
-    def features(value: Tensor, units: Tensor) -> Tensor:
-        """Indicators of the levels, less their frequencies."""
-        return one_hot(value.long(), units.shape[-1]).to(value.dtype) - units
-
-    @staticmethod
-    def center(distribution: Any) -> Tensor:
-        """The most probable code."""
-        return distribution.logits.argmax(-1).to(distribution.logits.dtype)
-
-
-@dataclass(frozen=True)
-class Ordered(Leveled):
-    """One of several ordered levels: proportional odds, with cutpoints that do not depend on the latents.
-
-    Args:
-        name: the column's name.
-        levels: the names of the levels, in their order.
-        frequencies: their shares in the data.
-    """
-
-    kind: ClassVar = "ordinal"
-
-    @property
-    def start(self) -> tuple[float, ...]:
-        """Location zero, and the cutpoints of the frequencies."""
-        cutpoints = torch.tensor(self.frequencies, dtype=torch.float64).cumsum(0)[:-1].logit()
-        return (0.0, *steps_of(cutpoints).tolist())
-
-    @staticmethod
-    def distribution(raw: Tensor, units: Tensor) -> dist.TorchDistribution:
-        """A categorical with the masses of a cumulative logit model."""
-        return LevelCategorical(logits=proportional_odds(raw[..., 0], increasing(raw[..., 1:])))
-
-    @staticmethod
-    def features(value: Tensor, units: Tensor) -> Tensor:
-        """The code, standardized by the frequencies."""
-        codes = torch.arange(units.shape[-1], dtype=units.dtype, device=units.device)
-        mean = (units * codes).sum(-1)
-        sd = (units * (codes - mean.unsqueeze(-1)).square()).sum(-1).sqrt()
-        return ((value - mean) / sd).unsqueeze(-1)
-
-    center = staticmethod(Category.center)
-
-
-KINDS: Mapping[str, type[Column]] = {
-    cls.kind: cls for cls in (Real, HeavyTailed, Positive, Bounded, Count, Binary, Category, Ordered)
-}
-"""The kinds of columns by their words."""
-
-
-def fit_column(name: str, word: str, values: Tensor, levels: tuple[str, ...] = ()) -> Column:
-    """The column of a kind that describes values.
-
-    Args:
-        name: the column's name.
-        word: a word of ``KINDS``; ``"bounded:0:10"`` gives bounds too.
-        values: ``(rows,)``; NaN is missing.
-        levels: the names behind codes.
-
-    Raises:
-        ValueError: an unknown word, a constant or empty column, or a value outside the kind.
-
-    >>> fit_column("age", "real", torch.tensor([30.0, 50.0])).units
-    (40.0, 10.0)
-    """
-    kind, *bounds = word.split(":")
-    if bounds and not (kind == "bounded" and re.fullmatch(r"bounded:[-+.\de]+:[-+.\de]+", word)):
-        raise refusal(f"bounds are written bounded:0:10, got {word!r} for {name!r}", "kinds")
-    values = values.double()
-    seen = values[~values.isnan()]
-    if not len(seen) or kind == "constant":
-        raise refusal(f"column {name!r} is empty or constant, and has no distribution: drop it", "kinds")
-    return KINDS[check_word("kinds", kind, KINDS)].fit(name, seen, levels or tuple(map(float, bounds)))
-
-
-def column_from_json(values: Mapping[str, Any]) -> Column:
-    """The column of ``Column.to_json``, whoever wrote it.
-
-    Raises:
-        TypeError: a field is unknown, missing, or of the wrong kind.
-        ValueError: an unknown kind, or numbers that are not finite.
-    """
-    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-    cls = KINDS[check_word("columns", fields.pop("kind", None), KINDS)]
-    numbers = [n for v in fields.values() for n in (v if isinstance(v, tuple) else (v,)) if not isinstance(n, str)]
-    if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
-        raise refusal(f"a column holds finite numbers and text, got {values!r:.200}", "columns", TypeError)
-    return cls(**fields)
-
-
-def _moments(name: str, values: Tensor) -> tuple[float, float]:
+def moments_of(name: str, values: Tensor) -> tuple[float, float]:
+    """Mean and standard deviation of a column that varies."""
     mean, sd = float(values.mean()), float(values.std(correction=0))
     if not sd > 1e-12 * abs(mean) or not math.isfinite(mean):
         raise refusal(f"column {name!r} is constant or infinite, and carries no density: drop it", "kinds")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
@@ -13,7 +15,39 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyrovae.distributions.base import Maskable
-from pyrovae.distributions.columns import Column, fit_column
+from pyrovae.distributions.columns import Bounded, Column, Count, HeavyTailed, Positive, Real
+from pyrovae.distributions.leveled import Binary, Category, Ordered
+from pyrovae.errors import check_word, refusal
+
+KINDS: Mapping[str, type[Column]] = {
+    cls.kind: cls for cls in (Real, HeavyTailed, Positive, Bounded, Count, Binary, Category, Ordered)
+}
+"""The kinds of columns by their words."""
+
+
+def fit_column(name: str, word: str, values: Tensor, levels: tuple[str, ...] = ()) -> Column:
+    """The column of a kind that describes values.
+
+    Args:
+        name: the column's name.
+        word: a word of ``KINDS``; ``"bounded:0:10"`` gives bounds too.
+        values: ``(rows,)``; NaN is missing.
+        levels: the names behind codes.
+
+    Raises:
+        ValueError: an unknown word, a constant or empty column, or a value outside the kind.
+
+    >>> fit_column("age", "real", torch.tensor([30.0, 50.0])).units
+    (40.0, 10.0)
+    """
+    kind, *bounds = word.split(":")
+    if bounds and not (kind == "bounded" and re.fullmatch(r"bounded:[-+.\de]+:[-+.\de]+", word)):
+        raise refusal(f"bounds are written bounded:0:10, got {word!r} for {name!r}", "kinds")
+    values = values.double()
+    seen = values[~values.isnan()]
+    if not len(seen) or kind == "constant":
+        raise refusal(f"column {name!r} is empty or constant, and has no distribution: drop it", "kinds")
+    return KINDS[check_word("kinds", kind, KINDS)].fit(name, seen, levels or tuple(map(float, bounds)))
 
 
 class Group(NamedTuple):
@@ -59,6 +93,28 @@ class TableSchema:
             raise ValueError("the kinds of the columns are not known: write pyrovae.data.as_data(frame, kinds={})")
         columns = zip(data.columns, data.dense().x.unbind(-1), strict=True)
         return cls(tuple(fit_column(n, data.kinds[n], values, data.levels.get(n, ())) for n, values in columns))
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """The columns as JSON holds them."""
+        return [column.to_json() for column in self.columns]
+
+    @classmethod
+    def from_json(cls, columns: Iterable[Mapping[str, Any]]) -> TableSchema:
+        """The schema of :meth:`to_json`, whoever wrote it.
+
+        Raises:
+            TypeError: a field is unknown, missing, or of the wrong kind.
+            ValueError: an unknown kind.
+        """
+        found = []
+        for values in columns:
+            fields: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
+            kind = KINDS[check_word("columns", fields.pop("kind", None), KINDS)]
+            parts = [part for v in fields.values() for part in (v if isinstance(v, tuple) else (v,))]
+            if not all(isinstance(n, str) or (isinstance(n, int | float) and math.isfinite(n)) for n in parts):
+                raise refusal(f"a column holds finite numbers and text, got {values!r:.200}", "columns", TypeError)
+            found.append(kind(**fields))
+        return cls(tuple(found))
 
     @cached_property
     def groups(self) -> tuple[Group, ...]:

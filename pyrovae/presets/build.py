@@ -15,7 +15,6 @@ from pyrovae import conditionals, distributions
 from pyrovae.conditionals import Factorized, TableLikelihood, TableNetwork
 from pyrovae.data import as_data
 from pyrovae.distributions import TableSchema
-from pyrovae.distributions.columns import column_from_json
 from pyrovae.errors import refusal
 from pyrovae.graphs import VAE
 from pyrovae.networks import MLP, ConvDecoder, ConvEncoder, Network
@@ -109,7 +108,7 @@ def suggest(data: Any, seed: int | None = None) -> dict[str, Any]:
     if rows.name in _NAMED and (known := _VARIANTS.get((rows.variant or "").split("(")[0])):
         return dict(known)
     if rows.kinds:
-        return {"likelihood": "table", "columns": [column.to_json() for column in TableSchema.of(rows).columns]}
+        return {"likelihood": "table", "columns": TableSchema.of(rows).to_json()}
     x = some_rows(rows, seed)
     seen = x[x.isfinite()].double()
     if not len(seen):
@@ -167,7 +166,7 @@ def _networks(spec: Spec) -> tuple[Network, Network]:
 
 
 def _schema(spec: Spec) -> TableSchema:
-    return TableSchema(tuple(map(column_from_json, spec.columns or ())))
+    return TableSchema.from_json(spec.columns or ())
 
 
 def _likelihood(spec: Spec, decoder: Network) -> nn.Module:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pyrovae import schedules
-from pyrovae.data.locate import is_table
 from pyrovae.errors import check_word, refusal
 from pyrovae.presets.options import Option
 
@@ -21,7 +20,7 @@ Names = tuple[str, ...]
 class Reading:
     """How a table is read: what the command line offers, and what a run's settings keep.
 
-    >>> Reading(kinds=("smoker=category", "share=bounded:0:1"), drop=("id",)).for_load("my.csv")["kinds"]
+    >>> Reading(kinds=("smoker=category", "share=bounded:0:1"), drop=("id",)).for_load()["kinds"]
     {'smoker': 'category', 'share': 'bounded:0:1'}
     """
 
@@ -38,12 +37,11 @@ class Reading:
     groups: Annotated[str | None, Option("column whose values keep rows together when the rows are split")] = None
     header: Annotated[bool | None, Option("whether the first line holds names")] = None
 
-    def for_load(self, path: str, has_kinds: bool = True) -> dict[str, Any]:
+    def for_load(self, has_kinds: bool = True) -> dict[str, Any]:
         """The keywords of ``pyrovae.data.load`` that these options stand for.
 
         Args:
-            path: what is loaded; kinds are guessed for tables alone.
-            has_kinds: False for a likelihood that takes columns as plain numbers.
+            has_kinds: whether kinds are guessed where none is given: False for what is no table, or read as plain numbers.
         """
         kinds = {}
         for part in self.kinds:
@@ -53,7 +51,7 @@ class Reading:
             kinds[name] = kind
         given = {name: getattr(self, name) for name in ("labels", "covariates", "drop", "groups", "header")}
         given = {name: value for name, value in given.items() if value not in (None, ())}
-        return given | ({"kinds": kinds} if kinds or (has_kinds and is_table(path)) else {})
+        return given | ({"kinds": kinds} if kinds or has_kinds else {})
 
 
 @dataclass(frozen=True, kw_only=True)

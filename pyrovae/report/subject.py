@@ -100,9 +100,12 @@ def data_of(run: Run, path: str | None = None) -> Data:
 def reading_of(run: Run) -> dict[str, Any]:
     """How the run's table was read, as keywords of ``pyrovae.data.load``: its columns have the kinds that they had."""
     settings, kept = run.config["settings"], run.config["data"] or {}
-    plain = {name: settings.get(name) for name in options_of(Reading)}
-    reading = Reading(**{n: tuple(v) if isinstance(v, list) else v for n, v in plain.items() if v is not None})
-    return replace(reading, kinds=()).for_load("") | ({"kinds": kept["kinds"]} if kept.get("kinds") else {})
+    plain: dict[str, Any] = {name: settings.get(name) for name in options_of(Reading)}
+    given: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in plain.items() if v is not None}
+    reading = Reading(**given)
+    return replace(reading, kinds=()).for_load(has_kinds=False) | (
+        {"kinds": kept["kinds"]} if kept.get("kinds") else {}
+    )
 
 
 def check_rows(run: Run, rows: Data) -> None:
