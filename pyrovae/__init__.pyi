@@ -59,6 +59,7 @@ from .evaluation import refine as refine
 from .graphs import VAE as VAE
 from .graphs import AmortizedGuide as AmortizedGuide
 from .graphs import HierarchicalVAE as HierarchicalVAE
+from .graphs import MissingnessModel as MissingnessModel
 from .graphs import MultimodalVAE as MultimodalVAE
 from .graphs import SemiSupervisedVAE as SemiSupervisedVAE
 from .graphs import StateSpaceVAE as StateSpaceVAE

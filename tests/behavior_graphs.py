@@ -11,8 +11,15 @@ from behavior_programs import CORRELATED, DOUBLE, ROWS, STRAIGHT, Gaussian, Glob
 from torch import nn
 
 import pyrovae as pvae
-from pyrovae.conditionals import Dynamics, Experts, Smoother
-from pyrovae.graphs import AmortizedGuide, HierarchicalVAE, MultimodalVAE, SemiSupervisedVAE, StateSpaceVAE
+from pyrovae.conditionals import Dynamics, Experts, SelfMasking, Smoother
+from pyrovae.graphs import (
+    AmortizedGuide,
+    HierarchicalVAE,
+    MissingnessModel,
+    MultimodalVAE,
+    SemiSupervisedVAE,
+    StateSpaceVAE,
+)
 from pyrovae.networks import Network
 
 
@@ -250,7 +257,48 @@ def state_space(name: str) -> Kind:
     )
 
 
-MAKERS = (hierarchy, semi_supervised, multimodal, amortized, state_space)
+class Masked(nn.Module):
+    """The exact posterior of z given the entries that are seen, whose noise is one."""
+
+    covariate_names = ("mask",)
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight.clone())
+
+    def forward(self, x, covariates=None):
+        seen = covariates["mask"].unsqueeze(-1) * self.weight
+        covariance = torch.linalg.inv(torch.eye(2, **DOUBLE) + seen.mT @ seen)
+        return dist.MultivariateNormal((covariance @ (seen.mT @ x.unsqueeze(-1))).squeeze(-1), covariance)
+
+
+def missingness(name: str) -> Kind:
+    """Entries that are seen with a probability of their own, whatever their value: then all is known."""
+    law = gaussian(CORRELATED, 1.0)
+    offset = torch.tensor([1.0, 0.5, -0.5], **DOUBLE)
+    vae = pvae.VAE(pvae.standard_normal(2), LinearPart(law.weight, law.noise), Masked(law.weight)).double()
+    program = MissingnessModel(vae, SelfMasking(3)).double()
+    program.mechanism.offset.data.copy_(offset)
+    x = law.simulate(ROWS)
+    seen = torch.rand(x.shape, generator=torch.Generator().manual_seed(1), **DOUBLE) < offset.sigmoid()
+    seen[:, 0] |= ~seen.any(1)
+    x = torch.where(seen, x, math.nan)
+    found = law.rows(x)
+    spread = (law.weight @ found["covariance"] @ law.weight.T).diagonal(dim1=1, dim2=2) + 1
+    return Kind(
+        name,
+        program,
+        x,
+        found["log_evidence"] + dist.Bernoulli(logits=offset).log_prob(seen.double()).sum(-1),
+        found["kl"],
+        {"z": found["mean"], "x_missing": torch.where(seen, math.nan, found["mean"] @ law.weight.T)},
+        {"z": found["sd"], "x_missing": spread.sqrt()},
+        left_out=found["left_out"],
+        missing=True,
+    )
+
+
+MAKERS = (hierarchy, semi_supervised, multimodal, amortized, state_space, missingness)
 
 
 def make_graphs() -> dict[str, Kind]:

@@ -187,6 +187,7 @@ CASES = [
     ),
     Case("MeasuredStudentT", factorized(parts.MeasuredStudentT, (1,), df=6.0, error=0.5), plane(1, 3000, 400_000)),
     Case("DiscretizedLogistic", factorized(parts.DiscretizedLogistic, levels=256), integers(255, 2)),
+    Case("SelfMasking", lambda: conditionals.SelfMasking(DATA, sign=-1), integers(1, DATA)),
     Case("DiscretizedNormal", factorized(parts.DiscretizedNormal, levels=7), integers(6, 2)),
     Case(
         "LogisticMixture coupled",

@@ -12,7 +12,7 @@ from torch import nn
 from torch.distributions.transforms import SigmoidTransform
 
 import pyrovae as pvae
-from pyrovae.graphs import AmortizedGuide, HierarchicalVAE, MultimodalVAE, SemiSupervisedVAE
+from pyrovae.graphs import AmortizedGuide, HierarchicalVAE, MissingnessModel, MultimodalVAE, SemiSupervisedVAE
 
 EXACT = {"rtol": 0, "atol": 1e-9}
 
@@ -358,3 +358,51 @@ def test_controls_reach_the_transition_step_by_step():
     torch.testing.assert_close(path.log_prob(z), walks.log_prob(z[..., 0]), rtol=1e-5, atol=1e-5)
     draws = path.rsample((20_000,))[..., 0]
     assert (draws.var(0) / times - 1).abs().max() < 0.06
+
+
+def self_masked():
+    """z ~ N(0, 1), x = (z, -z) + noise, high values hidden; the guide is exact given the entries that are seen."""
+    weight = torch.tensor([[1.0], [-1.0]]).double()
+
+    class Posterior(nn.Module):
+        covariate_names = ("mask",)
+
+        def forward(self, x, covariates=None):
+            seen = covariates["mask"] * weight[:, 0] / 0.5
+            variance = 1 / (1 + (seen * weight[:, 0]).sum(-1, keepdim=True))
+            return dist.Normal(variance * (seen * x).sum(-1, keepdim=True), variance.sqrt()).to_event(1)
+
+    likelihood = behavior_graphs.LinearPart(weight, 0.5 * torch.eye(2).double())
+    vae = pvae.VAE(pvae.standard_normal(1), likelihood, Posterior()).double()
+    graph = MissingnessModel(vae, pvae.conditionals.SelfMasking(2, sign=-1)).double()
+    graph.mechanism.slope.data.fill_(2.0)
+    covariance = weight @ weight.T + 0.5 * torch.eye(2).double()
+    return graph, dist.MultivariateNormal(torch.zeros(2).double(), covariance)
+
+
+def test_self_masking_has_the_evidence_and_the_imputations_of_quadrature():
+    graph, marginal = self_masked()
+    x = torch.tensor([[0.3, -0.4], [torch.nan, -1.0], [torch.nan, 1.5]]).double()
+    hidden = torch.linspace(-9, 9, 4001).double()
+    both = torch.stack([hidden.expand(3, -1), x[:, 1:].expand(-1, 4001)], -1)
+    seen = graph.mechanism(both).base_dist.probs.detach()
+    density = marginal.log_prob(both).exp() * (1 - seen[..., 0]) * seen[..., 1]
+    complete = marginal.log_prob(x[0]) + graph.mechanism(x[0]).base_dist.probs.log().sum()
+    weights = pvae.log_weights(graph, x[:1], num_samples=5, seed=0)
+    torch.testing.assert_close(weights[:, 0], complete.detach().expand(5), **EXACT)
+    found = pvae.log_marginal(graph, x[1:], num_samples=20_000, seed=0, progress=False)
+    evidence = density.sum(1) * (18 / 4000)
+    error = (torch.as_tensor(found.log_marginal.values) - evidence[1:].log()).abs()
+    assert (error < 4 * torch.as_tensor(found.mcse.values)).all()
+    mean = (density * hidden).sum(1) / density.sum(1)
+    drawn = pvae.impute(graph, x, num_samples=4000, num_proposals=4000, seed=0, progress=False).draws
+    assert (drawn[:, 1:, 0].mean(0) - mean[1:]).abs().max() < 5 / 4000**0.5
+    ignoring = pvae.impute(graph.graph, x, num_samples=4000, num_proposals=4000, seed=0, progress=False).draws
+    assert (ignoring[:, 1:, 0].mean(0) < mean[1:] - 0.3).all()  # high values are hidden
+
+
+def test_missingness_is_of_independent_entries():
+    graph, _ = self_masked()
+    joint = pvae.VAE(pvae.standard_normal(1), pvae.FullNormal(pvae.MLP(1, ()), 2), graph.graph.posterior).double()
+    with pytest.raises(ValueError, match="is joint over them: give the graph a likelihood of independent entries"):
+        MissingnessModel(joint, pvae.conditionals.SelfMasking(2)).double().guide(torch.zeros(3, 2).double())

@@ -9,6 +9,7 @@ from .factorized import standard_normal as standard_normal
 from .flow import AffineFlow as AffineFlow
 from .flow import SplineFlow as SplineFlow
 from .logistic_mixture import LogisticMixture as LogisticMixture
+from .missingness import SelfMasking as SelfMasking
 from .mixture import GaussianMixture as GaussianMixture
 from .multinomials import Multinomials as Multinomials
 from .normal import FullNormal as FullNormal

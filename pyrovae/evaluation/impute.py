@@ -53,7 +53,8 @@ def impute(
     .. math:: z_s \sim q(z \mid x_{\mathrm{obs}}), \quad z \sim \sum_s \bar w_s \delta_{z_s}, \quad
         x_{\mathrm{mis}} \sim p(x_{\mathrm{mis}} \mid z)
 
-    Weights are Pareto smoothed; discrete latents that the model sums out are drawn from their posterior given z. Observed
+    A latent ``x_missing`` of a model of missingness is taken for the missing entries of the site x as it is. Weights are
+    Pareto smoothed; discrete latents that the model sums out are drawn from their posterior given z. Observed
     entries are left as they are; entries are taken to be missing at random.
 
     Args:
@@ -97,32 +98,39 @@ def _impute(block: Block, num_samples: int) -> dict[str, Tensor]:
         weights.append(log_terms(model_trace, guide_trace, dtype=torch.float64).log_weights)
         for name in latent_names(guide_trace):
             values.setdefault(name, []).append(redrawn.get(name, guide_trace.nodes[name]["value"]))
-    data = _by_site(
-        block.batch.x, [s["name"] for s in sites_of(model_trace) if s["is_observed"] and s["value"].numel()]
-    )
+    data = _by_site(block.batch.x, [s for s in sites_of(model_trace) if s["is_observed"] and s["value"].numel()])
     smoothed = psis(torch.cat(weights))
     chosen = torch.multinomial(torch.nan_to_num(smoothed.log_weights.exp().T, nan=1.0), num_samples, replacement=True).T
     picked = {name: _pick(torch.cat(parts), chosen, guide_trace.nodes[name]) for name, parts in values.items()}
     picked |= enumerated_draws(call, picked, num_samples)
-    trace = replicate(call, picked, num_samples)
+    trace = None if all(f"{name}_missing" in picked for name in data) else replicate(call, picked, num_samples)
     columns = {"pareto_k": smoothed.k, "ess": smoothed.ess}
     for name, x in data.items():
-        site = trace.nodes[name]
-        drawn = _shaped(site["value"].movedim(data_axis(site), 1), x).to(x)
+        site = guide_trace.nodes[f"{name}_missing"] if trace is None else trace.nodes[name]
+        value = picked[f"{name}_missing"] if trace is None else site["value"]
+        drawn = _shaped(value.movedim(data_axis(site), 1), x).to(x)
         columns[f"draws {name}"] = torch.where(x.isnan(), drawn, x).movedim(0, 1)
     return columns
 
 
-def _by_site(x: Any, sites: list[str]) -> dict[str, Tensor]:
-    """The rows of each data site."""
+def _by_site(x: Any, sites: list[Site]) -> dict[str, Tensor]:
+    """The rows of each data site; of several sites over one tensor, the one that shows it (another may show its mask)."""
+    names = [site["name"] for site in sites]
     if isinstance(x, Mapping):
-        return {name: rows for name, rows in x.items() if name in sites}
-    if not isinstance(x, Tensor) or len(sites) != 1:
+        return {name: rows for name, rows in x.items() if name in names}
+    shown = isinstance(x, Tensor) and [
+        s["name"] for s in sites if s["value"].shape == x.shape and _shows(s["value"], x)
+    ]
+    if not shown and (not isinstance(x, Tensor) or len(names) != 1):
         raise ValueError(
             f"impute takes programs with one data site, or a dict of data by the names of the sites; got data of type "
-            f"{type(x).__name__} and the sites {sites}"
+            f"{type(x).__name__} and the sites {names}"
         )
-    return {sites[0]: x}
+    return {shown[0] if shown else names[0]: x}
+
+
+def _shows(value: Tensor, x: Tensor) -> bool:
+    return bool(((value == x) | x.isnan()).all())
 
 
 def _pick(values: Tensor, chosen: Tensor, site: Site) -> Tensor:

@@ -3,6 +3,7 @@
 from pyrovae.graphs.amortized import AmortizedGuide
 from pyrovae.graphs.graph import Graph, Rows
 from pyrovae.graphs.hierarchical import HierarchicalVAE
+from pyrovae.graphs.missingness import MissingnessModel
 from pyrovae.graphs.multimodal import MultimodalVAE
 from pyrovae.graphs.semi_supervised import SemiSupervisedVAE
 from pyrovae.graphs.state_space import StateSpaceVAE
@@ -13,6 +14,7 @@ __all__ = [
     "AmortizedGuide",
     "Graph",
     "HierarchicalVAE",
+    "MissingnessModel",
     "MultimodalVAE",
     "Rows",
     "SemiSupervisedVAE",

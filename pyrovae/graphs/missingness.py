@@ -1,0 +1,129 @@
+"""Data whose absence says something: the mask of seen entries as one more part of a graph."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.poutine.messenger import Messenger
+from torch import Tensor, nn
+from torch.distributions import Independent
+
+from pyrovae.graphs.graph import Covariates, Graph
+from pyrovae.programs import DATA
+from pyrovae.programs.simulate import Substitute
+from pyrovae.programs.sites import sites_of
+
+
+class MissingnessModel(Graph):
+    r"""A graph together with a model of which entries are seen, for entries that are not missing at random.
+
+    .. math:: p(z)\, p(x \mid z)\, p(s \mid x), \qquad q(z \mid x_{\mathrm{seen}})\, p(x_{\mathrm{missing}} \mid z)
+
+    Data are those of the graph, NaN where missing; s is the mask. The latent ``x_missing`` holds the missing entries: the
+    guide draws them from the likelihood, the mask weighs them, and ``impute`` returns them so. Train with several draws,
+    ``fit(..., objective=ImportanceWeightedELBO(20))``. The mechanism is an assumption: data alone do not identify it, so
+    that results should be shown for several (both signs of :class:`~pyrovae.conditionals.SelfMasking`, several strengths).
+
+    Args:
+        graph: a graph with one data site ``x``, whose likelihood has independent entries.
+        mechanism: module with ``forward(x, covariates=None)`` returning the distribution of the mask, of the shape of x,
+            given complete data: ``SelfMasking``, or ``Factorized(dist.Bernoulli, net, event_shape)`` of all entries.
+        name: the prefix of the mechanism's parameters in Pyro.
+
+    Reference: Ipsen, Mattei & Frellsen 2021, not-MIWAE: deep generative modelling with missing not at random data,
+    arXiv:2006.12871.
+
+    >>> import pyrovae as pvae
+    >>> vae = pvae.VAE(
+    ...     pvae.standard_normal(2),
+    ...     pvae.Factorized(dist.Normal, pvae.MLP(2, (8,)), 5),
+    ...     pvae.Factorized(dist.Normal, pvae.MLP(5, (8,)), 2),
+    ... )
+    >>> both = MissingnessModel(vae, pvae.conditionals.SelfMasking(5, sign=-1))
+    >>> x = both.sample(20)
+    >>> pvae.impute(both, x, num_samples=3, seed=0).draws.shape
+    torch.Size([3, 20, 5])
+    """
+
+    model_parts = ("mechanism",)
+
+    def __init__(self, graph: Graph, mechanism: nn.Module, name: str = "missingness") -> None:
+        super().__init__(name, mechanism=mechanism)
+        self.graph = graph
+
+    @property
+    def covariate_names(self) -> tuple[str, ...]:
+        """The names that the graph or the mechanism reads."""
+        return tuple(dict.fromkeys((*self.graph.covariate_names, *getattr(self.mechanism, "covariate_names", ()))))
+
+    def model(
+        self,
+        x: Any = None,
+        covariates: Covariates | None = None,
+        size: int | None = None,
+        index: Tensor | None = None,
+    ) -> Tensor:
+        """The generative program: the graph's sites, ``x_missing`` and ``s``; arguments as in :meth:`VAE.model`."""
+        with poutine.block(hide=["x"] if x is None else []), _Data() as found:
+            self.graph.model(x, self._of(self.graph, covariates), size, index)
+        with poutine.block(hide=[DATA]), self.rows(("mechanism",), x, covariates, size, index) as rows:
+            if x is None:
+                complete = pyro.sample("x_missing", found.fn)
+                seen = rows.distribution("mechanism", complete).sample().bool()
+                return pyro.sample(
+                    "x", dist.Delta(torch.where(seen, complete, torch.nan), event_dim=found.fn.event_dim)
+                )
+            filled, seen = rows.seen(rows.data)
+            complete = torch.where(seen, filled, pyro.sample("x_missing", _where(found.fn, ~seen)))
+            rows.observe("s", "mechanism", complete, value=seen.to(filled))
+            return filled
+
+    def guide(
+        self,
+        x: Any,
+        covariates: Covariates | None = None,
+        size: int | None = None,
+        index: Tensor | None = None,
+    ) -> Any:
+        """The guide: that of the graph, then ``x_missing`` from the likelihood at its draw; returns what the former does."""
+        own = self._of(self.graph, covariates)
+        trace = poutine.trace(self.graph.guide).get_trace(x, own, size, index)
+        with poutine.block(), _Data() as found:
+            Substitute({s["name"]: s["value"] for s in sites_of(trace)})(self.graph.model)(x, own, size, index)
+        with poutine.block(hide=[DATA]), self.rows((), x, covariates, size, index) as rows:
+            pyro.sample("x_missing", _where(found.fn, rows.data.isnan()))
+        return trace.nodes["_RETURN"]["value"]
+
+    def _of(self, part: Graph, covariates: Covariates | None) -> Covariates | None:
+        return {n: v for n, v in (covariates or {}).items() if n in part.covariate_names} or None
+
+
+class _Data(Messenger):
+    """Notes the distribution of the data site ``x``, its mask taken off."""
+
+    fn: Any = None
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] == "x":
+            self.fn = _bare(msg["fn"])
+
+
+def _bare(distribution: Any) -> Any:
+    if isinstance(distribution, Independent):
+        return _bare(distribution.base_dist).to_event(distribution.reinterpreted_batch_ndims)
+    return _bare(distribution.base_dist) if isinstance(distribution, dist.MaskedDistribution) else distribution
+
+
+def _where(distribution: Any, mask: Tensor) -> Any:
+    """A distribution of independent entries, of which some count."""
+    base = distribution.base_dist if isinstance(distribution, Independent) else distribution
+    if base.event_shape:
+        raise ValueError(
+            f"the missing entries are drawn one by one, and {type(base).__name__} is joint over them: give the graph a "
+            "likelihood of independent entries (Factorized)"
+        )
+    return base.expand(torch.broadcast_shapes(base.batch_shape, mask.shape)).mask(mask).to_event(distribution.event_dim)

@@ -1,0 +1,127 @@
+"""MNIST with a few labels: M2 and M1 + M2, test accuracy over draws of the labelled rows; no validation labels are used.
+
+Pixels are binarized, afresh for each batch (Pyro's published .9319, .9437, .9487, .9582 for M2 at 100, 600, 1,000 and 3,000
+labels use grey ones, and 400 epochs). The labelled rows, as many of each digit, are repeated so that they make up a part of
+each batch. M1 + M2 is the same class on the posterior means of a ``VAE`` that has seen no label. Each result is kept in a file
+as soon as it is there, and training goes on from its checkpoint: ``python tests/benchmarks/mnist_labels.py --model m1m2``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import pyro.distributions as dist
+import torch
+
+import pyrovae as pvae
+from pyrovae.data import as_data
+
+CLASSES, HIDDEN, LATENTS = 10, 500, 50
+
+
+def joined(of: int) -> pvae.networks.Network:
+    """A network of a vector and the label."""
+    net = pvae.MLP(of + CLASSES, (HIDDEN,))
+    return pvae.ConcatCovariates(net, of, covariates={"label": pvae.Embed(CLASSES, CLASSES)})
+
+
+def semi_supervised(of: int, family: type) -> pvae.SemiSupervisedVAE:
+    return pvae.SemiSupervisedVAE(
+        labels=pvae.Categories(event_shape=(), num_categories=CLASSES),
+        prior=pvae.standard_normal(LATENTS),
+        likelihood=pvae.Factorized(family, joined(LATENTS), of),
+        classifier=pvae.Categories(pvae.MLP(of, (HIDDEN,)), (), num_categories=CLASSES),
+        posterior=pvae.Factorized(dist.Normal, joined(of), LATENTS),
+    )
+
+
+def chosen(labels: torch.Tensor, number: int, seed: int) -> np.ndarray:
+    """The rows whose label is known, as many of each digit."""
+    generator = np.random.default_rng(seed)
+    rows = [np.flatnonzero(labels.numpy() == digit) for digit in range(CLASSES)]
+    return np.concatenate([generator.choice(r, number // CLASSES, replace=False) for r in rows])
+
+
+def partly_labelled(x: torch.Tensor, labels: torch.Tensor, known: np.ndarray, share: float) -> dict[str, torch.Tensor]:
+    """All rows without labels, and the labelled ones as often as makes up a share of the whole."""
+    times = max(1, round(share * len(x) / (1 - share) / len(known)))
+    again = torch.as_tensor(np.tile(known, times))
+    y = torch.cat([torch.full((len(x),), torch.nan), labels[again].float()])
+    return {"x": torch.cat([x, x[again]]), "y": y}
+
+
+def binarized(rows: object, generator: torch.Generator | None) -> object:
+    if isinstance(rows, dict):
+        return {**rows, "x": torch.bernoulli(rows["x"], generator=generator)}
+    return torch.bernoulli(rows, generator=generator)
+
+
+def first_stage(x: torch.Tensor, folder: Path, epochs: int) -> pvae.VAE:
+    torch.manual_seed(0)
+    likelihood = pvae.Factorized(dist.Bernoulli, pvae.MLP(LATENTS, (HIDDEN, HIDDEN)), 784)
+    posterior = pvae.Factorized(dist.Normal, pvae.MLP(784, (HIDDEN, HIDDEN)), LATENTS)
+    vae = pvae.VAE(pvae.standard_normal(LATENTS), likelihood, posterior)
+    options = {"checkpoint": folder / "m1", "resume": True, "checkpoint_minutes": 2.0, "progress": False, "seed": 0}
+    pvae.fit(vae, x, epochs=epochs, batch_size=200, transform=binarized, learning_rate=1e-3, **options)
+    return vae
+
+
+def accuracy(arguments: argparse.Namespace, number: int, draw: int) -> float:
+    data = pvae.data.load("mnist", "grey")
+    train, test = (part.dense().x.float().reshape(len(part), 784) for part in (data.train, data.test))
+    labels, truth = data.train.label, data.test.label
+    torch.manual_seed(0)
+    seen, family, transform = torch.bernoulli(test), dist.Bernoulli, binarized
+    if arguments.model == "m1m2":
+        vae = first_stage(train, arguments.folder, arguments.first_epochs)
+        train, seen = vae.encode(torch.bernoulli(train)), vae.encode(seen)
+        family, transform = dist.Normal, None
+    known = chosen(labels, number, draw)
+    rows = partly_labelled(train, labels, known, arguments.share)
+    torch.manual_seed(draw)
+    model = semi_supervised(train.shape[1], family)
+    options = {"checkpoint": arguments.folder / f"{arguments.model} {number} {draw}", "resume": True, "progress": False}
+    pvae.fit(
+        model,
+        as_data(rows),
+        epochs=arguments.epochs,
+        batch_size=200,
+        transform=transform,
+        objective=pvae.SupervisedELBO(arguments.weight),
+        learning_rate=1e-3,
+        seed=draw,
+        checkpoint_minutes=2.0,
+        **options,
+    )
+    found = model.classify({"x": seen, "y": torch.full((len(seen),), torch.nan)}).argmax(-1)
+    return float((found == truth).float().mean())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", choices=("m2", "m1m2"), default="m2")
+    parser.add_argument("--labels", type=int, nargs="+", default=[100, 600, 1000, 3000])
+    parser.add_argument("--draws", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--first-epochs", type=int, default=20)
+    parser.add_argument("--weight", type=float, default=50.0, help="of the classifier's term, for each labelled row")
+    parser.add_argument("--share", type=float, default=0.05, help="of labelled rows in the training rows")
+    parser.add_argument("--folder", type=Path, default=Path("build/mnist_labels"))
+    arguments = parser.parse_args()
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    kept = arguments.folder / "results.json"
+    for number in arguments.labels:
+        for draw in range(arguments.draws):
+            results = json.loads(kept.read_text()) if kept.exists() else {}
+            key = f"{arguments.model} {number} labels, {arguments.epochs} epochs, draw {draw}"
+            if key not in results:
+                results[key] = accuracy(arguments, number, draw)
+                kept.write_text(json.dumps(results, indent=1))
+            print(key, results[key], flush=True)
+
+
+if __name__ == "__main__":
+    main()
