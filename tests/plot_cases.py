@@ -21,6 +21,8 @@ class Case:
     """Words that the axes' labels must hold, units among them."""
     legend: tuple[str, ...] = ()
     panels: int = 1
+    stored: bool = True
+    """Whether its picture is the same on every machine."""
 
     def draw(self, **more):
         return self.function(*self.args, **self.kwargs, **more)
@@ -85,10 +87,13 @@ CASES = {
         plots.plot_latent, (normal(200, 2) + 3 * np.arange(200)[:, None] % 4, np.arange(200) % 4), {"title": "digit"},
         ("z[0]", "z[1]"), ("0", "1", "2", "3"),
     ),
-    "latent_pca": Case(
-        plots.plot_latent, (normal(200, 5) * np.array([3, 1, 0.5, 0.5, 0.5]), np.linspace(0, 1, 200)), {},
-        ("PC 1 (82% of variance)", "PC 2 (10% of variance)"),
-        (), 1,
+    "latent_sd": Case(
+        plots.plot_latent, (normal(40, 2), np.array(["a", "b"])[np.arange(40) % 2]), {"sd": np.exp(normal(40, 2, scale=0.3)) / 4},
+        ("z[0]", "z[1]"), ("a", "b"),
+    ),
+    "latent_map": Case(
+        plots.plot_latent, (normal(60, 5) * np.array([3, 1, 0.5, 0.5, 0.5]), np.linspace(0, 1, 60)), {},
+        ("map of neighbors",), (), 1, stored=False,
     ),
     "latent_density": Case(
         plots.plot_latent_density, (normal(800, 2) * 0.7, normal(800, 2, seed=1)), {}, ("z[0]", "z[1]"),
@@ -112,7 +117,7 @@ CASES = {
             "dse": np.array([0.0, 0.4, 0.3]), "elbo": np.array([-93.0, -97, -96]),
             "refits": [np.array([-90.1, -90.4]), np.array([-95.0]), np.array([-91.0, -90.2])],
         },
-        ("elpd (nats)", "flow", "normal", "VampPrior"), ("elpd ± se", "difference ± dse", "ELBO", "refits"),
+        ("(nats)", "flow", "normal", "VampPrior"), ("difference ± dse", "ELBO", "refits"),
     ),
     "convergence": Case(
         plots.plot_convergence,

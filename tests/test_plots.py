@@ -19,7 +19,7 @@ from matplotlib.text import Text
 from plot_cases import CASES, axes_of, figure_of, pixels
 
 from pyrovae import plots
-from pyrovae.plots.style import both_papers, new_figure
+from pyrovae.plots.style import CLASSES, both_papers, new_figure
 
 FIGURES = [name for name in plots.__all__ if name.startswith("plot_")]
 case = pytest.mark.parametrize("name", CASES)
@@ -171,6 +171,7 @@ def test_all_text_stands_out_from_the_page(name, theme, papers, least):
 def test_series_stand_out_from_the_page(paper):
     assert all(contrast(color, paper) > 3 for color in plots.SERIES[:4])
     assert all(contrast(color, paper) > 2 for color in plots.SERIES)
+    assert all(contrast(color, paper) > 1.8 for color in CLASSES)
     assert all(contrast(both_papers("viridis")(level), paper) > 1.8 for level in (0.0, 0.5, 1.0))
 
 
@@ -198,6 +199,8 @@ def least_difference(colors, deficiency) -> float:
 @pytest.mark.parametrize("kind", DEFICIENT)
 def test_series_are_told_apart_by_color_blind_readers(kind):
     assert least_difference(plots.SERIES, DEFICIENT[kind]) > 15
+    assert least_difference(CLASSES, DEFICIENT[kind]) > 13
+    assert len(set(CLASSES)) == 10
 
 
 @pytest.mark.parametrize("kind", ["protan", "deutan"])

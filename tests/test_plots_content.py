@@ -198,14 +198,40 @@ def test_one_row_of_history_is_a_dot():
 # Latents -----------------------------------------------------------------------------------------------------------------
 
 
-def test_principal_components_are_those_of_the_covariance():
-    z = normal(300, 4) @ normal(4, 4, seed=3)
-    ax = plots.plot_latent(z)
-    values, vectors = np.linalg.eigh(np.cov(z.T))
-    scores = (z - z.mean(0)) @ vectors[:, ::-1][:, :2]
-    assert np.allclose(np.abs(ax.collections[0].get_offsets()), np.abs(scores))
-    assert ax.get_xlabel() == f"PC 1 ({values[-1] / values.sum():.0%} of variance)"
-    assert ax.get_ylabel() == f"PC 2 ({values[-2] / values.sum():.0%} of variance)"
+def test_a_map_of_more_dimensions_keeps_neighbors_together():
+    from sklearn.manifold import trustworthiness
+
+    z = normal(150, 6) + 6 * np.eye(6)[np.arange(150) % 3]
+    ax = plots.plot_latent(z, np.arange(150) % 3)
+    points, order = (
+        np.concatenate([dots.get_offsets() for dots in ax.collections]),
+        np.argsort(np.arange(150) % 3, kind="stable"),
+    )
+    assert trustworthiness(z[order], points) > 0.85  # of random points about 0.5
+    apart = np.linalg.norm(points[:, None] - points, axis=-1) + np.diag(np.full(150, np.inf))
+    assert (apart.argmin(1) // 50 == np.arange(150) // 50).all()
+    assert ax.get_title(loc="left") == "150 data by their 6 dimensions"
+
+
+def test_a_map_of_many_data_is_of_some_of_them(monkeypatch):
+    monkeypatch.setattr("pyrovae.plots.latent._MOST_MAPPED", 20)
+    ax = plots.plot_latent(normal(90, 3), np.linspace(0, 1, 90), sd=np.ones((90, 3)))
+    assert ax.collections[0].get_offsets().shape == (20, 2)
+    assert ax.get_title(loc="left") == "20 of 90 data by their 3 dimensions; larger dots: wider posteriors"
+
+
+def test_collapsed_posteriors_are_drawn_in_one_place():
+    assert (plots.plot_latent(np.ones((5, 4))).collections[0].get_offsets() == 1).all()
+
+
+def test_the_posteriors_width_is_drawn():
+    sd = np.array([[1.0, 2.0], [0.5, 0.5]])
+    _, ellipses = plots.plot_latent(np.eye(2), sd=sd).collections
+    assert np.allclose(ellipses.get_widths(), 2 * sd[:, 0])
+    assert np.allclose(ellipses.get_heights(), 2 * sd[:, 1])
+    wide = np.ones((5, 3)) * np.array([1, 1, 1, 1, 2])[:, None]
+    sizes = plots.plot_latent(normal(5, 3), sd=wide).collections[0].get_sizes()
+    assert sizes[4] == pytest.approx(4 * sizes[0])
 
 
 @pytest.mark.parametrize(
@@ -284,20 +310,29 @@ def test_rate_and_distortion_are_joined_in_the_order_of_beta():
 
 
 def test_models_are_ranked_best_on_top():
-    ax = plots.plot_comparison(["worse", "best", "mid"], [-9.0, -1.0, -5.0], [1.0, 1.0, 1.0], dse=[2.0, np.nan, 1.0])
+    ax = plots.plot_comparison(["worse", "best", "mid"], [-9.0, -1.0, -5.0], [1.0, 3.0, 1.0], dse=[2.0, np.nan, 1.0])
     assert [text.get_text() for text in ax.get_yticklabels()] == ["best", "mid", "worse"]
     assert ax.yaxis_inverted()
-    assert ax.containers[1].lines[0].get_xdata().tolist() == [-9, -5]  # no difference for the best
-    drawn = plots.plot_comparison(["a", "b"], [-1.0, -2.0], [1.0, 1.0], elpd_diff=[0.0, -0.7], dse=[0.0, 1.0])
-    assert drawn.containers[1].lines[0].get_xdata().tolist() == [-1.7]
+    assert ax.containers[0].lines[0].get_xdata().tolist() == [-8, 0, -4]
+    bars = ax.containers[0].lines[2][0].get_segments()
+    assert [bar[:, 0].tolist() for bar in bars] == [[-10, -6], [0, 0], [-5, -3]]  # no error of the best one
+    assert ax.get_title(loc="left") == "best: elpd −1.00 ± 3.00 nats"
+
+
+def test_differences_that_are_given_are_drawn_and_divided_by_the_rows():
+    drawn = plots.plot_comparison(
+        ["a", "b"], [-1.0, -2.0], [1.0, 1.0], elpd_diff=[0.0, -0.7], dse=[0.0, 1.0], elbo=[-3.0, -6.0], num_data=10
+    )
+    assert drawn.containers[0].lines[0].get_xdata() == pytest.approx([0, -0.07])
+    assert drawn.containers[1].lines[0].get_xdata() == pytest.approx([-0.2, -0.5])
+    assert drawn.get_xlabel() == "held-out elpd less the best (nats per datum, 10 rows)"
+    assert drawn.get_title(loc="left") == "a: elpd −0.10 ± 0.10 nats per datum"
 
 
 def test_refits_are_drawn_where_there_are_several():
     ax = plots.plot_comparison(["a", "b", "c"], [-1.0, -2.0, -3.0], [1.0] * 3, refits=[[-1.0], [-1.5, -2.5], [-3.0]])
-    drawn = [
-        container.lines[0].get_xdata().tolist() for container in ax.containers if container.get_label() == "refits"
-    ]
-    assert drawn == [[-1.5, -2.5]]
+    drawn = [c.lines[0].get_xdata().tolist() for c in ax.containers if c.get_label() == "refits"]
+    assert drawn == [[-0.5, -1.5]]
 
 
 def test_khat_counts_what_lies_above():
@@ -356,10 +391,13 @@ def test_ranks_outside_the_band_are_counted():
     good, bad = rng.integers(0, 100, 800), np.clip(rng.normal(50, 20, 800), 0, 99).round()
     assert sbc_words(good) == "all 1 inside the joint 95% band"
     assert sbc_words({"z": good, "log_joint": bad}) == "1 of 2 outside the joint 95% band"
-    many = plots.plot_sbc_ecdf({"z": rng.integers(0, 100, (800, 2, 5)), "log_joint": bad}, 99, prob=0.99)
+    many = plots.plot_sbc_ecdf({"z": rng.integers(0, 100, (800, 4, 5)), "log_joint": bad}, 99, prob=0.99)
     names = [text.get_text() for text in many.get_legend().get_texts()]
-    assert names == ["joint 99% band", "log_joint"]
-    assert len(many.lines) == 12  # eleven quantities and the zero line
+    assert names == ["joint 99% band", "log_joint", "20 inside"]
+    assert len(many.lines) == 22  # 21 quantities and the zero line
+    worse = plots.plot_sbc_ecdf({"z": np.tile(bad[:, None], 14)}, 99)
+    names = [text.get_text() for text in worse.get_legend().get_texts()]
+    assert names == ["joint 95% band", *(f"z[{index}]" for index in range(12)), "2 more outside"]
 
 
 def test_curves_are_exact_differences():

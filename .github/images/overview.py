@@ -25,8 +25,8 @@ def main() -> None:
     left[0].set_title("held-out digits and their reconstructions", fontsize=10)
     left[1].set_title("drawn from the prior", fontsize=10)
     right = grid[1].subplots()
-    pvae.plots.plot_latent(vae.encode(digits.test.x), digits.test.labels, title="digit", ax=right)
-    right.set_title("ten latent dimensions, two principal components", fontsize=10)
+    pvae.plots.plot_latent(vae.encode(digits.test.x), digits.test.label, title="digit", ax=right)
+    right.set_title("held-out digits by their ten latents, neighbors together", fontsize=10)
     figure.savefig(pathlib.Path(__file__).with_name("overview.png"), dpi=110)
 
 

@@ -135,7 +135,7 @@ class Comparison:
         return style.to_latex(column_format="l" + "r" * shown.shape[1], hrules=True)
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw elpd with its standard error, and the paired differences from the best model.
+        """Draw the paired differences from the best model in nats per datum, and each model's bound.
 
         A model whose elpd is minus infinity is left out.
         """
@@ -144,6 +144,7 @@ class Comparison:
         frame = self.frame[np.isfinite(self.frame["elpd"])]
         names, seeds = list(frame.index), [self.refits[name] for name in frame.index]
         more = {name: frame[name].to_numpy() for name in ("elpd_diff", "dse", "elbo") if frame[name].notna().any()}
+        more |= {"num_data": int(frame["num_data"].iloc[0])}
         return plot_comparison(names, frame["elpd"].to_numpy(), frame["se"].to_numpy(), **more, refits=seeds, ax=ax)
 
     def _shown(self) -> pd.DataFrame:

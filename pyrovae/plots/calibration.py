@@ -15,7 +15,7 @@ from pyrovae.plots.arrays import (
     same_length,
     to_finite,
 )
-from pyrovae.plots.style import BLUE, VERMILLION, color, finding, ink, legend, line, marker, one_panel
+from pyrovae.plots.style import BLUE, CLASSES, VERMILLION, color, finding, ink, legend, line, marker, one_panel
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from pyrovae.plots.arrays import Values
 
 _SIMULATIONS = 10_000
-_FEW = 6
-"""More curves than these share one color, and only the first of those outside the band are named."""
+_FEW = 12
+"""Of more curves than these, those inside the band share one color, and so do those outside but the first."""
 
 
 def plot_sbc_ecdf(
@@ -110,12 +110,13 @@ def _draw_ecdfs(ax: Axes | None, curves: Mapping[str, np.ndarray], expected: np.
     ax.axhline(0, color=ink(ax), linewidth=0.8)
     outside = [name for name, curve in curves.items() if ((curve < lower) | (curve > upper)).any()]
     inside = [name for name in curves if many and name not in outside]
-    for name in [*inside, *outside[_FEW:]]:
-        tint, alpha = (BLUE, 0.4) if name in inside else (VERMILLION, 0.5)
-        ax.plot(at, np.pad(curves[name] - expected, 1), color=tint, alpha=alpha, linewidth=0.8)
     for index, name in enumerate(outside[:_FEW] if many else curves):
-        tint = color(index + many)  # blue is taken by the many inside
+        tint = CLASSES[(index + many) % len(CLASSES)]  # blue is taken by the many inside
         ax.plot(at, np.pad(curves[name] - expected, 1), line(index), color=tint, linewidth=1.5, label=name)
+    for names, tint, where in ((inside, BLUE, "inside"), (outside[_FEW:] if many else [], VERMILLION, "more outside")):
+        for index, name in enumerate(names):
+            label = None if index else f"{len(names)} {where}"
+            ax.plot(at, np.pad(curves[name] - expected, 1), color=tint, alpha=0.4, linewidth=0.8, label=label)
     found = f"{len(outside)} of {len(curves)} outside" if outside else f"all {len(curves)} inside"
     finding(ax, f"{found} the joint {prob:.0%} band")
     legend(ax, outside=True)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pyrovae.errors import check_integer
 from pyrovae.plots.arrays import by_name, same_length, to_finite, to_shape
-from pyrovae.plots.style import BLUE, ORANGE, VERMILLION, color, ink, legend, line, marker, number, one_panel
+from pyrovae.plots.style import BLUE, ORANGE, VERMILLION, color, finding, ink, legend, line, marker, number, one_panel
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -92,57 +93,62 @@ def plot_comparison(
     dse: Values | None = None,
     elbo: Values | None = None,
     refits: Sequence[Values] | None = None,
+    num_data: int = 1,
     ax: Axes | None = None,
 ) -> Axes:
-    r"""Models by held-out log evidence with its standard error, the best on top.
+    r"""Models by their held-out log evidence less that of the best model, which lies at zero on top.
 
-    .. math:: \mathrm{elpd} = \sum_i \log p(x_i), \qquad x_i \text{ held out}
+    .. math:: \mathrm{elpd}_m - \mathrm{elpd}_\mathrm{best}, \qquad \mathrm{elpd} = \sum_i \log p(x_i), \quad x_i \text{ held out}
 
-    The second mark of a model is its difference to the best, drawn from the best one's elpd, with the standard error of
-    the paired difference: usually far smaller than either model's own, and the one to judge by.
+    A difference has the standard error of pairs of rows, usually far smaller than either model's own, and the one to judge
+    by. The best model's elpd stands above the figure.
 
     Args:
-        names: one a model.
+        names: one for each model.
         elpd: in nats, ``(models,)``.
-        se: the standard error of each elpd over rows, ``(models,)``.
+        se: the standard error of each elpd over rows, ``(models,)``; that of the best one is printed.
         elpd_diff: each elpd less the best one's, not above 0, ``(models,)``; by default computed from ``elpd``.
         dse: the standard error of the paired difference, ``(models,)``; NaN or 0 for the best.
         elbo: in nats, ``(models,)``: how far below its own evidence each model's bound lies; NaN where there is none.
         refits: for each model the elpds of refits with other seeds, any number of each; fewer than two are not drawn.
+        num_data: the number of rows, by which all is divided: nats per datum instead of sums.
         ax: where to draw.
 
     Raises:
         ValueError: lengths differ or an elpd is not finite.
 
     >>> ax = plot_comparison(["flow", "normal"], [-90.0, -95.0], [2.0, 2.1], dse=[0.0, 0.4])
-    >>> [text.get_text() for text in ax.get_yticklabels()]
-    ['flow', 'normal']
+    >>> [text.get_text() for text in ax.get_yticklabels()], ax.get_title(loc="left")
+    (['flow', 'normal'], 'flow: elpd −90.00 ± 2.00 nats')
     """
     score = to_finite("elpd", elpd, "models")
     columns = {"se": se, "elpd_diff": elpd_diff, "dse": dse, "elbo": elbo}
     given = {name: None if values is None else to_shape(name, values, "models") for name, values in columns.items()}
     same_length(names=names, elpd=score, refits=refits, **given)
-    order = np.argsort(-score, kind="stable")
+    count, top = check_integer("num_data", num_data), int(score.argmax())
+    order, best = np.argsort(-score, kind="stable"), score[top]
     at = np.argsort(order).astype(float)
-    ax = one_panel(ax, 6.0, 1.2 + 0.5 * len(score))
-    bars: dict[str, Any] = {"markersize": 5, "linewidth": 1.5, "capsize": 3}
-    ax.errorbar(score, at, xerr=given["se"], fmt="o", color=BLUE, label="elpd ± se", **bars)
-    if given["dse"] is not None:
-        difference = score - score.max() if given["elpd_diff"] is None else given["elpd_diff"]
-        others = difference < 0
-        bars |= {"xerr": given["dse"][others], "fmt": "^", "color": VERMILLION, "label": "difference ± dse"}
-        ax.errorbar((score.max() + difference)[others], at[others] + 0.22, **bars)
+    difference = score - best if given["elpd_diff"] is None else given["elpd_diff"]
+    ax = one_panel(ax, 6.0, 1.3 + 0.45 * len(score))
+    ax.axvline(0, color=ink(ax), linewidth=1, linestyle="--", alpha=0.6)
+    error = None if given["dse"] is None else np.nan_to_num(given["dse"]) / count
+    label = "difference" if error is None else "difference ± dse"
+    ax.errorbar(difference / count, at, xerr=error, fmt="o", color=BLUE, markersize=5, capsize=3, label=label)
     if given["elbo"] is not None:
-        ax.errorbar(given["elbo"], at, fmt="s", color=BLUE, markerfacecolor="none", markersize=5, label="ELBO")
+        hollow: dict[str, Any] = {"color": VERMILLION, "markerfacecolor": "none", "markersize": 5, "label": "ELBO"}
+        ax.errorbar((given["elbo"] - best) / count, at, fmt="s", **hollow)
     seeds = [to_finite(f"refits[{index}]", values, "seeds") for index, values in enumerate(refits or ())]
     several = [(np.full(len(s), height - 0.22), s) for s, height in zip(seeds, at, strict=False) if len(s) > 1]
     if several:
         heights, values = (np.concatenate(parts) for parts in zip(*several, strict=True))
-        ax.errorbar(values, heights, fmt="|", color=ORANGE, markersize=9, markeredgewidth=1.6, label="refits")
-    ax.axvline(score.max(), color=ink(ax), linewidth=1, linestyle="--", alpha=0.6)
+        ticks: dict[str, Any] = {"color": ORANGE, "markersize": 9, "markeredgewidth": 1.6, "label": "refits"}
+        ax.errorbar((values - best) / count, heights, fmt="|", **ticks)
+    unit = "nats" if count == 1 else f"nats per datum, {count:,} rows"
     ax.locator_params(axis="x", nbins=5)
     ax.set_yticks(at[order], [str(names[i]) for i in order])
-    ax.set(ylim=(len(score) - 0.4, -0.6), xlabel="held-out elpd (nats), higher is better")
+    ax.set(ylim=(len(score) - 0.4, -0.6), xlabel=f"held-out elpd less the best ({unit})")
+    own = to_shape("se", se, "models")[top] / count
+    finding(ax, f"{names[top]}: elpd {number(best / count, ',.2f')} ± {number(own, ',.2f')} {unit.partition(',')[0]}")
     legend(ax, outside=True)
     return ax
 

@@ -8,71 +8,116 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pyrovae.plots.arrays import names_of, same_length, to_finite, to_numpy, to_shape
-from pyrovae.plots.style import BLUE, VERMILLION, both_papers, color, finding, ink, legend, marker, one_panel
+from pyrovae.plots.style import BLUE, CLASSES, MARKERS, VERMILLION, both_papers, finding, ink, legend, one_panel
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from pyrovae.plots.arrays import Values
 
+_MOST_MAPPED = 1000
+"""At most so many data are on a map of neighbors, whose time grows faster than their number."""
 
-def plot_latent(z: Values, labels: Any = None, *, title: str | None = None, ax: Axes | None = None) -> Axes:
+
+def plot_latent(
+    z: Values, labels: Any = None, *, sd: Values | None = None, title: str | None = None, ax: Axes | None = None
+) -> Axes:
     r"""Each datum's latent as a point, colored by label.
 
-    Where there are more than two dimensions the two main principal components are drawn, with their share of the
-    variance.
+    Two dimensions are drawn as they are. Of more, a map is drawn that keeps neighbors together (t-SNE, of at most 1,000
+    data, evenly chosen): near points are near in latent space; its axes, far distances and sizes of groups mean nothing.
 
     Args:
         z: latents, usually posterior means, ``(data, latent_dim)`` with at least 2 dimensions.
-        labels: one a datum: integers or strings (a legend) or real numbers (a color bar).
+        labels: one for each datum: integers or strings (a legend) or real numbers (a color bar).
+        sd: the posteriors' standard deviations, of the shape of ``z``: an ellipse of one standard deviation around each
+            point, or larger dots on a map where the posterior is wider.
         title: of the legend or color bar.
         ax: where to draw.
 
     Raises:
         ValueError: there is one dimension only, an entry is not finite, or the number of labels differs.
 
-    >>> plot_latent(np.eye(4), ["a", "a", "b", "b"]).get_legend_handles_labels()[1]
+    References:
+        L. van der Maaten and G. Hinton, "Visualizing data using t-SNE" (2008), JMLR 9, 2579-2605.
+
+    >>> plot_latent(np.eye(4)[:, :2], ["a", "a", "b", "b"]).get_legend_handles_labels()[1]
     ['a', 'b']
     """
-    points = to_finite("z", z, "data", "latent_dim")
-    if points.shape[1] < 2:
+    points, kinds = to_finite("z", z, "data", "latent_dim"), _plain(labels)
+    spread = None if sd is None else to_finite("sd", sd, "data", "latent_dim")
+    num, dims = points.shape
+    same_length(z=points, labels=kinds, sd=spread)
+    if dims < 2:
         raise ValueError("z has one latent dimension: write plot_latent_density(z, prior_draws)")
-    flat, names = _two_dimensions(points)
-    kinds = _plain(labels)
-    same_length(z=flat, labels=kinds)
+    is_map = dims > 2
+    kept = np.unique(np.linspace(0, num - 1, min(num, _MOST_MAPPED)).astype(int)) if is_map else np.arange(num)
+    flat = _map_of_neighbors(points[kept]) if is_map else points
+    kinds, spread = (None if values is None else values[kept] for values in (kinds, spread))
     ax = one_panel(ax, 5.4, 4.2)
-    look: dict[str, Any] = {"s": float(np.clip(16000 / len(flat), 5, 36)), "linewidths": 0, "alpha": 0.75}
-    look["rasterized"] = len(flat) > 2000
-    if kinds is None:
-        ax.scatter(*flat.T, color=BLUE, **look)
-    elif kinds.dtype.kind == "f":
-        dots = ax.scatter(flat[:, 0], flat[:, 1], c=kinds, cmap=both_papers("viridis"), **look)
-        ax.figure.colorbar(dots, ax=ax, label=title or "label")
-    else:
-        classes = np.unique(kinds)
-        if len(classes) > 48:
-            raise ValueError(
-                f"labels hold {len(classes)} classes, more than can be told apart: pass real numbers for a color bar"
-            )
-        for index, value in enumerate(classes):
-            look |= {"color": color(index), "marker": marker(index), "label": str(value)}
-            ax.scatter(*flat[kinds == value].T, **look)
-        legend(ax, outside=True, title=title or "label")
-    ax.set(xlabel=names[0], ylabel=names[1])
+    sizes = np.full(len(kept), np.clip(16000 / len(kept), 5, 36))
+    if spread is not None and is_map:
+        width = np.sqrt((spread**2).mean(1))
+        sizes *= np.clip(width / np.median(width), 0.4, 2.5) ** 2
+    _scatter(ax, flat, kinds, sizes, None if is_map else spread, title or "label")
+    ax.set(xlabel="z[0]", ylabel="z[1]")
+    if is_map:
+        ax.set(xlabel="map of neighbors (t-SNE, no unit)", ylabel="", xticks=[], yticks=[])
+        data = f"{num:,} data" if len(kept) == num else f"{len(kept):,} of {num:,} data"
+        finding(
+            ax, f"{data} by their {dims} dimensions" + ("" if spread is None else "; larger dots: wider posteriors")
+        )
+    elif spread is not None:
+        finding(ax, "ellipses: one standard deviation of the posterior")
     ax.set_aspect("equal", adjustable="datalim")
     return ax
 
 
-def _two_dimensions(points: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    if points.shape[1] == 2:
-        return points, ["z[0]", "z[1]"]
+def _map_of_neighbors(points: np.ndarray) -> np.ndarray:
     if len(points) < 2:
-        raise ValueError("z has one datum: principal components need at least two")
-    from sklearn.decomposition import PCA
+        raise ValueError("z has one datum: a map of neighbors needs at least two")
+    if not np.ptp(points, axis=0).any():  # a collapsed posterior
+        return points[:, :2]
+    from sklearn.manifold import TSNE
 
-    pca = PCA(2, svd_solver="full")
-    flat = pca.fit_transform(points)
-    return flat, [f"PC {i + 1} ({share:.0%} of variance)" for i, share in enumerate(pca.explained_variance_ratio_)]
+    perplexity = min(30.0, (len(points) - 1) / 3)
+    return TSNE(2, init="pca", perplexity=perplexity, random_state=0).fit_transform(points)
+
+
+def _scatter(
+    ax: Axes, points: np.ndarray, labels: np.ndarray | None, sizes: np.ndarray, sd: np.ndarray | None, title: str
+) -> None:
+    """The points, and ellipses of one standard deviation around them, in the color of their class or value."""
+    from matplotlib.collections import EllipseCollection
+
+    groups: dict[str, Any] = {"": np.ones(len(points), bool)}
+    if labels is not None and labels.dtype.kind != "f":
+        groups = {str(value): labels == value for value in np.unique(labels)}
+    if len(groups) > 48:
+        raise ValueError(
+            f"labels hold {len(groups)} classes, more than can be told apart: pass real numbers for a color bar"
+        )
+    is_real = labels is not None and labels.dtype.kind == "f"
+    for index, (name, own) in enumerate(groups.items()):
+        tint: Any = (
+            {"c": labels, "cmap": both_papers("viridis")} if is_real else {"color": CLASSES[index % len(CLASSES)]}
+        )
+        look = {
+            "s": sizes[own],
+            "marker": MARKERS[index // len(CLASSES)],
+            "label": name,
+            "rasterized": len(points) > 2000,
+        }
+        dots = ax.scatter(points[own, 0], points[own, 1], linewidths=0, alpha=0.75, **look, **tint)
+        if sd is not None:
+            shape: dict[str, Any] = {"angles": 0.0, "units": "xy", "linewidths": 0, "alpha": 0.12}
+            shape |= {"offsets": points[own], "offset_transform": ax.transData}
+            shape["facecolors"] = dots.to_rgba(labels) if labels is not None and is_real else tint["color"]
+            ax.add_collection(EllipseCollection(2 * sd[own, 0], 2 * sd[own, 1], **shape))
+    if is_real:
+        ax.figure.colorbar(dots, ax=ax, label=title)
+    elif labels is not None:
+        legend(ax, outside=True, title=title)
 
 
 def _plain(labels: Any) -> np.ndarray | None:

@@ -29,6 +29,8 @@ SKY = "#56B4E9"
 
 #: The colors of successive series, the most legible on both white and black first.
 SERIES = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY)
+#: The colors of up to ten classes, told apart by color-blind readers too.
+CLASSES = (*SERIES, "#882255", "#999933", "#BBBBBB", "#117733")
 MARKERS = ("o", "^", "s", "D", "v", "P", "X", "*")
 LINES = ("-", "--", "-.", ":")
 

@@ -156,10 +156,14 @@ def _of_latent(seen: Views, name: str, means: Tensor) -> Picture:
             words,
             f"Histogram. {words}",
         )
-    where = "" if size == 2 else f", the two main components of {size} dimensions"
+    where = "" if size == 2 else f" on a map that keeps neighbors in {size} dimensions together"
     colored = "" if seen.label is None else ", colored by label"
-    words = f"Posterior means of {len(means):,} test rows{where}{colored}."
-    return Picture(title, lambda: plots.plot_latent(means, seen.label, title="label"), words, f"Scatter plot. {words}")
+    words = f"Posterior means of {len(means):,} test rows{where}{colored}, with the posterior's standard deviation."
+    sd = seen.sd[name] if bool(seen.sd[name].isfinite().all()) else None
+    label = next(iter(seen.work.data.labels or ()), None)
+    return Picture(
+        title, lambda: plots.plot_latent(means, seen.label, sd=sd, title=label), words, f"Scatter plot. {words}"
+    )
 
 
 CHECK_PICTURES = {

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from pyrovae import plots
-from pyrovae.checks.entries import by_kind, entry_means, rows_second, sampled_traces
+from pyrovae.checks.entries import by_kind, entry_means, moments, rows_second, sampled_traces
 from pyrovae.data import Data
 from pyrovae.programs.rows import Block, RowWork
 from pyrovae.programs.simulate import enumerated_draws, replicate
@@ -42,12 +42,22 @@ class View:
 
 @dataclass(frozen=True)
 class Views:
-    """Some rows through a program: by data site a view, by latent site the posterior's means and draws of the prior."""
+    """Some rows through a program.
+
+    Attributes:
+        data: by data site a view.
+        latents: by latent site the posterior's means, ``(rows, entries)``.
+        sd: the posterior's standard deviations, likewise.
+        prior: draws of the prior, likewise.
+        label: the rows' labels, by the names of their classes where these are known.
+        work: the program and the rows.
+    """
 
     data: Mapping[str, View]
     latents: Mapping[str, Tensor]
+    sd: Mapping[str, Tensor]
     prior: Mapping[str, Tensor]
-    label: Tensor | None
+    label: Any
     work: RowWork
 
     def decoded_grid(self) -> Tensor:
@@ -69,7 +79,10 @@ def views(program: Any, data: Data, seed: int) -> Views:
     sites = {name: work.dry_run.model_trace.nodes[name] for name in parts["again"]}
     kinds = ("rows", "again", "means", "draws")
     seen = {n: View(kind_of(site), *(parts[kind][n] for kind in kinds)) for n, site in sites.items()}
-    return Views(seen, parts["latent"], parts["prior"], data.label, work)
+    label, names = data.label, data.levels.get(next(iter(data.labels or ()), ""))
+    if label is not None and names and label.min() >= 0:
+        label = np.asarray(names)[label.numpy()]
+    return Views(seen, parts["latent"], parts["sd"], parts["prior"], label, work)
 
 
 def kind_of(site: Site) -> str:
@@ -100,6 +113,9 @@ def _looked_at(block: Block) -> dict[str, Tensor]:
     again = replicate(block.call, given | enumerated_draws(block.call, given, num), num)
     prior = replicate(block.call, {}, 1)
     columns = {f"latent {n}": _flat(means.mean(0)) for n, means in entry_means(guide_trace).items()}
+    for n, site in ((n, guide_trace.nodes[n]) for n in names):
+        sd = moments(site)[1].sqrt().expand(site["value"].shape)
+        columns[f"sd {n}"] = _flat(rows_second(sd, site).mean(0))
     columns |= {f"prior {n}": _flat(rows_second(prior.nodes[n]["value"], prior.nodes[n])[0]) for n in names}
     observed = [n for n in block.work.dry_run.data_sites if block.work.dry_run.model_trace.nodes[n]["value"].numel()]
     for name, x in zip(observed, tree_leaves(block.batch.x), strict=True):
