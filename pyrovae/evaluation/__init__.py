@@ -5,7 +5,8 @@ from pyrovae.evaluation.bdmc import Sandwich, bdmc
 from pyrovae.evaluation.elbo import elbo
 from pyrovae.evaluation.estimators import AIS, Estimator, Importance, Mixture, Refined
 from pyrovae.evaluation.gaps import inference_gaps
-from pyrovae.evaluation.impute import Imputation, impute
+from pyrovae.evaluation.impute import impute
+from pyrovae.evaluation.imputed import Imputation
 from pyrovae.evaluation.log_weights import joint_log_weights, log_weights
 from pyrovae.evaluation.marginal import log_marginal
 from pyrovae.evaluation.refine import RefinedGuide, refine

@@ -3,38 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from pyro import poutine
 from torch import Tensor
 
+from pyrovae.evaluation.imputed import Imputation
 from pyrovae.evaluation.psis import psis
 from pyrovae.programs import latent_names, log_terms
 from pyrovae.programs.rows import MAX_BYTES, Block, RowWork
 from pyrovae.programs.simulate import enumerated_draws, replicate
 from pyrovae.programs.sites import Site, data_axis, sites_of
-
-
-class Imputation(NamedTuple):
-    """The result of :func:`impute`."""
-
-    draws: Any
-    """The data with missing entries drawn, (samples, data, *event_shape), on the CPU; a dict by site for a dict of data."""
-    pareto_k: Tensor
-    """The Pareto shape of each datum's weights, of shape (data,): above 0.7 its draws are unreliable."""
-    ess: Tensor
-    """The effective number of the proposals among which the draws were chosen, of shape (data,)."""
-
-    def plot(self, ax: Any = None) -> Any:
-        """Draw the Pareto shapes of the rows; returns the axes.
-
-        Args:
-            ax: where to draw; by default a new figure.
-        """
-        from pyrovae.plots import plot_khat
-
-        return plot_khat(self.pareto_k, ax=ax)
 
 
 def impute(
@@ -84,7 +64,7 @@ def impute(
     found = work.run(lambda block: _impute(block, num_samples), "impute")
     draws = {name.removeprefix("draws "): v.movedim(1, 0) for name, v in found.items() if name.startswith("draws ")}
     is_dict = isinstance(work.first(1).x, Mapping)
-    return Imputation(draws if is_dict else next(iter(draws.values())), found["pareto_k"], found["ess"])
+    return Imputation(draws if is_dict else next(iter(draws.values())), found["pareto_k"], found["ess"], work.data)
 
 
 def _impute(block: Block, num_samples: int) -> dict[str, Tensor]:
