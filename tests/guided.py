@@ -1,8 +1,13 @@
 """Probabilistic PCA under guides whose defects are known."""
 
+import math
+
+import pyro
 import pyro.distributions as dist
 import torch
-from oracles import PPCA
+from oracles import PPCA, plate
+
+from pyrovae.missing import fill_zeros, observed
 
 
 class GuidedPPCA(PPCA):
@@ -56,3 +61,27 @@ def correlated(defect, **settings):
     program = GuidedPPCA(correlated_weight(), 0.3, **settings)
     program.defect = defect
     return program
+
+
+class MissingPPCA(PPCA):
+    """Probabilistic PCA that takes missing entries, with the exact posterior given the observed ones."""
+
+    def model(self, x=None, size=None):
+        rows = (1 if size is None else size) if x is None else len(x)
+        with plate(x, rows, size):
+            z = pyro.sample("z", dist.Normal(self.weight.new_zeros(self.latent_dim), 1.0).to_event(1))
+            likelihood = dist.Normal(z @ self.weight.T + self.mean, math.sqrt(self.noise)).to_event(1)
+            if x is None:
+                return pyro.sample("x", likelihood)
+            likelihood, filled = observed(likelihood, x)
+            return pyro.sample("x", likelihood, obs=filled)
+
+    def proposal(self, x):
+        _, mask = fill_zeros(x)
+        weight = self.weight * mask[..., None]
+        precision = torch.eye(self.latent_dim).double() + weight.mT @ self.weight / self.noise
+        covariance = torch.linalg.inv(precision)
+        centered = torch.where(mask, x - self.mean, 0.0)
+        return dist.MultivariateNormal(
+            (covariance @ (centered @ self.weight / self.noise)[..., None])[..., 0], covariance
+        )

@@ -7,8 +7,8 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from guided import GuidedPPCA, correlated, exact, mean_field, tempered
-from oracles import PPCA, EnumeratedMixture, plate
+from guided import GuidedPPCA, MissingPPCA, correlated, exact, mean_field, tempered
+from oracles import PPCA, EnumeratedMixture
 from programs import counts, counts_vae
 from scipy import stats
 from torch import nn
@@ -23,7 +23,6 @@ from pyrovae.checks import (
     predictive_check,
     typicality,
 )
-from pyrovae.missing import fill_zeros, observed
 
 FALSE_ALARM = 1e-4
 
@@ -33,30 +32,6 @@ def left_out(program, x):
     precision = torch.linalg.inv(program.marginal().covariance_matrix.detach())
     shift = (x - program.mean.detach()) @ precision / precision.diagonal()
     return dist.Normal(x - shift, precision.diagonal().rsqrt())
-
-
-class MissingPPCA(PPCA):
-    """Probabilistic PCA that takes missing entries, with the exact posterior given the observed ones."""
-
-    def model(self, x=None, size=None):
-        rows = (1 if size is None else size) if x is None else len(x)
-        with plate(x, rows, size):
-            z = pyro.sample("z", dist.Normal(self.weight.new_zeros(self.latent_dim), 1.0).to_event(1))
-            likelihood = dist.Normal(z @ self.weight.T + self.mean, math.sqrt(self.noise)).to_event(1)
-            if x is None:
-                return pyro.sample("x", likelihood)
-            likelihood, filled = observed(likelihood, x)
-            return pyro.sample("x", likelihood, obs=filled)
-
-    def proposal(self, x):
-        _, mask = fill_zeros(x)
-        weight = self.weight * mask[..., None]
-        precision = torch.eye(self.latent_dim).double() + weight.mT @ self.weight / self.noise
-        covariance = torch.linalg.inv(precision)
-        centered = torch.where(mask, x - self.mean, 0.0)
-        return dist.MultivariateNormal(
-            (covariance @ (centered @ self.weight / self.noise)[..., None])[..., 0], covariance
-        )
 
 
 def test_rows_with_holes_are_as_typical_as_complete_ones():

@@ -42,10 +42,11 @@ ROOMS = {
         "programs",
         "schedules",
     ),
-    "evaluation": ("plots", "programs"),
+    "evaluation": ("data", "plots", "programs"),
     "comparison": ("data", "evaluation", "plots", "programs"),
     "arviz": ("data", "evaluation", "programs"),
     "checks": ("arviz", "data", "evaluation", "plots", "programs"),
+    "uses": ("data", "evaluation", "programs"),
     "report": (
         *("checks", "comparison", "data", "evaluation", "files", "graphs", "plots", "presets", "programs"),
         "schedules",

@@ -120,10 +120,13 @@ def pool(fits: Sequence[Any], df: float | None = None, level: float = 0.95) -> p
         raise refusal(f"level is the content of the intervals, between 0 and 1, got {level}", "level")
     pairs = [(fit.params, fit.bse) if hasattr(fit, "params") else fit for fit in fits]
     estimates = pd.DataFrame([pd.Series(_plain(q)) for q, _ in pairs])
-    variances = pd.DataFrame([pd.Series(_plain(se), estimates.columns) ** 2 for _, se in pairs])
-    if estimates.isna().any(axis=None) or not (variances > 0).all(axis=None):
+    variances = pd.DataFrame([pd.Series(_plain(se)) ** 2 for _, se in pairs])
+    if variances.shape == estimates.shape and not isinstance(pairs[0][1], Mapping | pd.Series):
+        variances.columns = estimates.columns  # errors without names are in the order of the estimates
+    same = set(variances.columns) == set(estimates.columns)
+    if not same or estimates.isna().any(axis=None) or not (variances > 0).all(axis=None):
         raise refusal("expected the same coefficients in every fit, with positive standard errors", "fits")
-    df = min((float(getattr(fit, "df_resid", math.inf)) for fit in fits)) if df is None else float(df)
+    df = min(float(getattr(fit, "df_resid", math.inf)) for fit in fits) if df is None else float(df)
     count, within, between = len(fits), variances.mean(), estimates.var(ddof=1)
     added = (1 + 1 / count) * between
     total = within + added

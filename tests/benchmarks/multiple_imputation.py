@@ -1,8 +1,8 @@
 """Intervals of a regression coefficient on imputed tables: how often they cover, over simulated data sets.
 
-The truth is y = 1 + x + w / 2 + noise; x is missing more often where y is large, w at random. The coefficient of x is estimated by
-least squares on the rows without holes, on a table that is completed once (by means, and by draws), and on tables by
-``multiple_imputation`` joined by ``pool``.
+The truth is y = 1 + x + w / 2 + noise; x is missing more often where y is large, w at random. The coefficient of x is
+estimated by least squares on the rows without holes, on a table that is completed once (by means, and by draws), and on
+tables by ``multiple_imputation`` joined by ``pool``.
 Run by hand: ``python tests/benchmarks/multiple_imputation.py`` (some minutes on one thread).
 """
 
