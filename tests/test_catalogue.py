@@ -20,7 +20,7 @@ every_case = pytest.mark.parametrize("case", CASES, ids=repr)
 IN_FACTORIZED_TESTS = {conditionals.Factorized}
 IN_GRAPH_TESTS = {conditionals.Dynamics, conditionals.Experts, conditionals.Smoother}
 """Conditionals of paths and of several views, which no grid covers."""
-NOT_CONDITIONAL = {conditionals.TableNetwork, conditionals.Conditional}
+NOT_CONDITIONAL = {conditionals.ColumnFeatures, conditionals.TableNetwork, conditionals.Conditional}
 
 
 def public(kind):

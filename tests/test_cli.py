@@ -23,7 +23,7 @@ from pyrovae.cli.begun import CHANGEABLE
 from pyrovae.evaluation.estimators import METHODS
 from pyrovae.files import Run
 from pyrovae.files.config import sealed
-from pyrovae.presets import Spec, Training, load
+from pyrovae.presets import Reading, Spec, Training, load
 from pyrovae.presets.options import options_of
 from pyrovae.report.evidence import METHODS as REPORTED
 
@@ -189,12 +189,12 @@ def test_the_package_is_a_command():
 def test_help_lists_every_option_its_words_and_its_defaults(monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     said = " ".join(invoke("train", "--help").output.replace("│", " ").split())
-    for name, option in {**options_of(Spec), **options_of(Training)}.items():
-        if name != "event_shape":
+    for name, option in {**options_of(Reading), **options_of(Spec), **options_of(Training)}.items():
+        if name not in ("event_shape", "columns", "covariate_columns"):
             assert f"--{name.replace('_', '-')} " in said
             assert option.help[1:] in said
             assert all(word in said for word in option.known if word)
-    assert "by default 60 for digits, 55 for mnist, 200 for freyfaces, 50 for files" in said
+    assert "by default 60 for digits, 55 for mnist, 200 for freyfaces, 50 for tables, 50 for files" in said
     assert "by default 128,128 for digits" in said
     assert "by default what suits the data" in said
 
@@ -506,7 +506,7 @@ def test_columns_of_a_table_are_matched_by_name(tmp_path):
     assert np.array_equal(np.load(tmp_path / "t.npz")["z"], np.load(tmp_path / "other.npz")["z"])
     done = invoke("encode", tmp_path / "run", tmp_path / "wrong.csv", "--out", tmp_path / "wrong.npz")
     assert done.exit_code == 2
-    assert "the same names" in done.output
+    assert "expected a column 'c' in the table" in done.output
     assert not (tmp_path / "wrong.npz").exists()
 
 
@@ -555,7 +555,7 @@ def test_a_table_of_ones_own_is_read_by_kinds_and_moves_with_its_run(tmp_path):
     assert "say where by data" in lost.output
     words = ["evaluate", tmp_path / "run", "--data", moved, "--num-samples", 5, "--quiet"]
     assert invoke(*words).exit_code == 0
-    other = own_table().iloc[:5, ::-1]
+    other = own_table().iloc[:5, 4::-1]
     other.to_csv(tmp_path / "later.csv", index=False)
     done = invoke("encode", tmp_path / "run", tmp_path / "later.csv", "--out", tmp_path / "z.npz")
     assert done.exit_code == 0, done.output
@@ -580,3 +580,22 @@ def test_rows_of_a_group_are_never_split(tmp_path):
     assert len(data.test) in (5, 6)
     with pytest.raises(ValueError, match="expected more groups than 2"):
         pyrovae.data.load(tmp_path / "t.csv", kinds={}, groups="one")
+
+
+def test_covariates_of_a_table_condition_encoder_and_decoder(tmp_path):
+    own_table().to_csv(tmp_path / "t.csv", index=False)
+    words = ["--covariates", "clinic,one", "--drop", "color", "--epochs", 1, "--no-figures", "--no-report"]
+    done = invoke("train", tmp_path / "t.csv", *words, "--out", tmp_path / "run")
+    assert done.exit_code == 2
+    assert "'one' is constant" in done.output
+    words[1] = "clinic"
+    done = invoke("train", tmp_path / "t.csv", *words, "--out", tmp_path / "run")
+    assert done.exit_code == 0, done.output
+    vae = load(tmp_path / "run")
+    assert vae.covariate_names == ("clinic",)
+    assert invoke("sample", tmp_path / "run", "-n", 7).exit_code == 0
+    drawn = pd.read_csv(tmp_path / "run" / "samples.csv")
+    assert list(drawn) == ["length [mm]", "income", "visits", "smoker"]
+    assert set(drawn["smoker"]) <= {0, 1}
+    own_table().drop(columns=["color", "one"]).to_csv(tmp_path / "later.csv", index=False)
+    assert invoke("encode", tmp_path / "run", tmp_path / "later.csv", "--out", tmp_path / "z.npz").exit_code == 0

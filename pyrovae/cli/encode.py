@@ -42,7 +42,7 @@ def encode(
     vae, rows = pvae.load(run), _rows(pvae.files.Run.read(run), data)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        z = vae.encode(rows.dense().x, num_samples=num_samples).numpy()
+        z = vae.encode(rows, num_samples=num_samples).numpy()
     labels = None if rows.label is None else rows.label.numpy()
     if path.suffix == ".parquet":
         columns = {f"z{number}": values for number, values in enumerate(z.T)}
@@ -55,20 +55,13 @@ def encode(
 
 def _rows(run: pvae.files.Run, source: str | None) -> Data:
     """The run's test rows; or all rows of a data set or file, in the variant and with the columns of its training rows."""
-    import torch
-
-    from pyrovae.data import Data, load
-    from pyrovae.report.subject import data_of, reading_of
+    from pyrovae.data import load
+    from pyrovae.report.subject import columns_of, data_of, reading_of
 
     kept = run.config["data"]
     if source is None or kept is None:
         return data_of(run).test
-    rows = load(source, kept["variant"] if source == kept["name"] else None, seed=kept["seed"] or 0, **reading_of(run))
-    columns, levels = kept.get("columns"), kept.get("levels") or {}
-    trained = Data(
-        torch.zeros(1, *kept["event_shape"]),
-        columns=None if columns is None else tuple(columns),
-        levels={name: tuple(names) for name, names in levels.items()},
-        kinds=kept.get("kinds") or {},
-    )
+    variant, reading = kept["variant"] if source == kept["name"] else None, reading_of(run, is_later=True)
+    rows = load(source, variant, seed=kept["seed"] or 0, **reading)
+    trained = columns_of(run)
     return trained.matched(rows.drawn(kept["seed"] or 0))

@@ -25,7 +25,10 @@ DataPath = Annotated[
 ]
 Out = Annotated[
     Path | None,
-    typer.Option(help="The .npz file, and beside it a figure of images; by default in the run and its figures/."),
+    typer.Option(
+        help="The .npz file (.csv for samples of a table), and beside it a figure of images; by default in the run and its "
+        "figures/."
+    ),
 ]
 Method = Annotated[str, typer.Option(help="importance, refined, mixture or ais.")]
 NumSamples = Annotated[

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pyrovae.errors import refusal
+
 if TYPE_CHECKING:
     from pyrovae.data import Data
 
@@ -75,6 +77,18 @@ def save_arrays(path: Path, **arrays: Any) -> None:
     from pyrovae.files import save_file_atomic
 
     save_file_atomic(path, lambda file: np.savez_compressed(file, **arrays))
+
+
+def save_rows(path: Path, rows: Any, table: Data | None, name: str = "x") -> None:
+    """Write rows into a ``.csv`` file with the columns and levels of a table, or as an array into an ``.npz`` file."""
+    from pyrovae.files import save_file_atomic
+
+    if path.suffix != ".csv":
+        save_arrays(path, **{name: rows.numpy()})
+    elif table is None:
+        raise refusal(f"the rows are no table, and {path} is to hold one: choose an .npz file", "out")
+    else:
+        save_file_atomic(path, table.to_frame(rows).to_csv(index=False).encode())
 
 
 def save_axes(path: Path, axes: Any, quiet: bool) -> None:

@@ -30,7 +30,11 @@ LINES = 20
 """About so many lines tell of the epochs where no bar can be shown."""
 
 
-@with_options({"The table": Reading, "The VAE": Spec, "Its training": Training}, without=("event_shape", "columns"))
+FROM_DATA = ("event_shape", "columns", "covariate_columns")
+"""Fields of the spec that the data give."""
+
+
+@with_options({"The table": Reading, "The VAE": Spec, "Its training": Training}, without=FROM_DATA)
 def train(
     data: Annotated[
         str | None,

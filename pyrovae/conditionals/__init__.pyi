@@ -21,6 +21,7 @@ from .simplex import SimplexDirichlet as SimplexDirichlet
 from .simplex import SimplexNormal as SimplexNormal
 from .spherical import Spherical as Spherical
 from .spherical import UniformDirection as UniformDirection
+from .table import ColumnFeatures as ColumnFeatures
 from .table import TableLikelihood as TableLikelihood
 from .table import TableNetwork as TableNetwork
 from .vamp import VampPrior as VampPrior

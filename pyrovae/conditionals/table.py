@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from pyrovae.conditionals.base import Conditional, Net, Preprocess
+from pyrovae.distributions.columns import Column
 from pyrovae.distributions.table import TableDistribution, TableSchema
+from pyrovae.errors import refusal
 from pyrovae.networks import Network
-from pyrovae.networks.base import Covariates
+from pyrovae.networks.base import Covariates, check_input
 
 RATE = 10.0
 """The learning rate of the numbers that all rows share, such as a column's noise, in units of the network's."""
@@ -96,3 +100,44 @@ class TableNetwork(Network):
     def add_head(self, out_shape: torch.Size) -> Network:
         """The same around the network with a head; all parts are shared."""
         return TableNetwork(self.net.close(out_shape), self.schema)
+
+
+class ColumnFeatures(Network):
+    """The features of one column, as an entry of ``ConcatCovariates`` or ``FiLM``: indicators of levels, standardized numbers.
+
+    Args:
+        column: the column; its codes or numbers are a covariate of one number per row.
+
+    >>> from pyrovae.distributions import Category
+    >>> ColumnFeatures(Category("color", ("blue", "red", "green"), (0.5, 0.25, 0.25)))(torch.tensor([1]))
+    tensor([[-0.5000,  0.7500, -0.2500]])
+    """
+
+    like: Tensor
+
+    def __init__(self, column: Column) -> None:
+        super().__init__((), column.num_features)
+        self.column = column
+        self.register_buffer("like", torch.empty(0), persistent=False)
+
+    def forward(self, x: Tensor | None, covariates: Covariates | None = None) -> Tensor:
+        """Return the features ``(*batch, num_features)`` of values ``(*batch,)``."""
+        value = check_input(self, x)[0].to(self.like.dtype)
+        units = torch.tensor([self.column.units], dtype=value.dtype, device=value.device)
+        return self.column.features(value.unsqueeze(-1), units).flatten(-2)
+
+    def check_codes(self, values: Tensor, what: str, levels: Sequence[str] | None = None) -> None:
+        """Refuse values outside the column's range, by their row, and other levels."""
+        wrong = ~self.column.inside(values, torch.tensor(self.column.units, device=values.device))
+        if bool(wrong.any()):
+            row = int(wrong.nonzero()[0])
+            raise refusal(
+                f"{what} holds {values[row].item():g} in row {row}, which is not {self.column.kind}", "covariates"
+            )
+        own = getattr(self.column, "levels", None)
+        if levels is not None and own is not None and tuple(levels) != own:
+            raise refusal(f"{what} has the levels {', '.join(levels)}, expected {', '.join(own)}", "covariates")
+
+    def extra_repr(self) -> str:
+        """The column."""
+        return f"{self.column!r}"

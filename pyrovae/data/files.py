@@ -28,6 +28,7 @@ class Wanted:
     header: bool | None = None
     kinds: Mapping[str, str] | None = None
     groups: str | None = None
+    only: tuple[str, ...] = ()
 
     def given(self) -> list[str]:
         """The names of the options that are given."""
@@ -120,13 +121,13 @@ def _read_parquet(path: Path, wanted: Wanted) -> Data:
 
 def _from_frame(frame: Any, wanted: Wanted) -> Data:
     beside = list(dict.fromkeys(name for name in (wanted.labels, wanted.groups) if name is not None))
-    for what, names in (("to drop", wanted.drop), ("in the table", beside)):
+    for what, names in (("to drop", wanted.drop), ("in the table", [*wanted.only, *beside])):
         absent = [name for name in names if name not in frame.columns]
         if absent:
             raise ValueError(
                 f"expected a column {absent[0]!r} {what}, got: {_listed(map(str, frame.columns))}; correct its name"
             )
-    kept = frame.drop(columns=[*wanted.drop, *beside])
+    kept = frame[list(wanted.only)] if wanted.only else frame.drop(columns=[*wanted.drop, *beside])
     labels = frame[beside] if beside else None
     return as_data(kept, wanted.covariates or None, labels=labels, kinds=wanted.kinds)
 
@@ -161,7 +162,7 @@ class Kind:
     zipped: bool = False
 
 
-COLUMNS = ("labels", "covariates", "drop", "kinds", "groups")
+COLUMNS = ("labels", "covariates", "drop", "kinds", "groups", "only")
 
 KINDS = (
     Kind((".npy", ".npz"), _read_numpy, ("array", "labels")),

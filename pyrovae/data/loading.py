@@ -46,6 +46,7 @@ def load(
     header: bool | None = None,
     kinds: Mapping[str, str] | None = None,
     groups: str | None = None,
+    only: Sequence[str] = (),
     download: bool = True,
 ) -> Data:
     """Return data by name or path, split into ``train``, ``validation`` and ``test``.
@@ -70,6 +71,7 @@ def load(
         header: whether the first line of a table of text holds names; by default it is found out, and stands in ``notes``.
         kinds: the kinds of some columns of a table, as in ``as_data``; ``{}`` guesses all.
         groups: a column of a table, or one of its labels; rows of one value are never split. It is left out of the rows.
+        only: the columns of a table to read, covariates among them; all by default.
         download: whether MNIST may be downloaded.
 
     Raises:
@@ -82,7 +84,7 @@ def load(
     """
     if isinstance(covariates, str) or isinstance(drop, str):
         raise TypeError("expected covariates and drop to be lists of names, got one name; write ['batch'], say")
-    wanted = Wanted(array, labels, tuple(covariates), tuple(drop), header, kinds, groups)
+    wanted = Wanted(array, labels, tuple(covariates), tuple(drop), header, kinds, groups, tuple(only))
     found = re.fullmatch(r"(\w+)\(seed=(\d+)\)", variant or "")  # a variant in full, as `Data` names it
     if found:
         variant, seed = found[1], int(found[2])

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae import conditionals, distributions
-from pyrovae.conditionals import Factorized, TableLikelihood, TableNetwork
-from pyrovae.data import as_data
+from pyrovae.conditionals import ColumnFeatures, Factorized, TableLikelihood, TableNetwork
+from pyrovae.data import Data, as_data
 from pyrovae.distributions import TableSchema
+from pyrovae.distributions.table import fit_column
 from pyrovae.errors import refusal
 from pyrovae.graphs import VAE
-from pyrovae.networks import MLP, ConvDecoder, ConvEncoder, Network
+from pyrovae.networks import MLP, ConcatCovariates, ConvDecoder, ConvEncoder, Network
 from pyrovae.presets.spec import Spec
 from pyrovae.presets.tables import ACTIVATIONS, LIKELIHOODS, NETWORKS, POSTERIORS, PRIORS
 
@@ -96,7 +97,8 @@ def suggest(data: Any, seed: int | None = None) -> dict[str, Any]:
         seed: of the rows that are looked at.
 
     Returns:
-        The fields ``likelihood`` and, where it needs them, ``levels``; for a table whose kinds are known ``columns``.
+        The fields ``likelihood`` and, where it needs them, ``levels``; for a table whose kinds are known ``columns``, for
+        data with covariates of one number per row ``covariate_columns``.
 
     Raises:
         ValueError: there is no finite entry.
@@ -105,19 +107,31 @@ def suggest(data: Any, seed: int | None = None) -> dict[str, Any]:
     ({'likelihood': 'bernoulli'}, {'likelihood': 'negative_binomial'})
     """
     rows = as_data(data)
+    given = _covariate_columns(rows)
     if rows.name in _NAMED and (known := _VARIANTS.get((rows.variant or "").split("(")[0])):
-        return dict(known)
+        return {**known, **given}
     if rows.kinds:
-        return {"likelihood": "table", "columns": TableSchema.of(rows).to_json()}
+        return {"likelihood": "table", "columns": TableSchema.of(rows).to_json(), **given}
     x = some_rows(rows, seed)
     seen = x[x.isfinite()].double()
     if not len(seen):
         raise refusal("expected data with some entries that are finite, got none", "data")
-    if bool((seen < 0).any()):
-        return {"likelihood": "normal"}
-    if bool((seen == seen.round()).all()):
-        return {"likelihood": "bernoulli" if seen.max() <= 1 else "negative_binomial"}
-    return {"likelihood": "continuous_bernoulli" if seen.max() <= 1 else "normal"}
+    whole = bool((seen == seen.round()).all())
+    if bool((seen < 0).any()) or (seen.max() > 1 and not whole):
+        return {"likelihood": "normal", **given}
+    if seen.max() <= 1:
+        return {"likelihood": "bernoulli" if whole else "continuous_bernoulli", **given}
+    return {"likelihood": "negative_binomial", **given}
+
+
+def _covariate_columns(rows: Data) -> dict[str, Any]:
+    """The covariates as columns: categories where they have levels, else numbers in units of their spread."""
+    found = [
+        fit_column(name, "category" if name in rows.levels else "real", values, rows.levels.get(name, ()))
+        for name, values in (rows.covariates or {}).items()
+        if values.ndim == 1
+    ]
+    return {"covariate_columns": TableSchema(tuple(found)).to_json()} if found else {}
 
 
 class Standardize(nn.Module):
@@ -152,17 +166,25 @@ def _networks(spec: Spec) -> tuple[Network, Network]:
     )
     options: dict[str, Any] = {"activation": None if spec.gated else activation, "normalization": normalization}
     decoder_hidden = spec.decoder_hidden or ()
-    if spec.likelihood == "table":
-        schema = _schema(spec)
-        options |= {"dropout": spec.dropout, "gated": spec.gated, "residual": spec.residual}
-        reader = TableNetwork(MLP(schema.num_features, spec.hidden, **options), schema)
-        return reader, MLP(spec.latent_dim, decoder_hidden, **options)
     if spec.network == "convolutional":
         options["residual_blocks"] = int(spec.residual)
         encoder: Network = ConvEncoder(spec.event_shape, spec.hidden, **options)
         return encoder, ConvDecoder(spec.latent_dim, decoder_hidden, **options)
     options |= {"dropout": spec.dropout, "gated": spec.gated, "residual": spec.residual}
-    return MLP(spec.event_shape, spec.hidden, **options), MLP(spec.latent_dim, decoder_hidden, **options)
+    entries = {
+        column.name: ColumnFeatures(column) for column in TableSchema.from_json(spec.covariate_columns or ()).columns
+    }
+
+    def reading(in_shape: tuple[int, ...], hidden: Sequence[int]) -> Network:
+        if not entries:
+            return MLP(in_shape, hidden, **options)
+        size = math.prod(in_shape) + sum(entry.closed_shape.numel() for entry in entries.values())
+        return ConcatCovariates(MLP(size, hidden, **options), in_shape, dict(entries))
+
+    decoder = reading((spec.latent_dim,), decoder_hidden)
+    if spec.likelihood != "table":
+        return reading(spec.event_shape, spec.hidden), decoder
+    return TableNetwork(reading((_schema(spec).num_features,), spec.hidden), _schema(spec)), decoder
 
 
 def _schema(spec: Spec) -> TableSchema:

@@ -57,6 +57,9 @@ class Spec:
         Option("change of the encoder's input: levels divides by the highest, standardize takes moments", PREPROCESSES),
     ] = None
     columns: Annotated[Columns | None, Option("columns of a table, each a kind with its units and levels")] = None
+    covariate_columns: Annotated[
+        Columns | None, Option("covariates that encoder and decoder read, each as a column")
+    ] = None
     name: Annotated[str, Option("prefix of the parameters' names in Pyro")] = "vae"
 
     def __post_init__(self) -> None:
@@ -107,7 +110,7 @@ class Spec:
                 f"{self.event_shape}: take network mlp",
                 "network",
             )
-        for name in ("gated", "dropout"):
+        for name in ("gated", "dropout", "covariate_columns"):
             if getattr(self, name):
                 raise refusal(f"{name} is for network mlp: leave {name} out", name)
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from pyrovae import data as data_room
 from pyrovae.data import Data
 from pyrovae.files import Run
@@ -97,14 +99,33 @@ def data_of(run: Run, path: str | None = None) -> Data:
     return rows
 
 
-def reading_of(run: Run) -> dict[str, Any]:
-    """How the run's table was read, as keywords of ``pyrovae.data.load``: its columns have the kinds that they had."""
+def reading_of(run: Run, is_later: bool = False) -> dict[str, Any]:
+    """How the run's table was read, as keywords of ``pyrovae.data.load``: its columns have the kinds that they had.
+
+    Args:
+        run: the run.
+        is_later: for other files, of which the columns that the VAE reads are needed alone.
+    """
     settings, kept = run.config["settings"], run.config["data"] or {}
     plain: dict[str, Any] = {name: settings.get(name) for name in options_of(Reading)}
     given: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in plain.items() if v is not None}
     reading = Reading(**given)
-    return replace(reading, kinds=()).for_load(has_kinds=False) | (
-        {"kinds": kept["kinds"]} if kept.get("kinds") else {}
+    kinds = {"kinds": kept["kinds"]} if kept.get("kinds") else {}
+    if is_later and kinds:
+        reading = Reading(covariates=reading.covariates, header=reading.header)
+        kinds["only"] = [*kept["columns"], *reading.covariates]
+    return replace(reading, kinds=()).for_load(has_kinds=False) | kinds
+
+
+def columns_of(run: Run) -> Data:
+    """A row that stands for the run's training rows: their columns, levels, kinds and shape, by which others are matched."""
+    kept = run.config["data"] or {}
+    return Data(
+        torch.zeros(1, *kept["event_shape"]),
+        columns=None if kept.get("columns") is None else tuple(kept["columns"]),
+        levels={name: tuple(names) for name, names in (kept.get("levels") or {}).items()},
+        kinds=kept.get("kinds") or {},
+        covariates={name: torch.zeros(1) for name in run.config["settings"].get("covariates") or ()} or None,
     )
 
 
