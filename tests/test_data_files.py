@@ -95,6 +95,13 @@ TEXTS = {
     "commas at all ends, no names": ("1,2,\n3,4,\n", [[1, 2], [3, 4]], ("0", "1"), "no names"),
     "decimal commas": ("a;b\n1,75;70,5\n2;3\n", [[1.75, 70.5], [2, 3]], ("a", "b"), "separator ;, decimal comma"),
     "decimal commas, no names": ("1,75;70,5\n2,5;3\n", [[1.75, 70.5], [2.5, 3]], ("0", "1"), "decimal comma, no names"),
+    "decimal commas, a hole at the end": (
+        "a;b;c\n1,5;2;3,5\n1;2,5;\n;2;1\n",
+        [[1.5, 2, 3.5], [1, 2.5, NAN], [NAN, 2, 1]],
+        ("a", "b", "c"),
+        "separator ;, decimal comma",
+    ),
+    "a hole at each end": ("a;b\n1;\n;2\n", [[1, NAN], [NAN, 2]], ("a", "b"), "separator ;"),
     "semicolons": ("a;b\n1.5;2\n", [[1.5, 2]], ("a", "b"), "separator ;, names"),
     "tabs": ("a\tb\n1,5\t2\n", [[1.5, 2]], ("a", "b"), "separator tab, decimal comma"),
     "bars": ("a|b\n1|2\n", [[1, 2]], ("a", "b"), "separator |"),

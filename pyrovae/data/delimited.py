@@ -144,7 +144,8 @@ def _splits(sample: Callable[[str], list[tuple[int, list[str]]]], separator: str
         return False
     if not rows:
         return False
-    widths = {len(row) - (row[-1] == "") for row in rows[1:] or rows}
+    below = rows[1:] or rows
+    widths = {len(row) - all(row[-1] == "" for row in below) for row in below}
     numbers = separator != " " or all(_NUMBER.fullmatch(field) for row in rows[1:] for field in row if field)
     return len(widths) == 1 and min(widths) > 1 and len(rows[0]) > 1 and numbers
 

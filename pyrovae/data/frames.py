@@ -131,7 +131,9 @@ def frame_values(
         wrong += [] if why is None else [f"{name!r} ({why})"]
         columns.append(column)
     if wrong:
-        raise TypeError(f"expected {path} to hold columns of numbers, got {'; '.join(wrong[:5])}; or drop them")
+        raise TypeError(
+            f"expected {path} to hold columns of numbers, got {'; '.join(wrong[:5])}; or drop them (--drop, drop=)"
+        )
     frame = pd.concat(columns, axis=1)
     if frame.isna().any(axis=None) or any(dtype.kind == "f" for dtype in frame.dtypes):
         return frame.to_numpy(dtype=np.float64, na_value=np.nan)
