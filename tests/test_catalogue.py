@@ -18,8 +18,8 @@ from pyrovae import distributions as parts
 
 every_case = pytest.mark.parametrize("case", CASES, ids=repr)
 IN_FACTORIZED_TESTS = {conditionals.Factorized}
-IN_GRAPH_TESTS = {conditionals.Dynamics, conditionals.Experts, conditionals.Smoother}
-"""Conditionals of paths and of several views, which no grid covers."""
+IN_GRAPH_TESTS = {conditionals.Dynamics, conditionals.Experts, conditionals.Point, conditionals.Smoother}
+"""Conditionals of paths, of several views and without a density, which no grid covers."""
 NOT_CONDITIONAL = {conditionals.ColumnFeatures, conditionals.TableNetwork, conditionals.Conditional}
 
 

@@ -1,6 +1,7 @@
 """Graphs beside the VAE, each against a closed form."""
 
 import behavior_graphs
+import behavior_programs
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -406,3 +407,85 @@ def test_missingness_is_of_independent_entries():
     joint = pvae.VAE(pvae.standard_normal(1), pvae.FullNormal(pvae.MLP(1, ()), 2), graph.graph.posterior).double()
     with pytest.raises(ValueError, match="is joint over them: give the graph a likelihood of independent entries"):
         MissingnessModel(joint, pvae.conditionals.SelfMasking(2)).double().guide(torch.zeros(3, 2).double())
+
+
+def two_levels():
+    torch.manual_seed(0)
+    family = dist.Normal
+    vae = HierarchicalVAE(
+        priors=[pvae.Factorized(family, pvae.MLP(2, (4,)), 3), pvae.standard_normal(2)],
+        likelihood=pvae.Factorized(family, pvae.MLP(3, (4,)), 5),
+        posteriors=[pvae.Factorized(family, pvae.MLP(5, (4,)), 3), pvae.Factorized(family, pvae.MLP(3, (4,)), 2)],
+    )
+    return vae, torch.randn(40, 5)
+
+
+def test_the_history_tells_the_divergence_of_each_level():
+    vae, x = two_levels()
+    history = pvae.fit(vae, x, epochs=2, validation=0.25, seed=0, progress=False)
+    for prefix in ("", "validation_"):
+        levels = [history[f"{prefix}kl/{site}"] for site in ("z1", "z2")]
+        assert [sum(pair) for pair in zip(*levels, strict=True)] == pytest.approx(history[f"{prefix}kl"], abs=1e-6)
+    assert list(history.to_frame().columns[-4:]) == ["kl/z2", "kl/z1", "validation_kl/z2", "validation_kl/z1"]
+    single = pvae.VAE(pvae.standard_normal(3), vae.likelihood, vae.posterior1)
+    assert "kl/z" not in pvae.fit(single, x, epochs=1, progress=False).columns
+
+
+def test_free_bits_by_level():
+    vae, x = two_levels()
+
+    def loss(floors):
+        torch.manual_seed(0)
+        return pvae.FreeBitsELBO(floors).differentiable_loss(vae.model, vae.guide, x)
+
+    torch.testing.assert_close(loss({"z1": 5.0, "z2": 5.0}), loss(5.0))
+    torch.testing.assert_close(loss({"z2": 0.0}), loss(0.0))
+    torch.testing.assert_close(loss({"z1": 5.0}) + loss({"z2": 5.0}), loss(5.0) + loss(0.0))
+    elbo = float(pvae.elbo(vae, x, num_samples=4000, seed=0).elbo.sum())
+    several = pvae.FreeBitsELBO(0.0, num_particles=4000, vectorize_particles=True, max_plate_nesting=1)
+    assert abs(float(several.differentiable_loss(vae.model, vae.guide, x).detach()) + elbo) < 1.0
+    with pytest.raises(NotImplementedError, match="the guide draws 'z1' before latents on which its prior depends"):
+        pvae.elbo(vae, x, exact_kl=True)
+    with pytest.raises(ValueError, match="free_nats names 'z3', which is no latent"):
+        loss({"z3": 1.0})
+    with pytest.raises(ValueError, match="free_nats must be finite and at least 0, got -1"):
+        pvae.FreeBitsELBO({"z1": -1.0})
+
+
+def test_counterfactual_draws_keep_the_latents_and_change_the_covariates():
+    """x = z + 2 c + noise, the posterior of z given x and c."""
+    kind = behavior_programs.make()["covariates"]
+
+    class Shifted(nn.Module):
+        covariate_names = ("c",)
+
+        def __init__(self, of):
+            super().__init__()
+            self.of, self.weight = of, nn.Parameter(torch.zeros(()).double())
+
+        def forward(self, value, covariates=None):
+            c = covariates["c"][:, None]
+            return kind.program.likelihood(value, c) if self.of == "x" else kind.program.posterior(value - c)
+
+    vae = pvae.VAE(pvae.standard_normal(2), Shifted("x"), Shifted("z")).double()
+    c = kind.covariates["c"]
+    torch.manual_seed(0)
+    found = vae.counterfactual(kind.data, {"c": c}, {"c": c + 3}, num_samples=2000)
+    expected = kind.means["z"] @ kind.program.weight.T + (c + 3)[:, None]
+    assert found.shape == (2000, *kind.data.shape)
+    assert ((found.mean(0) - expected).abs() < 5 * found.std(0) / 2000**0.5).all()
+    assert (found.std(0) > 1).all()  # draws, not means
+
+
+def test_an_autoencoder_is_a_point_posterior_at_beta_zero_and_has_no_evidence():
+    torch.manual_seed(0)
+    x = torch.randn(60, 1) * torch.tensor([[1.0, -1.0, 0.5]]) + 0.1 * torch.randn(60, 3)
+    posterior = pvae.conditionals.Point(pvae.MLP(3, ()), 1)
+    likelihood = pvae.Factorized(dist.Normal, pvae.MLP(1, ()), 3, scale=1.0)
+    vae = pvae.VAE(pvae.standard_normal(1), likelihood, posterior)
+    with pytest.warns(UserWarning, match="the history's ELBO columns stay empty: the guide is a point estimate"):
+        pvae.fit(vae, x, epochs=150, batch_size=60, learning_rate=0.05, beta=0.0, seed=0, progress=False)
+    assert (vae.reconstruct(x) - x).square().mean() < 0.02
+    for refused in (pvae.elbo, lambda vae, x: pvae.compare({"autoencoder": vae, "known": torch.zeros(60)}, x)):
+        with pytest.raises(ValueError, match=r"point estimate \(Delta\) at \['z'\]: it has no density"):
+            refused(vae, x)

@@ -17,6 +17,7 @@ from .normal import LowRank as LowRank
 from .ordinal import Ordinal as Ordinal
 from .path import Dynamics as Dynamics
 from .path import Smoother as Smoother
+from .point import Point as Point
 from .simplex import SimplexDirichlet as SimplexDirichlet
 from .simplex import SimplexNormal as SimplexNormal
 from .spherical import Spherical as Spherical

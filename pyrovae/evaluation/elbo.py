@@ -13,7 +13,7 @@ from torch.distributions import kl_divergence
 
 from pyrovae.programs import latent_names, log_terms
 from pyrovae.programs.rows import MAX_BYTES, Block, RowWork, Tile
-from pyrovae.programs.sites import expanded, frame_of, sites_of
+from pyrovae.programs.sites import expanded, frame_of, has_parents_before, sites_of
 from pyrovae.programs.terms import Axes
 
 if TYPE_CHECKING:
@@ -99,11 +99,17 @@ def closed_kl(model_trace: Trace, guide_trace: Trace) -> Tensor:
         NotImplementedError: naming a site whose divergence has no closed form.
     """
     axes = Axes.of(sites_of(guide_trace))
+    order = [[site["name"] for site in sites_of(trace)] for trace in (model_trace, guide_trace)]
     total: Any = 0.0
     for name in latent_names(guide_trace):
         guide, model = guide_trace.nodes[name], model_trace.nodes[name]
         if not frame_of(guide):
             continue
+        if not has_parents_before(name, *order):
+            raise NotImplementedError(
+                f"the guide draws {name!r} before latents on which its prior depends, so that its divergence has no closed form: "
+                "leave out exact_kl=True"
+            )
         divergence = scale_and_mask(_closed(name, guide["fn"], model["fn"]), 1.0, guide["mask"])
         total = total + axes.keep(expanded(divergence.double(), guide), axes.particles, axes.data)
     return total

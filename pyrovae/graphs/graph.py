@@ -256,17 +256,18 @@ class Graph(nn.Module):
 
         return self._over(part, as_data(data, covariates), batch_size, dim=0 if num_samples is None else 1)
 
-    def decode(self, latents: Any, covariates: Any = None, *, batch_size: int = 1024) -> Any:
+    def decode(self, latents: Any, covariates: Any = None, *, draw: bool = False, batch_size: int = 1024) -> Any:
         """The data sites' means given the latents of N rows: ``(N, *event_shape)``, a dict by site where there are several.
 
         Args:
             latents: of shape ``(N, *latent_shape)``, or a dict by site; a site that is left out takes its mean.
             covariates: for each name, N rows.
+            draw: draw the data, and the latents that are left out, instead of taking their means.
             batch_size: rows at a time.
         """
 
         def part(z: Any, own: Covariates | None) -> Any:
-            with Means(True, z if isinstance(z, Mapping) else {None: z}):
+            with Means(not draw, z if isinstance(z, Mapping) else {None: z}):
                 return self.model(None, covariates=own, size=len(tree_leaves(z)[0]))
 
         return self._over(part, as_data(latents, covariates), batch_size)
@@ -282,6 +283,31 @@ class Graph(nn.Module):
         draws = [tree_map(lambda z, s=s: z[s], latents) for s in range(num_samples)]
         decoded = [self.decode(z, found.covariates, batch_size=batch_size) for z in draws]
         return tree_map(lambda *x: torch.stack(x).mean(0), *decoded)
+
+    def counterfactual(
+        self, data: Any, covariates: Any, other: Any, *, num_samples: int = 100, batch_size: int = 1024
+    ) -> Any:
+        """Draws of the data under other covariates, given the latents that the guide finds under their own.
+
+        What changes is associational: an effect of the covariates only where the latents do not depend on them. Show the
+        mutual information of latents and covariates beside it.
+
+        Args:
+            data: N rows.
+            covariates: for each name, N rows: those of the data.
+            other: for each name, N rows: those to draw under.
+            num_samples: draws per row.
+            batch_size: rows at a time.
+
+        Returns:
+            ``(num_samples, N, *event_shape)``, a dict by site where there are several data sites.
+        """
+        latents = self.encode(data, covariates, num_samples=num_samples, batch_size=batch_size)
+        draws = [
+            self.decode(tree_map(lambda z, s=s: z[s], latents), other, draw=True, batch_size=batch_size)
+            for s in range(num_samples)
+        ]
+        return tree_map(lambda *x: torch.stack(x), *draws)
 
     def sample(self, num_samples: int, covariates: Any = None, *, batch_size: int = 1024) -> Any:
         """Data simulated from the model, one datum for each row of the covariates if there are any.
@@ -342,10 +368,10 @@ class Graph(nn.Module):
 
 
 class Means(Messenger):
-    """Sets sites that would be drawn to given values, else to the means of their distributions.
+    """Sets sites that would be drawn to given values, and the others to the means of their distributions.
 
     Args:
-        active: False leaves every site as it is.
+        active: False leaves the others to be drawn.
         values: by site; the key None stands for the first latent.
     """
 
@@ -354,11 +380,12 @@ class Means(Messenger):
         self.active, self.values = active, dict(values or {})
 
     def _pyro_sample(self, msg: Any) -> None:
-        if not self.active or msg["is_observed"] or poutine.util.site_is_subsample(msg):
+        if msg["is_observed"] or poutine.util.site_is_subsample(msg):
             return
         name = msg["name"] if msg["name"] in self.values else None
-        msg["value"] = self.values.pop(name) if name in self.values else _mean(msg["fn"], msg["name"])
-        msg["done"] = True
+        if name in self.values or self.active:
+            msg["value"] = self.values.pop(name) if name in self.values else _mean(msg["fn"], msg["name"])
+            msg["done"] = True
 
 
 def covariate_names(part: nn.Module) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pyro.infer import TraceMeanField_ELBO
+from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
@@ -61,6 +61,10 @@ class CapacityELBO(TraceMeanField_ELBO):
         """Set the capacity from its schedule; the trainer calls this before each step."""
         if self.schedule is not None:
             self.capacity = self.schedule(progress)
+
+    def _get_trace(self, *args: Any, **kwargs: Any) -> tuple[Trace, Trace]:
+        """Traces in any order of the latents: the divergence looks after it."""
+        return Trace_ELBO._get_trace(self, *args, **kwargs)  # type: ignore[no-any-return]
 
     def _differentiable_loss_particle(self, model_trace: Trace, guide_trace: Trace) -> tuple[float, Tensor]:
         if self.capacity is None:

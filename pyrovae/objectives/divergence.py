@@ -11,7 +11,7 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 from torch.distributions import Distribution, Independent, kl_divergence
 
-from pyrovae.programs.sites import DATA, Site, expanded, frame_of, is_delta, site_log_prob, sites_of
+from pyrovae.programs.sites import DATA, Site, expanded, frame_of, has_parents_before, is_delta, site_log_prob, sites_of
 from pyrovae.programs.terms import Axes
 
 PYRO_PARTICLES = "num_particles_vectorized"
@@ -25,12 +25,15 @@ class Group(NamedTuple):
     """Of shape (particles, data): nats per datum, unweighted."""
     weight: Any
     """The scale of its sites without those of their plates: beta."""
+    site: str
+    """The latent that it belongs to."""
 
 
 class Divergence:
     r"""The divergence of the guide from the prior, per datum, and the other terms of the ELBO, from one pair of traces.
 
-    A site's divergence is in closed form where one is known, else a Monte-Carlo estimate from the draws of the traces.
+    A site's divergence is in closed form where one is known and the guide draws its parents first, else a Monte-Carlo
+    estimate from the draws of the traces.
     Plates inside the data plate are summed into the datum, with their scales.
 
     Args:
@@ -49,6 +52,7 @@ class Divergence:
         known = {site["name"] for site in self.observed}
         guide = [site for site in sites_of(guide_trace) if not site["is_observed"] and site["name"] not in known]
         self.local = [site for site in guide if frame_of(site)]
+        self.order = [[site["name"] for site in sites] for sites in (model, guide)]
         self.outside = [site for site in guide if not frame_of(site)]
         check_reparameterized(guide)
         self._check_local()
@@ -84,7 +88,9 @@ class Divergence:
             ValueError: an auxiliary draw that no Delta site follows.
         """
         blocks = self._blocks()
-        return [Group(part, self._weight(block[-1])) for block in blocks for part in self._parts(block)]
+        return [
+            Group(part, self._weight(block[-1]), block[-1]["name"]) for block in blocks for part in self._parts(block)
+        ]
 
     def _blocks(self) -> list[list[Site]]:
         """The guide's sites in their order; auxiliary draws form one block with the Delta sites that follow them."""
@@ -109,14 +115,16 @@ class Divergence:
         if len(block) > 1:
             terms = [self._site(site) for site in block]
             return [sum(terms[1:], terms[0])]
-        dimensions = _dimensions(last, self.prior[last["name"]])
+        dimensions = (
+            _dimensions(last, self.prior[last["name"]]) if has_parents_before(last["name"], *self.order) else []
+        )
         return [self._per_datum(term, last) for term in dimensions] if dimensions else [self._site(last)]
 
     def _site(self, site: Site) -> Tensor:
         if self._is_auxiliary(site):
             return self._per_datum(site_log_prob(site), site)
         prior = self.prior[site["name"]]
-        closed = _closed_form(site["fn"], prior["fn"])
+        closed = _closed_form(site["fn"], prior["fn"]) if has_parents_before(site["name"], *self.order) else None
         if closed is not None:
             return self._per_datum(scale_and_mask(closed, 1.0, site["mask"]), site)
         return self._per_datum(site_log_prob(site) - site_log_prob(prior), site)

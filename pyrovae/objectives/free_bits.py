@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pyro.infer import TraceMeanField_ELBO
+from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
@@ -24,7 +24,7 @@ class FreeBitsELBO(TraceMeanField_ELBO):
     The floor is one of the divergence, in nats; beta (``pyrovae.beta``, 1 in the reference) multiplies the floored term.
 
     Args:
-        free_nats: :math:`\lambda` in nats per group and datum.
+        free_nats: :math:`\lambda` in nats per group and datum; or ``{"z2": 0.1}`` by latent, zero for those not named.
         num_particles: draws of the latents for each datum.
         vectorize_particles: draw them along an axis of their own instead of in a loop.
         max_plate_nesting: the number of nested plates, for vectorized particles.
@@ -41,21 +41,30 @@ class FreeBitsELBO(TraceMeanField_ELBO):
 
     def __init__(
         self,
-        free_nats: float,
+        free_nats: float | Mapping[str, float],
         num_particles: int = 1,
         vectorize_particles: bool = False,
         max_plate_nesting: float = float("inf"),
     ) -> None:
         super().__init__(num_particles, max_plate_nesting, vectorize_particles=vectorize_particles)
-        if not 0 <= free_nats < float("inf"):
-            raise ValueError(f"free_nats must be finite and at least 0, got {free_nats}")
+        for floor in free_nats.values() if isinstance(free_nats, Mapping) else (free_nats,):
+            if not 0 <= floor < float("inf"):
+                raise ValueError(f"free_nats must be finite and at least 0, got {floor}")
         self.free_nats = free_nats
+
+    def _get_trace(self, *args: Any, **kwargs: Any) -> tuple[Trace, Trace]:
+        """Traces in any order of the latents: the divergence looks after it."""
+        return Trace_ELBO._get_trace(self, *args, **kwargs)  # type: ignore[no-any-return]
 
     def _differentiable_loss_particle(self, model_trace: Trace, guide_trace: Trace) -> tuple[float, Tensor]:
         divergence = Divergence(model_trace, guide_trace)
         _check_weights(divergence.weights())
         groups = divergence.groups()
-        cost = sum(weight * group.mean().clamp_min(self.free_nats) for group, weight in groups)
+        floors = self.free_nats if isinstance(self.free_nats, Mapping) else {g.site: self.free_nats for g in groups}
+        unknown = set(floors) - {group.site for group in groups}
+        if unknown:
+            raise ValueError(f"free_nats names {min(unknown)!r}, which is no latent of the guide inside the data plate")
+        cost = sum(g.weight * g.divergence.mean().clamp_min(floors.get(g.site, 0.0)) for g in groups)
         return as_particle(divergence.data_terms - divergence.size * len(groups[0].divergence) * cost)
 
 

@@ -78,6 +78,23 @@ def latent_names(trace: Trace) -> list[str]:
     return [s["name"] for s in latents if "_enumerate_dim" not in s["infer"]]
 
 
+def has_parents_before(name: str, model: list[str], guide: list[str]) -> bool:
+    """Whether the guide draws a latent after all latents that its prior may depend on, so that its prior is known there.
+
+    Only then is E KL(q(z) || p(z)) in closed form a part of the ELBO: a bottom-up guide draws z1 before z2, on which the
+    prior of z1 depends.
+
+    Args:
+        name: of the latent.
+        model: the names of the model's sites in their order.
+        guide: the names of the guide's sites in their order.
+
+    >>> has_parents_before("z1", ["z2", "z1", "x"], ["z1", "z2"]), has_parents_before("z2", ["z2", "z1", "x"], ["z1", "z2"])
+    (False, True)
+    """
+    return set(model[: model.index(name)]) & set(guide) <= set(guide[: guide.index(name)])
+
+
 def check_latents(model_trace: Trace, guide_trace: Trace) -> None:
     """Refuse a pair that has no evidence: latents that differ between model and guide, or a guide without a density.
 

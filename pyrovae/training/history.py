@@ -28,7 +28,8 @@ COLUMNS = (
 )
 """``loss`` is a mean over the rows of the epoch's steps, ``gradient_norm``, of the gradient per row, a mean over these steps;
 steps that were skipped count in neither. The ELBO's terms are at beta 1, in nats per datum, on (a sample of) the training rows
-and on the validation rows; ``beta`` and ``learning_rate`` are those of the last step."""
+and on the validation rows; ``beta`` and ``learning_rate`` are those of the last step. Where there are several latents, columns
+``kl/<site>`` and ``validation_kl/<site>`` follow, the part of each."""
 
 
 @dataclass
@@ -61,9 +62,14 @@ class History:
         return iter(self.rows)
 
     def __getitem__(self, column: str) -> list[Any]:
-        if column not in COLUMNS:
-            raise KeyError(f"no column {column!r}; there are {', '.join(COLUMNS)}")
+        if column not in self.columns:
+            raise KeyError(f"no column {column!r}; there are {', '.join(self.columns)}")
         return [row.get(column) for row in self.rows]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the columns."""
+        return tuple(dict.fromkeys((*COLUMNS, *(name for row in self.rows for name in row if "kl/" in name))))
 
     def __repr__(self) -> str:
         if not self.rows:
@@ -84,13 +90,13 @@ class History:
 
     def to_dict(self) -> dict[str, list[Any]]:
         """The table by columns."""
-        return {name: self[name] for name in COLUMNS}
+        return {name: self[name] for name in self.columns}
 
     def to_frame(self) -> pandas.DataFrame:
         """The table as a DataFrame; NaN where a number does not exist."""
         import pandas as pd
 
-        return pd.DataFrame(self.rows, columns=list(COLUMNS))
+        return pd.DataFrame(self.rows, columns=list(self.columns))
 
     def to_text(self) -> str:
         """The table as CSV text."""

@@ -54,14 +54,17 @@ class Evaluation:
         self._check()
 
     def __call__(self) -> dict[str, float | None]:
-        """The columns ``elbo, kl, reconstruction`` and the same with ``validation_``, in nats per datum."""
+        """The columns ``elbo, kl, reconstruction`` and the same with ``validation_``, in nats per datum.
+
+        Where there are several latents, ``kl/<site>`` is the part of each.
+        """
         columns: dict[str, float | None] = {}
         for prefix in ("", "validation_"):
-            elbo = kl = reconstruction = None
+            columns |= {f"{prefix}{name}": None for name in ("elbo", "kl", "reconstruction")}
             if prefix in self.parts:
-                reconstruction, kl = self.means(prefix)
-                elbo = reconstruction - kl
-            columns |= {f"{prefix}elbo": elbo, f"{prefix}kl": kl, f"{prefix}reconstruction": reconstruction}
+                found = self.means(prefix)
+                found["elbo"] = found["reconstruction"] - found["kl"]
+                columns |= {f"{prefix}{name}": mean for name, mean in found.items()}
         return columns
 
     def _check(self) -> None:
@@ -86,8 +89,8 @@ class Evaluation:
                     raise refusal(message, "validation") from error
             break
 
-    def means(self, prefix: str) -> tuple[float, float]:
-        """The mean reconstruction and divergence over a part's rows."""
+    def means(self, prefix: str) -> dict[str, float]:
+        """The means of :meth:`terms` over a part's rows."""
         loader, numbers = self.parts[prefix], self.numbers if prefix == "" else None
         found = []
         draw_from(self.seed, self.loss.like.device)
@@ -95,13 +98,17 @@ class Evaluation:
             for batch in loader.along(None):
                 index = batch.index if numbers is None else numbers[batch.index]
                 found.append(self.terms(Batch(index, batch.x, batch.covariates), loader.num_rows))
-        self.bad = torch.cat(found, 1).isfinite().all(0).logical_not()
-        reconstruction, kl = (torch.stack([part.sum(1) for part in found]).sum(0) / loader.num_rows).tolist()
-        return reconstruction, kl
+        columns = {name: torch.cat([part[name] for part in found]) for name in found[0]}
+        self.bad = torch.stack([*columns.values()]).isfinite().all(0).logical_not()
+        return {name: float(values.sum() / loader.num_rows) for name, values in columns.items()}
 
-    def terms(self, batch: Batch, size: int) -> Tensor:
-        """Reconstruction and divergence of each row, of shape ``(2, rows)``, in double precision."""
+    def terms(self, batch: Batch, size: int) -> dict[str, Tensor]:
+        """Reconstruction and divergence of each row, and the part of each of several latents, in double precision."""
         program, args, kwargs = self.loss.unweighted.on(batch.x, batch.covariates, size, batch.index)
         with torch.no_grad(), pyro.validation_enabled(False), eval_mode(self.loss.announced.modules.values()):
             found = log_terms(*paired_traces(program, args, kwargs, nesting=self.loss.nesting))
-        return torch.stack([found.reconstruction.sum(0), found.kl.sum(0)]).double().cpu()
+        terms = {"reconstruction": found.reconstruction, "kl": found.kl}
+        prior, guide = found.sites["log_prior"], found.sites["log_guide"]
+        if len(prior) > 1 and set(prior) == set(guide):
+            terms |= {f"kl/{site}": guide[site] - prior[site] for site in prior}
+        return {name: value.sum(0).double().cpu() for name, value in terms.items()}
