@@ -599,3 +599,46 @@ def test_covariates_of_a_table_condition_encoder_and_decoder(tmp_path):
     assert set(drawn["smoker"]) <= {0, 1}
     own_table().drop(columns=["color", "one"]).to_csv(tmp_path / "later.csv", index=False)
     assert invoke("encode", tmp_path / "run", tmp_path / "later.csv", "--out", tmp_path / "z.npz").exit_code == 0
+
+
+def test_missing_entries_are_filled_once_and_several_times(tmp_path):
+    rng = np.random.default_rng(0)
+    size = rng.normal(170, 10, 80)
+    frame = pd.DataFrame(
+        {"size": size, "weight": size - 100 + rng.normal(0, 5, 80), "pet": rng.choice(["cat", "dog"], 80)}
+    )
+    frame = frame.mask(rng.random(frame.shape) < 0.2).assign(name=[f"person {number}" for number in range(80)])
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    words = ["--epochs", 2, "--hidden", 8, "--latent-dim", 2, "--drop", "name", "--no-figures", "--no-report"]
+    done = invoke("train", tmp_path / "t.csv", *words, "--out", tmp_path / "run")
+    assert done.exit_code == 0, done.output
+    impute = ["impute", tmp_path / "run", tmp_path / "t.csv", "--out", tmp_path / "filled.csv"]
+    done = invoke(*impute, "--tables", 2, "--num-samples", 20)
+    assert done.exit_code == 0, done.output
+    assert f"{frame.isna().sum().sum()} missing entries of 80 rows" in done.output
+    made = [pd.read_csv(tmp_path / f"filled{end}.csv") for end in ("", "-1", "-2")]
+    seen = frame.notna()
+    for table in made:
+        pd.testing.assert_frame_equal(table.where(seen), frame)  # what was observed stays, columns beside the model too
+        assert table.notna().all(axis=None)
+        assert set(table["pet"]) == {"cat", "dog"}
+    assert (made[1]["size"] != made[2]["size"])[~seen["size"]].all()
+    cells = pd.read_csv(tmp_path / "filled-cells.csv")
+    assert len(cells) == (~seen).sum().sum()
+    numbers = cells[cells["column"] != "pet"]
+    assert numbers["estimate"].astype(float).between(numbers["low"], numbers["high"]).mean() > 0.9
+    assert cells.loc[cells["column"] == "pet", "probability"].between(0.5, 1.0).all()
+    before = made[0]
+    done = invoke(*impute)
+    assert (done.exit_code, "--force" in done.output) == (2, True)
+    assert invoke(*impute, "--force", "--num-samples", 20, "--quiet").output == ""
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "filled.csv"), before)
+
+
+def test_a_table_without_holes_is_not_imputed(tmp_path):
+    own_table()[["length [mm]", "smoker"]].dropna().to_csv(tmp_path / "t.csv", index=False)
+    done = invoke("train", tmp_path / "t.csv", "--epochs", 1, "--no-figures", "--no-report", "--out", tmp_path / "run")
+    assert done.exit_code == 0, done.output
+    done = invoke("impute", tmp_path / "run", tmp_path / "t.csv", "--out", tmp_path / "filled.csv")
+    assert done.exit_code == 2
+    assert "nothing to impute" in done.output

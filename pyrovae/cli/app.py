@@ -11,7 +11,19 @@ import typer
 import pyrovae
 from pyrovae.cli.endings import with_endings
 
-COMMANDS = ("train", "data", "evaluate", "compare", "diagnose", "report", "sample", "reconstruct", "encode", "info")
+COMMANDS = (
+    "train",
+    "data",
+    "evaluate",
+    "compare",
+    "diagnose",
+    "report",
+    "sample",
+    "reconstruct",
+    "encode",
+    "impute",
+    "info",
+)
 """Each is a function in the file of its name; its docstring is its help."""
 
 app = typer.Typer(

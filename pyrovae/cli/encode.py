@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -11,9 +11,6 @@ import pyrovae as pvae
 from pyrovae.cli.options import Quiet, RunFolder, Seed
 from pyrovae.cli.output import save_arrays, say
 from pyrovae.errors import refusal
-
-if TYPE_CHECKING:
-    from pyrovae.data import Data
 
 
 def encode(
@@ -33,13 +30,15 @@ def encode(
     import torch
 
     from pyrovae.files import save_file_atomic
+    from pyrovae.report.subject import data_of, rows_of
 
     path = out or run / "latents.npz"
     if path.suffix not in (".npz", ".parquet"):
         raise refusal(f"the output must end in .npz or .parquet, got {path}", "out")
     if path.suffix == ".parquet" and num_samples is not None:
         raise refusal("a .parquet file holds one vector per row: leave draws out, or write an .npz file", "num_samples")
-    vae, rows = pvae.load(run), _rows(pvae.files.Run.read(run), data)
+    vae, kept = pvae.load(run), pvae.files.Run.read(run)
+    rows = data_of(kept).test if data is None else rows_of(kept, data)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         z = vae.encode(rows, num_samples=num_samples).numpy()
@@ -51,17 +50,3 @@ def encode(
     else:
         save_arrays(path, z=z, **({} if labels is None else {"labels": labels}))
     say(quiet, f"latents  {path}")
-
-
-def _rows(run: pvae.files.Run, source: str | None) -> Data:
-    """The run's test rows; or all rows of a data set or file, in the variant and with the columns of its training rows."""
-    from pyrovae.data import load
-    from pyrovae.report.subject import columns_of, data_of, reading_of
-
-    kept = run.config["data"]
-    if source is None or kept is None:
-        return data_of(run).test
-    variant, reading = kept["variant"] if source == kept["name"] else None, reading_of(run, is_later=True)
-    rows = load(source, variant, seed=kept["seed"] or 0, **reading)
-    trained = columns_of(run)
-    return trained.matched(rows.drawn(kept["seed"] or 0))

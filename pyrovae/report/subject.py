@@ -129,6 +129,20 @@ def columns_of(run: Run) -> Data:
     )
 
 
+def rows_of(run: Run, source: str) -> Data:
+    """All rows of a data set or file, in the variant and with the columns, levels and kinds of the run's training rows.
+
+    Raises:
+        ValueError: the columns are others, or a level is new; or the run does not say what data it was trained on.
+    """
+    kept = run.config["data"]
+    if kept is None:
+        raise ValueError(f"{run.folder} does not say what data it was trained on: save it with data=")
+    variant, reading = kept["variant"] if source == kept["name"] else None, reading_of(run, is_later=True)
+    rows = data_room.load(source, variant, seed=kept["seed"] or 0, **reading)
+    return columns_of(run).matched(rows.drawn(kept["seed"] or 0))
+
+
 def check_rows(run: Run, rows: Data) -> None:
     """Refuse rows that are not those of a run.
 
