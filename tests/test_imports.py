@@ -51,7 +51,16 @@ ROOMS = {
         *("checks", "comparison", "data", "evaluation", "files", "graphs", "plots", "presets", "programs"),
         "schedules",
     ),
-    "cli": ("arviz", "data", "evaluation", "files", "presets", "programs", "report"),  # the rest by public names
+    "cli": (
+        "arviz",
+        "data",
+        "evaluation",
+        "files",
+        "presets",
+        "programs",
+        "report",
+        "uses",
+    ),  # the rest by public names
     "__main__": ("cli",),
 }
 """The rooms in their order, each with those that it uses: all of them stand before it."""
