@@ -166,6 +166,11 @@ def factorized(family: type, event_shape: tuple[int, ...] = (2,), **given: float
     return lambda: pvae.Factorized(family, net(), event_shape=event_shape, **given)
 
 
+def exemplar() -> nn.Module:
+    posterior = pvae.Factorized(dist.Normal, pvae.MLP(DATA, (4,)), 2)
+    return conditionals.ExemplarPrior(posterior, torch.randn(5, DATA))
+
+
 def vamp() -> nn.Module:
     posterior = pvae.Factorized(dist.Normal, net(), event_shape=2)
     return conditionals.VampPrior(posterior, torch.randn(5, DATA), weighted=True)
@@ -247,6 +252,7 @@ CASES = [
         reads_value=False,
     ),
     Case("VampPrior", vamp, plane(2, 15, 300), reads_value=False),
+    Case("ExemplarPrior", exemplar, plane(2, 15, 300), reads_value=False),
     Case("AffineFlow posterior", lambda: conditionals.AffineFlow(net(), 2, hidden=(8,)), plane(2, 20, 300)),
     Case(
         "AffineFlow prior",

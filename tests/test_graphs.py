@@ -489,3 +489,40 @@ def test_an_autoencoder_is_a_point_posterior_at_beta_zero_and_has_no_evidence():
     for refused in (pvae.elbo, lambda vae, x: pvae.compare({"autoencoder": vae, "known": torch.zeros(60)}, x)):
         with pytest.raises(ValueError, match=r"point estimate \(Delta\) at \['z'\]: it has no density"):
             refused(vae, x)
+
+
+def test_an_exemplar_prior_leaves_each_row_out_in_training_and_sums_over_all_afterwards():
+    torch.manual_seed(0)
+    rows = torch.randn(8, 3).double()
+    posterior = pvae.Factorized(dist.Normal, pvae.MLP(3, (4,)), 2)
+    prior = pvae.conditionals.ExemplarPrior(posterior, rows, num_neighbors=7).double()
+    prior.exemplars = rows
+    z, index, means = torch.randn(5, 3, 2).double(), torch.tensor([6, 0, 3]), posterior(rows).mean
+    kernels = dist.Normal(means, prior.log_scale.exp()).to_event(1).log_prob(z.unsqueeze(-2))
+    own = torch.nn.functional.one_hot(index, 8).bool()
+    expected = kernels.masked_fill(own, -torch.inf).logsumexp(-1) - torch.tensor(7.0).double().log()
+    torch.testing.assert_close(prior(covariates={"index": index}).log_prob(z), expected, **EXACT)
+    few = pvae.conditionals.ExemplarPrior(posterior, rows, num_neighbors=2).double()
+    few.exemplars = rows
+    assert (few(covariates={"index": index}).log_prob(z) <= expected + 1e-9).all()
+    every = kernels.logsumexp(-1) - torch.tensor(8.0).double().log()
+    torch.testing.assert_close(prior.eval()(covariates={"index": index}).log_prob(z), every, **EXACT)
+    with torch.no_grad():
+        posterior.net.head.bias.add_(0.3)
+    moved = dist.Normal(posterior(rows).mean, prior.log_scale.exp()).to_event(1).log_prob(z.unsqueeze(-2))
+    torch.testing.assert_close(prior().log_prob(z), moved.logsumexp(-1) - torch.tensor(8.0).double().log(), **EXACT)
+
+
+def test_an_exemplar_prior_trains_by_the_numbers_of_the_rows():
+    torch.manual_seed(0)
+    x = torch.cat([torch.randn(40, 3) - 4, torch.randn(40, 3) + 4])
+    posterior = pvae.Factorized(dist.Normal, pvae.MLP(3, (8,)), 2)
+    prior = pvae.conditionals.ExemplarPrior(posterior, x, num_neighbors=5)
+    vae = pvae.VAE(prior, pvae.Factorized(dist.Normal, pvae.MLP(2, (8,)), 3), posterior)
+    before = float(pvae.elbo(vae, x, seed=0).elbo.mean())
+    history = pvae.fit(vae, x, epochs=20, batch_size=20, learning_rate=0.02, seed=0, progress=False)
+    assert float(pvae.elbo(vae, x, seed=0).elbo.mean()) > before + 2
+    assert history["loss"][-1] < history["loss"][0] - 2
+    assert vae.sample(7).shape == (7, 3)
+    with pytest.raises(ValueError, match="two or more complete rows"):
+        pvae.conditionals.ExemplarPrior(posterior, torch.full((4, 3), torch.nan))

@@ -2,6 +2,7 @@ from .base import Conditional as Conditional
 from .categories import Categories as Categories
 from .categories import OneHot as OneHot
 from .categories import RelaxedOneHot as RelaxedOneHot
+from .exemplar import ExemplarPrior as ExemplarPrior
 from .experts import Experts as Experts
 from .factorized import Factorized as Factorized
 from .factorized import FromCovariate as FromCovariate

@@ -141,7 +141,7 @@ class AmortizedGuide(Graph):
             self.add_module("global_posterior", self.family(None, _size(self.globals)))
         del self.encoder  # its parts hold it now
         self.to(device=like.device, dtype=like.dtype)
-        self.provided = ("mask", *(p.name for p in self.globals))
+        self.provided = tuple(p.name for p in self.globals)
         self.guide_parts = (*(["global_posterior"] if self.globals else []), *self.local)
 
 

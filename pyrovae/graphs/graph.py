@@ -25,6 +25,8 @@ from pyrovae.programs import DATA, eval_mode, latent_names, register
 from pyrovae.programs.sites import Site, frame_of
 
 Covariates = Mapping[str, Tensor]
+RESERVED = ("mask", "index")
+"""Names of covariates that every graph provides: the mask of observed entries, and the numbers of the rows in the data set."""
 
 
 @dataclass
@@ -35,11 +37,13 @@ class Rows:
         graph: the graph whose parts are used.
         data: the rows in the graph's dtype and on its device; None where they are simulated.
         covariates: the covariates of the rows, by name.
+        index: the numbers of the rows in the data set; None where they are simulated.
     """
 
     graph: Graph
     data: Any
     covariates: dict[str, Tensor] = field(default_factory=dict)
+    index: Tensor | None = None
 
     def value(self, name: str) -> Any:
         """One of several data sites' rows by its name; None where the program simulates them.
@@ -65,7 +69,7 @@ class Rows:
 
     def read(self, part: str, **given: Any) -> dict[str, Any] | None:
         """The covariates that a part reads, those that the graph provides included; None where it reads none."""
-        known = {**self.covariates, **given}
+        known = {"index": self.index, **self.covariates, **given}
         return {name: known[name] for name in covariate_names(getattr(self.graph, part))} or None
 
     def distribution(self, part: Any, *values: Any, **given: Tensor) -> Any:
@@ -157,8 +161,8 @@ class Graph(nn.Module):
     guide_parts: Sequence[str]
     inputs: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """What the ``forward`` of a part takes by position, by part; parts that are not named are not checked for it."""
-    provided: tuple[str, ...] = ("mask",)
-    """Names of covariates that the graph itself provides: the mask of observed entries of the data."""
+    provided: tuple[str, ...] = ()
+    """Names of covariates that the graph itself provides, beside ``"mask"`` (of observed entries) and ``"index"`` (of rows)."""
     max_plate_nesting: ClassVar[int] = 1
     model: Callable[..., Any]
     guide: Callable[..., Any]
@@ -218,14 +222,14 @@ class Graph(nn.Module):
             device = tree_leaves((data, covariates))[-1].device
             subsample = torch.arange(count, device=device) if index is None else index.to(device)
         with pyro.plate(DATA, size or count or 1, subsample=subsample, dim=-1):
-            yield Rows(self, data, covariates)
+            yield Rows(self, data, covariates, subsample)
 
     @property
     def covariate_names(self) -> tuple[str, ...]:
         """The names that some part reads from the covariates."""
         parts = dict.fromkeys((*self.model_parts, *self.guide_parts))
         names = dict.fromkeys(name for part in parts for name in covariate_names(getattr(self, part)))
-        return tuple(name for name in names if name not in self.provided)
+        return tuple(name for name in names if name not in (*RESERVED, *self.provided))
 
     def encode(
         self, data: Any, covariates: Any = None, *, num_samples: int | None = None, batch_size: int = 1024
@@ -355,7 +359,9 @@ class Graph(nn.Module):
             raise ValueError(
                 f"no part reads {unread!r} from the covariates; it is read for: {', '.join(known) or 'nothing'}"
             )
-        needed = {n for part in parts for n in covariate_names(getattr(self, part)) if n not in self.provided}
+        needed = {
+            n for part in parts for n in covariate_names(getattr(self, part)) if n not in (*RESERVED, *self.provided)
+        }
         missing = sorted(needed - set(covariates or ()))
         if missing:
             raise ValueError(

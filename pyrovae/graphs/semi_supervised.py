@@ -54,7 +54,7 @@ class SemiSupervisedVAE(Graph):
     model_parts = ("labels", "prior", "likelihood")
     guide_parts = ("classifier", "posterior")
     inputs: ClassVar = {"labels": (), "prior": (), "likelihood": ("z",), "classifier": ("x",), "posterior": ("x",)}
-    provided = ("mask", "label")
+    provided = ("label",)
 
     def __init__(
         self,
