@@ -528,7 +528,7 @@ def own_table(rows=60):
         "visits": rng.poisson(np.exp(1 + z)),
         "smoker": (z > 0).astype(int),
         "color": rng.choice(["red", "blue"], rows),
-        "clinic": np.arange(rows) % 12,
+        "clinic": 1 + np.arange(rows) % 12,
         "one": 1,
     }
     return pd.DataFrame(frame).astype(object).mask(rng.random((rows, 7)) < [0.1] * 5 + [0, 0])
@@ -538,7 +538,8 @@ def test_a_table_of_ones_own_is_read_by_kinds_and_moves_with_its_run(tmp_path):
     path, moved = tmp_path / "my.csv", tmp_path / "moved.csv"
     own_table().to_csv(path, index=False)
     words = ["train", path, "--epochs", 2, "--latent-dim", 2, "--no-figures", "--no-report", "--out", tmp_path / "run"]
-    done = invoke(*words, "--kinds", "visits=count,length [mm]=bounded:0:1", "--groups", "clinic", "--labels", "color")
+    words += ["--kinds", "visits=count,length [mm]=bounded:0:1", "--groups", "clinic", "--weights", "clinic"]
+    done = invoke(*words, "--labels", "color")
     assert done.exit_code == 0, done.output
     assert "left out, since they hold one value or none: one" in done.output
     kept = Run.read(tmp_path / "run").config

@@ -157,6 +157,22 @@ def test_columns_come_back_from_json(kind):
     assert parts.TableSchema.from_json(json.loads(json.dumps(table.to_json()))) == table
 
 
+def test_probabilities_of_levels_are_given_by_column():
+    table = schema()
+    torch.manual_seed(0)
+    d = conditionals.TableLikelihood(pvae.MLP(2, (8,)), schema=table)(torch.randn(5, 2))
+    found = d.probabilities()
+    assert {name: tuple(masses.shape) for name, masses in found.items()} == {
+        "color": (5, 2),
+        "size": (5, 3),
+        "member": (5, 2),
+    }
+    for name, masses in found.items():
+        assert torch.allclose(masses.sum(-1), torch.ones(5), atol=1e-5)
+        place = [column.name for column in table.columns].index(name)
+        assert torch.equal(masses.argmax(-1).float(), d.mean[:, place])
+
+
 def test_measures_are_known_by_column():
     table = schema()
     assert (

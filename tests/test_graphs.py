@@ -526,3 +526,20 @@ def test_an_exemplar_prior_trains_by_the_numbers_of_the_rows():
     assert vae.sample(7).shape == (7, 3)
     with pytest.raises(ValueError, match="two or more complete rows"):
         pvae.conditionals.ExemplarPrior(posterior, torch.full((4, 3), torch.nan))
+
+
+def test_a_weight_counts_a_row_so_often_in_training_and_not_in_evaluation():
+    torch.manual_seed(0)
+    vae = pvae.VAE(
+        pvae.standard_normal(2),
+        pvae.Factorized(dist.Normal, pvae.MLP(2, (4,)), 3),
+        pvae.Factorized(dist.Normal, pvae.MLP(3, (4,)), 2),
+    )
+    x, weight = torch.randn(4, 3), torch.tensor([2.0, 0.5, 1.0, 0.5])
+    trace = pyro.poutine.trace(vae.model).get_trace(x, covariates={"weight": weight})
+    latent, data = (trace.nodes[name]["fn"].log_prob(trace.nodes[name]["value"]) for name in ("z", "x"))
+    assert torch.allclose(trace.log_prob_sum(), (weight * (latent + data)).sum(), atol=1e-4)
+    plain = pvae.elbo(vae, x, num_samples=3, seed=0, progress=False)
+    weighed = pvae.elbo(vae, x, {"weight": weight}, num_samples=3, seed=0, progress=False)
+    assert plain["elbo"].equals(weighed["elbo"])
+    pvae.fit(vae, x, {"weight": weight}, epochs=1, seed=0, progress=False)

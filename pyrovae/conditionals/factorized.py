@@ -79,6 +79,8 @@ _WORDS = {
     constraints.nonnegative: "at least 0",
     constraints.nonnegative_integer: "a whole number of at least 0",
 }
+_LINES = (constraints.real, constraints.positive)
+"""The supports on which a location and a scale follow the data's unit."""
 Given = float | Tensor | nn.Parameter | FromCovariate
 
 
@@ -140,6 +142,11 @@ class Factorized(Conditional):
         fixed = {name: value for name, value in given.items() if not isinstance(value, nn.Parameter | FromCovariate)}
         self._precise = precise(family, fixed.get("total_count"))
         self.read = read
+        is_located = {"loc", "scale"} <= {*family.arg_constraints} and family.support in _LINES
+        self.located = net is not None and "loc" in read and is_located
+        if self.located:
+            self.register_buffer("center", torch.zeros(shape))
+            self.register_buffer("unit", torch.ones(shape))
         learned = [parameter for parameter, value in given.items() if isinstance(value, nn.Parameter)]
         self.links = {parameter: _link(family, parameter) for parameter in (*read, *learned)}
         self.given = {parameter: self._keep(parameter, value) for parameter, value in given.items()}
@@ -177,11 +184,37 @@ class Factorized(Conditional):
         parameters = {name: self._given(name, covariates).to(raw.dtype) for name in self.given}
         for name, part in zip(self.read, raw.unbind(-1 - event_dim), strict=True):
             parameters[name] = self.links[name].forward(part)
+        if self.located:
+            parameters["loc"] = torch.addcmul(self.center, self.unit, parameters["loc"])
+            if self._has_own_scale():
+                parameters["scale"] = self.unit * parameters["scale"]
         base = self._precise(**parameters)
         batch_shape = base.batch_shape
         if batch_shape[len(batch_shape) - event_dim :] != self.event_shape:
             base = base.expand(torch.broadcast_shapes(batch_shape, self.event_shape))
         return base.to_event(event_dim)
+
+    def initialize(self, x: Tensor, steps: int = 100) -> None:
+        """Start at the fit of one constant distribution to data, and measure location and scale in the data's units.
+
+        The network's locations are from then on in units of each entry's standard deviation, around its mean (of logarithms,
+        on the positive numbers), and so are scales of each entry: a change of the data's unit changes the log density by its
+        Jacobian alone. One learned scale for all entries starts at their pooled standard deviation.
+
+        Args:
+            x: data of shape ``(rows, *event_shape)``; NaN is missing.
+            steps: number of steps.
+        """
+        if self.located:
+            values = x.to(self.center)
+            mean, sd = _mean_and_sd(values.log() if self.family.support is constraints.positive else values)
+            self.center.copy_(mean)
+            self.unit.copy_(sd)
+            if self.given.get("scale") == "learned":
+                start = torch.ones_like(self.unconstrained_scale)
+                start = start if self._has_own_scale() else start * sd.square().mean().sqrt()
+                self.unconstrained_scale.data.copy_(self.links["scale"].inverse(start))
+        super().initialize(x, steps)
 
     def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Where :meth:`initialize` starts: locations, scales and rates at the data's moments, the others at zero.
@@ -190,17 +223,18 @@ class Factorized(Conditional):
             x: data of shape ``(rows, *event_shape)``; NaN is missing.
         """
         start, unit = torch.zeros_like(self.offset), torch.ones_like(self.offset)
-        support: Any = self.family.support
-        mean, sd = _mean_and_sd(x.log() if support is constraints.positive else x)
-        of_location = support in (constraints.real, constraints.positive) and "loc" in self.family.arg_constraints
-        starts = {"loc": (mean, sd), "scale": (sd, sd.clamp(0.01, 1.0))} if of_location else {}
-        if support is constraints.nonnegative_integer:
-            starts = {"rate": (mean.clamp_min(0.01), torch.ones_like(sd))}
+        starts = {"scale": unit[0]} if self.located else {}
+        if self.family.support is constraints.nonnegative_integer:
+            starts = {"rate": _mean_and_sd(x)[0].clamp_min(0.01)}
         for i, name in enumerate(self.read):
             if name in starts:
-                value, unit[i] = starts[name]
-                start[i] = self.links[name].inverse(value)
+                start[i] = self.links[name].inverse(starts[name])
         return start, unit
+
+    def _has_own_scale(self) -> bool:
+        """Whether each entry has a scale: from the network, or learned for each."""
+        source = self.given.get("scale")
+        return source is None or (source == "learned" and self.unconstrained_scale.shape == self.event_shape)
 
     def extra_repr(self) -> str:
         """The family, the datum's shape and where the parameters come from."""
@@ -301,9 +335,14 @@ def _is_given(name: str, given: Mapping[str, Any]) -> bool:
 
 
 def _mean_and_sd(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation by entry, NaN left out; a constant entry gets a hundredth of the spread of all."""
+    """Mean and standard deviation by entry, NaN left out.
+
+    A constant entry of a vector gets a hundredth of the spread of all. In an image, whose entries have one unit, so do all
+    entries of less spread.
+    """
     known = ~x.isnan()
     count = known.sum(0).clamp_min(1)
     mean = torch.where(known, x, 0).sum(0) / count
     sd = (torch.where(known, x - mean, 0).square().sum(0) / count).sqrt()
-    return mean, sd.clamp_min(0.01 * float(sd.mean()) or 0.01)
+    least = 0.01 * float(sd.mean()) or 0.01
+    return mean, sd.clamp_min(least) if x.ndim > 2 else torch.where(sd > 1e-6 * mean.abs(), sd, least)

@@ -51,6 +51,9 @@ class TableLikelihood(Conditional):
         self.register_buffer("shared_start", shared)
         self.shared = nn.Parameter(torch.zeros_like(shared))
 
+    def initialize(self, x: Tensor, steps: int = 100) -> None:
+        """Nothing: the schema holds the start."""
+
     def distribution(self, raw: Tensor) -> TableDistribution:
         """The columns' distributions given the numbers that depend on the latents."""
         return TableDistribution(self.schema, raw, self.shared_start + RATE * self.shared)

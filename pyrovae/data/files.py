@@ -15,6 +15,7 @@ from pyrovae.data.idx import read_idx
 from pyrovae.data.images import image_folder
 from pyrovae.data.locate import TABLES, UNZIP, readable
 from pyrovae.data.table import Data
+from pyrovae.errors import refusal
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Wanted:
     kinds: Mapping[str, str] | None = None
     groups: str | None = None
     only: tuple[str, ...] = ()
+    weights: str | None = None
 
     def given(self) -> list[str]:
         """The names of the options that are given."""
@@ -121,15 +123,24 @@ def _read_parquet(path: Path, wanted: Wanted) -> Data:
 
 def _from_frame(frame: Any, wanted: Wanted) -> Data:
     beside = list(dict.fromkeys(name for name in (wanted.labels, wanted.groups) if name is not None))
-    for what, names in (("to drop", wanted.drop), ("in the table", [*wanted.only, *beside])):
+    given = [*wanted.covariates, *([] if wanted.weights is None else [wanted.weights])]
+    for what, names in (("to drop", wanted.drop), ("in the table", [*wanted.only, *beside, *given])):
         absent = [name for name in names if name not in frame.columns]
         if absent:
             raise ValueError(
                 f"expected a column {absent[0]!r} {what}, got: {_listed(map(str, frame.columns))}; correct its name"
             )
-    kept = frame[list(wanted.only)] if wanted.only else frame.drop(columns=[*wanted.drop, *beside])
+    left = [name for name in wanted.only or frame.columns if name not in (*wanted.drop, *beside, *given)]
+    covariates = frame[list(wanted.covariates)]
+    if wanted.weights is not None:
+        weights = frame[wanted.weights].astype("float64")
+        if not bool((weights > 0).all()):
+            raise refusal(
+                f"expected weights above 0, got {weights[~(weights > 0)].iloc[0]:g}; drop such rows", "weights"
+            )
+        covariates = covariates.assign(weight=weights / weights.mean())
     labels = frame[beside] if beside else None
-    return as_data(kept, wanted.covariates or None, labels=labels, kinds=wanted.kinds)
+    return as_data(frame[left], covariates if covariates.shape[1] else None, labels=labels, kinds=wanted.kinds)
 
 
 def _read_anndata(path: Path, wanted: Wanted) -> Data:
@@ -162,7 +173,7 @@ class Kind:
     zipped: bool = False
 
 
-COLUMNS = ("labels", "covariates", "drop", "kinds", "groups", "only")
+COLUMNS = ("labels", "covariates", "drop", "kinds", "groups", "only", "weights")
 
 KINDS = (
     Kind((".npy", ".npz"), _read_numpy, ("array", "labels")),

@@ -47,6 +47,7 @@ def load(
     kinds: Mapping[str, str] | None = None,
     groups: str | None = None,
     only: Sequence[str] = (),
+    weights: str | None = None,
     download: bool = True,
 ) -> Data:
     """Return data by name or path, split into ``train``, ``validation`` and ``test``.
@@ -72,6 +73,8 @@ def load(
         kinds: the kinds of some columns of a table, as in ``as_data``; ``{}`` guesses all.
         groups: a column of a table, or one of its labels; rows of one value are never split. It is left out of the rows.
         only: the columns of a table to read, covariates among them; all by default.
+        weights: a column of positive numbers: how often each row counts in training, in units of their mean; the covariate
+            ``"weight"`` of the rows.
         download: whether MNIST may be downloaded.
 
     Raises:
@@ -84,7 +87,7 @@ def load(
     """
     if isinstance(covariates, str) or isinstance(drop, str):
         raise TypeError("expected covariates and drop to be lists of names, got one name; write ['batch'], say")
-    wanted = Wanted(array, labels, tuple(covariates), tuple(drop), header, kinds, groups, tuple(only))
+    wanted = Wanted(array, labels, tuple(covariates), tuple(drop), header, kinds, groups, tuple(only), weights)
     found = re.fullmatch(r"(\w+)\(seed=(\d+)\)", variant or "")  # a variant in full, as `Data` names it
     if found:
         variant, seed = found[1], int(found[2])

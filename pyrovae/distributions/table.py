@@ -16,7 +16,7 @@ from torch.distributions import constraints
 
 from pyrovae.distributions.base import Maskable
 from pyrovae.distributions.columns import Bounded, Column, Count, HeavyTailed, Positive, Real
-from pyrovae.distributions.leveled import Binary, Category, Ordered
+from pyrovae.distributions.leveled import Binary, Category, Leveled, Ordered
 from pyrovae.errors import check_word, refusal
 
 KINDS: Mapping[str, type[Column]] = {
@@ -233,32 +233,41 @@ class TableDistribution(Maskable):
         """Each entry in the range of its own column."""
         return ColumnSupport(self.schema)
 
-    def groups(self) -> Iterator[tuple[Group, dist.TorchDistribution]]:
-        """The distributions of the columns of each kind together, of batch shape ``(*batch, columns of the kind)``."""
+    def _raw(self) -> Iterator[tuple[Group, Tensor]]:
+        """The unconstrained parameters of the columns of each kind, of shape ``(*batch, columns of the kind, numbers)``."""
         groups = self.schema.groups
         located = self.located.split([len(g.places) * g.num_located for g in groups], -1)
         shared = self.shared.split([len(g.places) * g.num_shared for g in groups], -1)
         for group, one, other in zip(groups, located, shared, strict=True):
             one = one.unflatten(-1, (len(group.places), group.num_located))
             other = other.reshape(len(group.places), group.num_shared).expand(*one.shape[:-1], -1)
-            yield group, group.kind.distribution(torch.cat([one, other], -1), group.units.to(one))
+            yield group, torch.cat([one, other], -1)
+
+    def groups(self) -> Iterator[tuple[Group, dist.TorchDistribution]]:
+        """The distributions of the columns of each kind together, of batch shape ``(*batch, columns of the kind)``."""
+        return ((group, group.kind.distribution(raw, group.units.to(raw))) for group, raw in self._raw())
 
     def column(self, name: str) -> dist.TorchDistribution:
-        """The distribution of one column, of batch shape ``batch``: its probabilities, its quantiles.
+        """The distribution of one column, of batch shape ``batch``.
 
         Args:
             name: the column's name.
         """
         place = [column.name for column in self.schema.columns].index(name)
-        column = self.schema.columns[place]
-        group = next(number for number, g in enumerate(self.schema.groups) if place in g.places)
-        before, own = self.schema.groups[:group], self.schema.groups[group]
-        at = own.places.tolist().index(place)
-        first = sum(len(g.places) * g.num_located for g in before) + at * own.num_located
-        then = sum(len(g.places) * g.num_shared for g in before) + at * own.num_shared
-        located, shared = self.located[..., first : first + own.num_located], self.shared[then : then + own.num_shared]
-        raw = torch.cat([located, shared.expand(*located.shape[:-1], -1)], -1)
-        return column.distribution(raw, torch.tensor(column.units).to(raw))
+        group, raw = next((group, raw) for group, raw in self._raw() if place in group.places)
+        at = group.places.tolist().index(place)
+        return group.kind.distribution(raw[..., at, :], group.units[at].to(raw))
+
+    def probabilities(self) -> dict[str, Tensor]:
+        """The probabilities of the levels of each column that has some, by its name: ``(*batch, levels)``."""
+        found = {}
+        for column in self.schema.columns:
+            if isinstance(column, Leveled):
+                levels = torch.arange(len(column.levels), dtype=self.located.dtype, device=self.located.device)
+                own = self.column(column.name)
+                masses = [own.log_prob(level.expand(self.batch_shape)) for level in levels]
+                found[column.name] = torch.stack(masses, -1).exp()
+        return found
 
     @property
     def mean(self) -> Tensor:

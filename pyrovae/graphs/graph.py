@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, ClassVar
@@ -27,6 +27,8 @@ from pyrovae.programs.sites import Site, frame_of
 Covariates = Mapping[str, Tensor]
 RESERVED = ("mask", "index")
 """Names of covariates that every graph provides: the mask of observed entries, and the numbers of the rows in the data set."""
+WEIGHT = "weight"
+"""The covariate that weighs rows in training: a row's log densities count so often. Evaluation is of single rows."""
 
 
 @dataclass
@@ -221,7 +223,9 @@ class Graph(nn.Module):
         if count is not None:
             device = tree_leaves((data, covariates))[-1].device
             subsample = torch.arange(count, device=device) if index is None else index.to(device)
-        with pyro.plate(DATA, size or count or 1, subsample=subsample, dim=-1):
+        weight = covariates.pop(WEIGHT, None)
+        weighing = nullcontext() if weight is None else poutine.scale(scale=weight)
+        with pyro.plate(DATA, size or count or 1, subsample=subsample, dim=-1), weighing:
             yield Rows(self, data, covariates, subsample)
 
     @property
@@ -354,7 +358,7 @@ class Graph(nn.Module):
         if covariates is not None and not isinstance(covariates, Mapping):
             raise TypeError(f"covariates must be a mapping from names to tensors, got {type(covariates).__name__}")
         known = self.covariate_names
-        unread = next((name for name in covariates or () if name not in known), None)
+        unread = next((name for name in covariates or () if name not in (*known, WEIGHT)), None)
         if unread is not None:
             raise ValueError(
                 f"no part reads {unread!r} from the covariates; it is read for: {', '.join(known) or 'nothing'}"

@@ -18,6 +18,7 @@ from pyrovae.distributions import TableSchema
 from pyrovae.distributions.table import fit_column
 from pyrovae.errors import refusal
 from pyrovae.graphs import VAE
+from pyrovae.graphs.graph import WEIGHT
 from pyrovae.networks import MLP, ConcatCovariates, ConvDecoder, ConvEncoder, Network
 from pyrovae.presets.spec import Spec
 from pyrovae.presets.tables import ACTIVATIONS, LIKELIHOODS, NETWORKS, POSTERIORS, PRIORS
@@ -129,7 +130,7 @@ def _covariate_columns(rows: Data) -> dict[str, Any]:
     found = [
         fit_column(name, "category" if name in rows.levels else "real", values, rows.levels.get(name, ()))
         for name, values in (rows.covariates or {}).items()
-        if values.ndim == 1
+        if values.ndim == 1 and name != WEIGHT
     ]
     return {"covariate_columns": TableSchema(tuple(found)).to_json()} if found else {}
 
@@ -203,7 +204,8 @@ def _likelihood(spec: Spec, decoder: Network) -> nn.Module:
     if hasattr(conditionals, family):
         return getattr(conditionals, family)(decoder, spec.event_shape, **given)
     if scaled and spec.scale != "network":
-        given["scale"] = nn.Parameter(torch.ones(())) if spec.scale == "learned" else spec.scale
+        shape = spec.event_shape if len(spec.event_shape) == 1 else ()  # a table has one noise per column
+        given["scale"] = nn.Parameter(torch.ones(shape)) if spec.scale == "learned" else spec.scale
     return Factorized(getattr(distributions, family, None) or getattr(dist, family), decoder, spec.event_shape, **given)
 
 

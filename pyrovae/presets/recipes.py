@@ -35,6 +35,7 @@ class Reading:
     covariates: Annotated[Names, Option("columns that encoder and decoder are given")] = ()
     drop: Annotated[Names, Option("columns to leave out")] = ()
     groups: Annotated[str | None, Option("column whose values keep rows together when the rows are split")] = None
+    weights: Annotated[str | None, Option("column of how often each row counts in training")] = None
     header: Annotated[bool | None, Option("whether the first line holds names")] = None
 
     def for_load(self, has_kinds: bool = True) -> dict[str, Any]:
@@ -49,7 +50,7 @@ class Reading:
             if not (name and equals and kind):
                 raise refusal(f"kinds are written column=kind, got {part!r}", "kinds")
             kinds[name] = kind
-        given = {name: getattr(self, name) for name in ("labels", "covariates", "drop", "groups", "header")}
+        given = {name: getattr(self, name) for name in ("labels", "covariates", "drop", "groups", "weights", "header")}
         given = {name: value for name, value in given.items() if value not in (None, ())}
         return given | ({"kinds": kinds} if kinds or has_kinds else {})
 
