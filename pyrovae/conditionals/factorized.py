@@ -114,6 +114,10 @@ class Factorized(Conditional):
     torch.Size([3])
     """
 
+    center: Tensor
+    unit: Tensor
+    unconstrained_scale: Tensor
+
     def __init__(
         self,
         family: type[dist.Distribution],
