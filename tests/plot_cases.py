@@ -161,6 +161,15 @@ CASES = {
         plots.plot_predictive, (normal(500, loc=0.13, scale=0.01), 0.15), {"name": "mean intensity", "unit": "share"},
         ("mean intensity (share)", "number of draws"), ("replicated", "observed: 0.15"),
     ),
+    "columns": Case(
+        plots.plot_columns,
+        (
+            {"height [cm]": normal(200, loc=170, scale=10), "pet": np.repeat([0.0, 1, np.nan], [60, 30, 10])},
+            {"height [cm]": normal(500, loc=160, scale=30), "pet": np.repeat([0.0, 1], [100, 300])},
+        ),
+        {"levels": {"pet": ("cat", "dog")}, "label": "prior draws"}, ("height [cm]", "pet", "share"),
+        ("data", "prior draws"), 2,
+    ),
     "posterior_comparison": Case(
         plots.plot_posterior_comparison, ({"guide": normal(300, 3) * 0.6, "NUTS": normal(300, 3, seed=1) + 0.1},), {},
         ("latent value", "z[0]", "z[2]"), ("guide", "NUTS"),

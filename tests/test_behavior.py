@@ -309,6 +309,17 @@ def is_reproduced(found: Any, kind: Kind) -> None:
     assert len(found.p_values) >= 5
 
 
+def prior_predictive(f: Callable, kind: Kind) -> None:
+    """The draws lack what the data lack, and their ranks among the data are those of draws of the same model."""
+    found = f(kind.program, kind.data, kind.covariates, num_samples=50, seed=0)
+    assert np.isfinite(found.x).sum() * 50 == np.isfinite(found.drawn).sum()
+    for column, drawn in zip(found.x.T, np.moveaxis(found.drawn, 2, 0), strict=True):
+        known = column[np.isfinite(column)]
+        if len(known):
+            rank = np.mean([(drawn[np.isfinite(drawn)] < value).mean() for value in known])
+            assert 0.1 < rank + 0.5 * np.mean([(drawn == value).mean() for value in known]) < 0.9
+
+
 def marginal_pit(f: Callable, kind: Kind) -> None:
     found = f(kind.program, kind.data, kind.covariates, num_samples=99, seed=0)
     assert found.p_value > ALARM
@@ -406,6 +417,7 @@ LAWS: dict[str, Callable[[Callable, Kind], None]] = {
         marginal_pit,
         posterior_draws,
         predictive_check,
+        prior_predictive,
         rate_distortion,
         reference_posterior,
         refine,
@@ -422,16 +434,20 @@ AND_A_MASK = ["missingness"]
 """Kinds that observe the mask of their data beside them."""
 GLOBAL_REFUSERS = (
     *("bdmc", "diagnose", "elbo_surgery", "imputation_calibration", "impute", "inference_gaps", "latent_structure"),
-    *("leave_one_feature_out", "marginal_pit", "posterior_draws", "predictive_check", "reference_posterior", "refine"),
+    *("leave_one_feature_out", "marginal_pit", "posterior_draws", "predictive_check", "prior_predictive"),
+    *("reference_posterior", "refine"),
     *("reliability", "sbc", "typicality"),
 )
 REFUSALS: dict[tuple[str, str], str] = {
     **dict.fromkeys([("bdmc", k) for k in ("needs data", "padded", "hidden")], r"without (them|data)"),
     **{(f, k): r"'mu'" for f in GLOBAL_REFUSERS for k, kind in KINDS.items() if kind.has_globals},
-    **{(f, "factor"): r"penalty" for f in ("bdmc", "marginal_pit", "predictive_check", "sbc", "typicality")},
+    **{
+        (f, "factor"): r"penalty"
+        for f in ("bdmc", "marginal_pit", "predictive_check", "prior_predictive", "sbc", "typicality")
+    },
     **{
         (f, k): ONE_SITE
-        for f in ["leave_one_feature_out", "marginal_pit", "predictive_check"]
+        for f in ["leave_one_feature_out", "marginal_pit", "predictive_check", "prior_predictive"]
         for k in SEVERAL + AND_A_MASK
     },
     **{("imputation_calibration", k): ONE_SITE for k in SEVERAL},
@@ -582,6 +598,7 @@ LOADS: dict[str, dict[str, Any]] = {
     **{name: {"num_samples": 4} for name in ("elbo_surgery", "latent_structure")},
     "bdmc": {"num_chains": 50, "estimator": pvae.AIS(2)},
     "diagnose": {"num_samples": 250, "num_simulations": 256},
+    "prior_predictive": MANY,
     "from_pyro_svi": {"num_samples": 50},
     "imputation_calibration": {"num_proposals": 250},
     "inference_gaps": {"num_samples": 250, "num_steps": 1, "method": "importance"},
@@ -606,6 +623,7 @@ BOUNDED |= {
 BOUNDED |= {
     "posterior_draws",
     "predictive_check",
+    "prior_predictive",
     "rate_distortion",
     "reference_posterior",
     "reliability",

@@ -175,3 +175,43 @@ def test_tables_that_agree_lose_nothing():
 def test_what_cannot_be_pooled_is_refused(fits, words):
     with pytest.raises(ValueError, match=words):
         pool(fits)
+
+
+def test_columns_are_drawn_in_their_units():
+    axes = imputation().plot_columns()
+    assert [panel.get_xlabel() for panel in axes] == ["size", "pet"]
+    assert [label.get_text() for label in axes[1].get_xticklabels()] == ["cat", "dog"]
+
+
+def test_calibration_by_column_is_in_its_units():
+    program = MissingPPCA.random(latent=2, data=4, noise=0.5, exact=True)
+    data = as_data(pd.DataFrame(program.simulate(300).numpy(), columns=list("abcd")))
+    found = pvae.checks.imputation_calibration(program, data, hidden=0.2, num_proposals=400, seed=0)
+    table = found.to_frame()
+    assert set(table.index) == set("abcd")
+    assert table["hidden"].sum() == len(found.ranks)
+    for name, part in table.iterrows():
+        here = found.dataset["column"].values == name
+        assert part["rmse"] == pytest.approx(np.sqrt((found.error[here] ** 2).mean()))
+        assert part["rmse"] < part["rmse of the mean"]
+        assert 0.75 < part["coverage"] <= 1.0
+        assert part["p_value"] > 1e-4
+    assert table["wrong"].isna().all()
+
+
+def test_levels_that_modes_miss_are_counted():
+    found = pvae.checks.imputation.dataset_of(
+        {
+            "ranks": np.array([0, 1, 2, 3]),
+            "row": np.arange(4),
+            "error": np.zeros(4),
+            "baseline": np.zeros(4),
+            "column": np.array(["pet", "pet", "size", "size"]),
+            "wrong": np.array([1.0, 0.0, np.nan, np.nan]),
+        },
+        np.zeros(4),
+        *(5, 100, 0),
+    )
+    table = pvae.checks.ImputationCalibration(found, None).to_frame()
+    assert table["wrong"].tolist()[0] == 0.5
+    assert table["rmse"].isna().tolist() == [True, False]

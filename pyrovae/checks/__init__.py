@@ -15,7 +15,7 @@ from pyrovae.checks.leave_out import FeatureLOO, leave_one_feature_out
 from pyrovae.checks.overfitting import OVERFITTING
 from pyrovae.checks.pit import marginal_pit
 from pyrovae.checks.predictive import PREDICTIVE, STATISTICS, predictive_check
-from pyrovae.checks.prior import PRIOR
+from pyrovae.checks.prior import PRIOR, PriorPredictive, prior_predictive
 from pyrovae.checks.rate_distortion import RateDistortion, rate_distortion
 from pyrovae.checks.reference import ReferencePosterior, Sampler, reference_posterior
 from pyrovae.checks.reliability import RELIABILITY, Reliability, reliability
@@ -49,6 +49,7 @@ __all__ = [
     "Line",
     "PosteriorComparison",
     "PosteriorDraws",
+    "PriorPredictive",
     "RateDistortion",
     "ReferencePosterior",
     "Reliability",
@@ -66,6 +67,7 @@ __all__ = [
     "marginal_pit",
     "posterior_draws",
     "predictive_check",
+    "prior_predictive",
     "rate_distortion",
     "reference_posterior",
     "reliability",

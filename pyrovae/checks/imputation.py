@@ -19,6 +19,7 @@ from pyrovae.limits import share_bad_k
 from pyrovae.programs.rows import MAX_BYTES, mixed
 
 if TYPE_CHECKING:
+    import pandas as pd
     import xarray as xr
 
 Array = NDArray[np.float64]
@@ -38,6 +39,34 @@ class ImputationCalibration(Result):
     def baseline_rmse(self) -> float:
         """The same for the feature's mean."""
         return float(np.sqrt((self.baseline**2).mean()))
+
+    def to_frame(self, level: float = 0.9) -> pd.DataFrame:
+        """One line for each column, in its units.
+
+        Args:
+            level: the content of the central intervals whose ``coverage`` is counted.
+
+        Returns:
+            A frame by column: ``hidden`` entries, ``rmse`` and that of the column's mean, ``wrong`` (of levels the share whose
+            mode misses the truth), ``coverage``, and the ``p_value`` of uniform ranks.
+        """
+        import pandas as pd
+
+        frame = pd.DataFrame(
+            {name: self.dataset[name].values for name in ("column", "ranks", "error", "baseline", "wrong")}
+        )
+        lines = {}
+        for name, part in frame.groupby("column", sort=False):
+            ranks, is_number = part["ranks"].to_numpy(), part["wrong"].isna().all()
+            lines[name] = {
+                "hidden": len(part),
+                "rmse": np.sqrt((part["error"] ** 2).mean()) if is_number else np.nan,
+                "rmse of the mean": np.sqrt((part["baseline"] ** 2).mean()) if is_number else np.nan,
+                "wrong": part["wrong"].mean(),
+                "coverage": central_coverage(ranks, self.num_samples, [level])[0] if len(part) > 1 else np.nan,
+                "p_value": float(uniformity_p_value(ranks, self.num_samples)) if len(part) > 1 else np.nan,
+            }
+        return pd.DataFrame.from_dict(lines, orient="index").rename_axis("column")
 
     def coverage(self, levels: Array) -> Array:
         """The share of hidden truths inside the central interval of their imputations, at each level."""
@@ -73,9 +102,10 @@ def imputation_calibration(
 
     Returns:
         A result over ``hidden``, the hidden entries: ``ranks`` from 0 to ``num_samples``, ``row``, ``error`` (the
-        imputations' mean less the truth), ``baseline`` (the feature's mean over the entries still observed less the truth)
-        and ``tested``; over ``data``, ``pareto_k`` of the row's weights; and ``p_value`` of uniform ranks, on one hidden entry
-        of each row chosen at random (``tested``), since the entries of a row are not independent.
+        imputations' mean less the truth), ``baseline`` (the feature's mean over the entries still observed less the truth),
+        ``column``, ``wrong`` (of levels, whether the imputations' mode misses the truth) and ``tested``; over ``data``,
+        ``pareto_k`` of the row's weights; and ``p_value`` of uniform ranks, on one hidden entry of each row chosen at random
+        (``tested``), since the entries of a row are not independent.
 
     Raises:
         ValueError: a share outside (0, 1), or one so small that nothing is hidden.
@@ -103,7 +133,13 @@ def imputation_calibration(
     if imputed.pareto_k.isnan().any():
         raise ValueError(f"{_NO_MISSING}: its log densities are not numbers")
     truth, drawn = array(x[chosen]), array(imputed.draws[:, chosen])
+    names = work.data.columns or [f"[{', '.join(map(str, entry))}]" for entry in np.ndindex(*x.shape[1:])]
+    place = torch.arange(x[0].numel()).reshape(x.shape[1:]).expand(x.shape)[chosen]
+    column = np.array([str(name) for name in names])[array(place)]
+    leveled, mode = np.isin(column, list(work.data.levels)), array(imputed.draws[:, chosen].mode(0).values)
     columns = {
+        "column": column,
+        "wrong": np.where(leveled, mode != truth, np.nan),
         "ranks": ranks_among(truth, drawn, np.random.default_rng(seed)),
         "row": array(chosen.nonzero()[:, 0]),
         "error": drawn.mean(0) - truth,

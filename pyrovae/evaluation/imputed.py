@@ -123,6 +123,21 @@ class Imputation:
             found[name] = replace(self, draws=draws, data=data)
         return found
 
+    def plot_columns(self, max_columns: int = 12, ax: Any = None) -> Any:
+        """Draw the observed entries of each column with holes beside the draws of its missing ones; returns the axes.
+
+        Args:
+            max_columns: at most so many columns are drawn.
+            ax: divided into the panels, if given.
+        """
+        from pyrovae.plots import plot_columns
+
+        holes = list(self.holes())
+        x = self.data.dense().x.reshape(len(self.data), -1)
+        observed = {hole.name: x[:, hole.place] for hole in holes}
+        drawn = {hole.name: hole.draws.flatten() for hole in holes}
+        return plot_columns(observed, drawn, levels=self.data.levels, label="imputed", max_columns=max_columns, ax=ax)
+
     def plot(self, ax: Any = None) -> Any:
         """Draw the Pareto shapes of the rows; returns the axes.
 

@@ -8,6 +8,7 @@ to the caller: ``ax.figure.savefig("figure.png")``. No setting of matplotlib is 
 from __future__ import annotations
 
 from pyrovae.plots.calibration import plot_coverage, plot_pit, plot_predictive, plot_sbc_ecdf
+from pyrovae.plots.columns import plot_columns
 from pyrovae.plots.decoded import plot_interpolation, plot_manifold, plot_traversals
 from pyrovae.plots.evaluation import plot_comparison, plot_convergence, plot_gaps, plot_rate_distortion
 from pyrovae.plots.images import plot_imputation, plot_reconstructions, plot_samples
@@ -24,6 +25,7 @@ __all__ = [
     "SERIES",
     "latent_grid",
     "linear_path",
+    "plot_columns",
     "plot_comparison",
     "plot_convergence",
     "plot_coverage",
