@@ -228,9 +228,9 @@ class Combine(nn.Module):
         return dist.MultivariateNormal(loc.squeeze(-1), (covariance + covariance.mT) / 2)
 
 
-def state_space(name: str) -> Kind:
+def state_space(name: str, steps: int = 4) -> Kind:
     """A linear state-space model, each row for a time of its own; the guide is the exact smoother."""
-    steps, emission, error = 4, torch.tensor([1.0, 0.5], **DOUBLE), 3.0
+    emission, error = torch.tensor([1.0, 0.5], **DOUBLE), 3.0
     forth = torch.tensor([[0.9, 0.3], [-0.2, 0.8]], **DOUBLE)
     noise = torch.tensor([[1.0, 0.2], [0.2, 0.5]], **DOUBLE)
     program = StateSpaceVAE(

@@ -13,7 +13,15 @@ from torch import nn
 from torch.distributions.transforms import SigmoidTransform
 
 import pyrovae as pvae
-from pyrovae.graphs import AmortizedGuide, HierarchicalVAE, MissingnessModel, MultimodalVAE, SemiSupervisedVAE
+from pyrovae.distributions.path import MarkovPath
+from pyrovae.graphs import (
+    AmortizedGuide,
+    HierarchicalVAE,
+    MissingnessModel,
+    MultimodalVAE,
+    SemiSupervisedVAE,
+    StateSpaceVAE,
+)
 
 EXACT = {"rtol": 0, "atol": 1e-9}
 
@@ -543,3 +551,39 @@ def test_a_weight_counts_a_row_so_often_in_training_and_not_in_evaluation():
     weighed = pvae.elbo(vae, x, {"weight": weight}, num_samples=3, seed=0, progress=False)
     assert plain["elbo"].equals(weighed["elbo"])
     pvae.fit(vae, x, {"weight": weight}, epochs=1, seed=0, progress=False)
+
+
+def test_sequential_monte_carlo_is_importance_sampling_without_resampling():
+    kind = behavior_graphs.state_space("state_space")
+    smc = pvae.evaluation.SMC(num_particles=3, threshold=0.0)
+    found = pvae.log_marginal(kind.program, kind.data, method=smc, num_samples=4, seed=0, progress=False)
+    torch.testing.assert_close(torch.as_tensor(found.log_marginal.values), kind.log_evidence, **EXACT)
+
+
+class Blind(nn.Module):
+    """The transition itself, whatever the sequence: the proposal of the bootstrap filter."""
+
+    def __init__(self):
+        super().__init__()
+        self.like = nn.Parameter(torch.zeros(()).double())
+
+    def forward(self, x, start, transition, covariates=None):
+        return MarkovPath(lambda z, times: transition(z, times), start, x.shape[1], x.shape[:1])
+
+
+def test_sequential_monte_carlo_meets_the_kalman_filter_and_beats_importance_sampling():
+    """Twelve steps of the kind's dynamics, proposed blindly: weights of whole paths spread, those of steps do not."""
+    kind = behavior_graphs.state_space("state_space")
+    blind = StateSpaceVAE(kind.program.dynamics, kind.program.emission, Blind(), num_steps=12).double()
+    torch.manual_seed(3)
+    x = blind.sample(5)
+    x[0, 9:] = torch.nan
+    exact = behavior_graphs.state_space("state_space", steps=12).program
+    expected = pvae.log_marginal(exact, x, num_samples=1, seed=0, progress=False).log_marginal.values
+    smc = pvae.evaluation.SMC(num_particles=50)
+    found = pvae.log_marginal(blind, x, method=smc, num_samples=100, seed=1, progress=False)
+    assert (abs(found.log_marginal.values - expected) < 4 * found.mcse.values).all()
+    plain = pvae.log_marginal(blind, x, num_samples=5000, seed=1, progress=False)
+    assert (found.mcse.values < plain.mcse.values).all()
+    with pytest.raises(ValueError, match="a graph with a path of states"):
+        pvae.log_marginal(stacked()[0], x[:, 0, :1].expand(5, 4), method=smc, num_samples=2)

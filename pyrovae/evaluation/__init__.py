@@ -10,9 +10,11 @@ from pyrovae.evaluation.imputed import Imputation
 from pyrovae.evaluation.log_weights import joint_log_weights, log_weights
 from pyrovae.evaluation.marginal import log_marginal
 from pyrovae.evaluation.refine import RefinedGuide, refine
+from pyrovae.evaluation.smc import SMC
 
 __all__ = [
     "AIS",
+    "SMC",
     "Estimator",
     "Importance",
     "Imputation",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pyro
@@ -10,8 +11,10 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from pyrovae.data import as_data
+from pyrovae.distributions.path import MarkovPath
 from pyrovae.errors import check_integer
 from pyrovae.graphs.graph import Covariates, Graph
+from pyrovae.missing import observed
 
 
 class StateSpaceVAE(Graph):
@@ -49,6 +52,7 @@ class StateSpaceVAE(Graph):
     model_parts = ("dynamics", "emission")
     guide_parts = ("posterior", "dynamics")
     dynamics: Any
+    emission: nn.Module
 
     def __init__(
         self, dynamics: nn.Module, emission: nn.Module, posterior: nn.Module, num_steps: int, name: str = "ssm"
@@ -80,6 +84,23 @@ class StateSpaceVAE(Graph):
             seen, mask = rows.seen(rows.data)
             transition = self.dynamics.steps(rows.read("dynamics"))
             return rows.sample("z", "posterior", seen, self.dynamics.start, transition, mask=mask)
+
+    def steps(
+        self, x: Tensor, covariates: Covariates | None = None
+    ) -> tuple[MarkovPath, MarkovPath, Callable[[Tensor, slice], Tensor]]:
+        """The prior and the posterior of the path given some rows, and the log density of steps of the data given states."""
+        with poutine.block(), self.rows((*self.model_parts, "posterior"), x, covariates) as rows:
+            seen, mask = rows.seen(rows.data)
+            prior, read = rows.distribution("dynamics", x.shape[1]), rows.read("emission") or {}
+            transition = self.dynamics.steps(rows.read("dynamics"))
+            posterior = rows.distribution("posterior", seen, self.dynamics.start, transition, mask=mask)
+
+        def emit(state: Tensor, times: slice) -> Tensor:
+            now = {name: value[:, times] for name, value in read.items()} or None
+            distribution, filled = observed(self.emission(state, covariates=now), rows.data[:, times])
+            return distribution.log_prob(filled)  # type: ignore[no-any-return]
+
+        return prior, posterior, emit
 
     def forecast(
         self, data: Any, steps: int, covariates: Any = None, *, num_samples: int = 100, batch_size: int = 1024
