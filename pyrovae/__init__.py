@@ -11,7 +11,8 @@ Any of the three:   Conditional (to subclass), Factorized (every univariate fami
 Priors:             standard_normal, VampPrior
 Likelihoods:        MeanBetaBinomial, SizedPoisson, SizedNegativeBinomial, DiscretizedLogistic, DiscretizedNormal,
                     LogisticMixture, Categories, OneHot, TableLikelihood (columns of different kinds, by a TableSchema)
-Training:           fit, beta, schedules, CapacityELBO, FreeBitsELBO, ImportanceWeightedELBO, StickingTheLanding
+Training:           fit, CompiledELBO (in plain SVI), beta, schedules, CapacityELBO, FreeBitsELBO, ImportanceWeightedELBO,
+                    StickingTheLanding
 Evidence:           elbo (with its parts), log_weights, log_marginal, refine, inference_gaps, impute
 Estimators:         Importance, Refined, AIS
 Comparison:         compare, probabilistic_pca, factor_analysis

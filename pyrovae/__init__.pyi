@@ -1,6 +1,7 @@
 from . import arviz as arviz
 from . import checks as checks
 from . import comparison as comparison
+from . import compiling as compiling
 from . import conditionals as conditionals
 from . import data as data
 from . import distributions as distributions
@@ -27,6 +28,7 @@ from .checks import sbc as sbc
 from .comparison import compare as compare
 from .comparison import factor_analysis as factor_analysis
 from .comparison import probabilistic_pca as probabilistic_pca
+from .compiling import CompiledELBO as CompiledELBO
 from .conditionals import AffineFlow as AffineFlow
 from .conditionals import Categories as Categories
 from .conditionals import Conditional as Conditional

@@ -29,7 +29,7 @@ ROOMS = {
     "graphs": ("conditionals", "data", "distributions", "missing", "networks", "programs"),
     "presets": ("conditionals", "data", "distributions", "files", "graphs", "networks", "schedules"),
     "objectives": ("programs",),
-    "compiling": (),
+    "compiling": ("objectives", "programs"),
     "training": (
         "compiling",
         "data",

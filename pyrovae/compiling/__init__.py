@@ -1,5 +1,19 @@
-"""Programs as graphs: a loss and its gradients traced once, then replayed or compiled."""
+"""Programs as graphs: a loss and its gradients traced once, then replayed, or compiled with the whole step around them."""
 
-from pyrovae.compiling.graph import Graph, UntraceableError, trace
+from pyrovae.compiling.elbo import CompiledELBO
+from pyrovae.compiling.graph import Graph, UntraceableError, tensors_of, trace
+from pyrovae.compiling.library import Library
+from pyrovae.compiling.step import Flat, Memory, Recipe, Update
 
-__all__ = ["Graph", "UntraceableError", "trace"]
+__all__ = [
+    "CompiledELBO",
+    "Flat",
+    "Graph",
+    "Library",
+    "Memory",
+    "Recipe",
+    "UntraceableError",
+    "Update",
+    "tensors_of",
+    "trace",
+]

@@ -6,7 +6,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -16,8 +16,9 @@ from torch import Tensor, fx
 from torch._guards import TracingContext, tracing
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from pyrovae.compiling.passes import call_directly, own_outputs, simplify
+from pyrovae.compiling.passes import call_directly, own_outputs, simplify, written_nodes
 from pyrovae.compiling.rules import RewoundError, no_host_reads, no_rewinding
 
 LIBRARIES = tuple(str(Path(root)) for root in (Path(torch.__file__).parent, Path(__file__).parents[1], sys.prefix))
@@ -37,11 +38,13 @@ class Graph:
         captured: the tensors that the function reads beside its inputs, the parameters with a gradient first. They are the live
             tensors, so that their values are those of the moment.
         parameters: the parameters with a gradient.
+        written: those of the captured tensors that the graph writes to (moments of batch norm), by their place.
     """
 
     module: fx.GraphModule
     captured: list[Tensor]
     parameters: list[Tensor]
+    written: list[int] = field(default_factory=list)
 
 
 def trace(
@@ -60,7 +63,7 @@ def trace(
         inputs: tensors.
         others: other values of the inputs, of the same shapes. What the function makes of values outside of torch (by numpy, by
             Python) differs between the two, and so do the graphs.
-        parameters: the tensors to differentiate by.
+        parameters: the tensors to differentiate by; without any, the function may return any tensor.
         settle: called after the loss, inside the trace: copies buffers that modules have replaced into those that were there.
 
     Raises:
@@ -71,9 +74,29 @@ def trace(
         where = _first_difference(*(_traced(function, given, parameters, settle, True) for given in (inputs, others)))
         raise UntraceableError(f"two runs of the program differ{where}: it depends on something outside of torch")
     simplify(graph.module)
+    places = enumerate(graph.module.graph.find_nodes(op="placeholder"))
+    written = written_nodes(graph.module.graph)
+    graph.written = [place for place, node in places if node in written and place < len(graph.captured)]
     own_outputs(graph.module)
     call_directly(graph.module)
     return graph
+
+
+def tensors_of(tree: Any) -> tuple[list[Tensor], Callable[..., Any]]:
+    """The tensors of a tree, and the tree as a function of such tensors.
+
+    >>> tensors, tree_of = tensors_of({"a": torch.zeros(2), "b": None})
+    >>> tree_of(torch.ones(2))
+    {'a': tensor([1., 1.]), 'b': None}
+    """
+    leaves, spec = tree_flatten(tree)
+    places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+
+    def tree_of(*tensors: Tensor) -> Any:
+        found = dict(zip(places, tensors, strict=True))
+        return tree_unflatten([found.get(place, leaf) for place, leaf in enumerate(leaves)], spec)
+
+    return [leaves[place] for place in places], tree_of
 
 
 def _traced(

@@ -45,7 +45,7 @@ def simplify(module: fx.GraphModule) -> None:
     graph, before = module.graph, -1
     while len(graph.nodes) != before:
         before = len(graph.nodes)
-        written, known = _written(graph), {}  # type: ignore[var-annotated]
+        written, known = written_nodes(graph), {}  # type: ignore[var-annotated]
         for node in list(graph.nodes):
             if not isinstance(node.target, torch._ops.OpOverload) or node in written:
                 continue
@@ -102,7 +102,7 @@ def _families(graph: fx.Graph) -> dict[fx.Node, set[fx.Node]]:
     return family
 
 
-def _written(graph: fx.Graph) -> set[fx.Node]:
+def written_nodes(graph: fx.Graph) -> set[fx.Node]:
     """The nodes that an operation writes to, with all that share their memory."""
     written: set[fx.Node] = set()
     for node in graph.nodes:

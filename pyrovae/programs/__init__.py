@@ -1,5 +1,6 @@
 """A program and data -> what one run tells, log densities per datum, simulations: where everything downstream starts."""
 
+from pyrovae.programs.buffers import Buffers
 from pyrovae.programs.dry_run import Announced, DryRun, announced_like, dry_run
 from pyrovae.programs.handlers import Beta, BetaMessenger, beta
 from pyrovae.programs.parameters import announced, announcements_off, register
@@ -14,6 +15,7 @@ __all__ = [
     "Announced",
     "Beta",
     "BetaMessenger",
+    "Buffers",
     "DryRun",
     "Program",
     "Terms",

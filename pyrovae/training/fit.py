@@ -18,21 +18,20 @@ from torch.optim import Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from pyrovae.data import Batches
-from pyrovae.errors import check_integer, check_word, refusal
+from pyrovae.errors import check_integer, refusal
 from pyrovae.files import CheckpointStore
 from pyrovae.objectives import CapacityELBO
 from pyrovae.programs import Program, eval_mode
 from pyrovae.programs.handlers import check_beta
 from pyrovae.schedules import Progress
 from pyrovae.training.checks import check_least, checked_loss
-from pyrovae.training.engine import Eager, State
+from pyrovae.training.engine import State
 from pyrovae.training.history import History
+from pyrovae.training.levels import engine_of
 from pyrovae.training.loop import Asked, Bar, Best, Epochs, Loop, Number, value_of
-from pyrovae.training.loss import Loss
 from pyrovae.training.optimizer import Factory, TorchOptimizer
-from pyrovae.training.rows import Rows, divide, placed_rows
+from pyrovae.training.rows import divide, placed_rows
 from pyrovae.training.saving import checkpoints
-from pyrovae.training.traced import Traced
 from pyrovae.training.validation import BATCH_SIZE, Evaluation
 
 
@@ -109,8 +108,11 @@ def fit(
         seed: the source of all randomness here; the global generator is then left as it was. By default one number is drawn
             from the global generator.
         device: where to train; the modules are moved there.
-        compile: ``"trace"`` replays a graph of loss and gradients, traced once for each shape of a batch; False runs the
-            program at every step. The noise is the same; a program that cannot be traced is run.
+        compile: ``"trace"`` replays a graph of loss and gradients, traced once for each shape of a batch; ``"compile"`` makes one
+            compiled call of each step, kept on disk for the next time (it needs a C++ compiler, and some ten seconds at first);
+            False runs the program at every step; ``"auto"`` does so in trainings of fewer than 1,000 steps, replays a graph in
+            longer ones, and compiles in the background where replayed steps would go on for another half a minute. The noise
+            is the same; a program that cannot be traced is run.
         progress: True shows a bar, False none; by default there is one on a terminal.
         max_skipped: steps in a row whose loss or gradient may be non-finite (they are skipped) before an error is raised.
         checkpoint: a folder for checkpoints; it must hold none yet unless ``resume``.
@@ -157,15 +159,16 @@ def fit(
         check_least(loss.train(), rows)
         trained = TorchOptimizer(factory, loss.announced.trained.values(), clip_norm=clip_norm, scheduler=scheduler)
         total = epochs * rows.steps if steps is None else steps
+        engine = stack.enter_context(engine_of(compile, loss, rows, total, max_skipped, is_asked=bool(callbacks)))
         bar = stack.enter_context(Bar(total, progress))
         loop = Loop(
             state=State(loss.announced.tensors, trained, noise, loss.like.new_zeros((), dtype=torch.float32)),
-            engine=_engine(compile, loss, max_skipped, rows, bool(callbacks)),
+            engine=engine,
             rows=rows,
             numbers=numbers,
             total=total,
             history=History(variant=None if rows.data is None else rows.data.variant),
-            evaluation=Evaluation(loss, rows, held_out, 0 if seed is None else seed),
+            evaluation=Evaluation(loss, rows, held_out, 0 if seed is None else seed, traced=bool(compile)),
             callbacks=[Epochs(), best, bar, asked],
         )
         if checkpoint is not None:
@@ -174,18 +177,6 @@ def fit(
             given |= {"batch_size": batch_size, "drop_last": drop_last, "seed": seed}
             stack.enter_context(checkpoints(loop, store, best, held_out, resume, **given))
         return loop.run()
-
-
-def _engine(level: str | bool, loss: Loss, max_skipped: int, rows: Rows, asked: bool) -> Eager:
-    """The engine of a level; one that traces is compared with the program in epochs 1, 2, 4, ..., or in all after callbacks."""
-
-    def audited(step: int) -> bool:
-        epoch, batch = divmod(step, rows.steps)
-        return batch == 0 and (asked or (epoch + 1) & epoch == 0)
-
-    if check_word("compile", level or None, [None, "trace"]) is None:
-        return Eager(loss, max_skipped, complete=rows.complete)
-    return Traced(loss, max_skipped, complete=rows.complete, audited=audited)
 
 
 def _numbers(beta: Number | Mapping[str, Number], learning_rate: Number | None, objective: Any) -> dict[str, Number]:

@@ -221,6 +221,7 @@ class Epochs(Callback):
                 sums["loss"] += loss * rows
                 sums["norm"] += norm
         if loop.epoch_is_over:
+            loop.evaluation.traced &= loop.engine.blocked is None
             del loop.state.values["epoch"]
             group = loop.state.optimizer.torch_optimizer.param_groups[0]
             row = {

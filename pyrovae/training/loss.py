@@ -17,6 +17,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
 from pyrovae.data import Batch
+from pyrovae.objectives.gradients import differentiable_loss, is_differentiable
 from pyrovae.programs import DryRun, Program, beta
 from pyrovae.programs.program import unwrapped
 from pyrovae.programs.sites import frame_of, sites_of
@@ -72,7 +73,7 @@ class Loss(nn.Module):
         if objective.max_plate_nesting == math.inf:  # or Pyro finds it at the first step, and spends random numbers
             vectorized = objective.vectorize_particles and objective.num_particles > 1
             self.objective.max_plate_nesting = dry_run.nesting + vectorized
-        self.differentiable = _is_differentiable(type(objective))
+        self.differentiable = is_differentiable(objective)
         """Whether the objective gives its value as a tensor; TraceGraph_ELBO and RenyiELBO give gradients alone."""
         self.summed = (
             type(objective) is Trace_ELBO
@@ -119,10 +120,11 @@ class Loss(nn.Module):
 
     def set_number(self, name: str, value: float) -> None:
         """Set ``beta``, ``beta/<site>`` or the objective's ``capacity``."""
-        if name == "capacity":
-            self.objective.capacity.fill_(value)
-        else:
-            self.betas[name.partition("/")[2] or None].fill_(value)
+        self.number(name).fill_(value)
+
+    def number(self, name: str) -> Tensor:
+        """The 0-dim tensor that holds ``beta``, ``beta/<site>`` or ``capacity``."""
+        return self.objective.capacity if name == "capacity" else self.betas[name.partition("/")[2] or None]
 
     def _sum(self, program: Program, args: tuple, kwargs: Mapping[str, Any]) -> tuple[Tensor | None, Tensor | None]:
         """Minus the bound in one pass over the sites; None where a draw that is not reparameterized appears.
@@ -141,15 +143,9 @@ class Loss(nn.Module):
 
     def by_objective(self, program: Program, args: tuple, kwargs: Mapping[str, Any]) -> Tensor:
         """Minus the bound by the objective's own computation."""
-        if self.differentiable:
-            return torch.as_tensor(self.objective.differentiable_loss(program.model, program.guide, *args, **kwargs))
-        value = self.objective.loss_and_grads(program.model, program.guide, *args, **kwargs)
-        surrogate = torch.zeros(())
-        for tensor in self.announced.trained.values():
-            if tensor.grad is not None:
-                surrogate = surrogate + (tensor.grad * tensor).sum()
-                tensor.grad = None
-        return value + surrogate - surrogate.detach()
+        return differentiable_loss(
+            self.objective, program.model, program.guide, args, kwargs, self.announced.trained.values()
+        )
 
 
 class Watch(Messenger):
@@ -205,9 +201,3 @@ class Sum(Watch):
             self.reparameterized = False
         log_prob = msg["fn"].log_prob(msg["value"], *msg["args"], **msg["kwargs"])
         self.total = self.total + self.sign * scale_and_mask(log_prob, msg["scale"], msg["mask"]).sum()
-
-
-def _is_differentiable(objective: type) -> bool:
-    """Whether the class, or the closest of its ancestors that defines a loss, defines ``differentiable_loss``."""
-    losses = [{"differentiable_loss", "loss_and_grads"} & set(vars(cls)) for cls in objective.__mro__]
-    return "differentiable_loss" in next((found for found in losses if found), set())

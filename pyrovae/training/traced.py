@@ -8,9 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from pyrovae.compiling import Graph, UntraceableError, trace
+from pyrovae.compiling import Graph, UntraceableError, tensors_of, trace
 from pyrovae.data import Batch
 from pyrovae.training.engine import Eager, GatherRows, State
 from pyrovae.training.loss import Loss
@@ -48,8 +47,6 @@ class Traced(Eager):
         super().__init__(loss, max_skipped, complete=complete, rank=rank)
         self.audited = audited
         self.graphs: dict[Any, Graph] = {}
-        self.blocked: str | None = None
-        """Why steps are eager."""
         self.noise = torch.empty(0)
         """The state of the generator when the batch was made."""
         self.agreed: int | None = None
@@ -80,11 +77,10 @@ class Traced(Eager):
         for parameter, gradient in zip(graph.parameters, gradients, strict=True):
             parameter.grad = gradient
         if expected is not None:
-            found, tolerance = torch.stack([loss.double(), state.optimizer.gradient_norm()]), TOLERANCE[loss.dtype]
-            if not torch.allclose(found, expected, rtol=tolerance, atol=tolerance, equal_nan=True):
+            reason = self.disagreement(state.step, loss, state.optimizer.gradient_norm(), expected)
+            if reason:
                 self.buffers.restore(stop)
-                return self.give_up(_disagreement(state.step, self.agreed, found, expected), state, index, rows)
-            self.agreed = state.step
+                return self.give_up(reason, state, index, rows)
         return loss, count
 
     def inputs(self, state: State, index: Tensor, rows: GatherRows) -> tuple[list[Tensor], Callable[..., Batch]]:
@@ -97,14 +93,8 @@ class Traced(Eager):
             return [rows.present(index)], rows.gather
         batch = self.batch(state, state.step, index, rows)
         self.noise = torch.get_rng_state()
-        leaves, spec = tree_flatten((batch.index, batch.x, batch.covariates))
-        places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
-
-        def batch_of(*tensors: Tensor) -> Batch:
-            found = dict(zip(places, tensors, strict=True))
-            return Batch(*tree_unflatten([found.get(place, leaf) for place, leaf in enumerate(leaves)], spec))
-
-        return [leaves[place] for place in places], batch_of
+        tensors, tree_of = tensors_of((batch.index, batch.x, batch.covariates))
+        return tensors, lambda *tensors: Batch(*tree_of(*tensors))
 
     def graph(self, inputs: list[Tensor], batch_of: Callable[..., Batch], rows: GatherRows) -> Graph:
         """The graph for inputs of these shapes, traced when they come first."""
@@ -142,22 +132,27 @@ class Traced(Eager):
 
     def give_up(self, reason: str, state: State, index: Tensor, rows: GatherRows) -> tuple[Tensor, int]:
         """Take this step and all that follow eagerly, and tell why once."""
-        self.blocked = reason
-        warnings.warn(f"training goes on without a graph: {reason}", UserWarning, stacklevel=5)
+        self.block(reason)
         state.optimizer.drop_gradients()
         batch = self.again(state, index, rows)
         return self.backward(state, batch), len(batch.index)
 
+    def block(self, reason: str) -> None:
+        """Take all steps from now on eagerly, and tell why."""
+        self.blocked = reason
+        warnings.warn(f"training goes on without a graph: {reason}", UserWarning, stacklevel=6)
 
-def _disagreement(step: int, agreed: int | None, found: Tensor, expected: Tensor) -> str:
-    """The sentence about a graph that does not do what the program does."""
-    (loss, norm), (true_loss, true_norm) = found.tolist(), expected.tolist()
-    since = (
-        "from the beginning"
-        if agreed is None
-        else f"since step {agreed} at the earliest, and steps after it followed the old one"
-    )
-    return (
-        f"at step {step} the program gives a loss of {true_loss:.8g} and a gradient of norm {true_norm:.6g}, its graph "
-        f"{loss:.8g} and {norm:.6g}: the program is another {since}"
-    )
+    def disagreement(self, step: int, loss: Tensor, norm: Tensor, expected: Tensor) -> str | None:
+        """What there is to say of a step of which the graph gives another loss or gradient norm than the program."""
+        found, tolerance = torch.stack([loss.double(), norm]), TOLERANCE[loss.dtype]
+        if torch.allclose(found, expected, rtol=tolerance, atol=tolerance, equal_nan=True):
+            self.agreed = step
+            return None
+        (value, length), (true_value, true_length) = found.tolist(), expected.tolist()
+        since = "from the beginning"
+        if self.agreed is not None:
+            since = f"since step {self.agreed} at the earliest, and steps after it followed the old one"
+        return (
+            f"at step {step} the program gives a loss of {true_value:.8g} and a gradient of norm {true_length:.6g}, its graph "
+            f"{value:.8g} and {length:.6g}: the program is another {since}"
+        )

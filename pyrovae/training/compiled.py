@@ -1,0 +1,235 @@
+"""The engine whose steps are one compiled call each, and that replays graphs until the call is built."""
+
+from __future__ import annotations
+
+import itertools
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor
+
+from pyrovae.compiling import Flat, Graph, Library, Memory, Recipe, UntraceableError, Update
+from pyrovae.missing import complete_data
+from pyrovae.training.engine import GatherRows, Outcomes, Plan, State
+from pyrovae.training.loss import Loss
+from pyrovae.training.rows import Memory as RowsInMemory
+from pyrovae.training.rows import draw_from, noise_seed
+from pyrovae.training.traced import Traced
+
+LOADING, BUILDING = 2.0, 30.0
+"""Seconds of replayed steps that must be left for a library to be loaded from the cache, and to be built."""
+LONGEST = 4096
+"""Steps for which a compiled step has room in its tables; longer chunks are cut."""
+
+
+class Compiled(Traced):
+    """The engine whose steps on whole batches are one compiled call each; the others are those of :class:`Traced`.
+
+    Args:
+        *args: those of :class:`Traced`.
+        total: the steps in all.
+        waits: wait for the compiler. Else it works beside the training where that pays, and graphs are replayed until it is done.
+        **options: those of :class:`Traced`.
+    """
+
+    def __init__(self, *args: Any, total: int, waits: bool, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.total, self.waits = total, waits
+        self.call: Call | None = None
+        self.seconds = float("inf")
+        """The seconds of a replayed step."""
+        self.refused: str | None = None
+        """Why steps are not compiled."""
+        self.since: int | None = None
+        """The first step that was compiled."""
+
+    @property
+    def name(self) -> str:
+        """How steps are taken, and why."""
+        if self.blocked:
+            return super().name
+        if self.since is not None:
+            return f"compiled from step {self.since}"
+        return f"traced, not compiled: {self.refused or 'the steps that were left would not have paid for it'}"
+
+    def run(self, state: State, plan: Plan, rows: GatherRows) -> tuple[State, Outcomes]:
+        """Take the steps of a plan: whole batches by compiled calls, as soon as these are there."""
+        whole = int((plan.rows[:, -1] >= 0).sum()) if plan.rows.shape[1] else 0
+        if not whole or not self.is_ready(state, plan, rows):
+            started = time.perf_counter()
+            taken = super().run(state, plan, rows)
+            self.seconds = (time.perf_counter() - started) / len(plan.rows)
+            return taken
+        bounds = [*range(0, whole, LONGEST), whole, len(plan.rows)]
+        parts = []
+        for first, last in itertools.pairwise(bounds):
+            if last > first:
+                part = Plan(plan.rows[first:last], {name: table[first:last] for name, table in plan.numbers.items()})
+                parts.append((self.chunk if last <= whole else super().run)(state, part, rows)[1])
+        return state, Outcomes(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+
+    def is_ready(self, state: State, plan: Plan, rows: GatherRows) -> bool:
+        """Whether the compiled step is there; it is asked for when it is worth it."""
+        graph = self.graphs.get((((plan.rows.shape[1],), torch.int64),))
+        if self.blocked or self.refused or graph is None or not isinstance(rows, RowsInMemory) or not rows.of_tensors:
+            return False
+        left = float("inf") if self.waits else (self.total - state.step) * self.seconds
+        try:
+            if self.call is None and left > LOADING:
+                self.call = Call(self.loss, state, graph, plan, min(rows.steps, LONGEST), self.max_skipped)
+            if self.call is None or (not self.call.library.is_begun and left < BUILDING):
+                return False
+            return self.call.is_built(self.waits)
+        except (UntraceableError, RuntimeError, OSError) as error:
+            self.refused = str(error)
+            if self.waits:
+                warnings.warn(f"steps are replayed, not compiled: {self.refused}", UserWarning, stacklevel=5)
+            return False
+
+    def chunk(self, state: State, plan: Plan, rows: GatherRows) -> tuple[State, Outcomes]:
+        """Take steps by compiled calls. Where the first one disagrees with the program, none of them counts."""
+        assert self.call is not None
+        expected = None
+        with pyro.validation_enabled(False), complete_data(self.complete):
+            self.buffers.keep()
+            if self.audited(state.step):
+                for name, table in plan.numbers.items():
+                    self.set_number(state, name, float(table[0]))
+                expected = self.expected(state, plan.rows[0], rows)
+        try:
+            losses, norms = self.call.run(state, plan, self.rank)
+        except RuntimeError:  # torch refuses to draw from NaN: the replayed steps tell where
+            return super().run(state, plan, rows)
+        reason = None if expected is None else self.disagreement(state.step, losses[0], norms[0], expected)
+        if reason:
+            self.block(reason)
+            return super().run(state, plan, rows)
+        self.since = state.step if self.since is None else self.since
+        self.call.store(state, len(plan.rows))
+        for name, table in plan.numbers.items():
+            self.set_number(state, name, float(table[-1]))
+        return state, Outcomes(losses, norms, torch.full((len(losses),), plan.rows.shape[1]))
+
+    def close(self) -> None:
+        """Stop a compiler that is under way."""
+        if self.call is not None:
+            self.call.library.close()
+
+
+class Call:
+    """A compiled step with its tensors, which hold parameters and moments during a run alone.
+
+    Args:
+        loss: the loss, which holds the numbers that change.
+        state: a state after at least one step.
+        graph: loss and gradients by the numbers of the rows.
+        plan: steps whose batches are whole.
+        room: the most steps of a run.
+        max_skipped: steps in a row that may be skipped.
+
+    Raises:
+        UntraceableError: the optimizer is none that is compiled, or the parameters are of two dtypes.
+    """
+
+    def __init__(self, loss: Loss, state: State, graph: Graph, plan: Plan, room: int, max_skipped: int) -> None:
+        optimizer, count = state.optimizer, len(graph.parameters)
+        if optimizer.scheduler is not None:
+            raise UntraceableError("steps with a scheduler of torch are not compiled: write learning_rate=")
+        limit = optimizer.largest_norm if optimizer.clip_norm is None else optimizer.clip_norm
+        self.update = Update.of(optimizer.torch_optimizer, limit, max_skipped)
+        self.torch_optimizer, self.graph, self.names = (
+            optimizer.torch_optimizer,
+            graph,
+            ["learning_rate", *plan.numbers],
+        )
+        self.names = list(dict.fromkeys(self.names))
+        self.captured, first = graph.captured[count:], graph.parameters[0].detach()
+        if any(tensor.dtype != first.dtype for tensor in graph.parameters) or min(graph.written, default=count) < count:
+            raise UntraceableError("steps are compiled for parameters of one dtype")
+        if any(tensor.device.type != "cpu" for tensor in graph.captured):
+            raise UntraceableError("steps are compiled for the processor alone")
+        self.written = [place - count for place in graph.written]
+        held = {name: loss.number(name) for name in self.names[1:]}
+        places = [next((p for p, t in enumerate(self.captured) if t is held.get(name)), None) for name in self.names]
+        shapes = [list(tensor.shape) for tensor in graph.parameters]
+        recipe = Recipe(graph.module.code, shapes, self.written, self.names, places, self.update)
+        flat = Flat(shapes)
+        vectors = [torch.zeros(sum(flat.padded), dtype=first.dtype) for _ in range(3)]
+        self.views = [flat.views(vector) for vector in vectors]
+        self.memory = Memory(
+            weights=vectors[0],
+            first=vectors[1],
+            second=vectors[2],
+            counts=torch.zeros(3, dtype=torch.int64),
+            order=torch.zeros(room, plan.rows.shape[1], dtype=torch.int64),
+            factors=torch.zeros(room, 2, dtype=torch.float64),
+            losses=torch.zeros(room, dtype=first.dtype),
+            norms=torch.zeros(room, dtype=torch.float64),
+            numbers=[torch.zeros(room, dtype=torch.float64) for _ in self.names],
+            others=[t.detach().clone() if p in self.written else t.detach() for p, t in enumerate(self.captured)],
+        )
+        self.library = Library(recipe, self.memory.tensors())
+        self.taken = 0
+        self.step: Callable[[list[Tensor]], object] | None = None
+
+    def is_built(self, waits: bool) -> bool:
+        """Whether the library is there; else it is being built.
+
+        Args:
+            waits: wait until it is.
+
+        Raises:
+            RuntimeError: it could not be built.
+        """
+        if self.step is None:
+            if not self.library.is_begun:
+                self.library.start()
+            self.library.finish(waits)
+            self.step = self.library.load() if self.library.is_built else None
+        return self.step is not None
+
+    @torch.no_grad()
+    def run(self, state: State, plan: Plan, rank: int) -> tuple[Tensor, Tensor]:
+        """Take the steps, and return losses and gradient norms; the state is left as it was."""
+        memory, steps = self.memory, len(plan.rows)
+        moments = [self.torch_optimizer.state[parameter] for parameter in self.graph.parameters]
+        self.taken = int(moments[0]["step"])
+        for views, tensors in zip(self.views, (self.graph.parameters, *self._moments()), strict=True):
+            torch._foreach_copy_(views, tensors)
+        for place, tensor in enumerate(self.captured):
+            if place in self.written:
+                memory.others[place].copy_(tensor)
+            else:
+                memory.others[place] = tensor.detach()
+        memory.counts.copy_(torch.tensor([0, 0, int(state.bad)]))
+        memory.order[:steps], memory.factors[:steps] = plan.rows, self.update.factors(self.taken, steps)
+        rate = self.torch_optimizer.param_groups[0]["lr"]
+        for name, table in zip(self.names, memory.numbers, strict=True):
+            table[:steps] = plan.numbers.get(name, rate)
+        inputs, take = memory.tensors(), self.step
+        assert take is not None
+        for number in range(state.step, state.step + steps):
+            draw_from(noise_seed(state.seed, "step", number, rank), memory.weights.device)
+            take(inputs)
+        return memory.losses[:steps].clone(), memory.norms[:steps].clone()
+
+    @torch.no_grad()
+    def store(self, state: State, steps: int) -> None:
+        """Bring parameters, moments and buffers back to where they live."""
+        for views, tensors in zip(self.views, (self.graph.parameters, *self._moments()), strict=True):
+            torch._foreach_copy_(tensors, views)
+        for place in self.written:
+            self.captured[place].copy_(self.memory.others[place])
+        _, taken, bad = self.memory.counts.tolist()
+        for parameter in self.graph.parameters:
+            self.torch_optimizer.state[parameter]["step"].fill_(self.taken + taken)
+        state.bad.fill_(bad)
+        state.step += steps
+
+    def _moments(self) -> list[list[Tensor]]:
+        states = [self.torch_optimizer.state[parameter] for parameter in self.graph.parameters]
+        return [[entry[name] for entry in states] for name in ("exp_avg", "exp_avg_sq")]

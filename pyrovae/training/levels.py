@@ -1,0 +1,57 @@
+"""Which engine takes the steps."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from pyrovae.errors import check_word
+from pyrovae.training.compiled import Compiled
+from pyrovae.training.engine import Eager
+from pyrovae.training.loss import Loss
+from pyrovae.training.rows import Rows
+from pyrovae.training.traced import Traced
+
+FEW_STEPS = 1000
+"""Steps in all below which tracing takes longer than it saves."""
+
+
+@contextmanager
+def engine_of(
+    level: str | bool, loss: Loss, rows: Rows, total: int, max_skipped: int, *, is_asked: bool
+) -> Iterator[Eager]:
+    """The engine of a level. What is under way in the background ends with the block.
+
+    Args:
+        level: ``"auto"``, ``"trace"``, ``"compile"`` or False.
+        loss: the loss.
+        rows: the training rows.
+        total: the steps in all.
+        max_skipped: steps in a row that may be skipped.
+        is_asked: a user's callbacks are called after each epoch, and may change the program. Graphs are then compared with
+            the program in every epoch, else in epochs 1, 2, 4, 8, ...
+    """
+
+    def audited(step: int) -> bool:
+        epoch, batch = divmod(step, rows.steps)
+        return batch == 0 and (is_asked or (epoch + 1) & epoch == 0)
+
+    options: dict[str, Any] = {"complete": rows.complete, "audited": audited}
+    check_word("compile", level or None, [None, "auto", "trace", "compile"])
+    if not level or (level == "auto" and total < FEW_STEPS):
+        yield Eager(loss, max_skipped, complete=rows.complete)
+    elif level == "trace" or (level == "auto" and cores() < 2):
+        yield Traced(loss, max_skipped, **options)
+    else:
+        engine = Compiled(loss, max_skipped, total=total, waits=level == "compile", **options)
+        try:
+            yield engine
+        finally:
+            engine.close()
+
+
+def cores() -> int:
+    """The processor's cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

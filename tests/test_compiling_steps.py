@@ -1,0 +1,180 @@
+"""Compiled steps: the numbers of the eager engine up to rounding, kept on disk, and given up where they cannot be had."""
+
+import functools
+
+import pyro
+import pytest
+import torch
+from programs import counts, counts_vae
+from test_compiling import Tempered, bernoulli_vae, grey, normal_vae, trained
+from torch import nn
+
+import pyrovae as pvae
+from pyrovae.compiling import Library
+from pyrovae.training import compiled as engines
+from pyrovae.training import levels
+from pyrovae.training.compiled import Call
+
+COUNTS = counts(72).double()
+TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-3}
+
+
+@pytest.fixture(autouse=True)
+def empty_store():
+    pyro.clear_param_store()
+    yield
+    pyro.clear_param_store()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def cache(tmp_path_factory):
+    """One folder for this file, so that two tests of one program build one library."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("libraries")
+        patch.setenv("PYROVAE_CACHE", str(folder))
+        yield folder
+
+
+def assert_close(one, other, tolerance):
+    for name, tensor in one[0].items():
+        torch.testing.assert_close(other[0][name], tensor, rtol=tolerance, atol=tolerance)
+    for row, found in zip(one[1], other[1], strict=True):
+        assert {name: found[name] for name in ("epoch", "step", "skipped", "beta", "learning_rate")} == {
+            name: row[name] for name in ("epoch", "step", "skipped", "beta", "learning_rate")
+        }
+        for name in ("loss", "gradient_norm"):
+            assert found[name] == pytest.approx(row[name], rel=tolerance)
+
+
+def spoiled():
+    x = torch.randn(72, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x[7] = 1e300  # finite, and its square is not
+    return x
+
+
+def test_with_everything_on_the_numbers_are_those_of_the_eager_engine():
+    """Batch norm, dropout, schedules of the learning rate and of beta, clipping, weight decay, a bad and a short batch."""
+    settings = {
+        "learning_rate": pvae.schedules.one_cycle(0.02, epochs=4),
+        "beta": pvae.schedules.linear(0.0, 1.0, epochs=4),
+        "clip_norm": 1.0,
+        "weight_decay": 0.1,
+        "epochs": 4,
+    }
+    make = lambda: normal_vae(normalization=nn.BatchNorm1d, dropout=0.2).double()  # noqa: E731
+    eager, compiled = (trained(make, spoiled, level, **settings) for level in (False, "compile"))
+    assert compiled[2].engine == "compiled from step 1"
+    assert sum(row["skipped"] for row in eager[1]) == 4
+    assert_close(eager, compiled, 1e-9)
+
+
+def test_rows_are_drawn_afresh_inside_a_compiled_step_and_the_library_is_found_again(cache, monkeypatch):
+    settings = {"epochs": 3, "learning_rate": 0.01}
+    before = {path.name for path in cache.iterdir()}
+    eager, compiled = (
+        trained(lambda: bernoulli_vae().double(), grey, level, **settings) for level in (False, "compile")
+    )
+    assert_close(eager, compiled, 1e-10)
+    assert {path.suffix for path in cache.iterdir() if path.name not in before} == {".so"}
+    monkeypatch.setattr(Library, "start", lambda self: pytest.fail("it is there already"))
+    again = trained(lambda: bernoulli_vae().double(), grey, "compile", **settings)
+    assert str(again[1]) == str(compiled[1])
+    monkeypatch.setattr(Call, "run", refuse)
+    replayed = trained(lambda: bernoulli_vae().double(), grey, "compile", **settings)
+    assert str(replayed[1]) == str(eager[1])
+
+
+def refuse(self, state, plan, rank):
+    """As torch does where it is to draw from NaN."""
+    raise RuntimeError("probability tensor contains either `inf`, `nan` or element < 0")
+
+
+def test_a_damaged_library_is_built_anew(cache, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYROVAE_CACHE", str(tmp_path))
+    built = []
+
+    def start(self):
+        built.append(self.path)
+        raise OSError("no space left")
+
+    monkeypatch.setattr(Library, "start", start)
+    make = lambda: counts_vae().double()  # noqa: E731
+    with pytest.warns(UserWarning, match="replayed, not compiled: no space left"):
+        trained(make, COUNTS, "compile")
+    built[0].write_bytes(b"no library")
+    with pytest.warns(UserWarning, match="replayed, not compiled"):
+        traced = trained(make, COUNTS, "compile")
+    assert not built[0].exists()
+    assert traced[2].engine.startswith("traced, not compiled: ")
+
+
+def test_without_a_compiler_steps_are_replayed_and_that_is_told(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PYROVAE_CACHE", str(tmp_path))
+    make = lambda: counts_vae().double()  # noqa: E731
+    eager = trained(make, COUNTS, False)
+    with pytest.warns(UserWarning, match=r"replayed, not compiled: no C\+\+ compiler was found \(g\+\+, clang"):
+        traced = trained(make, COUNTS, "compile")
+    assert str(eager[1]) == str(traced[1])
+    assert traced[2].engine.startswith("traced, not compiled: no C++ compiler")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"optimizer": functools.partial(torch.optim.SGD, lr=1e-3)}, "compiled for Adam and AdamW"),
+        ({"optimizer": functools.partial(torch.optim.Adam, lr=1e-3, amsgrad=True)}, "no further options"),
+        ({"scheduler": functools.partial(torch.optim.lr_scheduler.StepLR, step_size=4)}, "a scheduler of torch"),
+    ],
+)
+def test_other_optimizers_run_on_the_gradients_of_the_graph(options, words):
+    with pytest.warns(UserWarning, match=words):
+        traced = trained(lambda: counts_vae().double(), COUNTS, "compile", **options)
+    assert str(traced[1]) == str(trained(lambda: counts_vae().double(), COUNTS, False, **options)[1])
+
+
+def test_a_number_that_a_callback_changes_is_found_before_a_compiled_step_counts():
+    def run(level):
+        program = Tempered()
+
+        def change(history):
+            program.scale = 1.5 if len(history) >= 2 else 1.0
+
+        return trained(lambda: program, COUNTS[:64], level, epochs=4, callbacks=[change])
+
+    eager = run(False)
+    with pytest.warns(UserWarning, match="at step 8 the program gives .* since step 4 at the earliest"):
+        compiled = run("compile")
+    assert_close(eager, compiled, 1e-10)
+    assert compiled[2].engine.startswith("eager: at step 8")
+
+
+# What is chosen
+
+
+@pytest.mark.parametrize(
+    ("steps", "cores", "engine"), [(9, 4, "eager"), (10, 4, "traced, not compiled: "), (10, 1, "traced")]
+)
+def test_auto_replays_where_it_pays(steps, cores, engine, monkeypatch):
+    monkeypatch.setattr(levels, "FEW_STEPS", 10)
+    monkeypatch.setattr(levels, "cores", lambda: cores)
+    found = trained(lambda: counts_vae().double(), COUNTS, "auto", steps=steps, epochs=None)
+    assert found[2].engine.startswith(engine)
+    assert (found[2].engine == engine) == (cores == 1 or steps == 9)
+
+
+@pytest.mark.parametrize(("left", "is_built"), [(0.0, True), (1e9, False)])
+def test_auto_compiles_beside_the_training_where_enough_steps_are_left(left, is_built, monkeypatch, tmp_path):
+    monkeypatch.setenv("PYROVAE_CACHE", str(tmp_path))
+    monkeypatch.setattr(levels, "FEW_STEPS", 1)
+    monkeypatch.setattr(levels, "cores", lambda: 2)
+    monkeypatch.setattr(engines, "LOADING", 0.0)
+    monkeypatch.setattr(engines, "BUILDING", left)
+    begun = []
+    monkeypatch.setattr(Library, "start", lambda self: begun.append(self.path))
+    make = lambda: counts_vae().double()  # noqa: E731
+    found = trained(make, COUNTS, "auto")
+    assert bool(begun) == is_built
+    assert str(found[1]) == str(trained(make, COUNTS, False)[1])
+    assert "not have paid" in found[2].engine
