@@ -26,6 +26,7 @@ from pyrovae.files.config import sealed
 from pyrovae.presets import Reading, Spec, Training, load
 from pyrovae.presets.options import options_of
 from pyrovae.report.evidence import METHODS as REPORTED
+from pyrovae.report.render import rows_shown
 
 
 def invoke(*words):
@@ -301,7 +302,7 @@ def test_what_a_run_holds_is_rounded_and_has_units(run, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     said = invoke("info", run[0]).output
     assert re.search(r"elbo +│ +-\d+\.\d\d nats per datum", said)
-    assert re.search(r"kl_range +│ +\d+\.\d\d to \d+\.\d\d nats per datum", said)
+    assert re.search(r"kl_range +│ +-?\d+\.\d\d to \d+\.\d\d nats per datum", said)
     assert re.search(r"training_seconds +│ +[\d.]+ s", said)
     assert not re.search(r"\d\.\d{7}", said)
 
@@ -436,8 +437,14 @@ def test_a_page_is_not_replaced_by_a_poorer_one(tmp_path):
     table.to_csv(tmp_path / "t.csv", index=False)
     assert invoke("train", tmp_path / "t.csv", *SMALL[1:], "--out", tmp_path / "run").exit_code == 0
     page = tmp_path / "run" / "report.html"
-    assert invoke("report", tmp_path / "run", "--rows", 2, "--quiet").exit_code == 0
-    assert invoke("report", tmp_path / "run", "--rows", 2, "--quiet").exit_code == 0  # as rich a page replaces it
+    assert invoke("report", tmp_path / "run", "--quiet").exit_code == 0
+    full, rows = page.read_bytes(), rows_shown(page)
+    assert rows > 2
+    done = invoke("report", tmp_path / "run", "--rows", rows - 1, "--quiet")
+    assert done.exit_code == 2
+    assert f"shows the evidence of {rows} rows, more than {rows - 1}" in " ".join(done.output.split())
+    assert page.read_bytes() == full
+    assert invoke("report", tmp_path / "run", "--rows", rows, "--quiet").exit_code == 0  # as rich a page replaces it
     full = page.read_bytes()
     (tmp_path / "t.csv").unlink()
     done = invoke("report", tmp_path / "run", "--quiet")
@@ -446,6 +453,7 @@ def test_a_page_is_not_replaced_by_a_poorer_one(tmp_path):
     assert page.read_bytes() == full
     assert invoke("report", tmp_path / "run", "--quiet", "--force").exit_code == 0
     assert page.read_bytes() != full
+    assert rows_shown(page) == 0
 
 
 def test_a_posterior_is_written_on_request_and_its_size_said_before(run):

@@ -65,7 +65,15 @@ def test_a_table_completed_once_holds_the_estimates():
 
 def test_complete_data_have_no_cells():
     data = as_data(torch.ones(3, 2))
-    assert len(Imputation(torch.ones(5, 3, 2), torch.ones(3), torch.ones(3), data).to_frame()) == 0
+    done = Imputation(torch.ones(5, 3, 2), torch.ones(3), torch.ones(3), data)
+    assert len(done.to_frame()) == 0
+    assert "0 missing entries in 3 rows" in done._repr_html_()
+
+
+def test_a_notebook_shows_what_was_put_into_the_holes():
+    assert repr(imputation()) == "Imputation(3 missing entries in 4 rows, 4 draws each)"
+    shown = imputation()._repr_html_()
+    assert all(words in shown for words in ("bob", "<td>2.5</td>", "<td>dog</td>"))
 
 
 @pytest.mark.parametrize("level", [0.0, 1.0])

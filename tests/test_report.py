@@ -523,6 +523,9 @@ def test_a_page_is_well_made(run, versus, kind):
     page = page_of(run[0] / "report.html" if kind == "one" else versus)
     ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert len(ids) == len(set(ids))
+    labeled = [attributes["aria-labelledby"] for _, attributes in page.elements if "aria-labelledby" in attributes]
+    assert len(labeled) == len(page.all("section"))
+    assert set(labeled) <= set(ids)
     assert len(page.all("title")) == len(page.all("h1")) == len(page.all("main")) == 1
     assert page.all("html")[0]["lang"] == "en"
     pictures = [svg for svg in page.all("svg") if svg.get("role") == "img"]
@@ -662,6 +665,10 @@ def test_runs_are_compared_row_by_row(run, other, versus):
     assert f"{result['dse'].iloc[1]:.2f}" in page.text
     for words in ("stacking weight", "same 20 test rows", "counts", "Before believing the order"):
         assert words in page.text
+    differences = re.search(r'id="differences".*?</section>', versus.read_text(), re.DOTALL)[0]
+    assert re.findall(r'<th scope="row">(.*?)</th><td>(.*?)</td><td>(.*?)</td>', differences) == [
+        ("prior", "standard_normal", "mixture")
+    ]
 
 
 def test_runs_on_different_data_are_not_compared(run, tmp_path):
@@ -685,6 +692,7 @@ def test_runs_of_one_name_are_told_apart(run, tmp_path):
     twin = shutil.copytree(run[0], tmp_path / "digits", ignore=shutil.ignore_patterns("checkpoints"))
     page = page_of(pvae.write_report([run[0], twin], tmp_path / "page.html", rows=10))
     assert str(twin) in page.text
+    assert "Nothing that the runs remember" in page.text
 
 
 def test_runs_whose_data_are_gone_show_what_they_remember(run, other, tmp_path):

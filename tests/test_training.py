@@ -55,6 +55,11 @@ def test_the_history_adds_up():
     assert list(frame.columns[:4]) == ["epoch", "step", "loss", "beta"]
     assert frame["step"].tolist() == [2, 4, 6, 8]
     assert "variant='counts'" in repr(history)
+    assert "4 epochs (finished)" in history._repr_html_()
+    assert history._repr_html_().count("<tr>") == 2  # the first epoch and the last, beside the names
+    history.best_epoch = 2
+    assert history._repr_html_().count("<tr>") == 3
+    assert pvae.training.History()._repr_html_() == "<p>History(no epochs, not started)</p>"
 
 
 @pytest.mark.parametrize("batch_size", [10, 100])

@@ -22,11 +22,11 @@ def main() -> None:
     torch.manual_seed(0)
     samples = vae.decode(vae.prior().sample((72,)))
     pvae.plots.plot_samples(samples, num_images=72, num_columns=12, vmin=0, vmax=16, ax=left[1])
-    left[0].set_title("held-out digits and their reconstructions", fontsize=10)
-    left[1].set_title("drawn from the prior", fontsize=10)
+    left[0].set_title("held-out digits and their reconstructions (means)", fontsize=10)
+    left[1].set_title("draws from the prior, decoded (means)", fontsize=10)
     right = grid[1].subplots()
     pvae.plots.plot_latent(vae.encode(digits.test.x), digits.test.label, title="digit", ax=right)
-    right.set_title("held-out digits by their ten latents, neighbors together", fontsize=10)
+    right.set_title("held-out digits by their ten latents, neighbors together", fontsize=10, loc="left")
     figure.savefig(pathlib.Path(__file__).with_name("overview.png"), dpi=110)
 
 

@@ -52,12 +52,12 @@ def compare(
     columns = ["", "log p(x)", "difference", "weight", "gap", "mcse", "bad k-hat"]
     cells = [
         (
-            *(name, f"{row['elpd']:.1f} ± {row['se']:.1f}", f"{row['elpd_diff']:.1f} ± {row['dse']:.1f}"),
-            *(f"{row['weight']:.3f}", f"{row['gap']:.1f}", f"{row['mcse']:.1f}", f"{row['pct_bad_k']:.0f}%"),
+            *(name, f"{row['elpd']:.2f} ± {row['se']:.2f}", f"{row['elpd_diff']:.2f} ± {row['dse']:.2f}"),
+            *(f"{row['weight']:.3f}", f"{row['gap']:.2f}", f"{row['mcse']:.3f}", f"{row['pct_bad_k']:.0f}%"),
         )
-        for name, row in result.frame.iterrows()
+        for name, row in result.per_datum().iterrows()
     ]
-    show(quiet, f"{named(test)}, {len(test)} test rows, {method}: sums in nats", columns, cells)
+    show(quiet, f"{named(test)}, {len(test)} test rows, {method}: nats per datum", columns, cells)
     say(quiet, "\n".join([result.lead(), *(f"- {note}" for note in result.notes)]))
     save_file_atomic(written, result.frame.to_csv().encode())
     say(quiet, f"table  {written}")

@@ -19,7 +19,10 @@ def report(
         Path | None, typer.Option(help="The page; by default report.html in the run, or comparison.html for several.")
     ] = None,
     rows: Annotated[
-        int | None, typer.Option(help="Test rows for log p(x); by default as many as seconds allow.")
+        int | None,
+        typer.Option(
+            help="Test rows for log p(x); by default as many as on the page that stands there, else as seconds allow."
+        ),
     ] = None,
     open_: Annotated[bool, typer.Option("--open", help="Show it in the browser.")] = False,
     force: Force = False,
@@ -31,20 +34,19 @@ def report(
 
     from pyrovae.files import Run
     from pyrovae.report import write_report
+    from pyrovae.report.render import rows_shown
     from pyrovae.report.subject import data_of, read_subject
+    from pyrovae.report.write import COMPARISON, REPORT
 
     own = None if data is None else data_of(Run.read(folders[0]), data)
-    page = folders[0] / "report.html"
-    if (
-        out is None
-        and len(folders) == 1
-        and page.exists()
-        and not force
-        and (poor := read_subject(folders[0], data=own).missing)
-    ):
-        raise refusal(
-            f"{page} may hold more than this page would: choose another file, or say --force. {poor[0]}", "out"
-        )
+    page = out or (folders[0] / REPORT if len(folders) == 1 else Path(COMPARISON))
+    if page.exists() and not force:
+        kept, otherwise = rows_shown(page), "choose another file, or say --force"
+        if rows is not None and rows < kept:
+            raise refusal(f"{page} shows the evidence of {kept:,} rows, more than {rows:,}: {otherwise}", "rows")
+        if poor := [words for folder in folders for words in read_subject(folder, data=own).missing]:
+            raise refusal(f"{page} may hold more than this page would: {otherwise}. {poor[0]}", "out")
+        rows = rows or kept or None
     path = write_report(folders, out, data=own, rows=rows, seed=seed)
     say(quiet, f"report  {path}")
     if open_ and not webbrowser.open(path.resolve().as_uri()):

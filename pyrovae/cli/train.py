@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import sys
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -68,11 +67,10 @@ def train(
         keep(folder, {**spec.to_json(), **settings})
         vae = pvae.build_vae(spec, start=rows.train, seed=training.seed)
         say(quiet, f"{named(rows)}: {len(rows.train)} rows to train on, {_described(vae)}")
-        began = time.monotonic()
         history = _fit(vae, rows, training, folder, resume, quiet)
         if not len(history):
             raise KeyboardInterrupt  # before the end of an epoch: the checkpoint is all that there is
-        seconds = {"training_seconds": round(time.monotonic() - began, 3)}
+        seconds = {"training_seconds": round(history["seconds"][-1], 3)}  # those before an interruption too
         results = seconds | _results(vae, rows, history, training.seed)
         drawn = draw_figures(vae, rows.test, history.to_dict(), history.best_epoch, training.seed) if figures else {}
         pvae.save(

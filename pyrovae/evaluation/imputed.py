@@ -8,12 +8,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
 
 from pyrovae.data import Data
 from pyrovae.errors import refusal
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+MOST_SHOWN = 20
+"""The missing entries of so many rows are listed in a notebook."""
 
 
 class Holes(NamedTuple):
@@ -122,6 +127,22 @@ class Imputation:
             data = replace(self.data, x=self.data.x[name], columns=columns)
             found[name] = replace(self, draws=draws, data=data)
         return found
+
+    def __repr__(self) -> str:
+        missing = sum(int(leaf.isnan().sum()) for leaf in tree_leaves(self.data.dense().x) if leaf.is_floating_point())
+        return f"Imputation({missing:,} missing entries in {len(self.data):,} rows, {self.num_samples} draws each)"
+
+    def _repr_html_(self) -> str:
+        first = replace(
+            self, data=self.data[:MOST_SHOWN], draws=tree_map(lambda draws: draws[:, :MOST_SHOWN], self.draws)
+        )
+        frame = first.to_frame().dropna(axis=1, how="all")
+        return f"<p>{self}; those of the first {MOST_SHOWN} rows:</p>" + frame.to_html(float_format="{:.4g}".format)
+
+    @property
+    def num_samples(self) -> int:
+        """The number of draws of each missing entry."""
+        return len(next(iter(self.draws.values())) if isinstance(self.draws, Mapping) else self.draws)
 
     def plot_columns(self, max_columns: int = 12, ax: Any = None) -> Any:
         """Draw the observed entries of each column with holes beside the draws of its missing ones; returns the axes.

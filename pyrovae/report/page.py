@@ -228,7 +228,7 @@ class RunPage:
         }
         tables = []
         for title, values in groups.items():
-            lines = [[str(name).replace("_", " "), _shown(v)] for name, v in values.items() if v is not None]
+            lines = [[str(name).replace("_", " "), shown_value(v)] for name, v in values.items() if v is not None]
             if lines:
                 tables.append({"title": title, "lines": lines})
         return tables
@@ -253,7 +253,8 @@ def run_page(page: RunPage) -> str:
     """The page of one run, as HTML."""
     figures, columns = page.figures(), page.columns
     title = f"{page.name}: {page.subject.data_name}"
-    return render("run.html", page=page, title=title, figures=figures, columns=columns)
+    rows = 0 if page.evidence.source is None else page.evidence.source.sizes["data"]
+    return render("run.html", page=page, title=title, figures=figures, columns=columns, rows=rows)
 
 
 def _bare(picture: Picture) -> Picture:
@@ -282,7 +283,10 @@ def _count(number: Any, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}" if known else f"an unknown number of {what}s"
 
 
-def _shown(value: Any) -> str:
+def shown_value(value: Any) -> str:
+    """A field of a spec or a setting as the page writes it."""
+    if value is None:
+        return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list | tuple):

@@ -13,7 +13,7 @@ import numpy as np
 from pyrovae import plots
 from pyrovae.checks import Report
 from pyrovae.data import Data
-from pyrovae.plots.style import one_panel
+from pyrovae.plots.style import finding, one_panel
 from pyrovae.report.render import attempt
 from pyrovae.report.views import ROWS, View, Views, views
 
@@ -56,9 +56,15 @@ class Picture(NamedTuple):
 def draw_figures(
     program: Any, data: Data, history: Mapping[str, Any], best_epoch: int | None, seed: int
 ) -> dict[str, Figure]:
-    """The figures of a trained program on held-out rows, by name."""
+    """The figures of a trained program on held-out rows, by name; each says above it what it shows."""
     pictures = {"history": history_picture(history, best_epoch), **view_pictures(views(program, data[:ROWS], seed))}
-    return {name: np.ravel(picture.draw())[0].figure for name, picture in pictures.items()}
+    drawn = {}
+    for name, picture in pictures.items():
+        first = np.ravel(picture.draw())[0]
+        if not first.get_title(loc="left"):
+            finding(first, picture.caption)
+        drawn[name] = first.figure
+    return drawn
 
 
 def history_picture(history: Mapping[str, Any], best_epoch: int | None = None) -> Picture:
@@ -71,8 +77,8 @@ def history_picture(history: Mapping[str, Any], best_epoch: int | None = None) -
     return Picture(
         "Training curves",
         lambda: plots.plot_history(history, best_epoch=best_epoch),
-        "ELBO, its two terms and beta by epoch, in nats per datum at beta 1.",
-        f"Lines of the ELBO, reconstruction, KL and beta over {len(history['epoch'])} epochs; {', '.join(ends)}.",
+        "ELBO and its two terms by epoch in nats per datum at beta 1, and beta where it changes.",
+        f"Lines of the ELBO, reconstruction and KL over {len(history['epoch'])} epochs; {', '.join(ends)}.",
     )
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyrovae import __version__
@@ -31,6 +33,16 @@ def attempt(name: str, task: Callable[[], Any], skipped: dict[str, str]) -> Any:
 def render(template: str, **values: Any) -> str:
     """A page as HTML, from the template of a name."""
     return _environment().get_template(template).render(version=__version__, **values)
+
+
+def rows_shown(page: Path) -> int:
+    """The number of rows behind the evidence of a page that stands there; 0 where there is none."""
+    found = (
+        re.search(r'name="evidence-rows" content="(\d+)"', page.read_text("utf-8", "replace"))
+        if page.is_file()
+        else None
+    )
+    return int(found[1]) if found else 0
 
 
 @cache

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pyrovae.checks.findings import some_rows
 from pyrovae.comparison import compare
 from pyrovae.report.evidence import EVIDENCE_DRAWS, affordable_rows
-from pyrovae.report.page import RunPage
+from pyrovae.report.page import RunPage, shown_value
 from pyrovae.report.pictures import Picture, shown
 from pyrovae.report.render import attempt, render, signed
 
@@ -29,6 +29,8 @@ def comparison_page(pages: Sequence[RunPage], rows: int | None, seed: int) -> st
         "comparison.html",
         title=f"{len(pages)} runs: {subjects[0].data_name}",
         pages=each,
+        rows=0 if result is None else len(next(iter(result.pointwise.values())).log_p),
+        differences=_differences(subjects),
         paired=None if result is None else _paired(result, subjects[0], skipped),
         skipped=skipped,
         reached=[_reached(page) for page in pages],
@@ -50,14 +52,24 @@ def compared(subjects: Sequence[Subject], rows: int | None, seed: int) -> Compar
     return compare(models, test, num_samples=EVIDENCE_DRAWS, seed=seed, progress=False)
 
 
+def _differences(subjects: Sequence[Subject]) -> list[list[str]]:
+    """What the runs were made with, where that differs: the name of a field, and its value in each run."""
+    kept = [
+        {**subject.settings, "seed": subject.run.config.get("seed"), **(subject.run.spec or {})} for subject in subjects
+    ]
+    names = dict.fromkeys(name for fields in kept for name in fields)
+    lines = [[name.replace("_", " "), *(shown_value(fields.get(name)) for fields in kept)] for name in names]
+    return [line for line in lines if len(set(line[1:])) > 1]
+
+
 def _paired(result: Comparison, subject: Subject, skipped: dict[str, str]) -> dict[str, Any]:
     frame = result.per_datum()
-    order = ", ".join(f"{name} {value:.1f}" for name, value in result.frame["elpd"].items())
+    order = ", ".join(f"{name} {value:.2f}" for name, value in frame["elpd"].items())
     picture = Picture(
         "Held-out log evidence",
         result.plot,
-        "Sums over the rows in nats, the best on top, with the paired differences.",
-        f"Dots with error bars of the held-out log evidence: {order} nats.",
+        "Less that of the best run in nats per datum, with the standard errors of the paired differences; ELBO is each bound.",
+        f"Dots with error bars of the held-out log evidence: {order} nats per datum.",
     )
     how = (
         f"Nats per datum, {subject.variant or subject.data_name}: importance sampling with each guide on the same "

@@ -78,6 +78,15 @@ class History:
         shown = ", ".join(f"{name}={value:.4g}" for name, value in last.items() if value is not None)
         return f"History({len(self)} epochs, {self.ended}, variant={self.variant!r}, last: {shown} nats per datum)"
 
+    def _repr_html_(self) -> str:
+        if not self.rows:
+            return f"<p>{self}</p>"
+        frame = self.to_frame().drop(columns=["step", "gradient_norm", "skipped", "seconds"]).dropna(axis=1, how="all")
+        shown = frame[frame["epoch"].isin([self.rows[0]["epoch"], self.best_epoch, self.rows[-1]["epoch"]])]
+        best = "" if self.best_epoch is None else f", weights of epoch {self.best_epoch}"
+        about = f"{len(self)} epochs ({self.ended}){best}; nats per datum, variant {self.variant or 'not named'}"
+        return f"<p>{about}</p>" + shown.to_html(index=False, float_format="{:.4g}".format)
+
     def plot(self, ax: Any = None) -> Any:
         """Draw the ELBO, its two terms and beta by epoch; returns the axes.
 

@@ -1,4 +1,4 @@
-"""Reruns the numbers of the README's evidence table and prints each beside what the README states.
+"""Reruns the numbers of the table in tests/benchmarks/README.md and prints each beside what is stated there.
 
     python tests/benchmarks/readme_numbers.py [--minutes 5] [--only digits psis] [--root CHECKOUT]
 
@@ -197,7 +197,7 @@ def judge(claim: Claim, output: str) -> tuple[str, bool]:
 
 def unlisted(root: Path) -> list[str]:
     """Commands of the README's table that this file does not know."""
-    table = re.search(README_TABLE, (root / "README.md").read_text(), re.M | re.S)
+    table = re.search(README_TABLE, (root / "tests/benchmarks/README.md").read_text(), re.M | re.S)
     commands = re.findall(r"\| `([^`]+)` \|$", table.group(1), re.M) if table else []
     known = {row.command.removesuffix(" --out run") for row in ROWS}
     return [command for command in commands if command not in known]
