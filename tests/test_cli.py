@@ -20,6 +20,7 @@ import pyrovae
 from pyrovae.cli import app
 from pyrovae.cli.app import COMMANDS
 from pyrovae.cli.begun import CHANGEABLE
+from pyrovae.cli.output import kinds_table
 from pyrovae.evaluation.estimators import METHODS
 from pyrovae.files import Run
 from pyrovae.files.config import sealed
@@ -651,3 +652,12 @@ def test_a_table_without_holes_is_not_imputed(tmp_path):
     done = invoke("impute", tmp_path / "run", tmp_path / "t.csv", "--out", tmp_path / "filled.csv")
     assert done.exit_code == 2
     assert "nothing to impute" in done.output
+
+
+def test_columns_beyond_forty_are_counted():
+    frame = pd.DataFrame({f"c{number}": np.arange(30.0) + 0.5 for number in range(41)}).assign(pet=["cat", "dog"] * 15)
+    few, many = frame.iloc[:, :40], frame
+    heads, cells = kinds_table(pyrovae.data.as_data(few, kinds={}))
+    assert (heads[1], len(cells), cells[-1][:2]) == ("kind", 40, ["c39", "real"])
+    _, cells = kinds_table(pyrovae.data.as_data(many, kinds={}))
+    assert cells[40:] == [["2 more", "", "1 real, 1 binary", "0%"]]

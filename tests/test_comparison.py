@@ -4,6 +4,7 @@ import math
 import re
 
 import numpy as np
+import pandas as pd
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -25,6 +26,7 @@ from pyrovae.comparison.table import SHOWN
 from pyrovae.data import as_data
 from pyrovae.evaluation import AIS, Importance, Refined, log_marginal
 from pyrovae.plots.style import ORANGE
+from pyrovae.presets import build_vae, suggest
 
 
 @pytest.fixture(autouse=True)
@@ -699,3 +701,15 @@ def test_pyro_svi_objects_are_programs():
     svi = pyro.infer.SVI(ppca.model, ppca.guide, pyro.optim.Adam({}), pyro.infer.Trace_ELBO())
     table = compare({"svi": svi, "pair": (ppca.model, ppca.guide)}, x, num_samples=30, seed=0).frame
     assert table["elpd"].iloc[0] == pytest.approx(table["elpd"].iloc[1], abs=1e-6)
+
+
+def test_tables_are_compared_on_the_same_kinds_alone():
+    frame = pd.DataFrame({"a": np.random.default_rng(0).poisson(3.0, 40), "b": np.arange(40) + 0.5})
+    runs = {}
+    for name, kind in (("count", "count"), ("real", "real"), ("heavy", "student_t")):
+        rows = as_data(frame, kinds={"a": kind, "b": "real"})
+        vae = build_vae(2, **suggest(rows), latent_dim=1, hidden=(4,), seed=0)
+        runs[name] = log_marginal(vae, rows, num_samples=5, seed=0, progress=False)
+    assert compare({name: runs[name] for name in ("real", "heavy")}).frame.shape[0] == 2
+    with pytest.raises(ValueError, match="models differ in measure: 'count' density, and mass of a, 'real' density"):
+        compare({name: runs[name] for name in ("count", "real")})

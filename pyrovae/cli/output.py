@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from pyrovae.data import Data
 
 
+SHOWN = 40
+"""So many columns of a table are listed, the others are counted."""
+
+
 def say(quiet: bool, text: str) -> None:
     """Print text as it is: in whole lines, however long a path is, and without markup."""
     if not quiet:
@@ -41,13 +45,17 @@ def show(quiet: bool, title: str, columns: Sequence[str], rows: Sequence[Sequenc
 def kinds_table(rows: Data) -> tuple[list[str], list[list[str]]]:
     """The columns of a table with their kinds, what they hold, and how much is missing: heads and cells."""
     frame, cells = rows.to_frame(), []
-    for name, kind in rows.kinds.items():
+    for name, kind in list(rows.kinds.items())[:SHOWN]:
         column, levels = frame[name], rows.levels.get(name)
         if levels:
             shown = ", ".join(levels[:6]) + (f", ... ({len(levels)})" if len(levels) > 6 else "")
         else:
             shown = f"{column.min():.6g} to {column.max():.6g}, mean {column.mean():.4g}"
         cells.append([name, kind, shown, f"{column.isna().mean():.0%}"])
+    rest = list(rows.kinds.values())[SHOWN:]
+    if rest:
+        counts = ", ".join(f"{rest.count(kind)} {kind}" for kind in dict.fromkeys(rest))
+        cells.append([f"{len(rest)} more", "", counts, f"{frame.iloc[:, SHOWN:].isna().to_numpy().mean():.0%}"])
     return ["column", "kind", "values", "missing"], cells
 
 

@@ -154,7 +154,9 @@ def check_rows(run: Run, rows: Data) -> None:
         raise ValueError(f"the data {kept['name']!r} is no longer what {run.folder} was trained on: restore the file")
 
 
-_DIFFERENCES = {"name": "data", "variant": "variant", "seed": "split seed", "rows": "number of training rows"}
+_DIFFERENCES = {"name": "data", "variant": "variant", "seed": "split seed", "rows": "number of training rows"} | {
+    "kinds": "kinds of columns"
+}
 
 
 def require_same_rows(kept: Mapping[str, Mapping[str, Any]]) -> None:
@@ -165,7 +167,7 @@ def require_same_rows(kept: Mapping[str, Mapping[str, Any]]) -> None:
     """
     if len({data.get("fingerprint") for data in kept.values()}) < 2:
         return
-    found = {word: {run: data.get(name) for run, data in kept.items()} for name, word in _DIFFERENCES.items()}
+    found = {word: {run: str(data.get(name)) for run, data in kept.items()} for name, word in _DIFFERENCES.items()}
     said = [
         f"{word} ({', '.join(f'{run}: {value}' for run, value in values.items())})"
         for word, values in found.items()
