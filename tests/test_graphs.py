@@ -587,3 +587,77 @@ def test_sequential_monte_carlo_meets_the_kalman_filter_and_beats_importance_sam
     assert (found.mcse.values < plain.mcse.values).all()
     with pytest.raises(ValueError, match="a graph with a path of states"):
         pvae.log_marginal(stacked()[0], x[:, 0, :1].expand(5, 4), method=smc, num_samples=2)
+
+
+def with_c(of, shape, family=dist.Normal, also=(), **options):
+    """A conditional of a value and the covariate c, and of the label where it is named."""
+    entries = {"c": pvae.Embed(3, 2)} | ({"label": pvae.Embed(2, 2)} if also else {})
+    net = pvae.ConcatCovariates(pvae.MLP(of + 2 * len(entries), (4,)), of, covariates=entries)
+    if family is dist.Categorical:
+        return pvae.Categories(net, shape, **options)
+    return pvae.Factorized(family, net, shape, **options)
+
+
+def regression(x, covariates=None, size=None):
+    level = pyro.sample("level", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+    with pyro.plate("data", size or len(x), subsample=torch.arange(len(x))):
+        own = (level * torch.nn.functional.one_hot(covariates["c"], 3)).sum(-1)
+        z = pyro.sample("z", dist.LogNormal(own, 1.0))
+        pyro.sample("x", dist.Normal(z.log().unsqueeze(-1), 1.0).expand([*z.shape, 4]).to_event(1), obs=x)
+
+
+def graphs_with_covariates():
+    torch.manual_seed(0)
+    x, y = torch.randn(12, 4), (torch.arange(12) % 2).float()
+    x[::5, 0], y[::3] = torch.nan, torch.nan
+    z, likelihood, posterior = pvae.standard_normal(2), with_c(2, 4), with_c(4, 2)
+    labelled = {"also": ("label",)}
+    missing = torch.where(torch.arange(12)[:, None] % 4 == 0, torch.nan, torch.randn(12, 3))
+    vae = pvae.VAE(z, likelihood, posterior)
+    steps, gap = torch.randn(12, 5, 4), torch.rand(12, 5, 1) + 0.5
+    steps[1, 3:] = torch.nan
+    move = pvae.ConcatCovariates(pvae.MLP(3, (4,)), 2, covariates={"gap": 1})
+    path = pvae.conditionals.Dynamics(pvae.Factorized(dist.Normal, move, 2), 2)
+    combine = pvae.Factorized(dist.Normal, pvae.MLP(8, (4,)), 2)
+    smoother = pvae.conditionals.Smoother(pvae.GRU((5, 5), 6, (5, 6)), combine)
+    emission = pvae.Factorized(dist.Normal, pvae.MLP(2, (4,)), 4)
+    experts = pvae.Experts({"a": posterior, "b": with_c(3, 2)}, z)
+    c = {"c": torch.arange(12) % 3}
+    classifier = with_c(4, (), dist.Categorical, num_categories=2)
+    label = pvae.Categories(event_shape=(), num_categories=2)
+    semi = SemiSupervisedVAE(label, z, with_c(2, 4, **labelled), classifier, with_c(4, 2, **labelled))
+    return {
+        "hierarchical": (HierarchicalVAE([with_c(2, 2), z], likelihood, [posterior, with_c(2, 2)]), x, c),
+        "semi-supervised": (semi, {"x": x, "y": y}, c),
+        "multimodal": (MultimodalVAE(z, {"a": likelihood, "b": with_c(2, 3)}, experts), {"a": x, "b": missing}, c),
+        "state space": (StateSpaceVAE(path, emission, smoother, num_steps=5), steps, {"gap": gap}),
+        "missingness": (MissingnessModel(vae, pvae.conditionals.SelfMasking(4)), x, c),
+        "amortized": (AmortizedGuide(regression, pvae.MLP(4, (4,))), x.nan_to_num(), c),
+    }
+
+
+@pytest.mark.parametrize("name", graphs_with_covariates())
+def test_covariates_and_missing_entries_go_through_every_graph(name):
+    graph, data, covariates = graphs_with_covariates()[name]
+    history = pvae.fit(graph, data, covariates, epochs=2, batch_size=5, seed=0, progress=False)
+    assert history.ended == "finished"
+    found = pvae.log_marginal(graph, data, covariates, num_samples=20, seed=0, progress=False)
+    assert bool(found.log_marginal.notnull().all())
+    bound = pvae.elbo(graph, data, covariates, num_samples=200, seed=0)
+    other = {n: v.flip(0) for n, v in covariates.items()}
+    changed = pvae.elbo(graph, data, other, num_samples=200, seed=0)
+    assert not bool((abs(bound.elbo - changed.elbo) < 1e-9).all())
+    exported = pvae.from_pyro_svi(graph, data, covariates, num_samples=5, seed=0, progress=False)
+    assert "posterior" in exported
+    table = pvae.compare(
+        {"graph": graph, "known": found.log_marginal.values - 1}, data, covariates, num_samples=20, seed=0
+    )
+    assert len(table.frame) == 2
+    if name == "amortized":
+        return
+    draws = pvae.impute(graph, data, covariates, num_samples=4, num_proposals=20, seed=0, progress=False).draws
+    drawn = draws if isinstance(draws, dict) else {"x": draws}
+    assert all(bool(values.isfinite().all()) for values in drawn.values())
+    assert pvae.sbc(graph, data, covariates, num_simulations=10, num_samples=9, seed=0, progress=False).p_value > 0
+    graph.encode(data, covariates)
+    graph.counterfactual(data, covariates, other, num_samples=2)

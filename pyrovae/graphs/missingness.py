@@ -73,7 +73,7 @@ class MissingnessModel(Graph):
         with poutine.block(hide=[DATA]), self.rows(("mechanism",), x, covariates, size, index) as rows:
             if x is None:
                 complete = pyro.sample("x_missing", found.fn)
-                seen = rows.distribution("mechanism", complete).sample().bool()
+                seen = rows.sample("s", "mechanism", complete).bool()
                 return pyro.sample(
                     "x", dist.Delta(torch.where(seen, complete, torch.nan), event_dim=found.fn.event_dim)
                 )

@@ -49,6 +49,7 @@ class StateSpaceVAE(Graph):
     ((4,), torch.Size([10, 4, 3, 5]))
     """
 
+    covariates_per_step = True
     model_parts = ("dynamics", "emission")
     guide_parts = ("posterior", "dynamics")
     dynamics: Any

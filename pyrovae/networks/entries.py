@@ -177,6 +177,8 @@ def check_covariates(
 ) -> None:
     """Check the covariates of all rows, once, by every part of a module with a method ``check_covariates(covariates, levels)``.
 
+    Where a module says ``covariates_per_step = True``, covariates have a row for each step of a sequence: ``(rows, T, ...)``.
+
     Args:
         module: a network, a conditional, a graph.
         covariates: for each name, a tensor of ``rows`` rows.
@@ -191,7 +193,10 @@ def check_covariates(
     Traceback (most recent call last):
     ValueError: covariate 'batch' has the code -1 in row 2, Embed(3, 4) knows 0..2: categories are integers from 0 on (-1 is ...
     """
-    for part in module.modules():
-        check = getattr(part, "check_covariates", None)
-        if check is not None:
-            check(covariates, levels or {})
+    if getattr(module, "covariates_per_step", False):  # a sequence's steps are its rows here
+        covariates = {name: value.flatten(0, 1) if value.ndim > 1 else value for name, value in covariates.items()}
+    check = getattr(module, "check_covariates", None)
+    if check is not None:
+        check(covariates, levels or {})
+    for part in module.children():
+        check_covariates(part, covariates, levels)
