@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pyro import poutine
 from torch import Tensor
 
 from pyrovae.errors import check_word
-from pyrovae.evaluation import ais
+from pyrovae.evaluation import ais, mixture
 from pyrovae.evaluation.gaussian import Gaussian
 from pyrovae.evaluation.refine import RefinedGuide, fit_gaussian
 from pyrovae.evaluation.unconstrained import LatentSpace
@@ -103,92 +101,62 @@ def _weights(space: LatentSpace, gaussian: Gaussian, size: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Mixture(Estimator):
-    r"""Importance sampling from a mixture of Gaussians for each datum, each optimized from a start of its own.
+    r"""Importance sampling from a mixture for each datum: Gaussians around all modes that are found, and the program's guide.
 
-    .. math:: w_s = \frac{p(x, u_s)}{\sum_g \frac{S_g}{S} q_g(u_s)}, \qquad u_s \sim q_{s \bmod G}
+    .. math:: w_s = \frac{p(x, u_s)}{\sum_g \frac{S_g}{S} q_g(u_s)}, \qquad u_s \sim q_{g(s)}
 
-    A single optimized Gaussian sits on one mode, and loses the others while every alarm stays in order. Here the first
-    component starts at the guide's moments. The others start uphill of draws from the best quarter of many draws of guide
-    and prior, each as far as possible from the ones before. A mode that no component finds stays lost.
+    A single optimized Gaussian sits on one mode, and loses the others while every alarm stays in order. Here many starts
+    climb to local optima: draws of the guide, of the guides of other rows, and of the prior. One Gaussian is optimized at
+    the guide's moments and one at each of the highest distinct optima; pilot draws decide how many of the final draws each
+    of them gets. A fifth of the draws is the guide's, so that no weight exceeds five times that under the guide alone. A
+    guide with auxiliary draws, or one that masks other latents than the model, has no density at the draws of others: the
+    mixture is then of Gaussians alone. A mode that no start finds stays lost.
 
     Args:
-        components: G, the number of Gaussians.
-        candidates: draws of guide and of prior, each, among which the starts are chosen.
+        components: Gaussians at distinct optima, beside the one at the guide's moments.
+        starts: from which optima are searched for.
+        candidates: draws of each source among which half of the starts are chosen.
         family: ``"full"`` or ``"normal"``, see :func:`pyrovae.evaluation.refine`.
         num_steps: steps of Adam for each component.
-        num_particles: draws per datum and step.
+        num_particles: draws per component and step.
         learning_rate: of the first step.
+        robust: search twice, and raise an alarm where the two searches disagree.
 
     Reference: Veach & Guibas 1995, doi:10.1145/218380.218498 (balance heuristic); Owen & Zhou 2000, doi:10.2307/2669533.
     """
 
-    components: int = 4
-    candidates: int = 256
+    components: int = 5
+    starts: int = 32
+    candidates: int = 32
     family: str = "full"
-    num_steps: int = 300
-    num_particles: int = 8
+    num_steps: int = 100
+    num_particles: int = 4
     learning_rate: float = 0.05
+    robust: bool = False
     name = "mixture"
     num_samples = 1000
 
     @property
     def strata(self) -> int:
-        """The components, which take turns."""
-        return self.components
+        """Proposals take turns of ten."""
+        return 10
 
     def per_row(self, num_samples: int) -> int:
-        """The draws among which starts are chosen."""
-        return self.candidates
+        """The vectors at which the density is needed at once."""
+        return max(self.candidates, self.starts, (self.components + 1) * self.num_particles)
 
     def log_weights(self, block: Block) -> Tensor:
-        """One weight for each draw; the components take turns, so that each has its share of any number of draws."""
+        """One weight for each draw; the strata take turns, so that each has its share of any number of draws."""
+        return self.evaluate(block)[0]
+
+    def evaluate(self, block: Block) -> tuple[Tensor, dict[str, Tensor]]:
+        """The log weights, and of how many distinct optima each row's are."""
         space = LatentSpace(block.call)
-        starts = [None, *self.starts(space)]
-        options = (self.family == "full", self.num_steps, self.num_particles, self.learning_rate)
-        parts = [fit_gaussian(space, *options, start=start) for start in starts]
-        total, pieces = block.work.num_samples, []
-        shares = torch.tensor(
-            [math.log(len(range(g, total, len(parts))) / total) for g in range(min(len(parts), total))]
-        )
-        parts = parts[: len(shares)]
-        for tile in block.tiles():
-            turn = torch.arange(tile.samples.start, tile.samples.stop) % len(parts)
-            drawn = torch.stack([part.draw(tile.num_samples) for part in parts])
-            u = drawn[turn, torch.arange(tile.num_samples)]
-            log_q = torch.stack([part.log_prob(u, space.counted) for part in parts]) + shares[:, None, None]
-            pieces.append((space.log_joint(u, masked=True) - log_q.logsumexp(0)).double())
-        return torch.cat(pieces)
-
-    def starts(self, space: LatentSpace) -> list[Gaussian]:
-        """Narrow Gaussians uphill of draws of high density that lie far from each other, and from the guide's mean."""
-        guide = space.guide_draws(self.candidates)
-        sources = [guide] if space.flat else [guide, space.prior_draws(self.candidates)]
-        own, kept = Gaussian.of_draws(guide), []
-        for draws in sources:
-            best = space.log_joint(draws).topk(max(len(draws) // 4, 1), dim=0).indices
-            kept.append(draws.gather(0, best.unsqueeze(-1).expand(-1, -1, draws.shape[-1])))
-        top = torch.cat(kept)
-        spread = torch.cat(sources).std(0).clamp_min(1e-4)
-        nearest = ((top - own.loc) / spread).square().sum(-1)
-        found = []
-        for _ in range(self.components - 1):
-            chosen = top.gather(0, nearest.argmax(0)[None, :, None].expand(1, -1, top.shape[-1]))
-            found.append(Gaussian(uphill(space, chosen[0], spread), own.tril))
-            nearest = torch.minimum(nearest, ((top - chosen) / spread).square().sum(-1))
-        return found
-
-
-def uphill(space: LatentSpace, u: Tensor, spread: Tensor, num_steps: int = 100) -> Tensor:
-    """Vectors ``(rows, size)`` moved towards higher density by Adam, in steps of a tenth of the spread that fall to zero."""
-    with torch.enable_grad(), poutine.block(), checked(False):
-        moved = torch.zeros_like(u, requires_grad=True)
-        optimizer = torch.optim.Adam([moved], lr=0.1)
-        for number in range(num_steps):
-            optimizer.param_groups[0]["lr"] = 0.1 * (1 - number / num_steps)
-            log_joint = space.log_joint((u + moved * spread)[None], masked=True).sum()
-            moved.grad = torch.nan_to_num(torch.autograd.grad(-log_joint, moved)[0])
-            optimizer.step()
-        return (u + moved * spread).detach()
+        optima = mixture.search(space, self.starts, self.candidates, self.components)
+        options = {"num_steps": self.num_steps, "num_particles": self.num_particles, "rate": self.learning_rate}
+        found = mixture.proposals(space, optima, block.work.num_samples, full=self.family == "full", **options)
+        weights = [found.log_weights(range(tile.samples.start, tile.samples.stop)) for tile in block.tiles()]
+        return torch.cat(weights), {"optima": optima.counts}
 
 
 @dataclass(frozen=True)

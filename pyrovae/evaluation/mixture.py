@@ -1,0 +1,249 @@
+"""Evidence from a mixture of proposals for each datum: modes are searched from many starts, and the weights stay bounded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pyrovae.evaluation.gaussian import Gaussian
+from pyrovae.evaluation.refine import fit_gaussian
+from pyrovae.evaluation.unconstrained import LatentSpace
+from pyrovae.programs.call import checked
+
+VALLEY = 0.5
+"""Nats by which the density must fall between two optima for them to be two."""
+DEAD = 1e-3
+"""A component with a smaller share of the evidence among the pilot draws gets no draws."""
+WIDEST = 3.0
+"""The largest scale of a Gaussian at an optimum, in units of the guide's."""
+PILOT = 16
+"""Draws of each component from which the number of its final draws follows."""
+
+
+class Optima(NamedTuple):
+    """Distinct local maxima of each row's density, the highest first; rows with fewer repeat their highest.
+
+    Args:
+        places: of shape (optima, rows, size).
+        counts: how many distinct ones each row has, at most as many as were asked for, of shape (rows,).
+    """
+
+    places: Tensor
+    counts: Tensor
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Several Gaussians for each row, fitted as if each were a row of its own.
+
+    Args:
+        space: the latents of the rows.
+        copies: Gaussians per row; all rows' first ones come first.
+    """
+
+    space: LatentSpace
+    copies: int
+
+    @property
+    def counted(self) -> Tensor:
+        """As that of the space, once for each copy."""
+        return self.space.counted.repeat(self.copies, 1)
+
+    def log_joint(self, u: Tensor, masked: bool = False) -> Tensor:
+        """As that of the space, at vectors of shape (samples, copies * rows, size)."""
+        samples, folded, size = u.shape
+        spread = u.reshape(samples * self.copies, folded // self.copies, size)
+        return self.space.log_joint(spread, masked).reshape(samples, folded)
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """The mixture of each row: Gaussians, and the program's guide with a share that stays; strata take turns.
+
+    Args:
+        space: the latents of the rows.
+        gaussian: of copies * rows locations, as in :class:`Stack`.
+        turns: which component draws in each stratum, of shape (strata, rows); -1 is the guide.
+        total: the number of final draws.
+    """
+
+    space: LatentSpace
+    gaussian: Gaussian
+    turns: Tensor
+    total: int
+
+    @property
+    def copies(self) -> int:
+        """The number of Gaussians for each row."""
+        return len(self.gaussian.loc) // self.space.rows
+
+    def draw(self, samples: range) -> Tensor:
+        """The draws with these numbers, of shape (samples, rows, size)."""
+        strata = torch.tensor(samples) % len(self.turns)
+        drawn = self.gaussian.draw(len(samples)).unflatten(1, (self.copies, -1))
+        turns = self.turns[strata]
+        index = turns.clamp_min(0)[:, None, :, None].expand(-1, 1, -1, drawn.shape[-1])
+        drawn = drawn.gather(1, index)[:, 0]
+        own = (self.turns == -1).all(1)[strata]
+        if own.any():
+            drawn[own] = self.space.guide_draws(int(own.sum()))
+        return drawn
+
+    def log_densities(self, u: Tensor) -> Tensor:
+        """Of each component at each vector, of shape (components, samples, rows); the guide, if it takes part, comes last."""
+        copies = self.copies
+        stacked = u.repeat(1, copies, 1)
+        log_q = self.gaussian.log_prob(stacked, Stack(self.space, copies).counted)
+        log_q = log_q.unflatten(1, (copies, -1)).transpose(0, 1)
+        if not (self.turns == -1).any():
+            return log_q
+        own = self.space.log_guide(u, masked=True)[None]
+        return torch.cat([log_q, torch.nan_to_num(own, nan=-torch.inf)])
+
+    @property
+    def log_shares(self) -> Tensor:
+        """The logarithm of each component's share of the final draws, of shape (components, rows)."""
+        strata = len(self.turns)
+        sizes = torch.tensor([len(range(first, self.total, strata)) for first in range(strata)], dtype=torch.float64)
+        components = [*range(self.copies), *([-1] if (self.turns == -1).any() else [])]
+        counts = torch.stack([((self.turns == one) * sizes[:, None]).sum(0) for one in components])
+        return (counts / self.total).log().to(self.gaussian.loc)
+
+    def log_weights(self, samples: range) -> Tensor:
+        """Of fresh draws, of shape (samples, rows), float64."""
+        with checked(False):
+            u = self.draw(samples)
+            log_q = (self.log_densities(u) + self.log_shares[:, None]).logsumexp(0)
+            return (self.space.log_joint(u, masked=True) - log_q).double()
+
+
+def search(space: LatentSpace, num_starts: int, num_candidates: int, num_optima: int) -> Optima:
+    """Climb from many starts, and keep the distinct optima.
+
+    Half of the starts are draws of high density that lie far from each other, the others are draws as they come: of the
+    guide, of the guides of other rows, and of the prior.
+    """
+    guide = space.guide_draws(num_candidates)
+    sources = [guide, torch.stack([draw.roll(1 + number, 0) for number, draw in enumerate(guide)])]
+    if not space.flat:
+        sources.append(space.prior_draws(num_candidates))
+    spread = torch.cat(sources).std(0).clamp_min(1e-4)
+    chosen = [guide.mean(0), *far_apart(space, sources, guide.mean(0), spread, num_starts // 2)]
+    rest = num_starts - len(chosen)
+    chosen += [sources[-1 - number % (len(sources) - 1)][number] for number in range(rest)]
+    places = uphill(space, torch.stack(chosen), spread)
+    return distinct(space, places, num_optima)
+
+
+def far_apart(space: LatentSpace, sources: list[Tensor], first: Tensor, spread: Tensor, count: int) -> list[Tensor]:
+    """Draws from the best quarter of each source, each as far as possible from the ones before."""
+    kept = []
+    for draws in sources:
+        best = space.log_joint(draws).topk(max(len(draws) // 4, 1), dim=0).indices
+        kept.append(draws.gather(0, best.unsqueeze(-1).expand(-1, -1, draws.shape[-1])))
+    top, found = torch.cat(kept), []
+    nearest = ((top - first) / spread).square().sum(-1)
+    for _ in range(count):
+        one = top.gather(0, nearest.argmax(0)[None, :, None].expand(1, -1, top.shape[-1]))
+        found.append(one[0])
+        nearest = torch.minimum(nearest, ((top - one) / spread).square().sum(-1))
+    return found
+
+
+def uphill(space: LatentSpace, u: Tensor, spread: Tensor, num_steps: int = 60) -> Tensor:
+    """Vectors ``(starts, rows, size)`` moved towards higher density by Adam, in steps of a tenth of the spread that fall to zero."""
+    with torch.enable_grad(), poutine.block(), checked(False):
+        moved = torch.zeros_like(u, requires_grad=True)
+        optimizer = torch.optim.Adam([moved], lr=0.1)
+        for number in range(num_steps):
+            optimizer.param_groups[0]["lr"] = 0.1 * (1 - number / num_steps)
+            log_joint = space.log_joint(u + moved * spread, masked=True).sum()
+            moved.grad = torch.nan_to_num(torch.autograd.grad(-log_joint, moved)[0])
+            optimizer.step()
+        return (u + moved * spread).detach()
+
+
+def distinct(space: LatentSpace, places: Tensor, num_optima: int) -> Optima:
+    """The highest of some places and those beyond a valley: two are one optimum where the density halfway is as high."""
+    with checked(False):
+        height = torch.nan_to_num(space.log_joint(places, masked=True), nan=-torch.inf)
+        left, rows = height.isfinite(), torch.arange(places.shape[1])
+        found, counts = [], torch.zeros(len(rows), dtype=torch.long)
+        for _ in range(num_optima):
+            some = left.any(0)
+            best = torch.where(left, height, -torch.inf).argmax(0)
+            best = torch.where(some, best, torch.where(height.isfinite(), height, -torch.inf).argmax(0))
+            one = places[best, rows]
+            found.append(one)
+            halfway = torch.nan_to_num(space.log_joint((places + one) / 2, masked=True), nan=-torch.inf)
+            left = left & (halfway < torch.minimum(height, height[best, rows]) - VALLEY)
+            left[best, rows] = False
+            counts += some
+    return Optima(torch.stack(found), counts)
+
+
+def laplace(space: LatentSpace, places: Tensor, spread: Tensor) -> Gaussian:
+    """A Newton step from each place where that is uphill, and the Gaussian that has the curvature of the density there.
+
+    A direction in which the density is nearly flat, or curves upwards, gets a scale of ``WIDEST`` times the spread.
+
+    Args:
+        space: the latents of the rows.
+        places: of shape (optima, rows, size).
+        spread: of shape (rows, size).
+    """
+    with torch.enable_grad(), poutine.block(), checked(False):
+        white = torch.zeros_like(places, requires_grad=True)
+        height = space.log_joint(places + white * spread, masked=True)
+        slope = torch.autograd.grad(height.sum(), white, create_graph=True)[0]
+        rows = [torch.autograd.grad(part.sum(), white, retain_graph=True)[0] for part in slope.unbind(-1)]
+    precision, slope = -torch.stack(rows, -1).detach(), torch.nan_to_num(slope.detach())
+    values, vectors = torch.linalg.eigh(torch.nan_to_num(precision + precision.mT) / 2)
+    covariance = (vectors / values.clamp_min(WIDEST**-2)[..., None, :]) @ vectors.mT
+    moved = places + spread * (covariance @ slope[..., None])[..., 0]
+    with checked(False):
+        higher = space.log_joint(moved, masked=True) > height
+    return Gaussian(
+        torch.where(higher[..., None], moved, places), spread[..., None] * torch.linalg.cholesky(covariance)
+    )
+
+
+def proposals(
+    space: LatentSpace, optima: Optima, total: int, *, full: bool, num_steps: int, num_particles: int, rate: float
+) -> Proposals:
+    """Gaussians fitted at the guide's moments and at the optima; a pilot decides how many strata each of them gets."""
+    own, copies = Gaussian.of_draws(space.guide_draws(PILOT**2)), len(optima.places) + 1
+    around = laplace(space, optima.places, own.tril)
+    loc, tril = torch.cat([own.loc[None], around.loc]), torch.cat([torch.diag_embed(own.tril)[None], around.tril])
+    start = Gaussian(loc.flatten(0, 1), tril.flatten(0, 1))
+    gaussian = fit_gaussian(Stack(space, copies), full, num_steps, num_particles, rate, start=start)
+    takes_part = not space.auxiliary and space.masked_alike
+    strata = 10 if takes_part else 8
+    every = torch.arange(strata * copies) % copies
+    pilot = Proposals(space, gaussian, every[:copies, None].expand(-1, space.rows), copies * PILOT)
+    turns = shared_out(pilot, 8)
+    if takes_part:
+        mine = torch.full_like(turns[:1], -1)
+        turns = torch.cat([mine, turns[:4], mine, turns[4:]])
+    return replace(pilot, turns=turns, total=total)
+
+
+def shared_out(pilot: Proposals, strata: int) -> Tensor:
+    """Which component draws in each stratum: every one that matters in one, the others by their shares of the evidence."""
+    with checked(False):
+        u = pilot.draw(range(pilot.total))
+        log_q = pilot.log_densities(u)
+        log_w = pilot.space.log_joint(u, masked=True) - log_q.logsumexp(0)
+        log_w = torch.nan_to_num(log_w, nan=-torch.inf, posinf=-torch.inf)
+        shares = (log_q.log_softmax(0) + log_w.log_softmax(0)).exp().nan_to_num().sum(1)
+    counts = torch.zeros_like(shares)
+    turns = []
+    for _ in range(strata):
+        one = torch.where((shares > DEAD) & (counts == 0), 1.0 + shares, shares / (counts + 1)).argmax(0)
+        counts += torch.nn.functional.one_hot(one, len(shares)).T
+        turns.append(one)
+    return torch.stack(turns)
