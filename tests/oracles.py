@@ -218,3 +218,42 @@ def bound(*args, **options):
     """The ELBO's Dataset as tensors, to be compared with those of the oracles."""
     found = pvae.elbo(*args, **options)
     return SimpleNamespace(**{name: torch.from_numpy(found[name].values) for name in found.data_vars})
+
+
+class Turned(nn.Module):
+    """x = A R_k z + noise with one of several rotations R_k: as many modes as rotations, equally heavy, and a normal p(x).
+
+    The guide is the best mean-field one around the first mode.
+    """
+
+    def __init__(self, modes, dims, noise=0.3, seed=0):
+        super().__init__()
+        self.generator = torch.Generator().manual_seed(seed)
+        self.weight = torch.randn(2 * dims, dims, generator=self.generator, dtype=torch.float64) / math.sqrt(dims) * 2
+        square = torch.randn(modes, dims, dims, generator=self.generator, dtype=torch.float64)
+        self.turns = torch.linalg.qr(square).Q
+        self.turns[0] = torch.eye(dims)
+        self.noise, self.dims, self.modes = noise, dims, modes
+
+    def model(self, x, size=None):
+        with plate(x, len(x), size):
+            z = pyro.sample("z", dist.Normal(self.weight.new_zeros(self.dims), 1.0).to_event(1))
+            loc = torch.einsum("nd,kde,...e->...kn", self.weight, self.turns, z)
+            classes = dist.Categorical(loc.new_ones(loc.shape[:-1]))
+            pyro.sample("x", dist.MixtureSameFamily(classes, dist.Normal(loc, self.noise).to_event(1)), obs=x)
+
+    def guide(self, x, size=None):
+        precision = self.weight.T @ self.weight / self.noise**2 + torch.eye(self.dims)
+        with plate(x, len(x), size):
+            loc = x @ self.weight @ torch.linalg.inv(precision) / self.noise**2
+            pyro.sample("z", dist.Normal(loc, precision.diagonal().rsqrt()).to_event(1))
+
+    def log_evidence(self, x):
+        covariance = self.weight @ self.weight.T + self.noise**2 * torch.eye(2 * self.dims)
+        return dist.MultivariateNormal(torch.zeros(2 * self.dims).double(), covariance).log_prob(x)
+
+    def simulate(self, rows):
+        z = torch.randn(rows, self.dims, generator=self.generator, dtype=torch.float64)
+        turn = self.turns[torch.randint(self.modes, (rows,), generator=self.generator)]
+        noise = torch.randn(rows, 2 * self.dims, generator=self.generator, dtype=torch.float64)
+        return torch.einsum("nd,rde,re->rn", self.weight, turn, z) + self.noise * noise

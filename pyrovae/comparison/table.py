@@ -275,6 +275,7 @@ def _quoted(names: Iterable[str]) -> str:
 
 REMEDIES = {
     "Refined": "take more steps (num_steps of Refined) or samples, or anneal (method 'ais')",
+    "Mixture": "search longer (starts and components of Mixture)",
     "AIS": "take more temperatures (num_temperatures of AIS) or chains",
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +34,10 @@ class Estimator(ABC):
     @abstractmethod
     def log_weights(self, block: Block) -> Tensor:
         """Of shape (samples, rows), float64, for one block of rows."""
+
+    def evaluate(self, block: Block) -> tuple[Tensor, dict[str, Tensor]]:
+        """The log weights, and by name what else became known of each row."""
+        return self.log_weights(block), {}
 
     def per_row(self, num_samples: int) -> int:
         """Draws per datum that are needed at once: more rows are taken together where there are few."""
@@ -131,15 +136,15 @@ class Mixture(Estimator):
     family: str = "full"
     num_steps: int = 100
     num_particles: int = 4
-    learning_rate: float = 0.05
+    learning_rate: float = 0.02
     robust: bool = False
     name = "mixture"
     num_samples = 1000
 
     @property
     def strata(self) -> int:
-        """Proposals take turns of ten."""
-        return 10
+        """The turns that the proposals take."""
+        return mixture.STRATA * (1 + self.robust)
 
     def per_row(self, num_samples: int) -> int:
         """The vectors at which the density is needed at once."""
@@ -150,13 +155,33 @@ class Mixture(Estimator):
         return self.evaluate(block)[0]
 
     def evaluate(self, block: Block) -> tuple[Tensor, dict[str, Tensor]]:
-        """The log weights, and of how many distinct optima each row's are."""
-        space = LatentSpace(block.call)
-        optima = mixture.search(space, self.starts, self.candidates, self.components)
-        options = {"num_steps": self.num_steps, "num_particles": self.num_particles, "rate": self.learning_rate}
-        found = mixture.proposals(space, optima, block.work.num_samples, full=self.family == "full", **options)
-        weights = [found.log_weights(range(tile.samples.start, tile.samples.stop)) for tile in block.tiles()]
-        return torch.cat(weights), {"optima": optima.counts}
+        """The log weights; how many starts and distinct optima there were, and how far two searches lie apart."""
+        space, total = LatentSpace(block.call), block.work.num_samples
+        by = [[s for s in range(total) if s // mixture.STRATA % (1 + self.robust) == n] for n in range(1 + self.robust)]
+        optima = [mixture.search(space, self.starts, self.candidates, self.components) for _ in by]
+        options: dict[str, Any] = {"num_steps": self.num_steps, "num_particles": self.num_particles}
+        options["rate"] = self.learning_rate
+        found = [
+            mixture.proposals(space, one, len(numbers), full=self.family == "full", **options)
+            for one, numbers in zip(optima, by, strict=True)
+            if numbers
+        ]
+        weights, alone = (torch.zeros(total, space.rows, dtype=torch.float64) for _ in range(2))
+        for tile in block.tiles():
+            for one, numbers in zip(found, by, strict=False):
+                mine = [(s, place) for place, s in enumerate(numbers) if tile.samples.start <= s < tile.samples.stop]
+                if mine:
+                    at, places = zip(*mine, strict=True)
+                    weights[at, :], alone[at, :] = one.log_weights(places)
+        known = {
+            "pareto_k": mixture.settled_k(weights, alone),
+            "starts": torch.full((space.rows,), len(by) * self.starts),
+        }
+        known["optima"] = torch.stack([one.counts for one in optima]).amax(0)
+        if self.robust and len(found) > 1:
+            means = [weights[numbers].logsumexp(0) - math.log(len(numbers)) for numbers in by]
+            known["apart"] = (means[0] - means[1]).abs()
+        return weights, known
 
 
 @dataclass(frozen=True)

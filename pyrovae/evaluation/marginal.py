@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 ELBO_SAMPLES = 100
 """Draws of the program's own guide for the ELBO beside an estimate that does not use it."""
+BEHIND = 3.0
+"""Standard errors of each by which the guide's own bound must lie above an estimate, to say that the estimate lost something."""
 LONG_NAMES = {
     "log_marginal": "log p(x), the logarithm of the mean weight",
     "mcse": "Monte-Carlo standard error of log_marginal",
@@ -33,6 +35,11 @@ LONG_NAMES = {
     "elbo": "evidence lower bound under the program's own guide",
     "gap": "log_marginal - elbo",
     "half": "log_marginal from the first half of the samples",
+    "starts": "starts from which modes were searched for",
+    "optima": "distinct optima that the search for modes found",
+    "apart": "how far two searches for modes lie apart",
+    "refitted": "estimated again, since the guide's own bound lay above",
+    "flagged": "whether the guide's own bound still lies above the estimate",
 }
 
 
@@ -60,9 +67,10 @@ def log_marginal(
     Args:
         program: as in :func:`pyrovae.evaluation.log_weights`.
         data: the data, N rows; NaN is a missing entry.
-        method: ``"importance"`` (draws of the guide), ``"refined"`` (of a guide optimized for each datum), ``"ais"``
-            (annealing from the guide), or an estimator with options of your own: ``Refined("normal", num_steps=500)``.
-        num_samples: samples (or chains) per datum; by default 1000, 1000 and 16.
+        method: ``"importance"`` (draws of the guide), ``"refined"`` (of a guide optimized for each datum),
+            ``"mixture"`` (of the guide and of guides optimized around all modes that a search finds; the one to rely on),
+            ``"ais"`` (annealing from the guide), or an estimator with options of your own: ``Refined("normal", num_steps=500)``.
+        num_samples: samples (or chains) per datum; by default 1000, of chains 16.
         covariates: for each name, a tensor of N rows.
         max_bytes: refuse what needs more memory.
         vectorize: False runs the program once for each draw (importance only).
@@ -73,7 +81,11 @@ def log_marginal(
 
     Returns:
         A Dataset over ``data`` with ``log_marginal, mcse, ess, pareto_k, elbo, gap`` and ``half`` (the estimate from half of
-        the samples, to see whether it has converged), in nats, float64. Its attributes tell the method, the rows, and how
+        the samples, to see whether it has converged), in nats, float64. Other methods than importance sampling compare each
+        estimate with the ELBO under the program's own guide: a row whose ELBO lies above by three standard errors of each is
+        estimated again (``refitted``), and ``flagged`` where it stays so; the two are never combined. A mixture tells its
+        ``starts`` and distinct ``optima``, and, if ``robust``, how far its two searches lie ``apart``; its ``pareto_k`` is at
+        most 0 where the tail of the weights is worth less than .02 nats. Its attributes tell the method, the rows, and how
         many numbers the program observes in all complete rows (``entries``), with the sum of their absolute values
         (``magnitude``); ``notes`` is among them where the estimates are unreliable: more than 5 % of the rows have a Pareto
         shape above the limit for so many samples. The evidence of a relaxed discrete latent is the relaxed model's, and says so.
@@ -103,14 +115,30 @@ def log_marginal(
     work = RowWork(program, data, covariates, num_samples=num_samples, **plan)
 
     def task(block: Block) -> dict[str, Tensor]:
-        columns = summary(estimator.log_weights(block), estimator.strata)
+        columns = _estimated(estimator, block)
         if not isinstance(estimator, Importance):
             own = torch.cat([terms.log_weights for terms in block.terms(ELBO_SAMPLES, stream=1)])
-            columns["elbo"] = own.mean(0)
+            behind = _behind(columns, own)
+            if behind.any():
+                again = _estimated(estimator, block)
+                columns = {name: torch.where(behind, again[name], value) for name, value in columns.items()}
+            flagged = _behind(columns, own)
+            columns |= {"elbo": own.mean(0), "refitted": behind, "flagged": flagged}
         columns["gap"] = columns["log_marginal"] - columns["elbo"]
         return columns | _observed(block.call)
 
     return _dataset(work.run(task, estimator.name, resume=resume, settings=estimator), estimator, work)
+
+
+def _estimated(estimator: Estimator, block: Block) -> dict[str, Tensor]:
+    weights, known = estimator.evaluate(block)
+    return summary(weights, estimator.strata) | known
+
+
+def _behind(columns: Mapping[str, Tensor], own: Tensor) -> Tensor:
+    """Whether the bound under the program's own guide lies above the estimate by three standard errors of each."""
+    error = own.std(0) / math.sqrt(len(own))
+    return own.mean(0) - BEHIND * error > columns["log_marginal"] + BEHIND * columns["mcse"]
 
 
 def _observed(call: Call) -> dict[str, Tensor]:
@@ -170,11 +198,22 @@ def _note(k: np.ndarray, num_samples: int, estimator: Estimator) -> str:
     )
 
 
+def _lost(columns: Mapping[str, Tensor]) -> str:
+    """How many rows are estimated below their own bound, in a sentence."""
+    count = int(columns["flagged"].sum()) if "flagged" in columns else 0
+    if not count:
+        return ""
+    return (
+        f"the ELBO of {count} rows (flagged) lies above their estimate, which has lost a part of the posterior: search longer "
+        "(method=Mixture(starts=100, components=10)), or leave them to the guide (method='importance')"
+    )
+
+
 def _dataset(columns: Mapping[str, Tensor], estimator: Estimator, work: RowWork) -> xr.Dataset:
     import xarray as xr
 
     variables = {n: ("data", columns[n].numpy(), {"long_name": text}) for n, text in LONG_NAMES.items() if n in columns}
-    for name in ("log_marginal", "mcse", "elbo", "gap", "half"):
+    for name in {"log_marginal", "mcse", "elbo", "gap", "half", "apart"} & set(variables):
         variables[name][2]["units"] = "nats"
     attributes = {
         "method": estimator.name,
@@ -189,8 +228,9 @@ def _dataset(columns: Mapping[str, Tensor], estimator: Estimator, work: RowWork)
     }
     if columns["entries"].any():
         attributes |= {name: columns[name].sum().item() for name in ("entries", "magnitude")}
-    if note := _note(columns["pareto_k"].numpy(), work.num_samples, estimator):
-        attributes["notes"] = note
+    notes = [_note(columns["pareto_k"].numpy(), work.num_samples, estimator), _lost(columns)]
+    if any(notes):
+        attributes["notes"] = "; ".join(filter(None, notes))
     if work.dry_run.relaxed_latents:
         attributes["relaxed"] = (
             f"the evidence is that of the model with {', '.join(work.dry_run.relaxed_latents)} relaxed"

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from pyro import poutine
 from torch import Tensor
 
 from pyrovae.evaluation.gaussian import Gaussian
+from pyrovae.evaluation.psis import beyond_the_draws
 from pyrovae.evaluation.refine import fit_gaussian
 from pyrovae.evaluation.unconstrained import LatentSpace
 from pyrovae.programs.call import checked
 
-VALLEY = 0.5
+STRATA = 10
+"""Proposals take turns of so many; two of each turn are the guide's."""
+VALLEY = 0.1
 """Nats by which the density must fall between two optima for them to be two."""
+WORTH = 0.02
+"""Nats below which a tail of weights does not matter."""
 DEAD = 1e-3
 """A component with a smaller share of the evidence among the pilot draws gets no draws."""
 WIDEST = 3.0
@@ -81,7 +88,12 @@ class Proposals:
         """The number of Gaussians for each row."""
         return len(self.gaussian.loc) // self.space.rows
 
-    def draw(self, samples: range) -> Tensor:
+    @property
+    def takes_part(self) -> bool:
+        """Whether the guide is one of the components."""
+        return bool((self.turns == -1).any())
+
+    def draw(self, samples: Sequence[int]) -> Tensor:
         """The draws with these numbers, of shape (samples, rows, size)."""
         strata = torch.tensor(samples) % len(self.turns)
         drawn = self.gaussian.draw(len(samples)).unflatten(1, (self.copies, -1))
@@ -99,7 +111,7 @@ class Proposals:
         stacked = u.repeat(1, copies, 1)
         log_q = self.gaussian.log_prob(stacked, Stack(self.space, copies).counted)
         log_q = log_q.unflatten(1, (copies, -1)).transpose(0, 1)
-        if not (self.turns == -1).any():
+        if not self.takes_part:
             return log_q
         own = self.space.log_guide(u, masked=True)[None]
         return torch.cat([log_q, torch.nan_to_num(own, nan=-torch.inf)])
@@ -109,16 +121,18 @@ class Proposals:
         """The logarithm of each component's share of the final draws, of shape (components, rows)."""
         strata = len(self.turns)
         sizes = torch.tensor([len(range(first, self.total, strata)) for first in range(strata)], dtype=torch.float64)
-        components = [*range(self.copies), *([-1] if (self.turns == -1).any() else [])]
+        components = [*range(self.copies), *([-1] if self.takes_part else [])]
         counts = torch.stack([((self.turns == one) * sizes[:, None]).sum(0) for one in components])
         return (counts / self.total).log().to(self.gaussian.loc)
 
-    def log_weights(self, samples: range) -> Tensor:
-        """Of fresh draws, of shape (samples, rows), float64."""
+    def log_weights(self, samples: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Of fresh draws: under the mixture, and under the guide alone at the same draws; (samples, rows), float64."""
         with checked(False):
             u = self.draw(samples)
-            log_q = (self.log_densities(u) + self.log_shares[:, None]).logsumexp(0)
-            return (self.space.log_joint(u, masked=True) - log_q).double()
+            each = self.log_densities(u)
+            log_joint = self.space.log_joint(u, masked=True)
+        alone = log_joint - each[-1] if self.takes_part else torch.full_like(log_joint, torch.inf)
+        return (log_joint - (each + self.log_shares[:, None]).logsumexp(0)).double(), alone.double()
 
 
 def search(space: LatentSpace, num_starts: int, num_candidates: int, num_optima: int) -> Optima:
@@ -155,7 +169,7 @@ def far_apart(space: LatentSpace, sources: list[Tensor], first: Tensor, spread: 
 
 
 def uphill(space: LatentSpace, u: Tensor, spread: Tensor, num_steps: int = 60) -> Tensor:
-    """Vectors ``(starts, rows, size)`` moved towards higher density by Adam, in steps of a tenth of the spread that fall to zero."""
+    """Vectors ``(starts, rows, size)`` moved towards higher density by Adam, in steps from a tenth of the spread to zero."""
     with torch.enable_grad(), poutine.block(), checked(False):
         moved = torch.zeros_like(u, requires_grad=True)
         optimizer = torch.optim.Adam([moved], lr=0.1)
@@ -220,12 +234,13 @@ def proposals(
     around = laplace(space, optima.places, own.tril)
     loc, tril = torch.cat([own.loc[None], around.loc]), torch.cat([torch.diag_embed(own.tril)[None], around.tril])
     start = Gaussian(loc.flatten(0, 1), tril.flatten(0, 1))
-    gaussian = fit_gaussian(Stack(space, copies), full, num_steps, num_particles, rate, start=start)
+    stack: Any = Stack(space, copies)
+    gaussian = fit_gaussian(stack, full, num_steps, num_particles, rate, start=start)
     takes_part = not space.auxiliary and space.masked_alike
-    strata = 10 if takes_part else 8
-    every = torch.arange(strata * copies) % copies
-    pilot = Proposals(space, gaussian, every[:copies, None].expand(-1, space.rows), copies * PILOT)
-    turns = shared_out(pilot, 8)
+    strata = STRATA - 2 if takes_part else STRATA
+    every = torch.arange(copies)
+    pilot = Proposals(space, gaussian, every[:, None].expand(-1, space.rows), copies * PILOT)
+    turns = shared_out(pilot, strata)
     if takes_part:
         mine = torch.full_like(turns[:1], -1)
         turns = torch.cat([mine, turns[:4], mine, turns[4:]])
@@ -247,3 +262,22 @@ def shared_out(pilot: Proposals, strata: int) -> Tensor:
         counts += torch.nn.functional.one_hot(one, len(shares)).T
         turns.append(one)
     return torch.stack(turns)
+
+
+def settled_k(log_weights: Tensor, alone: Tensor) -> Tensor:
+    r"""The Pareto shape of a mixture's weights, or 0 where their tail is worth less than ``WORTH`` nats.
+
+    Weights that are nearly constant may have any shape, and it says nothing. What lies beyond the largest of S weights is
+    extrapolated by the fitted tail to ten times as many draws; it is also bounded, since the guide's share bounds the weights:
+
+    .. math:: w(u) \le \frac{w_{\mathrm{guide}}(u)}{0.2}
+
+    Args:
+        log_weights: under the mixture, of shape (samples, rows).
+        alone: under the guide alone at the same draws; infinite where the guide takes no part.
+    """
+    k, beyond = beyond_the_draws(log_weights)
+    mean = log_weights.logsumexp(0) - math.log(len(log_weights))
+    bound = (alone.amax(0) - mean).exp() * STRATA / 2 / len(log_weights)
+    worth = torch.fmin(beyond, bound)
+    return torch.where(worth < WORTH, k.clamp_max(0.0), k)

@@ -77,6 +77,31 @@ def pareto_k(log_weights: Tensor, reff: float = 1.0) -> Tensor:
     return k if log_weights.ndim == 2 else k[0]
 
 
+def beyond_the_draws(log_weights: Tensor, factor: float = 10.0) -> tuple[Tensor, Tensor]:
+    r"""The Pareto shape, and how much the fitted tail says that more draws would add to the mean weight, relative to it.
+
+    The quantile function of the tail is integrated from half a draw to as much less as there are more draws:
+
+    .. math:: \frac{M}{S \bar w} \int_{1 / (2 M c)}^{1 / (2 M)}
+        \Bigl[\mu + \frac{\sigma}{k} (p^{-k} - 1)\Bigr] \mathrm{d}p
+
+    Args:
+        log_weights: of shape (samples, data).
+        factor: c, how many times as many draws.
+
+    >>> beyond_the_draws(torch.zeros(100, 3))[1]
+    tensor([0., 0., 0.], dtype=torch.float64)
+    """
+    lw, tail, constant, valid = _prepare(log_weights, 1.0)
+    k, sigma = _fit(tail)
+    few = 1 / (2 * tail.length.double().clamp_min(1))
+    shape = torch.where((k * (k - 1)).abs() < 1e-6, k + 1e-5, k)
+    powers = (few ** (1 - shape) - (few / factor) ** (1 - shape)) / (1 - shape)
+    area = (tail.cutoff[:, 0] - sigma / shape) * few * (1 - 1 / factor) + sigma / shape * powers
+    gain = tail.length / len(log_weights) * area / lw.exp().mean(1)
+    return _settle(k, constant, valid, log_weights), torch.where(constant, 0.0, gain.nan_to_num(nan=torch.inf))
+
+
 def _prepare(log_weights: Tensor, reff: float) -> tuple[Tensor, _Tail, Tensor, Tensor]:
     if log_weights.ndim not in (1, 2) or not log_weights.shape[0]:
         raise ValueError(f"expected log-weights of shape (samples, data) or (samples,), got {tuple(log_weights.shape)}")
