@@ -57,8 +57,10 @@ def train(
     if _is_table(chosen["data"]) and (kind := KINDS_OF.get(chosen.get("likelihood", ""))):
         chosen["likelihood"], reading = "table", replace(reading, kinds=(*reading.kinds, f"*={kind}"))
     rows, reading = _read(chosen, reading, quiet)
-    if rows.kinds and "epochs" not in chosen:
-        chosen["epochs"] = max(50, math.ceil(TABLE_STEPS * chosen["batch_size"] / len(rows.train)))
+    if rows.kinds:
+        latents = min(10, max(2, len(rows.kinds) // 2))
+        epochs = max(50, math.ceil(TABLE_STEPS * chosen["batch_size"] / len(rows.train)))
+        chosen = {"latent_dim": latents, "epochs": epochs, **chosen}
     training = Training(**{name: chosen[name] for name in options_of(Training) if name in chosen})
     spec = _spec(chosen, rows.train, training.seed)
     settings = {**to_plain(training), **to_plain(reading), "data": chosen["data"], "variant": rows.variant}

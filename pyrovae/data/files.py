@@ -58,7 +58,8 @@ def read_path(path: Path, variant: str | None, wanted: Wanted) -> Data:
     except (TypeError, ValueError) as error:
         if str(path) in str(error):
             raise
-        raise (TypeError if isinstance(error, TypeError) else ValueError)(f"{path}: {error}") from None
+        kind_of_error = TypeError if isinstance(error, TypeError) else ValueError
+        raise refusal(f"{path}: {error}", getattr(error, "argument", None), kind_of_error) from None
 
 
 def _refuse_options(wanted: Wanted, path: Path, options: Sequence[str]) -> None:

@@ -101,9 +101,9 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
     "mnist": {"latent_dim": 40, "hidden": (400, 400), "normalization": "batch"}
     | {"epochs": 55, "batch_size": 256, "learning_rate": 4e-3},
     "freyfaces": {"latent_dim": 20, "hidden": (256, 256), "epochs": 200, "batch_size": 64},
-    "tables": {"hidden": (64,), "batch_size": 64, "learning_rate": 5e-3},
+    "tables": {"hidden": (32,), "batch_size": 64, "learning_rate": 1e-2},
     "files": {"hidden": (128, 128)},
 }
 """By data set the fields of `Spec` and `Training` that differ from their defaults; tables and files are the user's."""
-TABLE_STEPS = 3000
+TABLE_STEPS = 2500
 """Steps that a table's training takes by default, unless its 50 epochs take more."""
