@@ -104,6 +104,7 @@ def intervals(seed: int, num_tables: int, steps: int) -> dict[str, tuple[float, 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--datasets", type=int, default=100)
+    parser.add_argument("--first", type=int, default=0, help="seed of the first, to share the work between processes")
     parser.add_argument("--tables", type=int, default=10)
     parser.add_argument("--steps", type=int, default=200)
     arguments = parser.parse_args()
@@ -111,11 +112,11 @@ def main() -> None:
     warnings.simplefilter("ignore")
     found: dict[str, list[tuple[float, float, float]]] = {}
     began = time.process_time()
-    for seed in range(arguments.datasets):
+    for count, seed in enumerate(range(arguments.first, arguments.first + arguments.datasets), 1):
         for name, values in intervals(seed, arguments.tables, arguments.steps).items():
             found.setdefault(name, []).append(values)
-        if (seed + 1) % 10 == 0 or seed + 1 == arguments.datasets:
-            print(f"{seed + 1} data sets, {time.process_time() - began:.0f} s of processor time")
+        if count % 10 == 0 or count == arguments.datasets:
+            print(f"{count} data sets from {arguments.first} on, {time.process_time() - began:.0f} s of processor time")
             print(f"{'':24s} {'bias':>7s} {'sd':>6s} {'width':>6s} {'covered':>8s}")
             for name, values in found.items():
                 estimate, low, high = np.array(values).T
