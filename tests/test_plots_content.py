@@ -438,3 +438,19 @@ def test_the_forest_shows_quantiles():
     assert np.allclose(wide, [[5, 95], [10, 190]])
     assert np.allclose(half, [[25, 75], [50, 150]])
     assert np.allclose(ax.lines[0].get_xdata(), [50, 100])
+
+
+def test_columns_of_few_whole_numbers_have_a_bar_each():
+    """Shares of 0, 1 and 2, whatever the draws beyond; a column of levels has the names of its levels."""
+    axes = plots.plot_columns({"visits": [0, 1, 1, 2]}, {"visits": [0, 0, 2, 2]})
+    data, drawn = axes[0].patches
+    assert data.get_data().values.tolist() == [0.25, 0.5, 0.25]
+    assert drawn.get_data().values.tolist() == [0.5, 0, 0.5]
+    assert data.get_data().edges.tolist() == [-0.5, 0.5, 1.5, 2.5]
+    levels = plots.plot_columns({"pet": [0, 1]}, {"pet": [1, 1]}, levels={"pet": ["cat", "dog"]})
+    assert [label.get_text() for label in levels[0].get_xticklabels()] == ["cat", "dog"]
+
+
+def test_columns_beyond_the_most_are_left_out():
+    columns = {f"c{number}": np.arange(5.0) for number in range(5)}
+    assert len(plots.plot_columns(columns, columns, max_columns=2)) == 2

@@ -298,8 +298,9 @@ def test_vectors_get_a_table_of_columns(tmp_path):
     generator = np.random.default_rng(0)
     with (tmp_path / "<b>.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["height", "<i>width</i>", "c"])
-        writer.writerows(generator.normal(size=(60, 3)).tolist())
+        writer.writerow(["height", "<i>width</i>", "c", "habit"])
+        habits = itertools.cycle(["non-smoker", "smoker", "non-smoker"])
+        writer.writerows([*row, next(habits)] for row in generator.normal(size=(60, 3)).tolist())
     done = invoke(
         "train", tmp_path / "<b>.csv", "--epochs", 1, "--hidden", 8, "--no-figures", "--out", tmp_path / "table"
     )
@@ -308,6 +309,8 @@ def test_vectors_get_a_table_of_columns(tmp_path):
     assert "height" in page.text
     assert "<i>width</i>" in page.text
     assert page.all("i") == []
+    assert re.search(r"non-smoker \d+%", page.text)  # the shares of its levels, not the mean of their codes
+    assert "columns" in {figure["id"] for figure in page.all("figure")}
 
 
 # Findings

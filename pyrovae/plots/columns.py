@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -73,16 +74,19 @@ def plot_columns(
 
 
 def _draw_column(ax: Axes, both: Mapping[str, np.ndarray], levels: Sequence[str] | None) -> None:
-    """Shares by level side by side; of numbers by bins that reach over the data and most of the draws."""
+    """Shares of levels and of few whole numbers; else of bins that reach over the data and most of the draws."""
     data, draws = both.values()
+    low, high = np.quantile(draws, [0.005, 0.995])
+    low, high = min(data.min(), low), max(data.max(), high)
+    are_whole = all((values == values.round()).all() for values in both.values())
     if levels is not None:
         ax.set_xticks(range(len(levels)), list(map(str, levels)))
         edges = np.arange(len(levels) + 1) - 0.5
+    elif low == high or (are_whole and high - low < _BINS):
+        edges = np.arange(np.floor(low), np.ceil(high) + 2) - 0.5
     else:
-        low, high = np.quantile(draws, [0.005, 0.995])
-        edges = np.linspace(min(data.min(), low), max(data.max(), high), _BINS + 1)
-        if edges[0] == edges[-1]:
-            edges = np.array([edges[0] - 0.5, edges[0] + 0.5])
+        bins = min(_BINS, 2 * math.ceil(math.sqrt(min(len(data), len(draws)))))
+        edges = np.linspace(low, high, bins + 1)
     looks: tuple[dict[str, Any], ...] = ({"color": BLUE, "alpha": 0.45}, {"color": VERMILLION, "fill": False})
     for (name, values), look in zip(both.items(), looks, strict=True):
         shares = np.histogram(values, edges)[0] / len(values)

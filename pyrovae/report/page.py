@@ -180,8 +180,7 @@ class RunPage:
     @property
     def columns(self) -> list[dict[str, Any]]:
         """The tables of the columns of the data, for data sites that are a table or counts."""
-        data = self.subject.data
-        return [] if self.seen is None or data is None else column_tables(self.seen, data.columns)
+        return [] if self.seen is None else column_tables(self.seen)
 
     @property
     def sentence(self) -> str:

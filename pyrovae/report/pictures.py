@@ -15,14 +15,14 @@ from pyrovae.checks import Report
 from pyrovae.data import Data
 from pyrovae.plots.style import finding, one_panel
 from pyrovae.report.render import attempt
-from pyrovae.report.views import ROWS, View, Views, views
+from pyrovae.report.views import ROWS, View, Views, column_names, views
 
 if TYPE_CHECKING:
     from markupsafe import Markup
     from matplotlib.figure import Figure
     from torch import Tensor
 
-IMAGES, SAMPLES = 10, 64
+IMAGES, SAMPLES, COLUMNS = 10, 64, 6
 _INK = "#010203"
 """A color that no figure has, to be found again in its text."""
 _LOOK = {
@@ -87,7 +87,7 @@ def view_pictures(seen: Views) -> dict[str, Picture]:
     pictures: dict[str, Picture] = {}
     several = len(seen.data) > 1
     for name, view in seen.data.items():
-        made = {"image": _of_images, "sequence": _of_sequences}.get(view.kind, lambda *_: {})(seen, view)
+        made = {"image": _of_images, "sequence": _of_sequences}.get(view.kind, _of_columns)(seen, view)
         for key, picture in made.items():
             titled = picture._replace(title=f"{picture.title} of {name}") if several else picture
             pictures[f"{key}-{name}" if several else key] = titled
@@ -149,6 +149,24 @@ def _of_sequences(seen: Views, view: View) -> dict[str, Picture]:
 
     words = f"Mean and standard deviation of rows at each step: {len(view.rows):,} test rows beside draws of the model."
     return {"sequences": Picture("Sequences", draw, words, f"Two lines with bands. {words}")}
+
+
+def _of_columns(seen: Views, view: View) -> dict[str, Picture]:
+    """The columns of a table or of counts, in their units, beside draws of the model."""
+    names, sides = column_names(seen, view), [part.reshape(len(part), -1) for part in (view.rows, view.draws)]
+    known = [n for n in range(len(names)) if all(bool(side[:, n].isfinite().any()) for side in sides)][:COLUMNS]
+    if not known:
+        return {}
+    rows, draws = ({names[n]: side[:, n] for n in known} for side in sides)
+    words = f"{len(view.rows):,} test rows beside draws of the model, each column in its units."
+    return {
+        "columns": Picture(
+            "Columns of the data",
+            lambda: plots.plot_columns(rows, draws, levels=seen.work.data.levels, label="prior samples"),
+            words,
+            f"Histograms. {words}",
+        )
+    }
 
 
 def _of_latent(seen: Views, name: str, means: Tensor) -> Picture:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -148,7 +148,7 @@ def _mean(site: Site) -> Tensor:
     return mean.expand(site["value"].shape)
 
 
-def column_tables(seen: Views, names: tuple[str, ...] | None, most: int = 20) -> list[dict[str, Any]]:
+def column_tables(seen: Views, most: int = 20) -> list[dict[str, Any]]:
     """For each data site that is a table or counts, its columns: the data, the model's draws, and the reconstructions."""
     import pandas as pd
 
@@ -156,27 +156,43 @@ def column_tables(seen: Views, names: tuple[str, ...] | None, most: int = 20) ->
     for site, view in seen.data.items():
         if view.kind not in ("table", "counts"):
             continue
-        several, total = len(seen.data) > 1, view.rows[0].numel()
-        labels = [f"[{number}]" for number in range(total)] if several or not names else list(map(str, names))
+        names, levels = column_names(seen, view), seen.work.data.levels
         parts = (values.double().reshape(len(values), -1)[:, :most] for values in (view.rows, view.draws, view.again))
         rows, draws, again = (pd.DataFrame(part.numpy()) for part in parts)
-        table = pd.DataFrame({"column": labels[:most]})
-        table["test rows, mean (sd)"] = rows.apply(_moments)
-        table["prior samples, mean (sd)"] = draws.apply(_moments)
-        with np.errstate(invalid="ignore", divide="ignore"):  # a constant column has no correlation
-            agreement = [rows[n].corr(again[n], min_periods=3) for n in rows]
-        table["correlation with reconstruction"] = [f"{value:.2f}" for value in agreement]
-        if view.kind == "counts":
-            for head, part in (("zeros", rows), ("zeros of samples", draws)):
-                table[head] = [f"{share:.0%}" for share in (part == 0).sum() / part.count()]
-        cells = table.columns[1:]
-        table[cells] = table[cells].replace(r"^nan.*", "–", regex=True).replace("-", "−", regex=True)
-        more = f" The first {most} of {total} columns." if total > most else ""
+        heads = ["column", "test rows, mean (sd) or shares", "prior samples", "agreement with reconstruction"]
+        heads += ["zeros", "zeros of samples"] if view.kind == "counts" else []
+        lines = []
+        for place, name in enumerate(names[:most]):
+            columns = [part[place] for part in (rows, draws, again)]
+            cells = [_described(column, levels.get(name)) for column in columns[:2]]
+            cells.append(_agreement(columns[0], columns[2], name in levels))
+            if view.kind == "counts":
+                cells += [f"{(column.dropna() == 0).mean():.0%}" for column in columns[:2]]
+            lines.append([name, *("–" if cell.startswith("nan") else cell for cell in cells)])
+        more = f" The first {most} of {len(names)} columns." if len(names) > most else ""
         note = f"{len(rows):,} test rows beside as many draws of the model, and beside their own reconstructions.{more}"
-        title = f"Columns of {site}" if several else "Columns"
-        found.append({"title": title, "note": note, "heads": list(table), "lines": table.to_numpy().tolist()})
+        title = f"Columns of {site}" if len(seen.data) > 1 else "Columns"
+        found.append({"title": title, "note": note, "heads": heads, "lines": lines})
     return found
 
 
-def _moments(column: Any) -> str:
-    return f"{column.mean():.4g} ({column.std(ddof=0):.3g})"
+def column_names(seen: Views, view: View) -> list[str]:
+    """The names of the entries of a row."""
+    names = seen.work.data.columns if len(seen.data) == 1 else None
+    return [str(name) for name in names or (f"[{number}]" for number in range(view.rows[0].numel()))]
+
+
+def _described(column: Any, levels: Sequence[str] | None) -> str:
+    """The mean and the standard deviation of numbers; the shares of the most frequent levels."""
+    if levels is None:
+        return f"{column.mean():.4g} ({column.std(ddof=0):.3g})".replace("-", "−")
+    shares = column.dropna().value_counts(normalize=True)
+    return ", ".join(f"{levels[int(code)]} {share:.0%}" for code, share in shares.head(3).items())
+
+
+def _agreement(column: Any, again: Any, has_levels: bool) -> str:
+    """The correlation of a column with its reconstructions; for levels the share that is right."""
+    if has_levels:
+        return f"{(column == again)[column.notna()].mean():.0%} right"
+    with np.errstate(invalid="ignore", divide="ignore"):  # a constant column has no correlation
+        return f"{column.corr(again, min_periods=3):.2f}".replace("-", "−")
