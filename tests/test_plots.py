@@ -243,3 +243,11 @@ def test_importing_the_room_loads_no_heavy_module():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_axes_of_ones_own_take_the_style():
+    with matplotlib.rc_context(plots.STYLE):
+        ax = Figure().subplots()
+        (line,) = ax.plot([0, 1])
+        assert line.get_color() == plots.SERIES[0]
+        assert not ax.spines["top"].get_visible()

@@ -180,6 +180,10 @@ def test_the_numbers_are_those_of_the_library(run):
     assert whole.value == pytest.approx(page.evidence.test["elbo"].value + gap)
     assert whole.rows == 359
     assert page.skipped == {}
+    measured = {line[0]: line[1] for line in page.numbers}
+    assert "median k-hat" in measured
+    assert not {"ELBO", "log p(x)", "KL"} & set(measured)  # which have one value, in the table of evidence
+    assert measured["SBC p-value (Bonferroni)"] == "< 0.001"
 
 
 def estimates(elbo, log_p, k=0.2, **attributes):

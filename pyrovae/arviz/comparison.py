@@ -21,7 +21,7 @@ def to_elpd_data(comparison: Comparison) -> dict[str, Any]:
 
     .. math:: \mathrm{elpd} = \sum_i \log p(x_i), \qquad \mathrm{se} = \sqrt{N\,\mathrm{var}_i \log p(x_i)}
 
-    ArviZ 0.23's stacking weights silently become equal where the log densities exceed about 700 nats a row; those of the
+    ArviZ 0.23's stacking weights silently become equal where the log densities exceed about 700 nats per row; those of the
     comparison itself do not.
 
     Args:

@@ -40,7 +40,7 @@ WRITE_BYTES = 2**26
 """About how much is written to a store at once."""
 _LOG_LIKELIHOOD = (
     "log_likelihood holds log p(x_i | z_i), the density of a row given its own latent. az.loo and az.waic on it estimate "
-    "1 / E[1 / p(x_i | z_i)], a harmonic mean whose Pareto k is above 0.7 for most rows: they are off by nats a row and "
+    "1 / E[1 / p(x_i | z_i)], a harmonic mean whose Pareto k is above 0.7 for most rows: they are off by nats per row and "
     "choose models with too many latents. To compare models use held-out log p(x_i): pyrovae.compare, or log_marginal in "
     "amortized_diagnostics"
 )
@@ -69,9 +69,9 @@ def from_pyro_svi(
     .. math:: z_{si} \sim q(z \mid x_i), \quad \tilde x_{si} \sim p(x \mid z_{si}), \quad
         \mathtt{lp} = \log p(x_i, z_{si}), \quad \mathtt{log\_weight} = \mathtt{lp} - \mathtt{log\_q}
 
-    Groups: ``posterior``, ``sample_stats`` (lp, log_q and log_weight, nats a row), ``posterior_predictive``, ``prior``,
+    Groups: ``posterior``, ``sample_stats`` (lp, log_q and log_weight, nats per row), ``posterior_predictive``, ``prior``,
     ``prior_predictive``, ``observed_data`` (missing entries stay NaN), ``constant_data`` (the covariates) and
-    ``amortized_diagnostics`` (elbo, log_marginal, mcse, pareto_k, ess, kl a row). Dimensions are ``chain`` (one),
+    ``amortized_diagnostics`` (elbo, log_marginal, mcse, pareto_k, ess, kl per row). Dimensions are ``chain`` (one),
     ``draw``, ``data``, then the program's other plates, then ``<site>_dim_0``, ``<site>_dim_1``, and so on. On request
     ``predictions`` (of rows that have covariates alone, along ``new_data``) and ``prior_sbc`` (normalized ranks).
     Where model and guide mask a latent (the end of a shorter sequence, say), its draws are NaN. Data with Pyro's
@@ -82,9 +82,9 @@ def from_pyro_svi(
         program: anything with ``model`` and ``guide``, a tuple of both, a ``pyro.infer.SVI``; or a ``pyro.infer.MCMC``
             that has run, whose chains are taken.
         data: rows, of any kind that ``pyrovae.data.as_data`` takes; NaN is missing. The index and the columns of a
-            DataFrame become coordinates. For MCMC by default what it ran on.
-        covariates: one row a datum for each name.
-        num_samples: draws a row.
+            DataFrame become coordinates. By default MCMC's own data.
+        covariates: for each name, one row for each datum.
+        num_samples: draws per row.
         coords: dimension -> labels.
         dims: variable -> names of its event dimensions, ``{"z": ["latent_dim"]}``, or of all after the draws, as
             ArviZ's converters take them: ``{"z": ["data", "latent_dim"]}``.
@@ -93,7 +93,7 @@ def from_pyro_svi(
         max_bytes: refuse results, and blocks of rows, that need more memory.
         store: a path where a zarr store is written block by block; values are then read when they are looked at.
         seed: of all draws; None takes torch's generator as it stands.
-        new_covariates: one row a prediction for each name; the model is called without data, at the guide's draws of
+        new_covariates: for each name, one row for each prediction; the model is called without data, at the guide's draws of
             global latents. Adds ``predictions`` and ``predictions_constant_data``.
         sbc: a result of :func:`pyrovae.sbc`, whose ranks become ``prior_sbc``.
         vectorize: False runs the program once for each draw, for programs that cannot broadcast.

@@ -29,7 +29,7 @@ def report(
     seed: Seed = 0,
     quiet: Quiet = False,
 ) -> None:
-    """Write one page of HTML on a run, or on several compared: what it is, what came of it, how far to trust it."""
+    """Write one page of HTML on a run, or on several compared: the model, its results, and how far to trust them."""
     import webbrowser
 
     from pyrovae.files import Run

@@ -52,10 +52,10 @@ class Comparison:
     * ``pct_bad_k``: rows, in per cent, whose Pareto k-hat is above the limit for so many samples,
       min(1 - 1 / log10(num_samples), 0.7) as in ArviZ; their estimates are too low. NaN where no k-hat is known. For
       another limit, count ``pointwise[name].pareto_k``.
-    * ``k_converged``: whether ``bias`` is at most 0.05 nats a row.
+    * ``k_converged``: whether ``bias`` is at most 0.05 nats per row.
     * ``num_refits``: how many refits were averaged; 1 without any.
     * ``refit_sd``: the standard deviation of ``elpd`` between refits, in nats; NaN without any.
-    * ``estimator``, ``num_samples``, ``num_data``: how, from how many samples (or chains) a row, and on how many rows.
+    * ``estimator``, ``num_samples``, ``num_data``: the estimator, its samples (or chains) per row, and the number of rows.
 
     Attributes:
         frame: the table, a DataFrame.
@@ -281,5 +281,5 @@ REMEDIES = {
 
 
 def _remedy(estimator: str) -> str:
-    """What is left to do after an estimator, known by the beginning of its repr."""
+    """The advice to users of an estimator, which is known by the beginning of its repr."""
     return REMEDIES.get(estimator.partition("(")[0], "refine (method 'refined' or 'ais')")

@@ -1,8 +1,9 @@
-"""Figures: every one a function of arrays that returns axes.
+"""Figures: functions of arrays that return axes.
 
-Each takes ``ax=`` and otherwise makes a figure of its own, which a notebook shows by itself and which elsewhere belongs
+Each takes ``ax=`` and otherwise makes a new figure, which a notebook shows by itself and which elsewhere belongs
 to the caller: ``ax.figure.savefig("figure.png")``. No setting of matplotlib is changed. For a dark page draw under
 ``matplotlib.rc_context(plots.DARK)``; ``plots.NEUTRAL`` gives one figure for light and dark pages.
+For axes of your own write ``matplotlib.rcParams.update(plots.STYLE)``.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ from pyrovae.plots.latent import plot_kl_per_dimension, plot_latent
 from pyrovae.plots.paths import latent_grid, linear_path, spherical_path, traversal_grid
 from pyrovae.plots.posterior import plot_latent_density, plot_posterior_comparison
 from pyrovae.plots.reliability import plot_khat, plot_log_weights
-from pyrovae.plots.style import DARK, NEUTRAL, SERIES
+from pyrovae.plots.style import DARK, NEUTRAL, SERIES, STYLE
 from pyrovae.plots.training import plot_history
 
 __all__ = [
     "DARK",
     "NEUTRAL",
     "SERIES",
+    "STYLE",
     "latent_grid",
     "linear_path",
     "plot_columns",

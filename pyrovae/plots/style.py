@@ -31,6 +31,16 @@ SKY = "#56B4E9"
 SERIES = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY)
 #: The colors of up to ten classes, told apart by color-blind readers too.
 CLASSES = (*SERIES, "#882255", "#999933", "#BBBBBB", "#117733")
+
+#: Settings for ``matplotlib.rcParams.update`` or ``rc_context``: axes that you make yourself look like these figures.
+STYLE = {
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.prop_cycle": f"cycler(color={list(SERIES)})",
+    "axes.titlesize": "medium",
+    "legend.fontsize": "small",
+    "legend.edgecolor": "none",
+}
 MARKERS = ("o", "^", "s", "D", "v", "P", "X", "*")
 LINES = ("-", "--", "-.", ":")
 

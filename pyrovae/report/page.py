@@ -133,12 +133,14 @@ class RunPage:
 
     @property
     def numbers(self) -> list[list[str]]:
-        """What the checks measured."""
+        """The numbers of the checks, without those that the table of evidence has with their rows and method."""
         rows = []
         for line in self.report.table():
+            if line.quantity in ("ELBO", "log p(x)", "KL"):
+                continue
             error = "" if math.isnan(line.error) else signed(line.error, ",.2g")
-            value = "< 0.001" if 0 < line.value < 1e-3 else signed(line.value, ",.4g")
-            rows.append([line.quantity, value, error, line.unit])
+            is_tiny = line.value < 1e-3 and (line.value > 0 or "p-value" in line.quantity)
+            rows.append([line.quantity, "< 0.001" if is_tiny else signed(line.value, ",.4g"), error, line.unit])
         return rows
 
     @property

@@ -168,14 +168,14 @@ def require_same_rows(kept: Mapping[str, Mapping[str, Any]]) -> None:
     if len({data.get("fingerprint") for data in kept.values()}) < 2:
         return
     found = {word: {run: str(data.get(name)) for run, data in kept.items()} for name, word in _DIFFERENCES.items()}
-    said = [
+    differing = [
         f"{word} ({', '.join(f'{run}: {value}' for run, value in values.items())})"
         for word, values in found.items()
         if len(set(values.values())) > 1
     ]
     raise ValueError(
         f"the runs were trained on different rows or variants, so nothing compares them; they differ in "
-        f"{', '.join(said) or 'the rows themselves: the file was changed between them'}. Train them on the same data, "
+        f"{', '.join(differing) or 'the rows themselves: the file was changed between them'}. Train them on the same data, "
         "variant and --split-seed; --seed may differ"
     )
 
