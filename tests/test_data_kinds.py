@@ -53,8 +53,9 @@ def test_levels_of_numbers_are_coded_and_named():
 
 def test_numbers_of_other_rows_are_matched_by_value_not_by_code():
     train = as_data(pd.DataFrame({"grade": [3, 1, 2]}), kinds={"grade": "category"})
-    for kinds in (None, {"grade": "category"}):
-        assert train.matched(as_data(pd.DataFrame({"grade": [2, 3]}), kinds=kinds)).x[:, 0].tolist() == [1, 2]
+    other = pd.DataFrame({"grade": [2, 3]})
+    for rows in (other, as_data(other), as_data(other, kinds={"grade": "category"})):
+        assert train.matched(rows).x[:, 0].tolist() == [1, 2]
     with pytest.raises(ValueError, match="'grade' has the level '4' in row 1, expected one of '1', '2', '3'"):
         train.matched(as_data(pd.DataFrame({"grade": [2, 4]})))
 

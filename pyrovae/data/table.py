@@ -258,14 +258,15 @@ class Data:
                 )
         return frame
 
-    def matched(self, other: Data) -> Data:
+    def matched(self, other: Any) -> Data:
         """Return ``other`` with its columns, covariates and levels in the order of this data.
 
         Names are matched, never places; where one of the two has no names, places are all there is. Covariates that this
         data does not have are left out.
 
         Args:
-            other: rows that the same program is to read: for validation, a test, or a later use.
+            other: rows that the same program is to read: for validation, a test, or a later use; ``Data``, or what ``as_data``
+                takes, a table with this one's kinds.
 
         Raises:
             ValueError: shapes or names differ, or a level is new; the message names the column and the row.
@@ -274,7 +275,9 @@ class Data:
         >>> train.matched(Data(torch.tensor([[1.0, 2.0]]), columns=("b", "a"))).x
         tensor([[2., 1.]])
         """
-        return match(self, other)  # type: ignore[no-any-return]
+        from pyrovae.data.convert import as_data
+
+        return match(self, as_data(other, kinds=None if isinstance(other, Data) else self.kinds or None))
 
     def fingerprint(self, values_only: bool = False) -> str:
         """Return a hash of the rows in their order, whatever their dtype, shape or storage; names and covariates count.

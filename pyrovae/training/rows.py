@@ -201,7 +201,7 @@ def divide(
     seed = rows.seed or 0 if seed is None else seed
     if isinstance(validation, float):
         return split(rows, validation, seed)
-    return rows, None if validation is None else rows.matched(as_data(validation)).drawn(seed)
+    return rows, None if validation is None else rows.matched(validation).drawn(seed)
 
 
 def placed_rows(
