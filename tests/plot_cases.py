@@ -111,6 +111,10 @@ CASES = {
         plots.plot_rate_distortion, (np.array([40.0, 25, 10, 2]), np.array([65.0, 75, 100, 150]), np.array([0.1, 1, 4, 16])),
         {"label": "standard normal"}, ("rate: KL (nats)", "(nats)"), ("standard normal",),
     ),
+    "influence": Case(
+        plots.plot_influence, (np.array([0.2, -1.0, 4.0, 0.5, -0.3]),), {"names": ("flow", "normal")},
+        ("most influential", "(nats)", "flow less normal"), ("sum so far", "all rows"),
+    ),
     "comparison": Case(
         plots.plot_comparison, (["flow", "normal", "VampPrior"], np.array([-90.0, -95, -91]), np.array([1.0, 1.1, 1.2])),
         {

@@ -10,6 +10,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from oracles import PPCA, BetaBernoulli, EnumeratedMixture
+from scipy import stats
 
 from pyrovae.arviz import to_compare_frame, to_elpd_data
 from pyrovae.comparison import (
@@ -21,7 +22,7 @@ from pyrovae.comparison import (
     pseudo_bma_weights,
     stacking_weights,
 )
-from pyrovae.comparison.pointwise import averaged
+from pyrovae.comparison.pointwise import Difference, averaged
 from pyrovae.comparison.table import SHOWN
 from pyrovae.data import as_data
 from pyrovae.evaluation import AIS, Importance, Refined, log_marginal
@@ -650,7 +651,7 @@ def test_it_prints_and_goes_into_a_paper():
     assert latex.count("\\\\") == 3
     assert r"a\_1" in latex
     assert r"elpd\_diff" in latex
-    assert latex.startswith(r"\begin{tabular}{lrrrrrrrrrrr}")
+    assert latex.startswith(r"\begin{tabular}{lrrrrrrrrrrrrr}")
     assert "<table" in result._repr_html_()
     np.testing.assert_allclose(result.per_datum()["elpd"], result.frame["elpd"] / 300)
 
@@ -713,3 +714,59 @@ def test_tables_are_compared_on_the_same_kinds_alone():
     assert compare({name: runs[name] for name in ("real", "heavy")}).frame.shape[0] == 2
     with pytest.raises(ValueError, match="models differ in measure: 'count' density, and mass of a, 'real' density"):
         compare({name: runs[name] for name in ("count", "real")})
+
+
+def test_of_equal_models_one_in_twenty_is_worse_with_a_reference_fixed_beforehand():
+    """1,000 pairs whose log densities differ row by row and are equal in expectation; within two standard errors of 5 %."""
+    generator = np.random.default_rng(0)
+    shared = generator.normal(-90, 20, (1000, 400))
+    pairs = shared[..., None] + generator.standard_t(5, (1000, 400, 2))
+    p = np.array([Difference.between(Pointwise(one[:, 1]), Pointwise(one[:, 0])).p_worse for one in pairs])
+    assert abs((p < 0.05).mean() - 0.05) < 2 * math.sqrt(0.05 * 0.95 / 1000)
+    assert abs((p > 0.95).mean() - 0.05) < 2 * math.sqrt(0.05 * 0.95 / 1000)
+    against_best = [np.nanmax(compare({"a": one[:, 0], "b": one[:, 1]}).frame["p_worse"]) for one in pairs[:20]]
+    assert min(against_best) >= 0.5
+
+
+def test_differences_are_from_the_reference():
+    log_p = densities(models=3)
+    models = dict(zip("abc", log_p.T, strict=True))
+    result = compare(models, reference="a")
+    assert result.reference == "a"
+    expected = {name: column.sum() - log_p[:, 0].sum() for name, column in models.items()}
+    assert result.frame["elpd_diff"].to_dict() == pytest.approx(expected)
+    assert np.isnan(result.frame.loc["a", "p_worse"])
+    assert result.frame["rank"].tolist() == compare(models).frame["rank"].tolist()
+    score = result.difference("b", "a")
+    assert result.frame.loc["b", "p_worse"] == pytest.approx(stats.norm.cdf(-score.elpd_diff / score.error))
+    with pytest.raises(ValueError, match="reference"):
+        compare(models, reference="d")
+
+
+@pytest.mark.parametrize(
+    ("rows", "difference", "reason"),
+    [(99, 10.0, "N < 100"), (100, 4.1, ""), (100, 3.9, "|elpd_diff| < 4"), (100, -3.9, "|elpd_diff| < 4")],
+)
+def test_a_difference_that_cannot_be_judged_says_why(rows, difference, reason):
+    log_p = np.random.default_rng(0).normal(size=rows)
+    result = compare({"a": log_p, "b": log_p + difference / rows}, reference="a")
+    assert result.frame["diag_diff"].to_dict() == {"a": "", "b": reason}
+
+
+@pytest.mark.parametrize(("count", "reference", "noted"), [(11, None, False), (12, None, True), (12, "0", False)])
+def test_the_best_of_many_is_noted(count, reference, noted):
+    log_p = densities(models=count)
+    result = compare({str(number): log_p[:, number] for number in range(count)}, reference=reference)
+    assert any("by luck" in note for note in result.notes) == noted
+
+
+def test_the_rows_that_decide_come_first():
+    log_p = densities(models=2)
+    result = compare({"a": log_p[:, 0], "b": log_p[:, 1]})
+    rows = result.influence("a", "b")
+    assert rows.sum() == pytest.approx(result.difference("a", "b").elpd_diff)
+    np.testing.assert_array_equal(rows, (log_p[:, 0] - log_p[:, 1])[rows.index])
+    assert (np.diff(rows.abs()) <= 0).all()
+    drawn = result.plot_influence("a", "b").lines[0].get_ydata()
+    assert drawn[1] == pytest.approx(rows.iloc[0])
+    assert drawn[-1] == pytest.approx(rows.sum())

@@ -28,6 +28,7 @@ def compare(
     num_samples: int | None = None,
     train: Any = None,
     weights: str = "stacking",
+    reference: str | None = None,
     in_sample: bool = False,
     max_bytes: int = MAX_BYTES,
     seed: int | None = None,
@@ -51,6 +52,8 @@ def compare(
         covariates: for each name, a tensor of as many rows.
         train: the training rows: for baselines, and to refuse rows that are among them.
         weights: ``"stacking"`` or ``"pseudo-bma"``.
+        reference: the model from which differences are taken, fixed before looking; by default the best model. Only against
+            such a reference is ``p_worse`` calibrated: among models of equal expected log density, 5 % have p_worse < .05.
         in_sample: accept training rows.
         max_bytes: refuse what needs more memory.
         seed: makes the draws reproducible; all programs use the same.
@@ -93,7 +96,7 @@ def compare(
             for number, refit in enumerate(model if several else [model])
         ]
     check_comparable(results, in_sample)
-    return Comparison.of(results, weights, about_rows)
+    return Comparison.of(results, weights, about_rows, reference)
 
 
 def _evaluated(name: str, model: Any, data: Data | None, train: Any, plan: dict[str, Any]) -> Pointwise:

@@ -91,7 +91,7 @@ class Pointwise:
     @property
     def bias(self) -> float:
         """How far the sum rose when the samples were doubled: about the bias that is left."""
-        return 0.0 if self.half is None else float(_less(self.log_p, self.half).sum())
+        return 0.0 if self.half is None else float(less(self.log_p, self.half).sum())
 
     @property
     def bad_k(self) -> float:
@@ -127,13 +127,26 @@ class Difference:
     @classmethod
     def between(cls, one: Pointwise, other: Pointwise) -> Difference:
         """The difference of two models on the same rows."""
-        rows = _less(one.log_p, other.log_p)
+        rows = less(one.log_p, other.log_p)
         return cls(float(rows.sum()), _error_of_sum(rows), math.hypot(one.mcse_sum, other.mcse_sum))
 
     @property
     def error(self) -> float:
         """The standard error over rows and draws together, in nats."""
         return math.hypot(self.dse, self.mcse)
+
+    @property
+    def p_worse(self) -> float:
+        r"""The probability that the first model predicts worse, by the normal approximation; NaN where no error is known.
+
+        .. math:: \Phi(-\mathrm{elpd\_diff} / \mathrm{error})
+
+        Reference: Sivula, Magnusson, Matamoros & Vehtari 2020, arXiv:2008.10296.
+        """
+        if math.isinf(self.elpd_diff):
+            return float(self.elpd_diff < 0)
+        ratio = self.elpd_diff / self.error if self.error else float("nan")
+        return 0.5 * math.erfc(ratio / math.sqrt(2))
 
     @property
     def told_apart(self) -> bool:
@@ -159,7 +172,7 @@ def averaged(refits: Sequence[Pointwise]) -> Pointwise:
     )
 
 
-def _less(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+def less(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """One array less another; 0 where both are minus infinity."""
     return np.subtract(one, other, out=np.zeros_like(one), where=one != other)
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pyrovae.comparison.pointwise import Difference, Pointwise, averaged
+from pyrovae.comparison.pointwise import Difference, Pointwise, averaged, less
 from pyrovae.comparison.weights import pseudo_bma_weights, stacking_weights
+from pyrovae.errors import check_word
 from pyrovae.limits import BAD_SHARE, ERRORS, good_k, too_many_bad_k
 
 if TYPE_CHECKING:
@@ -21,8 +22,28 @@ WEIGHTS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
     "stacking": stacking_weights,
     "pseudo-bma": pseudo_bma_weights,
 }
-SHOWN = ["rank", "elpd", "se", "elpd_diff", "dse", "weight", "elbo", "gap", "mcse", "pct_bad_k", "k_converged"]
-DECIMALS = {"weight": 3, "pct_bad_k": 1}
+SHOWN = [
+    "rank",
+    "elpd",
+    "se",
+    "elpd_diff",
+    "dse",
+    "p_worse",
+    "diag_diff",
+    "weight",
+    "elbo",
+    "gap",
+    "mcse",
+    "pct_bad_k",
+    "k_converged",
+]
+DECIMALS = {"weight": 3, "p_worse": 3, "pct_bad_k": 1}
+FEW_ROWS = 100
+"""With fewer rows the normal approximation of a difference understates its error."""
+SMALL_DIFFERENCE = 4.0
+"""Nats below which the error of a difference cannot be trusted, whatever it is: the models predict alike."""
+MANY_MODELS = 11
+"""With more models the best of them leads by luck, even where all are alike."""
 CONVERGED = 0.05
 """Nats per row that an estimate may rise when its samples are doubled, to be called converged."""
 NEGLIGIBLE = 1e-3
@@ -41,8 +62,13 @@ class Comparison:
     * ``rank``: 0 for the best model, by ``elpd``.
     * ``elpd``: the sum over rows of log p(x), in nats; over refits the average.
     * ``se``: the standard error of ``elpd`` over rows, in nats; rows differ, so it is large whatever the model.
-    * ``elpd_diff``: ``elpd`` less the best model's, in nats, at most 0.
+    * ``elpd_diff``: ``elpd`` less that of the reference, in nats; at most 0 where the reference is the best model.
     * ``dse``: the standard error of ``elpd_diff`` over rows, paired row by row, in nats: the one to judge by.
+    * ``p_worse``: the probability that the model predicts worse than the reference, by the normal approximation. It is
+      calibrated for a reference that was fixed beforehand; against the best of several it lies in [.5, 1] and says less,
+      since the best is the best on these rows.
+    * ``diag_diff``: why ``dse`` and ``p_worse`` are too optimistic: ``"N < 100"`` rows, or ``"|elpd_diff| < 4"`` nats (Sivula
+      et al. 2020, arXiv:2008.10296); empty where there is no reason.
     * ``weight``: of the model in the mixture of all of them, from 0 to 1 (stacking, or pseudo-BMA+).
     * ``elbo``: the sum of the rows' bounds under the program's own guide, in nats; NaN without a guide.
     * ``gap``: ``elpd`` less ``elbo``, in nats: what the guide loses.
@@ -61,6 +87,7 @@ class Comparison:
         frame: the table, a DataFrame.
         pointwise: each model's results row by row.
         refits: each model's elpd for each of its refits.
+        reference: the model from which differences are taken.
         notes: what to know before believing the ranking; where estimates cannot be trusted comes first.
     """
 
@@ -68,23 +95,32 @@ class Comparison:
     pointwise: Mapping[str, Pointwise]
     refits: Mapping[str, list[float]]
     notes: tuple[str, ...]
+    reference: str
 
     @classmethod
-    def of(cls, results: Mapping[str, Sequence[Pointwise]], weights: str, about_rows: Sequence[str] = ()) -> Comparison:
+    def of(
+        cls,
+        results: Mapping[str, Sequence[Pointwise]],
+        weights: str,
+        about_rows: Sequence[str] = (),
+        reference: str | None = None,
+    ) -> Comparison:
         """Order the models by the results of their refits, and note what to know about them, after notes on the rows."""
         import pandas as pd
 
         points = {name: averaged(refits) for name, refits in results.items()}
-        best = max(points.values(), key=lambda point: point.elpd)
-        frame = pd.DataFrame({name: _columns(point, best, results[name]) for name, point in points.items()}).T
+        best = max(points, key=lambda name: points[name].elpd)
+        fixed = best if reference is None else check_word("reference", reference, points)
+        frame = pd.DataFrame({name: _columns(point, points[fixed], results[name]) for name, point in points.items()}).T
         frame["weight"] = WEIGHTS[weights](np.stack([point.log_p for point in points.values()], 1))
         frame = frame.infer_objects().sort_values("elpd", ascending=False, kind="stable").rename_axis("model")
         frame.insert(0, "rank", range(len(frame)))
         refits = {name: [refit.elpd for refit in found] for name, found in results.items()}
-        result = cls(frame, points, refits, ())
+        result = cls(frame, points, refits, (), fixed)
         made = (_reliability, _convergence, _order, _impossible, _elbo, _apart, _spread)
         notes = [note for make in made for note in make(result)]
-        return cls(frame, points, refits, (*notes, *about_rows))
+        notes += _many(result, reference is None)
+        return cls(frame, points, refits, (*notes, *about_rows), fixed)
 
     def difference(self, one: str, other: str) -> Difference:
         """How far the model named first lies above the other on the same rows, with the error of that difference."""
@@ -120,6 +156,26 @@ class Comparison:
             return f"The order of {best} and {second} lies inside the estimators' error: {numbers}."
         return f"{best} is ahead of {second} by {numbers}."
 
+    def influence(self, one: str, other: str) -> pd.Series:
+        """The difference of two models in each row, in nats, the most influential rows first: which rows decide.
+
+        The index holds the numbers of the rows; the sum is ``difference(one, other).elpd_diff``.
+
+        >>> from pyrovae import compare
+        >>> compare({"a": np.array([0.0, -1, 0]), "b": np.array([0.0, 0, -3])}).influence("a", "b").to_dict()
+        {2: 3.0, 1: -1.0, 0: 0.0}
+        """
+        import pandas as pd
+
+        rows = pd.Series(less(self.pointwise[one].log_p, self.pointwise[other].log_p), name=f"{one} less {other}")
+        return rows.rename_axis("row").sort_values(key=np.abs, ascending=False, kind="stable")
+
+    def plot_influence(self, one: str, other: str, ax: Axes | None = None) -> Axes:
+        """Draw the difference of two models row by row, and how it adds up from the most influential rows on."""
+        from pyrovae.plots import plot_influence
+
+        return plot_influence(self.influence(one, other).to_numpy(), names=(one, other), ax=ax)
+
     def per_datum(self) -> pd.DataFrame:
         """The table divided by the number of rows: nats per datum."""
         frame = self.frame.copy()
@@ -143,7 +199,9 @@ class Comparison:
 
         frame = self.frame[np.isfinite(self.frame["elpd"])]
         names, seeds = list(frame.index), [self.refits[name] for name in frame.index]
-        more = {name: frame[name].to_numpy() for name in ("elpd_diff", "dse", "elbo") if frame[name].notna().any()}
+        best = [self.difference(name, names[0]) for name in names]
+        more: dict[str, Any] = {"elpd_diff": [one.elpd_diff for one in best], "dse": [one.dse for one in best]}
+        more |= {"elbo": frame["elbo"].to_numpy()} if frame["elbo"].notna().any() else {}
         more |= {"num_data": int(frame["num_data"].iloc[0])}
         return plot_comparison(names, frame["elpd"].to_numpy(), frame["se"].to_numpy(), **more, refits=seeds, ax=ax)
 
@@ -164,13 +222,17 @@ class Comparison:
         return self._shown().to_html() + (f"<ul>{notes}</ul>" if notes else "")
 
 
-def _columns(point: Pointwise, best: Pointwise, refits: Sequence[Pointwise]) -> dict[str, Any]:
-    difference = Difference.between(point, best)
+def _columns(point: Pointwise, reference: Pointwise, refits: Sequence[Pointwise]) -> dict[str, Any]:
+    difference = Difference.between(point, reference)
+    small = abs(difference.elpd_diff) < SMALL_DIFFERENCE
+    reason = "N < 100" if len(point.log_p) < FEW_ROWS else "|elpd_diff| < 4" if small else ""
     return {
         "elpd": point.elpd,
         "se": point.se,
         "elpd_diff": difference.elpd_diff,
         "dse": difference.dse,
+        "p_worse": float("nan") if point is reference else difference.p_worse,
+        "diag_diff": "" if point is reference else reason,
         "weight": 0.0,
         "elbo": point.elbo_sum,
         "gap": point.elpd - point.elbo_sum,
@@ -187,6 +249,8 @@ def _columns(point: Pointwise, best: Pointwise, refits: Sequence[Pointwise]) -> 
 
 
 def _cell(value: Any, decimals: int) -> str:
+    if isinstance(value, str):
+        return value or "-"
     if isinstance(value, (bool, np.bool_)):
         return "yes" if value else "no"
     if isinstance(value, (int, np.integer)):
@@ -244,7 +308,8 @@ def _elbo(table: Comparison) -> Iterable[str]:
             one, other = known.loc[first], known.loc[second]
             by_elbo, by_elpd = one["elbo"] - other["elbo"], one["elpd"] - other["elpd"]
             apart = abs(by_elbo - by_elpd)
-            error = 2 * np.hypot(np.nan_to_num(other["dse"]), other["mcse"]) + 1e-3 * abs(by_elpd)
+            dse = np.nan_to_num(table.difference(first, second).dse)
+            error = 2 * np.hypot(dse, other["mcse"]) + 1e-3 * abs(by_elpd)
             if apart > error and (by_elbo < 0 or apart > abs(by_elpd)):
                 yield (
                     f"the ELBO is no guide here: it sets {first!r} and {second!r} {by_elbo:+.2f} nats apart, the evidence "
@@ -267,6 +332,15 @@ def _spread(table: Comparison) -> Iterable[str]:
     wide = table.frame.index[table.frame["refit_sd"] > max(table.frame["dse"].max(), 1e-12)]
     if len(wide):
         yield f"refits of {_quoted(wide)} differ by more than any dse: training matters more than the rows"
+
+
+def _many(table: Comparison, is_best: bool) -> Iterable[str]:
+    """The best of many models is the best by luck, too, and the rows that chose it flatter it."""
+    if is_best and len(table.frame) > MANY_MODELS:
+        yield (
+            f"{len(table.frame)} models were compared: the best of more than {MANY_MODELS} leads by luck, too; score the first "
+            "few again on other rows, or fix a reference beforehand"
+        )
 
 
 def _quoted(names: Iterable[str]) -> str:

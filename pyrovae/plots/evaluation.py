@@ -19,6 +19,35 @@ if TYPE_CHECKING:
 _EVIDENCE_LINES = "pyrovae-equal-elbo"
 
 
+def plot_influence(differences: Values, *, names: tuple[str, str] = ("one", "other"), ax: Axes | None = None) -> Axes:
+    r"""How the difference of two models adds up over rows, the most influential rows first.
+
+    .. math:: \sum_{j \le r} \bigl[\log p_1(x_{(j)}) - \log p_2(x_{(j)})\bigr], \qquad r = 1, \ldots, N
+
+    A step at the left that the rest does not take back is a comparison that a few rows decide.
+
+    Args:
+        differences: of each row, in nats, in any order, ``(data,)``.
+        names: of the model that is ahead where the difference is positive, and of the other.
+        ax: where to draw.
+
+    Raises:
+        ValueError: a difference is not finite.
+
+    >>> [float(y) for y in plot_influence([1.0, -3.0, 1.0]).lines[0].get_ydata()]
+    [0.0, -3.0, -2.0, -1.0]
+    """
+    rows = to_finite("differences", differences, "data")
+    rows = rows[np.argsort(-np.abs(rows), kind="stable")]
+    ax = one_panel(ax, 6.0, 3.2)
+    ax.plot(np.arange(len(rows) + 1), np.concatenate([[0.0], rows.cumsum()]), color=BLUE, label="sum so far")
+    ax.axhline(rows.sum(), color=ORANGE, linestyle="--", label="all rows")
+    ax.axhline(0, color=ink(ax), linewidth=1, alpha=0.6)
+    ax.set(xlabel="rows, the most influential first", ylabel="difference (nats)", title=f"{names[0]} less {names[1]}")
+    legend(ax)
+    return ax
+
+
 def plot_rate_distortion(
     rate: Values, distortion: Values, beta: Values | None = None, *, label: str | None = None, ax: Axes | None = None
 ) -> Axes:
