@@ -7,7 +7,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from guided import correlated, exact, marginals, mean_field, shifted, tempered
+from guided import MissingPPCA, correlated, exact, marginals, mean_field, shifted, tempered
 from oracles import PPCA, BetaBernoulli, EnumeratedMixture
 from programs import ragged_guide, ragged_guide_with, ragged_model, ragged_rows
 from pyro.infer import SVI, Trace_ELBO
@@ -37,6 +37,24 @@ def test_p_values_of_uniform_ranks_are_uniform():
     for level in (0.01, 0.05, 0.2):
         assert (p < level).mean() < level + 5 * np.sqrt(level / 2000)
     assert (p < 0.05).mean() > 0.02
+
+
+class WrongOnHoles(MissingPPCA):
+    """Exact on complete rows, and ten times too narrow on rows that lack an entry."""
+
+    def proposal(self, x):
+        q = super().proposal(x)
+        scale = torch.where(x.isnan().any(-1), 0.1, 1.0).to(q.scale_tril)
+        return dist.MultivariateNormal(q.loc, scale_tril=q.scale_tril * scale[..., None, None])
+
+
+@pytest.mark.parametrize(("program", "fine"), [(MissingPPCA, True), (WrongOnHoles, False)])
+def test_rows_with_holes_are_simulated_wherever_they_stand(program, fine):
+    program = program.random(latent=2, data=4, noise=0.5)
+    x = program.simulate(1000)
+    x[600:, 1] = torch.nan  # beyond as many rows as are simulated
+    found = sbc(program, x, num_simulations=400, num_samples=49, seed=0)
+    assert (found.p_value > FALSE_ALARM) == fine
 
 
 @pytest.mark.parametrize("num_draws", [1, 7, 99])

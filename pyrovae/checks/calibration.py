@@ -12,8 +12,9 @@ from torch import Tensor
 
 from pyrovae.checks.calls import Covariates, local_work, seed_or_drawn
 from pyrovae.checks.entries import along_latent, array, by_kind, entry_kl, rows_second, sampled_traces
-from pyrovae.checks.findings import CAUTION, GOOD, Case, Check, Finding, Line, Result, listed, of_p
+from pyrovae.checks.findings import CAUTION, GOOD, Case, Check, Finding, Line, Result, listed, of_p, some_rows
 from pyrovae.checks.uniformity import central_coverage, defect, density_coverage, uniformity_p_value
+from pyrovae.data import as_data
 from pyrovae.programs import Program, latent_names, log_terms
 from pyrovae.programs.dry_run import listening
 from pyrovae.programs.masks import counted
@@ -71,8 +72,8 @@ def sbc(
 
     Args:
         program: anything with ``model`` and ``guide``, a pair of them, or a ``pyro.infer.SVI``; local latents only.
-        data: rows whose shapes and missing entries are used (not their values), in turn; needed where the model cannot be
-            called without data.
+        data: rows whose shapes and missing entries are used (not their values), in turn, or some chosen at random where there
+            are more than simulations; needed where the model cannot be called without data.
         covariates: for each name, a tensor of rows, used in turn.
         num_simulations: rows simulated from the model.
         num_samples: guide draws per row.
@@ -101,8 +102,9 @@ def sbc(
     seed, template, program = seed_or_drawn(seed), None, Program.of(program)
     plan: dict[str, Any] = {"num_samples": num_samples, "max_bytes": max_bytes, "progress": progress}
     if data is not None:
-        known = local_work(program, data, covariates, seed=seed, **plan)
-        template, covariates = known.first(min(num_simulations, len(known))).x, known.data.covariates
+        rows = some_rows(as_data(data, covariates), num_simulations, seed)
+        known = local_work(program, rows, seed=seed, **plan)
+        template, covariates = known.first(len(rows)).x, rows.covariates
     repeated = None
     if covariates is not None:
         repeated = {n: v[torch.arange(num_simulations) % len(v)] for n, v in covariates.items()}
