@@ -43,11 +43,12 @@ class Library:
     Args:
         recipe: what the step does.
         inputs: the tensors that it reads and writes.
+        threads: the threads of a step.
     """
 
-    def __init__(self, recipe: Recipe, inputs: Sequence[Tensor]) -> None:
+    def __init__(self, recipe: Recipe, inputs: Sequence[Tensor], threads: int) -> None:
         shapes = [(list(t.shape), list(t.stride()), str(t.dtype).removeprefix("torch.")) for t in inputs]
-        self.job = json.dumps({"recipe": asdict(recipe), "inputs": shapes, "threads": torch.get_num_threads()})
+        self.job = json.dumps({"recipe": asdict(recipe), "inputs": shapes, "threads": threads})
         builders = [Path(__file__).with_name(name).read_text() for name in ("build.py", "step.py")]
         machine = [torch.__version__, torch.backends.cpu.get_cpu_capability(), *builders]
         name = hashlib.blake2b(json.dumps([self.job, machine]).encode(), digest_size=16).hexdigest()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.compiling import Flat, Graph, Library, Memory, Recipe, UntraceableError, Update
+from pyrovae.compiling.products import by_onednn, is_small, onednn_is_faster, products_of
 from pyrovae.missing import complete_data
 from pyrovae.training.engine import GatherRows, Outcomes, Plan, State
 from pyrovae.training.loss import Loss
@@ -94,14 +95,15 @@ class Compiled(Traced):
         """Take steps by compiled calls. Where the first one disagrees with the program, none of them counts."""
         assert self.call is not None
         expected = None
-        with pyro.validation_enabled(False), complete_data(self.complete):
+        with pyro.validation_enabled(False), complete_data(self.complete), by_onednn(self.rounded):
             self.buffers.keep()
             if self.audited(state.step):
                 for name, table in plan.numbers.items():
                     self.set_number(state, name, float(table[0]))
                 expected = self.expected(state, plan.rows[0], rows)
         try:
-            losses, norms = self.call.run(state, plan, self.rank)
+            with by_onednn(self.rounded or self.call.onednn):
+                losses, norms = self.call.run(state, plan, self.rank)
         except RuntimeError:  # torch refuses to draw from NaN: the replayed steps tell where
             return super().run(state, plan, rows)
         reason = None if expected is None else self.disagreement(state.step, losses[0], norms[0], expected)
@@ -172,7 +174,10 @@ class Call:
             numbers=[torch.zeros(room, dtype=torch.float64) for _ in self.names],
             others=[t.detach().clone() if p in self.written else t.detach() for p, t in enumerate(self.captured)],
         )
-        self.library = Library(recipe, self.memory.tensors())
+        self.threads = 1 if is_small(graph.module) else torch.get_num_threads()
+        self.library = Library(recipe, self.memory.tensors(), self.threads)
+        self.onednn = False
+        """Whether oneDNN multiplies matrices, in full precision."""
         self.taken = 0
         self.step: Callable[[list[Tensor]], object] | None = None
 
@@ -189,7 +194,9 @@ class Call:
             if not self.library.is_begun:
                 self.library.start()
             self.library.finish(waits)
-            self.step = self.library.load() if self.library.is_built else None
+            if self.library.is_built:
+                self.step = self.library.load()
+                self.onednn = self._choice()
         return self.step is not None
 
     @torch.no_grad()
@@ -212,9 +219,14 @@ class Call:
             table[:steps] = plan.numbers.get(name, rate)
         inputs, take = memory.tensors(), self.step
         assert take is not None
-        for number in range(state.step, state.step + steps):
-            draw_from(noise_seed(state.seed, "step", number, rank), memory.weights.device)
-            take(inputs)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(self.threads)
+        try:
+            for number in range(state.step, state.step + steps):
+                draw_from(noise_seed(state.seed, "step", number, rank), memory.weights.device)
+                take(inputs)
+        finally:
+            torch.set_num_threads(threads)
         return memory.losses[:steps].clone(), memory.norms[:steps].clone()
 
     @torch.no_grad()
@@ -229,6 +241,14 @@ class Call:
             self.torch_optimizer.state[parameter]["step"].fill_(self.taken + taken)
         state.bad.fill_(bad)
         state.step += steps
+
+    def _choice(self) -> bool:
+        """Whether oneDNN is faster: measured once, and kept beside the library, so that one seed gives one result."""
+        path = self.library.path.with_suffix(".onednn")
+        if not path.exists():
+            is_single = self.memory.weights.dtype == torch.float32
+            path.write_text(str(int(is_single and onednn_is_faster(products_of(self.graph.module)))))
+        return path.read_text() == "1"
 
     def _moments(self) -> list[list[Tensor]]:
         states = [self.torch_optimizer.state[parameter] for parameter in self.graph.parameters]

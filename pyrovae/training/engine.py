@@ -11,6 +11,7 @@ import pyro
 import torch
 from torch import Tensor
 
+from pyrovae.compiling.products import by_onednn
 from pyrovae.data import Batch
 from pyrovae.errors import check_integer
 from pyrovae.missing import complete_data
@@ -88,10 +89,13 @@ class Eager:
         max_skipped: steps in a row that may be skipped.
         complete: no entry of any batch is missing.
         rank: the number of this process among those that train together.
+        rounded: the factors of products of matrices are rounded to bfloat16, where the processor multiplies these faster.
     """
 
-    def __init__(self, loss: Loss, max_skipped: int, *, complete: bool = False, rank: int = 0) -> None:
-        self.loss, self.complete, self.rank = loss, complete, rank
+    def __init__(
+        self, loss: Loss, max_skipped: int, *, complete: bool = False, rank: int = 0, rounded: bool = False
+    ) -> None:
+        self.loss, self.complete, self.rank, self.rounded = loss, complete, rank, rounded
         self.max_skipped = check_integer("max_skipped", max_skipped, least=0)
         self.buffers = Buffers(loss.announced.modules.values())
 
@@ -112,6 +116,7 @@ class Eager:
         numbers = {name: values.tolist() for name, values in plan.numbers.items()}
         losses, norms, counts = [], [], []
         with pyro.validation_enabled(False), complete_data(self.complete), ExitStack() as stack:
+            stack.enter_context(by_onednn(self.rounded))
             for number, index in enumerate(plan.rows):
                 for name, values in numbers.items():
                     self.set_number(state, name, values[number])

@@ -20,12 +20,13 @@ FEW_STEPS = 1000
 
 @contextmanager
 def engine_of(
-    level: str | bool, loss: Loss, rows: Rows, total: int, max_skipped: int, *, is_asked: bool
+    level: str | bool, precision: str | None, loss: Loss, rows: Rows, total: int, max_skipped: int, *, is_asked: bool
 ) -> Iterator[Eager]:
     """The engine of a level. What is under way in the background ends with the block.
 
     Args:
         level: ``"auto"``, ``"trace"``, ``"compile"`` or False.
+        precision: ``"bf16"`` rounds the factors of products of matrices.
         loss: the loss.
         rows: the training rows.
         total: the steps in all.
@@ -38,10 +39,12 @@ def engine_of(
         epoch, batch = divmod(step, rows.steps)
         return batch == 0 and (is_asked or (epoch + 1) & epoch == 0)
 
-    options: dict[str, Any] = {"complete": rows.complete, "audited": audited}
+    check_word("precision", precision, [None, "bf16"])
+    common: dict[str, Any] = {"complete": rows.complete, "rounded": precision == "bf16"}
+    options = {**common, "audited": audited}
     check_word("compile", level or None, [None, "auto", "trace", "compile"])
     if not level or (level == "auto" and total < FEW_STEPS):
-        yield Eager(loss, max_skipped, complete=rows.complete)
+        yield Eager(loss, max_skipped, **common)
     elif level == "trace" or (level == "auto" and cores() < 2):
         yield Traced(loss, max_skipped, **options)
     else:

@@ -20,6 +20,9 @@ MOST_SHAPES = 8
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 """The relative difference of loss and gradient norm between graph and program, above which the graph is given up."""
 
+ROUNDED = 2e-2
+"""The same where products are rounded."""
+
 
 class Traced(Eager):
     """The engine that replays a graph of loss and gradients.
@@ -32,6 +35,7 @@ class Traced(Eager):
         max_skipped: steps in a row that may be skipped.
         complete: no entry of any batch is missing.
         rank: the number of this process among those that train together.
+        rounded: the factors of products of matrices are rounded to bfloat16.
         audited: whether a step is to be compared, by its number.
     """
 
@@ -42,9 +46,10 @@ class Traced(Eager):
         *,
         complete: bool = False,
         rank: int = 0,
+        rounded: bool = False,
         audited: Callable[[int], bool] = lambda step: step == 0,
     ) -> None:
-        super().__init__(loss, max_skipped, complete=complete, rank=rank)
+        super().__init__(loss, max_skipped, complete=complete, rank=rank, rounded=rounded)
         self.audited = audited
         self.graphs: dict[Any, Graph] = {}
         self.noise = torch.empty(0)
@@ -144,7 +149,7 @@ class Traced(Eager):
 
     def disagreement(self, step: int, loss: Tensor, norm: Tensor, expected: Tensor) -> str | None:
         """What there is to say of a step of which the graph gives another loss or gradient norm than the program."""
-        found, tolerance = torch.stack([loss.double(), norm]), TOLERANCE[loss.dtype]
+        found, tolerance = torch.stack([loss.double(), norm]), ROUNDED if self.rounded else TOLERANCE[loss.dtype]
         if torch.allclose(found, expected, rtol=tolerance, atol=tolerance, equal_nan=True):
             self.agreed = step
             return None
