@@ -310,6 +310,8 @@ def test_global_latents_may_have_plates(covariance):
     guide = AmortizedGuide(items, pvae.MLP(4, (4,)), covariance)
     history = pvae.fit(guide, x, epochs=2, batch_size=10, seed=0, progress=False)
     assert history["loss"][-1] == history["loss"][-1]
+    if isinstance(covariance, str):
+        assert (guide.global_posterior().variance.sqrt() - 0.1).abs().max() < 0.1
     trace = poutine.trace(guide.guide).get_trace(x)
     assert {n: tuple(trace.nodes[n]["value"].shape) for n in ("difficulty", "spread", "ability")} == {
         "difficulty": (4, 1),

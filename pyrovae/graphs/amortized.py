@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.distributions import biject_to
 
 from pyrovae.conditionals import Factorized, FullNormal, LowRank
+from pyrovae.distributions.links import OneSided
 from pyrovae.errors import refusal
 from pyrovae.graphs.graph import Covariates, Graph
 from pyrovae.networks.base import Network
@@ -23,10 +24,12 @@ from pyrovae.programs import announcements_off
 from pyrovae.programs.program import parameters_of
 from pyrovae.programs.sites import Site, frame_of, sites_of
 
+START = 0.1
+"""The standard deviations with which global latents start: many rows tell much of them."""
 FAMILIES: Mapping[str, Callable[[Any, int], nn.Module]] = {
     "diagonal": lambda net, size: _learned(size) if net is None else Factorized(dist.Normal, net, size),
-    "full": FullNormal,
-    "low_rank": lambda net, size: LowRank(net, size, rank=min(size, 4)),
+    "full": lambda net, size: _narrow(FullNormal(net, size), slice(size, 2 * size)),
+    "low_rank": lambda net, size: _narrow(LowRank(net, size, rank=min(size, 4)), 1),
 }
 
 
@@ -146,8 +149,16 @@ class AmortizedGuide(Graph):
 
 
 def _learned(size: int) -> nn.Module:
-    loc, scale = nn.Parameter(torch.zeros(size)), nn.Parameter(torch.full((size,), 0.1))
+    loc, scale = nn.Parameter(torch.zeros(size)), nn.Parameter(torch.full((size,), START))
     return Factorized(dist.Normal, None, size, loc=loc, scale=scale)
+
+
+def _narrow(part: Any, scales: Any) -> nn.Module:
+    """A normal whose raw scales start low, where it has no network."""
+    if part.net is None:
+        with torch.no_grad():
+            part.value[scales] = OneSided(0.0).inverse(torch.tensor(START))
+    return part  # type: ignore[no-any-return]
 
 
 def _size(pieces: list[Piece]) -> int:
