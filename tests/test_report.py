@@ -31,9 +31,9 @@ from pyrovae.data.splits import random_parts
 from pyrovae.files import DamagedError
 from pyrovae.files.config import sealed
 from pyrovae.report.evidence import Evidence, Mean, read_evaluated, remembered
-from pyrovae.report.page import RunPage
+from pyrovae.report.page import RunPage, shown_value
 from pyrovae.report.render import signed
-from pyrovae.report.snippet import fit_snippet
+from pyrovae.report.snippet import fit_snippet, load_snippet
 from pyrovae.report.subject import read_subject
 
 CHROMIUM = next(
@@ -810,3 +810,22 @@ def test_the_browser_would_have_been_heard(run, tmp_path):
     assert asked == set()
     path.write_text(foreign.replace("http-equiv", "data-was"), encoding="utf-8")
     assert asked_by(path, tmp_path / "2")[1] == {"https://pictures.test/x.png"}
+
+
+def test_the_code_of_a_table_reads_it_as_the_run_did(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    columns = {
+        "size": rng.normal(size=40),
+        "pet": rng.choice(["cat", "dog"], 40),
+        "grade": rng.integers(1, 5, 40),
+        "id": range(40),
+    }
+    pd.DataFrame(columns).to_csv(tmp_path / "t.csv", index=False)
+    data = pvae.data.load(tmp_path / "t.csv", kinds={"grade": "ordinal"}, drop=["id"])
+    vae = pvae.build_vae(data.train, latent_dim=1, hidden=(4,), seed=0)
+    settings = {"data": str(tmp_path / "t.csv"), "drop": ["id"]}
+    subject = read_subject(pvae.save(vae, tmp_path / "run", data=data.train, settings=settings))
+    assert subject.data.kinds == {"size": "real", "pet": "binary", "grade": "ordinal"}
+    exec(load_snippet(subject), {})
+    assert "test ELBO in nats per datum" in capsys.readouterr().out
+    assert "1 real, 1 binary, 1 ordinal" in shown_value(subject.run.spec["columns"])

@@ -7,6 +7,7 @@ from typing import Any
 import pyrovae as pvae
 from pyrovae.cli.options import RunFolder
 from pyrovae.cli.output import say, show
+from pyrovae.presets.options import kinds_in_words
 
 UNITS = {
     **dict.fromkeys(("elbo", "kl", "reconstruction"), " nats per datum"),
@@ -27,6 +28,8 @@ def info(run: RunFolder) -> None:
 
 def _shown(key: str, value: Any) -> str:
     """A value of a run, rounded, with its unit."""
+    if words := kinds_in_words(value):
+        return words
     unit = UNITS.get(key.removesuffix("_error").removesuffix("_range"), "")
     form, joint = (".2f", " to ") if "nats" in unit else (".4g", ", ")
     parts = value if isinstance(value, list) else [value]

@@ -48,3 +48,15 @@ def options_of(spec: type) -> Mapping[str, Option]:
 def to_plain(spec: Any) -> dict[str, Any]:
     """The fields of a dataclass as JSON holds them: tuples become lists."""
     return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(spec).items()}
+
+
+def kinds_in_words(value: Any) -> str | None:
+    """How many columns of each kind a table of a spec has; None for what is no list of columns.
+
+    >>> kinds_in_words([{"name": "a", "kind": "real"}, {"name": "b", "kind": "count"}, {"name": "c", "kind": "real"}])
+    '2 real, 1 count'
+    """
+    if not isinstance(value, list) or not value or not all(isinstance(column, Mapping) for column in value):
+        return None
+    kinds = [str(column.get("kind")) for column in value]
+    return ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))

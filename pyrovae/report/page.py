@@ -12,6 +12,7 @@ from pyrovae.checks import Case, Report, headline, run_checks
 from pyrovae.checks.diagnose import with_best_epoch
 from pyrovae.checks.findings import GOOD, some_rows, tones_by_subject
 from pyrovae.limits import BAD_SHARE
+from pyrovae.presets.options import kinds_in_words
 from pyrovae.report.evidence import (
     EVIDENCE_DRAWS,
     Evidence,
@@ -288,6 +289,8 @@ def shown_value(value: Any) -> str:
     """A field of a spec or a setting as the page writes it."""
     if value is None:
         return "–"
+    if words := kinds_in_words(value):
+        return words
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list | tuple):

@@ -7,7 +7,7 @@ from typing import Any
 
 from pyrovae.presets import Spec, Training
 from pyrovae.presets.options import options_of
-from pyrovae.report.subject import Subject
+from pyrovae.report.subject import Subject, reading_of
 from pyrovae.schedules import Schedule
 
 _LOAD = """\
@@ -18,14 +18,14 @@ vae = pvae.load({folder})
 {data}print(vae, run.config["results"])
 """
 _HELD_OUT = """\
-data = pvae.data.load({name}, {variant}, seed={split_seed})
+data = pvae.data.load({name}, {variant}, seed={split_seed}{reading})
 test = pvae.elbo(vae, data.test, num_samples=10, seed=0)
 print("test ELBO in nats per datum:", float(test.elbo.mean()))
 """
 _FIT = """\
 import pyrovae as pvae
 
-data = pvae.data.load({name}, {variant}, seed={split_seed})
+data = pvae.data.load({name}, {variant}, seed={split_seed}{reading})
 vae = pvae.build_vae(
 {spec}    start=data.train,
     seed={seed},
@@ -72,6 +72,7 @@ def _data(subject: Subject) -> dict[str, str]:
     kept, seed = subject.kept, subject.run.config.get("seed")
     split_seed = int(kept["seed"])
     return {
+        "reading": "".join(f", {name}={value!r}" for name, value in reading_of(subject.run).items()),
         "name": repr(_name(subject)),
         "variant": repr(kept.get("variant")),
         "split_seed": repr(split_seed),
