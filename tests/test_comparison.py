@@ -657,7 +657,7 @@ def test_it_prints_and_goes_into_a_paper():
 
 
 def test_it_is_drawn(tmp_path):
-    import matplotlib
+    import matplotlib.pyplot
 
     matplotlib.use("Agg")
     log_p = densities(models=2)
@@ -685,7 +685,7 @@ def test_arviz_draws_it():
     az = pytest.importorskip("arviz")
     if not az.__version__.startswith("0."):
         pytest.skip("for ArviZ 0.x")
-    import matplotlib
+    import matplotlib.pyplot
 
     matplotlib.use("Agg")
     log_p = densities(models=3)

@@ -46,7 +46,7 @@ ROOMS = {
     "comparison": ("data", "evaluation", "plots", "programs"),
     "arviz": ("data", "evaluation", "programs"),
     "checks": ("arviz", "data", "evaluation", "plots", "programs"),
-    "uses": ("data", "evaluation", "programs"),
+    "uses": ("comparison", "data", "evaluation", "programs", "training"),
     "report": (
         *("checks", "comparison", "data", "evaluation", "files", "graphs", "plots", "presets", "programs"),
         "schedules",

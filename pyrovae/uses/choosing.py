@@ -1,0 +1,209 @@
+"""Which of several models: successive halving on selection rows, refits of the finalists on other rows, the simplest kept."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from pyrovae.comparison import Comparison, Pointwise
+from pyrovae.data import Data, as_data
+from pyrovae.errors import check_integer, refusal
+from pyrovae.evaluation import log_marginal
+from pyrovae.limits import ERRORS
+from pyrovae.programs.rows import bar, mixed
+from pyrovae.training import fit
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+FINALISTS = 4
+"""At most so many models are refitted."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which model :func:`choose` chose, and why.
+
+    Args:
+        chosen: the options of the chosen model.
+        name: its name in the tables.
+        trials: one row for each model and rung of the halving: epochs, mean log p(x) of the selection rows, whether it stayed.
+        comparison: the finalists by their refits, on rows that selected nothing.
+        names: all models, the simplest first.
+    """
+
+    chosen: Mapping[str, Any]
+    name: str
+    trials: pd.DataFrame
+    comparison: Comparison
+    names: tuple[str, ...]
+
+    def told_apart(self, one: str, other: str) -> bool:
+        r"""Whether two finalists differ by more than two standard errors, over rows, draws and refits together.
+
+        .. math:: \mathrm{error}^2 = \mathrm{dse}^2 + \mathrm{mcse}^2 + \frac{s_1^2}{R} + \frac{s_2^2}{R}
+        """
+        found = self.comparison.difference(one, other)
+        spread = [
+            np.var(self.comparison.refits[name], ddof=1)
+            for name in (one, other)
+            if len(self.comparison.refits[name]) > 1
+        ]
+        refits = len(self.comparison.refits[one])
+        return abs(found.elpd_diff) > ERRORS * math.sqrt(found.error**2 + sum(spread) / refits)
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw the finalists' differences from the best, the simplest on top."""
+        return self.comparison.plot(ax)
+
+    def __repr__(self) -> str:
+        best = self.comparison.frame.index[0]
+        why = "the best" if self.name == best else f"the simplest that is not told apart from the best, {best}"
+        return f"{self.name}: {why}\n{self.comparison!r}"
+
+
+def choose(
+    make: Callable[..., Any],
+    data: Any,
+    grid: Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]],
+    covariates: Mapping[str, Any] | None = None,
+    *,
+    budget: int,
+    refits: int = 3,
+    method: str = "importance",
+    num_samples: int = 200,
+    fit_options: Mapping[str, Any] | None = None,
+    resume: str | Path | None = None,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> Choice:
+    """Choose among models by held-out log evidence: how many latents, which likelihood, which prior.
+
+    The rows are cut in three: 60 % to train on, 20 % to select by, 20 % for the last word. All models are trained for a few
+    epochs; the better half by log p(x) of the selection rows is trained for twice as many, and so on until at most four are
+    left. These are fitted several times from new seeds and compared on the last rows, which selected nothing. Chosen is the
+    first model of the grid that is not told apart from the best, over rows, draws and refits.
+
+    Every training starts anew from its seed, so that a stopped search goes on with the trainings that are not done. Models
+    are never compared at their training loss, so that beta, say, is not chosen by the loss that it defines.
+
+    Args:
+        make: ``make(**options)`` builds a new program; its weights follow torch's random state, which is seeded.
+        data: the rows.
+        grid: for each option its values, or a list of options; the simplest first.
+        covariates: for each name, a tensor of as many rows.
+        budget: epochs of training, all trainings together; half of them are for the refits.
+        refits: trainings of each finalist.
+        method: as in :func:`pyrovae.log_marginal`.
+        num_samples: samples per row.
+        fit_options: of :func:`pyrovae.fit`, such as ``{"learning_rate": 3e-3}``.
+        resume: a folder in which finished trainings are kept.
+        seed: of the cut, the trainings and the draws.
+        progress: True shows a bar, False none; by default there is one on a terminal.
+
+    Raises:
+        ValueError: an empty grid, or a budget too small for one epoch of each training.
+
+    Reference: Jamieson & Talwalkar 2016, arXiv:1502.07943 (successive halving); McLatchie & Vehtari 2024, arXiv:2309.13742 (why
+    the best on selection rows is scored on others).
+
+    >>> import pyrovae as pvae
+    >>> make = lambda latent_dim: pvae.build_vae(4, likelihood="normal", latent_dim=latent_dim, hidden=(8,))
+    >>> found = choose(make, torch.randn(50, 4), {"latent_dim": [1, 2]}, budget=20, refits=2, num_samples=20)
+    >>> found.names
+    ('latent_dim=1', 'latent_dim=2')
+    """
+    import pandas as pd
+
+    check_integer("refits", refits)
+    models = _models(grid)
+    rows = as_data(data, covariates)
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
+    first, second = int(0.6 * len(rows)), int(0.8 * len(rows))
+    train, selection, last = rows[order[:first]], rows[order[first:second]], rows[order[second:]]
+    rungs = _rungs(len(models), budget // 2)
+    final = budget // 2 // (refits * (rungs[-1][0] if rungs else len(models)))
+    if min([final, *(epochs for _, epochs in rungs)]) < 1:
+        raise refusal(
+            f"a budget of {budget} epochs gives {len(models)} models and {refits} refits no epoch each: give at least "
+            f"{4 * max(len(models) * (len(rungs) + 1), refits * FINALISTS)}",
+            "budget",
+        )
+
+    def score(name: str, epochs: int, on: Data, number: int) -> Pointwise:
+        def job() -> Pointwise:
+            with torch.random.fork_rng():
+                torch.manual_seed(mixed(seed, number))
+                program = make(**models[name])
+            fit(program, train, epochs=epochs, seed=mixed(seed, number), progress=False, **(fit_options or {}))
+            found = log_marginal(program, on, method=method, num_samples=num_samples, seed=seed, progress=False)
+            return Pointwise.of_dataset(found)
+
+        settings = (name, epochs, number, seed, method, num_samples, sorted((fit_options or {}).items()))
+        return _kept(resume, f"{settings} {train.fingerprint()} {on.fingerprint()}", job)
+
+    left, trials = list(models), []
+    for kept, epochs in bar(rungs, "halving", progress):
+        scores = {name: score(name, epochs, selection, 0).elpd / len(selection) for name in left}
+        stay = sorted(left, key=scores.__getitem__, reverse=True)[:kept]
+        trials += [{"model": n, "epochs": epochs, "log_p": scores[n], "stayed": n in stay} for n in left]
+        left = [name for name in left if name in stay]
+    jobs = [(name, number) for name in left for number in range(1, refits + 1)]
+    results: dict[str, list[Pointwise]] = {name: [] for name in left}
+    for name, number in bar(jobs, "refits", progress):
+        results[name].append(score(name, final, last, number))
+    comparison = Comparison.of(results, "stacking")
+    best = comparison.frame.index[0]
+    choice = Choice(models[best], best, pd.DataFrame(trials), comparison, tuple(models))
+    name = next(name for name in left if not choice.told_apart(name, best))
+    return Choice(models[name], name, choice.trials, comparison, tuple(models))
+
+
+def _models(grid: Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """The options of each model by its name, in the order of the grid."""
+    if isinstance(grid, Mapping):
+        options = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    else:
+        options = [dict(one) for one in grid]
+    if not options or not options[0]:
+        raise refusal("expected options to choose among, such as {'latent_dim': [2, 4, 8]}; the grid is empty", "grid")
+    return {", ".join(f"{key}={value}" for key, value in one.items()): one for one in options}
+
+
+def _rungs(count: int, budget: int) -> list[tuple[int, int]]:
+    """How many models stay after each rung, and the epochs of each training in it: equal shares of the budget."""
+    sizes = [count]
+    while sizes[-1] > FINALISTS:
+        sizes.append(max(FINALISTS, math.ceil(sizes[-1] / 2)))
+    return [(after, budget // (len(sizes) - 1) // before) for before, after in itertools.pairwise(sizes)]
+
+
+def _kept(folder: str | Path | None, settings: str, job: Callable[[], Pointwise]) -> Pointwise:
+    """What a job returns, from the file of these settings where it was done before."""
+    if folder is None:
+        return job()
+    path = Path(folder) / f"{hashlib.blake2b(settings.encode(), digest_size=12).hexdigest()}.npz"
+    names = ("log_p", "elbo", "mcse", "pareto_k", "half")
+    known = ("measure", "estimator", "num_samples")
+    if not path.exists():
+        found = job()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part.npz")
+        arrays = {n: getattr(found, n) for n in names} | {n: np.array(str(getattr(found, n))) for n in known}
+        np.savez(part, **arrays)
+        part.replace(path)
+    with np.load(path) as held:
+        texts = {name: str(held[name]) for name in known}
+        arrays = {name: held[name] for name in names}
+    return Pointwise(
+        **arrays, measure=texts["measure"], estimator=texts["estimator"], num_samples=int(texts["num_samples"])
+    )
