@@ -32,6 +32,7 @@ from pyrovae.files import DamagedError
 from pyrovae.files.config import sealed
 from pyrovae.report.evidence import Evidence, Mean, read_evaluated, remembered
 from pyrovae.report.page import RunPage, shown_value
+from pyrovae.report.pictures import draw_figures
 from pyrovae.report.render import signed
 from pyrovae.report.snippet import fit_snippet, load_snippet
 from pyrovae.report.subject import read_subject
@@ -191,6 +192,16 @@ def estimates(elbo, log_p, k=0.2, **attributes):
     columns = {"elbo": elbo, "log_marginal": log_p, "mcse": np.full(rows, 0.01), "pareto_k": np.full(rows, k)}
     attributes = {"num_samples": 1000, **attributes}
     return xr.Dataset({name: ("data", values) for name, values in columns.items()}, attrs=attributes)
+
+
+def test_every_figure_of_a_run_says_what_it_shows(run):
+    subject = read_subject(run[0])
+    drawn = draw_figures(subject.vae, subject.data.test[:50], subject.run.history, None, 0)
+    titles = {name: figure.axes[0].get_title(loc="left") for name, figure in drawn.items()}
+    assert titles["samples"] == "Means of the likelihood at 50 draws of the prior."
+    assert "posterior means" in titles["reconstructions"]
+    assert titles["latent"] == "50 data by their 3 dimensions; larger dots: wider posteriors"
+    assert all(titles.values())
 
 
 def test_few_rows_stand_for_all_by_their_gap():

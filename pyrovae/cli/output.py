@@ -99,10 +99,13 @@ def save_rows(path: Path, rows: Any, table: Data | None, name: str = "x") -> Non
         save_file_atomic(path, table.to_frame(rows).to_csv(index=False).encode())
 
 
-def save_axes(path: Path, axes: Any, quiet: bool) -> None:
-    """Write a figure and say where."""
+def save_axes(path: Path, axes: Any, quiet: bool, title: str = "") -> None:
+    """Write a figure, with a title above it if there is one, and say where."""
     from pyrovae.files import save_file_atomic
+    from pyrovae.plots.style import finding
 
+    if title:
+        finding(axes, title)
     save_file_atomic(path, lambda file: axes.figure.savefig(file, format="png", bbox_inches="tight"))
     say(quiet, f"figure  {path}")
 

@@ -28,4 +28,7 @@ def reconstruct(
     save_arrays(path, x=x.numpy(), reconstruction=again.numpy())
     say(quiet, f"reconstructions  {path}")
     if again.ndim == 4:
-        save_axes(picture_path(run, out, "reconstructed"), pvae.plots.plot_reconstructions(x, again), quiet)
+        drawn = pvae.plots.plot_reconstructions(x, again)
+        save_axes(
+            picture_path(run, out, "reconstructed"), drawn, quiet, "test rows, and means at their posterior means"
+        )

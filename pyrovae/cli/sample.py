@@ -36,4 +36,4 @@ def sample(
     save_rows(path, drawn, table)
     say(quiet, f"samples  {path}")
     if drawn.ndim == 4:
-        save_axes(picture_path(run, out, "drawn"), pvae.plots.plot_samples(drawn), quiet)
+        save_axes(picture_path(run, out, "drawn"), pvae.plots.plot_samples(drawn), quiet, "draws of the model")
