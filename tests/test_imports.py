@@ -56,6 +56,7 @@ ROOMS = {
         "data",
         "evaluation",
         "files",
+        "plots",
         "presets",
         "programs",
         "report",
