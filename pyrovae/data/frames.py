@@ -107,8 +107,8 @@ def frame_values(
         return np.empty(frame.shape)
     if all(isinstance(dtype, pd.SparseDtype) for dtype in frame.dtypes):
         return frame.sparse.to_coo().tocsr()
-    columns, wrong = [], []
-    for name, (_, column) in zip(names, frame.items(), strict=True):
+    columns, wrong, originals = [], [], list(frame.items())
+    for name, (_, column) in zip(names, originals, strict=True):
         column = column.sparse.to_dense() if isinstance(column.dtype, pd.SparseDtype) else column
         is_odd = not is_number(column.dtype) or _ID.fullmatch(name)
         is_asked = kinds is not None and name in kinds and column.dtype.kind not in "mM"
@@ -134,7 +134,8 @@ def frame_values(
         raise TypeError(
             f"expected {path} to hold columns of numbers, got {'; '.join(wrong[:5])}; or drop them (--drop, drop=)"
         )
-    frame = pd.concat(columns, axis=1)
+    if any(column is not own for column, (_, own) in zip(columns, originals, strict=True)):
+        frame = pd.concat(columns, axis=1)
     if frame.isna().any(axis=None) or any(dtype.kind == "f" for dtype in frame.dtypes):
         return frame.to_numpy(dtype=np.float64, na_value=np.nan)
     return frame.to_numpy(dtype=np.result_type(*(np.dtype(dtype.kind + str(dtype.itemsize)) for dtype in frame.dtypes)))
