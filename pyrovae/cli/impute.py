@@ -65,7 +65,7 @@ def impute(
         made += multiple_imputation(_refit(kept, quiet), rows, train=data_of(kept, train).train, **options)
     save_file_atomic(paths[1], cells.to_csv().encode())
     for path, table in zip([out, *paths[2:]], made, strict=True):
-        frame = _filled(data, table)
+        frame = _filled(data, table, kept.config["settings"].get("header"))
         save_file_atomic(path, frame.to_csv(index=not isinstance(frame.index, pd.RangeIndex)).encode())
     by_column = cells.groupby("column", sort=False)
     lines = [[name, len(part), f"{len(part) / len(rows):.0%}"] for name, part in by_column]
@@ -80,7 +80,7 @@ def impute(
         say(quiet, "Analyse each table, and join the estimates by pyrovae.uses.pool.")
 
 
-def _filled(source: str, table: Data) -> pd.DataFrame:
+def _filled(source: str, table: Data, header: bool | None) -> pd.DataFrame:
     """The table of a file with its missing entries filled; columns that the model does not know stay as they are."""
     import pandas as pd
 
@@ -90,7 +90,7 @@ def _filled(source: str, table: Data) -> pd.DataFrame:
     filled = table.to_frame()
     if not is_table(source) or source.endswith(".parquet"):
         return filled
-    frame, _ = read_delimited(Path(source))
+    frame, _ = read_delimited(Path(source), header)
     for name, made in filled.set_axis(frame.index).items():
         made = pd.to_numeric(made) if frame[name].dtype.kind in "biuf" else made
         frame[name] = frame[name].where(frame[name].notna(), made)
