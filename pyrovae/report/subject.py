@@ -200,13 +200,8 @@ def read_subject(folder: Path, name: str | None = None, vae: VAE | None = None, 
     if data is not None:
         check_rows(run, data)
     else:
-        data = _found(run, missing)
+        try:
+            data = data_of(run)
+        except (OSError, ValueError, TypeError, LookupError) as error:
+            missing.append(f"The data cannot be had, so what needs rows is left out: {error}")
     return Subject(run, name or folder.resolve().name, vae, data, tuple(missing))
-
-
-def _found(run: Run, missing: list[str]) -> Data | None:
-    try:
-        return data_of(run)
-    except (OSError, ValueError, TypeError, LookupError) as error:
-        missing.append(f"The data cannot be had, so what needs rows is left out: {error}")
-        return None

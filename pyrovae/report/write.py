@@ -81,13 +81,10 @@ def _subjects(folders: Sequence[Path], vae: Any, data: Data | None) -> list[Subj
     names = [folder.resolve().name for folder in folders]
     names = names if len(set(names)) == len(names) else [str(folder) for folder in folders]
     first = read_subject(folders[0], names[0], data=data)
-    others = [read_subject(f, n, data=_shared(f, first)) for f, n in zip(folders[1:], names[1:], strict=True)]
-    subjects = [first, *others]
+    subjects = [first]
+    for folder, name in zip(folders[1:], names[1:], strict=True):
+        kept = Run.read(folder).config["data"]
+        same = kept and kept.get("fingerprint") == first.kept.get("fingerprint")
+        subjects.append(read_subject(folder, name, data=first.data if same else None))
     require_same_rows({subject.name: subject.kept for subject in subjects})
     return subjects
-
-
-def _shared(folder: Path, first: Subject) -> Data | None:
-    """The first run's data, where this run has the same."""
-    kept = Run.read(folder).config["data"]
-    return first.data if kept and kept.get("fingerprint") == first.kept.get("fingerprint") else None
