@@ -661,3 +661,17 @@ def test_columns_beyond_forty_are_counted():
     assert (heads[1], len(cells), cells[-1][:2]) == ("kind", 40, ["c39", "real"])
     _, cells = kinds_table(pyrovae.data.as_data(many, kinds={}))
     assert cells[40:] == [["2 more", "", "1 real, 1 binary", "0%"]]
+
+
+def test_a_number_of_latents_is_chosen(tmp_path):
+    words = ["choose", "digits", "--latent-dim", "1..2", "--budget", 8, "--refits", 2, "--out", tmp_path / "choice"]
+    done = invoke(*words)
+    assert done.exit_code == 0, done.output
+    assert "latent_dim=" in done.output
+    assert pd.read_csv(tmp_path / "choice" / "choice.csv")["model"].str.contains("latent_dim=[12]").all()
+    assert (tmp_path / "choice" / "choice.png").exists()
+    trainings = {path: path.stat().st_mtime_ns for path in (tmp_path / "choice").glob("*.npz")}
+    assert len(trainings) == 4
+    assert invoke(*words).exit_code == 0
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "choice").glob("*.npz")} == trainings
+    assert "--latent-dim: expected numbers" in invoke("choose", "digits", "--latent-dim", "two").output

@@ -264,3 +264,23 @@ def test_covariates_are_used_in_turn_with_and_without_a_template():
     assert sbc((without, guide), covariates={"mean": mean}, **few).p_value > FALSE_ALARM
     x = torch.zeros(7, dtype=torch.float64)
     assert sbc((template, guide), x, {"mean": mean}, **few).p_value > FALSE_ALARM
+
+
+def test_a_test_quantity_sees_what_no_marginal_sees():
+    product = {"product": lambda latents, x: latents["z"][..., 0] * latents["z"][..., 1] * latents["z"][..., 2]}
+    sums = {"sum": lambda latents, x: latents["z"].sum(-1) - 0.1 * x.sum(-1)}
+    blind = sbc(correlated(marginals), num_simulations=5000, test_quantities=sums, seed=0)
+    assert blind.p_values["z"].min() > FALSE_ALARM
+    assert blind.p_values_quantities[0] < FALSE_ALARM
+    assert blind.p_value < FALSE_ALARM
+    assert "'sum': its ranks are not uniform" in blind.summary()
+    fine = sbc(correlated(exact), num_simulations=2000, test_quantities=sums | product, seed=0)
+    assert fine.p_values_quantities.shape == (2,)
+    assert fine.p_value > FALSE_ALARM
+    assert fine.dataset.attrs["num_tests"] == 6
+    assert "quantity" not in sbc(correlated(exact), num_simulations=100, seed=0).dataset
+
+
+def test_a_test_quantity_gives_one_number_for_each_draw_and_row():
+    with pytest.raises(ValueError, match=r"'all' has shape .* expected \(draws, rows\)"):
+        sbc(PPCA.random(exact=True), num_simulations=10, test_quantities={"all": lambda z, x: z["z"]}, seed=0)

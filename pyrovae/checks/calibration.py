@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from pyrovae.checks.entries import along_latent, array, by_kind, entry_kl, rows_
 from pyrovae.checks.findings import CAUTION, GOOD, Case, Check, Finding, Line, Result, listed, of_p, some_rows
 from pyrovae.checks.uniformity import central_coverage, defect, density_coverage, uniformity_p_value
 from pyrovae.data import as_data
+from pyrovae.errors import refusal
 from pyrovae.programs import Program, latent_names, log_terms
 from pyrovae.programs.dry_run import listening
 from pyrovae.programs.masks import counted
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     import xarray as xr
 
 Array = NDArray[np.float64]
+Quantity = Callable[[Mapping[str, Tensor], Any], Tensor]
+"""A function of the latents by site and of the rows, for each draw and row a number."""
 LEVEL = 0.01
 """The Bonferroni-adjusted p-value below which ranks are called not uniform."""
 COLLAPSED_KL = 0.01
@@ -57,6 +61,7 @@ def sbc(
     *,
     num_simulations: int = 2000,
     num_samples: int = 99,
+    test_quantities: Mapping[str, Quantity] | None = None,
     seed: int | None = None,
     max_bytes: int = MAX_BYTES,
     progress: bool | None = None,
@@ -77,6 +82,8 @@ def sbc(
         covariates: for each name, a tensor of rows, used in turn.
         num_simulations: rows simulated from the model.
         num_samples: guide draws per row.
+        test_quantities: what else is to be ranked, by name: ``f(latents, x)`` of the latents by site ``(draws, rows, ...)`` and
+            the simulated rows returns ``(draws, rows)``. What one wants to conclude from the posterior belongs here.
         seed: of the simulations and the draws; None takes one from torch's random state.
         max_bytes: refuse what needs more memory.
         progress: True shows a bar, False none; by default there is one on a terminal.
@@ -113,13 +120,19 @@ def sbc(
         truth = simulate(program.model, num_simulations, template, covariates)
     work = local_work(program, truth.x, repeated, seed=mixed(seed, 0, 0, 1), **plan)
     rng = np.random.default_rng(seed)
-    found = {name: array(values) for name, values in work.run(lambda block: _ranked(block, truth, rng), "sbc").items()}
+    found = {
+        name: array(values)
+        for name, values in work.run(lambda block: _ranked(block, truth, rng, test_quantities or {}), "sbc").items()
+    }
     parts = by_kind(found)
     kl = {name: values.mean(0) for name, values in parts["kl"].items()}
-    return SBC(dataset_of(parts["ranks"], found["log_joint"], found["log_q"], kl, num_samples), judge, draw)
+    more = parts.get("quantity", {})
+    return SBC(dataset_of(parts["ranks"], found["log_joint"], found["log_q"], kl, num_samples, more), judge, draw)
 
 
-def _ranked(block: Block, truth: Simulated, rng: np.random.Generator) -> dict[str, Tensor]:
+def _ranked(
+    block: Block, truth: Simulated, rng: np.random.Generator, more: Mapping[str, Quantity]
+) -> dict[str, Tensor]:
     """The ranks of some simulated rows among the guide's draws for them, and the KL of each entry."""
     own, sites = {}, block.work.dry_run.guide_trace.nodes
     for name, value in truth.latents.items():
@@ -131,13 +144,13 @@ def _ranked(block: Block, truth: Simulated, rng: np.random.Generator) -> dict[st
         own[name] = rows.reshape(1, *[1] * lacking, *rows.shape)
     fixed = block.call.using(guide=Substitute(own)(block.call.program.guide))
     exact = sampled_traces(Tile(fixed, slice(0, 1)))
-    values = _quantities(*exact)
+    values = _quantities(*exact, more, block.batch.x)
     counts = {name: [np.zeros(v.shape[1:], int), np.zeros(v.shape[1:], int)] for name, v in values.items()}
     kl: dict[str, Tensor] = {}
     for tile in block.tiles():
         model_trace, guide_trace = sampled_traces(tile)
         kl = kl or entry_kl(model_trace, guide_trace)  # of the first draws, which suffice for a mean over simulations
-        for name, drawn in _quantities(model_trace, guide_trace).items():
+        for name, drawn in _quantities(model_trace, guide_trace, more, block.batch.x).items():
             counts[name][0] += (drawn < values[name]).sum(0)
             counts[name][1] += (drawn == values[name]).sum(0)
     columns = {f"kl {name}": value for name, value in kl.items()}
@@ -151,16 +164,31 @@ def _ranked(block: Block, truth: Simulated, rng: np.random.Generator) -> dict[st
     return columns
 
 
-def _quantities(model_trace: Trace, guide_trace: Trace) -> dict[str, Array]:
-    """What is ranked, ``(draws, rows, ...)``: every latent, log p(x, z) and log q(z | x)."""
+def _quantities(model_trace: Trace, guide_trace: Trace, more: Mapping[str, Quantity], x: Any) -> dict[str, Array]:
+    """What is ranked, ``(draws, rows, ...)``: every latent, log p(x, z) and log q(z | x), and what was asked for."""
     terms = log_terms(model_trace, guide_trace)
     sites = {name: guide_trace.nodes[name] for name in latent_names(guide_trace)}
-    values = {name: array(rows_second(site["value"], site)) for name, site in sites.items()}
+    latents = {name: rows_second(site["value"], site) for name, site in sites.items()}
+    values = {name: array(value) for name, value in latents.items()}
+    for name, quantity in more.items():
+        value = torch.as_tensor(quantity(latents, x))
+        if value.shape != terms.log_guide.shape:
+            expected = tuple(terms.log_guide.shape)
+            raise refusal(
+                f"the test quantity {name!r} has shape {tuple(value.shape)}, expected (draws, rows), here {expected}",
+                "test_quantities",
+            )
+        values[f"quantity {name}"] = array(value)
     return {**values, "log_joint": array(terms.reconstruction + terms.log_prior), "log_q": array(terms.log_guide)}
 
 
 def dataset_of(
-    ranks: dict[str, Any], log_joint_ranks: Any, log_q_ranks: Any, kl: dict[str, Any], num_samples: int
+    ranks: dict[str, Any],
+    log_joint_ranks: Any,
+    log_q_ranks: Any,
+    kl: dict[str, Any],
+    num_samples: int,
+    quantities: Mapping[str, Any] | None = None,
 ) -> xr.Dataset:
     """Ranks, by latent site ``(num_simulations, *event_shape)``, and the KL of each entry, with the p-values of uniform ranks."""
     import xarray as xr
@@ -168,6 +196,11 @@ def dataset_of(
     along = along_latent(ranks, "simulation")
     p = uniformity_p_value(along.values, num_samples)
     p_joint = uniformity_p_value(log_joint_ranks, num_samples)
+    more, p_more = dict(quantities or {}), np.ones(0)
+    if more:
+        more_ranks = np.stack([np.asarray(one) for one in more.values()], 1)
+        p_more = np.asarray(uniformity_p_value(more_ranks, num_samples))
+    tests = p.size + 1 + len(more)
     variables = {
         "ranks": along,
         "log_joint_ranks": ("simulation", log_joint_ranks),
@@ -175,9 +208,12 @@ def dataset_of(
         "kl": along_latent(kl),
         "p_values": ("latent", p),
         "p_values_log_joint": float(p_joint),
-        "p_value": min(1.0, (p.size + 1) * min(float(p.min()), float(p_joint))),
+        "p_value": min(1.0, tests * min(float(p.min()), float(p_joint), *p_more.tolist())),
     }
-    attributes = {"num_samples": num_samples, "num_simulations": len(along), "num_tests": p.size + 1}
+    if more:
+        variables |= {"quantity": list(more), "quantity_ranks": (("simulation", "quantity"), more_ranks)}
+        variables["p_values_quantities"] = ("quantity", p_more)
+    attributes = {"num_samples": num_samples, "num_simulations": len(along), "num_tests": tests}
     return xr.Dataset(variables, attrs=attributes)
 
 
@@ -193,6 +229,10 @@ def judge(found: xr.Dataset) -> list[Finding]:
     if float(found["p_values_log_joint"]) * tests < LEVEL:
         words.append("log p(x, z): its ranks are not uniform either." if words else _LOST_CORRELATIONS)
         steps = steps or ["use a full-covariance guide or a flow"]
+    if "quantity" in found:
+        wrong = found["quantity"].values[found["p_values_quantities"].values * tests < LEVEL]
+        words += [f"The test quantity {str(name)!r}: its ranks are not uniform." for name in wrong]
+        steps = steps or (["use a richer guide, such as a flow or a mixture"] if len(wrong) else [])
     empty = names[found["kl"].values < COLLAPSED_KL]
     test = (
         f"Simulation-based calibration on {found.attrs['num_simulations']:,} simulated rows: "
@@ -240,6 +280,8 @@ def draw(found: xr.Dataset, ax: Any = None) -> Any:
     from pyrovae.plots import plot_sbc_ecdf
 
     ranks = dict(zip(found["latent"].values, found["ranks"].values.T, strict=True))
+    if "quantity" in found:
+        ranks |= dict(zip(found["quantity"].values, found["quantity_ranks"].values.T, strict=True))
     return plot_sbc_ecdf({"log p(x, z)": found["log_joint_ranks"].values, **ranks}, found.attrs["num_samples"], ax=ax)
 
 

@@ -14,6 +14,7 @@ from pyrovae.cli.endings import with_endings
 COMMANDS = (
     "train",
     "data",
+    "choose",
     "evaluate",
     "compare",
     "diagnose",

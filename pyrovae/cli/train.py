@@ -52,7 +52,7 @@ def train(
     from pyrovae.files import locked, require_no_run
     from pyrovae.report.pictures import draw_figures
 
-    chosen = _chosen({"data": data, **options}, out, resume)
+    chosen = chosen_of({"data": data, **options}, out, resume)
     reading = Reading(**{name: chosen[name] for name in options_of(Reading) if name in chosen})
     if _is_table(chosen["data"]) and (kind := KINDS_OF.get(chosen.get("likelihood", ""))):
         chosen["likelihood"], reading = "table", replace(reading, kinds=(*reading.kinds, f"*={kind}"))
@@ -62,7 +62,7 @@ def train(
         epochs = max(50, math.ceil(TABLE_STEPS * chosen["batch_size"] / len(rows.train)))
         chosen = {"latent_dim": latents, "epochs": epochs, **chosen}
     training = Training(**{name: chosen[name] for name in options_of(Training) if name in chosen})
-    spec = _spec(chosen, rows.train, training.seed)
+    spec = asked_for(chosen, rows.train, training.seed)
     settings = {**to_plain(training), **to_plain(reading), "data": chosen["data"], "variant": rows.variant}
     with locked(out or _free_folder(chosen["data"], rows.variant)) as folder:
         require_no_run(folder, overwrite=resume)
@@ -96,7 +96,7 @@ def train(
         raise typer.Exit(INTERRUPTED)
 
 
-def _chosen(options: Mapping[str, Any], out: Path | None, resume: bool) -> dict[str, Any]:
+def chosen_of(options: Mapping[str, Any], out: Path | None, resume: bool) -> dict[str, Any]:
     """What differs from the defaults: the recipe of the data, what a resumed training was begun with, what is given."""
     given = {name: value for name, value in options.items() if value is not None}
     if resume:
@@ -131,7 +131,7 @@ def _read(chosen: Mapping[str, Any], reading: Reading, quiet: bool) -> tuple[Dat
     return rows, reading
 
 
-def _spec(chosen: Mapping[str, Any], rows: Data, seed: int) -> Spec:
+def asked_for(chosen: Mapping[str, Any], rows: Data, seed: int) -> Spec:
     """The spec that was asked for, with a likelihood that suits the data where none was."""
     from pyrovae.presets import suggest
 
