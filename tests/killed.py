@@ -178,6 +178,7 @@ def _half_written(count):
 def moments():
     from pyrovae.data import Binarize
     from pyrovae.training.engine import Eager
+    from pyrovae.training.optimizer import TorchOptimizer
     from pyrovae.training.traced import Traced
     from pyrovae.training.validation import Evaluation
 
@@ -186,7 +187,7 @@ def moments():
         "forward": functools.partial(_after, Traced, "take")
         if LEVEL["compile"]
         else functools.partial(_after, Eager, "backward"),
-        "updated": functools.partial(_after, torch.optim.AdamW, "step"),
+        "updated": functools.partial(_after, TorchOptimizer, "update"),
         "validation": functools.partial(_after, Evaluation, "terms"),
         "half written": _half_written,
         "written": functools.partial(_before, os, "replace"),

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from pyrovae.compiling.adam import fused_step
 from pyrovae.errors import refusal
 
 Factory = Callable[[Iterable[Any]], Optimizer]
@@ -103,7 +104,9 @@ class TorchOptimizer(PyroOptim):
         limit = self.largest_norm if self.clip_norm is None else self.clip_norm
         if self.clip_norm is not None or not norm.is_cpu or norm > limit:
             torch._foreach_mul_(self.gradients(), (limit / (norm + 1e-6)).clamp(max=1.0))
-        if (
+        if norm.is_cpu and self.scheduler is None and (stop or fused_step(self.torch_optimizer)):
+            pass
+        elif (
             stop is not None
             and self.scheduler is None
             and getattr(self.torch_optimizer, "_step_supports_amp_scaling", False)
