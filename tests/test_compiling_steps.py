@@ -6,7 +6,7 @@ import pyro
 import pytest
 import torch
 from programs import counts, counts_vae
-from test_compiling import Tempered, bernoulli_vae, grey, normal_vae, trained
+from test_compiling import Tempered, bernoulli_vae, branching, grey, level_guide, normal_vae, trained
 from torch import nn
 
 import pyrovae as pvae
@@ -162,6 +162,13 @@ def test_auto_replays_where_it_pays(steps, cores, engine, monkeypatch):
     found = trained(lambda: counts_vae().double(), COUNTS, "auto", steps=steps, epochs=None)
     assert found[2].engine.startswith(engine)
     assert (found[2].engine == engine) == (cores == 1 or steps == 9)
+
+
+def test_auto_runs_what_cannot_be_traced_without_a_warning(monkeypatch):
+    monkeypatch.setattr(levels, "FEW_STEPS", 1)
+    monkeypatch.setattr(levels, "cores", lambda: 2)
+    found = trained(lambda: (branching, level_guide), COUNTS[:20, 0], "auto", batch_size=20)
+    assert found[2].engine.startswith("eager: the program reads a number from a tensor at test_compiling.py")
 
 
 @pytest.mark.parametrize(("left", "is_built"), [(0.0, True), (1e9, False)])

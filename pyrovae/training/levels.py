@@ -46,9 +46,12 @@ def engine_of(
     if not level or (level == "auto" and total < FEW_STEPS):
         yield Eager(loss, max_skipped, **common)
     elif level == "trace" or (level == "auto" and cores() < 2):
-        yield Traced(loss, max_skipped, **options)
+        replaying = Traced(loss, max_skipped, **options)
+        replaying.is_quiet = level == "auto"
+        yield replaying
     else:
         engine = Compiled(loss, max_skipped, total=total, waits=level == "compile", **options)
+        engine.is_quiet = level == "auto"
         try:
             yield engine
         finally:

@@ -54,6 +54,7 @@ class Traced(Eager):
         self.graphs: dict[Any, Graph] = {}
         self.noise = torch.empty(0)
         """The state of the generator when the batch was made."""
+        self.is_quiet = False
         self.agreed: int | None = None
         """The last step at which graph and program agreed."""
 
@@ -143,8 +144,13 @@ class Traced(Eager):
         return self.backward(state, batch), len(batch.index)
 
     def block(self, reason: str) -> None:
-        """Take all steps from now on eagerly, and tell why."""
+        """Take all steps from now on eagerly, and tell why; where nobody asked for graphs, in the history's ``engine`` alone.
+
+        That a program has changed is told in any case.
+        """
         self.blocked = reason
+        if self.is_quiet and self.agreed is None:
+            return
         warnings.warn(f"training goes on without a graph: {reason}", UserWarning, stacklevel=6)
 
     def disagreement(self, step: int, loss: Tensor, norm: Tensor, expected: Tensor) -> str | None:
