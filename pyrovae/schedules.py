@@ -16,7 +16,23 @@ from typing import Any
 
 from pyrovae.errors import check_integer, refusal
 
-__all__ = ["Progress", "Schedule", "constant", "cosine", "cyclical", "linear", "one_cycle"]
+__all__ = [
+    *(
+        "Progress",
+        "Schedule",
+        "constant",
+        "cosine",
+        "cyclical",
+        "default_epochs",
+        "default_rate",
+        "linear",
+        "one_cycle",
+    ),
+]
+STEPS, FEWEST_EPOCHS, MOST_EPOCHS = 5000, 50, 500
+"""Steps of the default training of a small data set, and the epochs between which it lies."""
+PEAK, PEAK_STEPS, LOWEST_PEAK, HIGHEST_PEAK = 0.01, 1000, 1e-3, 0.02
+"""The peak of the learning rate in a training of so many steps, and the range of all peaks."""
 
 
 @dataclass(frozen=True)
@@ -231,6 +247,27 @@ def one_cycle(
     if not 0 <= share < 1:
         raise refusal(f"warm_up, the share of the length spent climbing, must be in [0, 1), got {warm_up}", "warm_up")
     return Schedule("one_cycle", (_value("peak", peak),), (("warm_up", share), *_length(epochs, steps)))
+
+
+def default_epochs(steps_per_epoch: int) -> int:
+    """Epochs where nothing else is asked for: about 5,000 steps, in 50 to 500 epochs.
+
+    >>> default_epochs(9), default_epochs(400)
+    (500, 50)
+    """
+    return min(max(FEWEST_EPOCHS, math.ceil(STEPS / steps_per_epoch)), MOST_EPOCHS)
+
+
+def default_rate(steps: int, warm_up: float = 0.1) -> Schedule:
+    r"""The learning rate where nothing else is asked for: one cycle over all steps T, the lower the more there are.
+
+    .. math:: p(T) = 0.01 \sqrt{1000 / T}, \quad \text{between } 0.001 \text{ and } 0.02
+
+    >>> default_rate(4000)
+    one_cycle(0.005, warm_up=0.1, steps=4000)
+    """
+    peak = min(max(PEAK * math.sqrt(PEAK_STEPS / steps), LOWEST_PEAK), HIGHEST_PEAK)
+    return one_cycle(float(f"{peak:.3g}"), warm_up=warm_up, steps=steps)
 
 
 def _number(name: str, value: Any) -> float:

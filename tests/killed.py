@@ -99,7 +99,7 @@ def train(folder, resume=True, vae=None, hidden=False, **changes):
         "batch_size": BATCH,
         "learning_rate": pvae.schedules.one_cycle(1e-2, warm_up=0.3, epochs=EPOCHS),
         "beta": pvae.schedules.linear(0.0, 1.0, epochs=EPOCHS / 2),
-        "clip_norm": 5.0,
+        "clip_norm": 3.0,
         "weight_decay": 0.01,
         "validation": 0.2,
         "keep_best": True,

@@ -32,6 +32,7 @@ ROOMS = {
     "compiling": ("objectives", "programs"),
     "training": (
         "compiling",
+        "conditionals",
         "data",
         "distributions",
         "files",

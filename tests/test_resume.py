@@ -58,7 +58,7 @@ def test_everything_that_could_go_wrong_is_on(whole):
     assert len(rows) == killed.EPOCHS
     assert len({row["beta"] for row in rows}) > 3
     assert len({row["learning_rate"] for row in rows}) == killed.EPOCHS
-    assert max(row["gradient_norm"] for row in rows) > 5.0
+    assert max(row["gradient_norm"] for row in rows) > 3.0
     assert all(row["validation_elbo"] is not None for row in rows)
     assert any("running_var" in name for name in whole["state"])
     assert whole["ended"] == "finished"

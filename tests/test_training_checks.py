@@ -350,7 +350,8 @@ def test_layers_as_wide_as_a_batch_or_the_data_are_no_parameters_for_each_row(wi
 @pytest.mark.parametrize(
     ("settings", "argument", "message"),
     [
-        ({"device": "gpu"}, "device", "device must be one that torch knows"),
+        ({"device": "gpu"}, "device", "device 'gpu' was asked for, and torch sees no GPU"),
+        ({"device": "mps"}, "device", "device 'mps' was asked for"),
         ({"clip_norm": -1.0}, "clip_norm", "clip_norm must be positive"),
         ({"epochs": 0}, "epochs", "at least 1"),
         ({"patience": 2}, "patience", "needs validation"),

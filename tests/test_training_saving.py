@@ -151,7 +151,7 @@ def test_without_a_seed_the_noise_of_the_checkpoint_goes_on(tmp_path):
     for interrupted in (False, True):
         torch.manual_seed(0)
         vae, folder = counts_vae(dropout=0.2), tmp_path / str(interrupted)
-        settings = {"batch_size": 16, "checkpoint": folder}
+        settings = {"batch_size": 16, "checkpoint": folder, "learning_rate": 1e-3}  # not a cycle over all epochs
         torch.manual_seed(1)
         if interrupted:
             pvae.fit(vae, counts(48), epochs=1, **settings)

@@ -30,7 +30,7 @@ def _run(case: Case) -> xr.Dataset:
         variances = [float(side[name].var(ddof=1)) / side.sizes["data"] for side in (here, there)]
         found[f"{name}_error"] = float(np.sqrt(sum(variances)))
     rise = late_rise(case.history or {})
-    return found.assign_attrs(still_rising=int(rise is not None and rise.is_rising))
+    return found.assign_attrs(fell=int(rise is None or rise.is_falling))
 
 
 def judge(found: xr.Dataset) -> list[Finding]:
@@ -47,9 +47,8 @@ def judge(found: xr.Dataset) -> list[Finding]:
     claims, steps = [], []
     if model:
         claims.append("The model explains its training rows better.")
-        early = "" if found.attrs.get("still_rising") else "Stop earlier (`patience`), or "
-        rest = "regularize (dropout, weight decay), use a smaller network, or give it more data."
-        steps.append(f"{early}{rest}" if early else f"{rest[0].upper()}{rest[1:]}")
+        early = "Stop earlier (`patience`), or regularize" if found.attrs.get("fell", 1) else "Regularize"
+        steps.append(f"{early} (dropout, weight decay), use a smaller network, or give it more data.")
     if guide:
         claims.append("The guide does, too, beyond the model." if model else "The guide does, beyond the model.")
         steps.append("Refine the guide for new rows.")

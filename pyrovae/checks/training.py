@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -13,19 +14,22 @@ if TYPE_CHECKING:
     import xarray as xr
 
 NEGLIGIBLE, NEGLIGIBLE_SHARE = 0.1, 0.002
-"""Nats of the validation ELBO, and the share of it, below both of which a late change is worth no more epochs."""
+"""Nats of the validation ELBO, and the share of it, below both of which a change is worth no more epochs."""
+HOT = 0.5
+"""The share of its peak above which a learning rate still takes steps by which a curve can be judged."""
 
 
 class Rise(NamedTuple):
-    """How the validation ELBO changed over the last tenth of the epochs, and the nats that would be worth more epochs."""
+    """How the validation ELBO changed over the last tenth of the epochs, what twice as many would win, what is worth it."""
 
     nats: float
+    more: float
     worth: float
 
     @property
     def is_rising(self) -> bool:
-        """Whether more epochs would have paid."""
-        return self.nats > self.worth
+        """Whether more epochs would pay."""
+        return max(self.nats, self.more) > self.worth
 
     @property
     def is_falling(self) -> bool:
@@ -34,16 +38,34 @@ class Rise(NamedTuple):
 
 
 def late_rise(history: Mapping[str, Any]) -> Rise | None:
-    """The change of the validation ELBO over the last tenth of the epochs; None without two values.
+    r"""The late change of the validation ELBO V, and what twice as many epochs would win; None without two values.
+
+    .. math:: \Delta_h = V(h) - V(h / 2), \qquad \text{win} = \Delta_h \min\Bigl(1, \frac{\Delta_h}{\Delta_{h / 2}}\Bigr)
+
+    The end of a learning rate that falls to zero is flat, however short the training: h is the last epoch with a rate of
+    at least half its peak. Each value is a mean over a tenth of the epochs up to its own.
 
     >>> late_rise({"validation_elbo": [-100.0, -90.0, -85.0]}).is_rising
     True
     """
-    values = [value for value in history.get("validation_elbo") or [] if value is not None and np.isfinite(value)]
-    if len(values) < 2:
+    rates = history.get("learning_rate") or []
+    found = [
+        (value, rates[number] if number < len(rates) else None)
+        for number, value in enumerate(history.get("validation_elbo") or [])
+        if value is not None and np.isfinite(value)
+    ]
+    if len(found) < 2:
         return None
+    values = np.array([value for value, _ in found])
+    rate = np.array([1.0 if rate is None else rate for _, rate in found])
+    hot = int(np.flatnonzero(rate >= HOT * rate.max())[-1]) + 1
+    at = [values[int(0.9 * end) : end].mean() for end in (hot, hot // 2, hot // 4) if end]
+    wins = [one - other for one, other in pairwise(at)]
+    more = wins[0] if len(wins) == 1 else 0.0
+    if len(wins) == 2 and wins[0] > 0:
+        more = wins[0] * (min(wins[0] / wins[1], 1.0) if wins[1] > 0 else 1.0)
     worth = max(NEGLIGIBLE, NEGLIGIBLE_SHARE * abs(values[-1]))
-    return Rise(values[-1] - values[-1 - max(1, len(values) // 10)], worth)
+    return Rise(float(values[-1] - values[-1 - max(1, len(values) // 10)]), float(more), worth)
 
 
 def _run(case: Case) -> xr.Dataset:
@@ -57,12 +79,12 @@ def _run(case: Case) -> xr.Dataset:
         "skipped": int(sum(value for value in history.get("skipped") or [] if value is not None)),
         "best_epoch": best if isinstance(best, int) else 0,
     }
-    columns = {} if rise is None else {"late_rise": rise.nats, "worth": rise.worth}
+    columns = {} if rise is None else {"late_rise": rise.nats, "more": rise.more, "worth": rise.worth}
     return xr.Dataset(columns, attrs=attributes)
 
 
 def judge(found: xr.Dataset) -> list[Finding]:
-    """Whether steps were skipped, and whether the validation ELBO rose, fell or had settled at the end."""
+    """Whether steps were skipped, and whether the validation ELBO fell, would rise on, or had settled at the end."""
     epochs, skipped, best = (found.attrs[name] for name in ("epochs", "skipped", "best_epoch"))
     findings = []
     if skipped:
@@ -71,16 +93,19 @@ def judge(found: xr.Dataset) -> list[Finding]:
         findings.append(Finding(CAUTION, "skipped steps", claim, advice))
     if "late_rise" not in found:
         return findings
-    rise = Rise(float(found["late_rise"]), float(found["worth"]))
+    rise = Rise(*(float(found[name]) for name in ("late_rise", "more", "worth")))
     over = f"over the last tenth of {epochs} epochs"
-    if rise.is_rising:
-        claim = f"The validation ELBO still rose by {rise.nats:.2f} nats {over}."
-        findings.append(Finding(CAUTION, "training length", claim, "Train longer (`epochs`)."))
-    elif rise.is_falling:
+    if rise.is_falling:
         kept = f" The weights of epoch {best} were kept." if best else ""
         claim = f"The validation ELBO fell by {-rise.nats:.2f} nats {over}.{kept}"
         advice = "" if best else "Keep the best weights (`keep_best`), or stop earlier (`patience`)."
         findings.append(Finding(GOOD if best else CAUTION, "training length", claim, advice))
+    elif rise.nats > rise.worth:
+        claim = f"The validation ELBO still rose by {rise.nats:.2f} nats {over}."
+        findings.append(Finding(CAUTION, "training length", claim, "Train longer (`epochs`)."))
+    elif rise.is_rising:
+        claim = f"The learning curve tells of about {rise.more:.1f} nats more in twice the {epochs} epochs."
+        findings.append(Finding(CAUTION, "training length", claim, "Train longer (`epochs`)."))
     else:
         claim = f"The validation ELBO had settled: {rise.nats:+.2f} nats {over}."
         findings.append(Finding(GOOD, "training length", claim))

@@ -61,6 +61,9 @@ def train(
         latents = min(10, max(2, len(rows.kinds) // 2))
         epochs = max(50, math.ceil(TABLE_STEPS * chosen["batch_size"] / len(rows.train)))
         chosen = {"latent_dim": latents, "epochs": epochs, **chosen}
+    if "epochs" not in chosen:
+        steps = math.ceil(len(rows.train) / chosen.get("batch_size", Training.batch_size))
+        chosen["epochs"] = pvae.schedules.default_epochs(steps)
     training = Training(**{name: chosen[name] for name in options_of(Training) if name in chosen})
     spec = asked_for(chosen, rows.train, training.seed)
     settings = {**to_plain(training), **to_plain(reading), "data": chosen["data"], "variant": rows.variant}
@@ -168,7 +171,7 @@ def _fit(
             rows.train,
             **training.for_fit(),
             validation=rows.validation,
-            callbacks=[] if quiet or sys.stderr.isatty() else [_teller(training.epochs)],
+            callbacks=[] if quiet or sys.stderr.isatty() else [_teller(training.epochs or 1)],
             progress=False if quiet else None,
             checkpoint=folder / "checkpoints",
             resume=resume,

@@ -80,6 +80,17 @@ class Conditional(nn.Module, ABC):
         else:
             self.register_buffer("value", start, persistent=False)
         self.covariate_names = tuple(dict.fromkeys(names))
+        self._made_with = self._squares()
+
+    @property
+    def untrained(self) -> bool:
+        """Whether the weights of the network and the learned numbers are those that the conditional was made with."""
+        return self._squares() == self._made_with
+
+    def _squares(self) -> list[float]:
+        """Sums of squares of these numbers: a copy in double precision keeps them, a step of training does not."""
+        tensors = [self.value] if self.net is None else [self.offset, *self.net.parameters()]
+        return [float(tensor.detach().double().square().sum()) for tensor in tensors]
 
     @abstractmethod
     def distribution(self, raw: Tensor) -> dist.TorchDistribution:

@@ -11,8 +11,7 @@ from pyrovae.errors import check_word, refusal
 from pyrovae.presets.options import Option
 
 PRECISIONS = ("highest", "high", "medium")
-
-
+WARM_UP = 0.1
 Names = tuple[str, ...]
 
 
@@ -57,7 +56,7 @@ class Reading:
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """The options of one training: what the command line offers, and what a run's settings keep.
+    """The options of one training: what the command line offers, and what a run's settings keep. None is left to ``fit``.
 
     >>> Training(epochs=3, beta_warm_up=2).for_fit()["beta"]
     linear(0.0, 1.0, epochs=2)
@@ -68,10 +67,16 @@ class Training:
         int, Option("seed of the split and of data drawn once; runs that differ in the other seed can be compared")
     ] = 0
     seed: Annotated[int, Option("seed of first weights, order and noise")] = 0
-    epochs: Annotated[int, Option("passes through the data")] = 50
+    epochs: Annotated[
+        int | None, Option("passes through the data; by default 50, up to 500 where these are fewer than 5,000 steps")
+    ] = None
     batch_size: Annotated[int, Option("rows in a batch")] = 128
-    learning_rate: Annotated[float, Option("peak of the learning rate's one cycle")] = 1e-3
-    warm_up: Annotated[float, Option("share of training up to that peak, before a cosine takes it to zero")] = 0.1
+    learning_rate: Annotated[
+        float | None, Option("peak of the learning rate's one cycle; by default the lower the more steps there are")
+    ] = None
+    warm_up: Annotated[
+        float, Option("share of training up to a peak of your own, before a cosine takes it to zero")
+    ] = WARM_UP
     weight_decay: Annotated[float, Option("decoupled weight decay")] = 0.0
     clip_norm: Annotated[float | None, Option("clip the gradient's norm to this")] = None
     beta: Annotated[float, Option("weight of the divergence")] = 1.0
@@ -85,22 +90,28 @@ class Training:
 
     def __post_init__(self) -> None:
         check_word("matmul_precision", self.matmul_precision, PRECISIONS)
+        if self.learning_rate is not None and self.epochs is None:
+            raise refusal("a learning_rate of your own needs the length of its cycle: give epochs too", "epochs")
+        if self.learning_rate is None and self.warm_up != WARM_UP:
+            raise refusal("warm_up is the share of a cycle of your own: give learning_rate too", "learning_rate")
 
     def for_fit(self) -> dict[str, Any]:
         """The keywords of ``fit`` that these options stand for; ``fit`` checks them."""
         same = ("epochs", "batch_size", "weight_decay", "clip_norm", "patience", "seed", "device")
-        warm_up = self.beta_warm_up
-        return {name: getattr(self, name) for name in same} | {
-            "learning_rate": schedules.one_cycle(self.learning_rate, warm_up=self.warm_up, epochs=max(self.epochs, 1)),
-            "beta": schedules.linear(0.0, self.beta, epochs=warm_up) if warm_up else self.beta,
-        }
+        given: dict[str, Any] = {name: getattr(self, name) for name in same}
+        given["beta"] = schedules.linear(0.0, self.beta, epochs=self.beta_warm_up) if self.beta_warm_up else self.beta
+        if self.learning_rate is not None and self.epochs is not None:
+            given["learning_rate"] = schedules.one_cycle(
+                self.learning_rate, warm_up=self.warm_up, epochs=max(self.epochs, 1)
+            )
+        return given
 
 
 RECIPES: Mapping[str, Mapping[str, Any]] = {
-    "digits": {"hidden": (128, 128), "epochs": 60, "batch_size": 64, "learning_rate": 3e-3},
+    "digits": {"hidden": (128, 128)},
     "mnist": {"latent_dim": 40, "hidden": (400, 400), "normalization": "batch"}
     | {"epochs": 55, "batch_size": 256, "learning_rate": 4e-3},
-    "freyfaces": {"latent_dim": 20, "hidden": (256, 256), "epochs": 200, "batch_size": 64},
+    "freyfaces": {"latent_dim": 20, "hidden": (256, 256)},
     "tables": {"hidden": (32,), "batch_size": 64, "learning_rate": 1e-2},
     "files": {"hidden": (128, 128)},
 }

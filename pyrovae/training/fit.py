@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from os import PathLike
 from typing import Any
@@ -23,7 +23,7 @@ from pyrovae.files import CheckpointStore
 from pyrovae.objectives import CapacityELBO
 from pyrovae.programs import Program, eval_mode
 from pyrovae.programs.handlers import check_beta
-from pyrovae.schedules import Progress
+from pyrovae.schedules import Progress, default_epochs, default_rate
 from pyrovae.training.checks import check_least, checked_loss
 from pyrovae.training.engine import State
 from pyrovae.training.history import History
@@ -32,6 +32,7 @@ from pyrovae.training.loop import Asked, Bar, Best, Epochs, Loop, Number, value_
 from pyrovae.training.optimizer import Factory, TorchOptimizer
 from pyrovae.training.rows import divide, placed_rows
 from pyrovae.training.saving import checkpoints
+from pyrovae.training.start import OWN_RATE, single_numbers, start_likelihoods
 from pyrovae.training.validation import BATCH_SIZE, Evaluation
 
 
@@ -48,6 +49,7 @@ def fit(
     # how long
     epochs: int | None = None,
     steps: int | None = None,
+    start_at_data: bool = True,
     # the loss
     objective: ELBO | None = None,
     beta: Number | Mapping[str, Number] = 1.0,
@@ -91,13 +93,17 @@ def fit(
             It draws from torch's global generator, which is seeded for each step.
         batch_size: rows in a batch; rows that fill one batch keep their order.
         drop_last: leave an incomplete last batch out.
-        epochs: passes through the data; or give ``steps``. The default is 50 epochs.
+        epochs: passes through the data; or give ``steps``. By default 50, and up to 500 where that is fewer than 5,000 steps.
         steps: optimizer steps in all, instead of ``epochs``.
+        start_at_data: fit the constants of likelihoods that are as they were made to the data, before the first step
+            (:meth:`pyrovae.conditionals.Conditional.initialize`).
         objective: an ELBO of Pyro or pyrovae, left as it was; by default ``TraceEnum_ELBO()`` where a latent is marked to be
             enumerated, else ``Trace_ELBO()``.
         beta: weight of the divergence: a number, a schedule (any callable of a ``Progress``), or a mapping by site.
         optimizer: takes the parameters and returns a torch optimizer; the default is a fused Adam.
-        learning_rate: a number or a schedule; 1e-3 by default, and left to ``optimizer`` where one is given.
+        learning_rate: a number or a schedule. By default one cycle over all steps, whose peak falls with their number; left
+            to ``optimizer`` and ``scheduler`` where one is given. By default, too, single learned numbers (a common scale)
+            learn ten times as fast as weights.
         scheduler: takes the torch optimizer and returns a ``torch.optim.lr_scheduler``, stepped each step.
         weight_decay: decoupled weight decay of the default optimizer.
         clip_norm: clip the norm of the per-row gradient to this.
@@ -148,8 +154,7 @@ def fit(
         raise refusal("give epochs or steps, not both", "steps")
     if resume and checkpoint is None:
         raise refusal("resume needs checkpoint, the folder that holds the checkpoints", "resume")
-    epochs = check_integer("epochs", 50 if epochs is None else epochs)
-    steps = steps if steps is None else check_integer("steps", steps)
+    epochs, steps = (n if n is None else check_integer(name, n) for name, n in (("epochs", epochs), ("steps", steps)))
     best, asked = Best(patience, keep_best, validation is not None), Asked(callbacks)
     program = Program.of(program)
     numbers = _numbers(beta, learning_rate, objective)
@@ -161,8 +166,12 @@ def fit(
         loss = checked_loss(program, objective, rows, held_out, _start(numbers, rows.steps))
         stack.enter_context(eval_mode(loss.parts))  # every part's own mode is restored
         check_least(loss.train(), rows)
-        trained = TorchOptimizer(factory, loss.announced.trained.values(), clip_norm=clip_norm, scheduler=scheduler)
-        total = epochs * rows.steps if steps is None else steps
+        total = steps or (epochs or default_epochs(rows.steps)) * rows.steps
+        own: set[int] = set()
+        if optimizer is None and learning_rate is None and scheduler is None:
+            numbers["learning_rate"], own = default_rate(total), single_numbers(loss.announced.trained)
+        make = functools.partial(factory, own=own) if own else factory
+        trained = TorchOptimizer(make, loss.announced.trained.values(), clip_norm=clip_norm, scheduler=scheduler)
         engine = stack.enter_context(
             engine_of(compile, precision, loss, rows, total, max_skipped, is_asked=bool(callbacks))
         )
@@ -187,6 +196,8 @@ def fit(
             }
             given |= {"batch_size": batch_size, "drop_last": drop_last, "seed": seed, "precision": precision}
             stack.enter_context(checkpoints(loop, store, best, held_out, resume, **given))
+        if start_at_data and loop.state.step == 0:
+            start_likelihoods(program, rows, noise)
         return loop.run()
 
 
@@ -235,8 +246,10 @@ def _factory(optimizer: Factory | None, weight_decay: float, learning_rate: Numb
         )
     make = optimizer or functools.partial(AdamW if weight_decay else Adam, fused=True, weight_decay=weight_decay)
 
-    def begun(parameters: Iterable[Any]) -> Optimizer:
-        made = make(parameters)
+    def begun(parameters: Iterable[Any], own: Collection[int] = ()) -> Optimizer:
+        groups = [[p for p in parameters if (id(p) in own) is alone] for alone in (False, True)] if own else []
+        rates = {0: 1.0, 1: OWN_RATE}
+        made = make([{"params": g, "rate": rates[n]} for n, g in enumerate(groups) if g] if own else parameters)
         if isinstance(learning_rate, (int, float)):
             for group in made.param_groups:
                 group["lr"] = learning_rate

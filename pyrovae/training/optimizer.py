@@ -15,6 +15,8 @@ from pyrovae.compiling.adam import fused_step
 from pyrovae.errors import refusal
 
 Factory = Callable[[Iterable[Any]], Optimizer]
+OWN_MOST = 0.1
+"""The learning rate up to which a group learns at its own multiple of the common one."""
 SQUARABLE = 0.05
 """Gradients with a norm above this share of the largest number that can be squared are scaled down to it."""
 
@@ -127,7 +129,7 @@ class TorchOptimizer(PyroOptim):
     def set_learning_rate(self, value: float) -> None:
         """Set the learning rate of every group."""
         for group in self.torch_optimizer.param_groups:
-            group["lr"] = value
+            group["lr"] = rate_of(group, value)
 
     def get_state(self) -> dict[str, Any]:
         """The optimizer's and the scheduler's state dictionaries."""
@@ -141,3 +143,12 @@ class TorchOptimizer(PyroOptim):
         self.torch_optimizer.load_state_dict(state_dict["optimizer"])
         if self.scheduler is not None:
             self.scheduler.load_state_dict(state_dict["scheduler"])
+
+
+def rate_of(group: dict[str, Any], value: float) -> float:
+    """The learning rate of a group of parameters, whose option ``rate`` is its multiple of the common one, up to 0.1.
+
+    >>> rate_of({"rate": 10.0}, 1e-3), rate_of({"rate": 10.0}, 0.05), rate_of({"rate": 10.0}, 3.0), rate_of({}, 0.05)
+    (0.01, 0.1, 3.0, 0.05)
+    """
+    return max(value, min(value * group.get("rate", 1.0), OWN_MOST))

@@ -234,12 +234,11 @@ def known_device(device: Any) -> torch.device:
     """
     try:
         wanted = torch.device(device)
-    except RuntimeError as error:
-        message = f"device must be one that torch knows, such as 'cpu' or 'cuda:0', got {device!r}"
-        raise refusal(message, "device") from error
-    count = torch.cuda.device_count()
-    if wanted.type == "cuda" and (wanted.index or 0) >= count:
-        seen = f"{count} of them" if count else "no GPU"
-        message = f"device {str(device)!r} was asked for, and torch sees {seen}: leave device out, or write 'cpu'"
-        raise refusal(message, "device")
+        torch.empty(0, device=wanted)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        there = torch.cuda.device_count()
+        seen = f"torch sees {there} of CUDA" if there else "torch sees no GPU"
+        raise refusal(
+            f"device {str(device)!r} was asked for, and {seen}: leave device out, or write 'cpu'", "device"
+        ) from error
     return wanted
