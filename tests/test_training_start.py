@@ -59,12 +59,16 @@ def started(vae):
     vae.likelihood.initialize(counts(rate=2.0))
 
 
-@pytest.mark.parametrize("before", [trained, loaded, started])
-def test_what_was_trained_loaded_or_started_stays(before):
+def frozen(vae):
+    vae.likelihood.requires_grad_(False)
+
+
+@pytest.mark.parametrize("before", [trained, loaded, started, frozen])
+def test_what_was_trained_loaded_started_or_frozen_stays(before):
     vae = make()
     assert vae.likelihood.untrained
     before(vae)
-    assert not vae.likelihood.untrained
+    assert vae.likelihood.untrained is (before is frozen)
     offset = vae.likelihood.offset.clone()
     pvae.fit(vae, counts(rate=50.0), steps=1, seed=0, progress=False)
     assert torch.equal(vae.likelihood.offset, offset)

@@ -221,7 +221,9 @@ def _start(numbers: Mapping[str, Number], steps_per_epoch: int) -> dict[str, flo
     return {name: value_of(n, at) for name, n in numbers.items() if not (is_one and name.startswith("beta"))}
 
 
-def _factory(optimizer: Factory | None, weight_decay: float, learning_rate: Number | None, scheduler: Any) -> Factory:
+def _factory(
+    optimizer: Factory | None, weight_decay: float, learning_rate: Number | None, scheduler: Any
+) -> Callable[..., Optimizer]:
     """The function that makes the torch optimizer, at the learning rate with which it begins."""
     if not (learning_rate is None or callable(learning_rate) or isinstance(learning_rate, (int, float))):
         message = f"learning_rate must be a number or a schedule, got {learning_rate!r}"

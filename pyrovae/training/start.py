@@ -70,7 +70,7 @@ def start_likelihoods(program: Program, rows: Rows, seed: int) -> None:
         (module, site)
         for site in sites
         for module, distribution in made
-        if site["is_observed"] and module.untrained and _tensors(distribution) & _tensors(site["fn"])
+        if site["is_observed"] and _is_open(module) and _tensors(distribution) & _tensors(site["fn"])
     ]
     if not own:
         return
@@ -84,6 +84,11 @@ def start_likelihoods(program: Program, rows: Rows, seed: int) -> None:
             if isinstance(part, Tensor) and part.shape[1:] == module.event_shape:
                 with suppress(ValueError):  # one that reads a covariate has no constant to start at
                     module.initialize(part)
+
+
+def _is_open(module: Conditional) -> bool:
+    """Whether nobody has trained, started or frozen it."""
+    return module.untrained and all(parameter.requires_grad for parameter in module.parameters())
 
 
 def _tensors(distribution: Any) -> set[int]:
