@@ -4,7 +4,8 @@ import pyro
 import pytest
 import torch
 from pyro.infer import Trace_ELBO
-from traceable import BLOCKED, TRACES
+from random_programs import random_program
+from traceable import BLOCKED, TRACES, Made
 
 from pyrovae.compiling import UntraceableError, trace
 from pyrovae.data import Batch
@@ -67,11 +68,9 @@ def traced(made):
     return replayed, eager
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("name", TRACES)
-def test_the_graph_gives_the_loss_and_the_gradients_of_the_program(name):
-    torch.manual_seed(0)
-    replayed, eager = traced(TRACES[name]())
+def compare(made):
+    """Hold a graph to its program, for two seeds: loss, gradients, buffers, and how much noise was drawn."""
+    replayed, eager = traced(made)
     for seed in (5, 6):
         (value, gradients, state, after), (expected, others, other_state, other_after) = replayed(seed), eager(seed)
         torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-5)
@@ -82,6 +81,21 @@ def test_the_graph_gives_the_loss_and_the_gradients_of_the_program(name):
                 torch.testing.assert_close(gradient, other, rtol=1e-5, atol=1e-5 * float(other.abs().max()))
         for tensor, other in zip(state.values(), other_state.values(), strict=True):
             torch.testing.assert_close(tensor, other)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("name", TRACES)
+def test_the_graph_gives_the_loss_and_the_gradients_of_the_program(name):
+    torch.manual_seed(0)
+    compare(TRACES[name]())
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("seed", range(24))
+def test_random_programs_have_graphs_that_give_their_numbers(seed):
+    torch.manual_seed(seed)
+    program, x, objective = random_program(seed)
+    compare(Made(program, x, None, objective))
 
 
 @pytest.mark.parametrize("name", BLOCKED)
