@@ -387,6 +387,7 @@ def fit(f: Callable, kind: Kind) -> None:
         epochs=2,
         batch_size=ROWS,
         learning_rate=1e-12,
+        start_at_data=False,
         seed=0,
         progress=False,
         **kind.fit_options,

@@ -59,11 +59,16 @@ def started(vae):
     vae.likelihood.initialize(counts(rate=2.0))
 
 
+def closed(vae):
+    net = pvae.MLP(2, (4,), out_shape=(1, 3))
+    vae.likelihood = pvae.Factorized(dist.Poisson, net, 3)
+
+
 def frozen(vae):
     vae.likelihood.requires_grad_(False)
 
 
-@pytest.mark.parametrize("before", [trained, loaded, started, frozen])
+@pytest.mark.parametrize("before", [trained, loaded, started, closed, frozen])
 def test_what_was_trained_loaded_started_or_frozen_stays(before):
     vae = make()
     assert vae.likelihood.untrained

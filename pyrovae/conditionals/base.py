@@ -80,11 +80,11 @@ class Conditional(nn.Module, ABC):
         else:
             self.register_buffer("value", start, persistent=False)
         self.covariate_names = tuple(dict.fromkeys(names))
-        self._made_with = self._squares()
+        self._made_with = None if net is not None and net.out_shape is not None else self._squares()
 
     @property
     def untrained(self) -> bool:
-        """Whether the weights of the network and the learned numbers are those that the conditional was made with."""
+        """Whether its numbers are those that it was made with; a network that came with a head may have been trained."""
         return self._squares() == self._made_with
 
     def _squares(self) -> list[float]:
