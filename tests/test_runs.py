@@ -250,6 +250,7 @@ def test_a_run_says_what_it_is(tmp_path):
         "event_shape": [1, 8, 8],
         "columns": None,
         "levels": {},
+        "kinds": {},
         "fingerprint": pvae.data.load("digits").train.fingerprint(),
     }
     assert run.config["seed"] == 0

@@ -78,8 +78,10 @@ def of_catalogue(case):
     if not case.reads_value:
         size = part().event_shape[0]
         posterior = pvae.Factorized(dist.Normal, pvae.MLP(3, (8,)), event_shape=size)
-        if case.name == "VampPrior":
+        if hasattr(part, "posterior"):
             posterior = part.posterior
+        if case.name == "ExemplarPrior":  # the batch's rows are among the exemplars
+            part = conditionals.ExemplarPrior(posterior, torch.randn(ROWS, 3))
         elif case.name in ("Spherical prior", "UniformDirection"):
             posterior = conditionals.Spherical(pvae.MLP(3, (8,)), 3)
         likelihood = pvae.Factorized(dist.Normal, pvae.MLP(size, (8,)), event_shape=3)

@@ -29,12 +29,12 @@ class Rise(NamedTuple):
     @property
     def is_rising(self) -> bool:
         """Whether more epochs would pay."""
-        return max(self.nats, self.more) > self.worth
+        return bool(max(self.nats, self.more) > self.worth)
 
     @property
     def is_falling(self) -> bool:
         """Whether fewer epochs would have been better."""
-        return self.nats < -self.worth
+        return bool(self.nats < -self.worth)
 
 
 def late_rise(history: Mapping[str, Any]) -> Rise | None:

@@ -84,7 +84,7 @@ def _parameter(name: str, option: Option, heading: str) -> inspect.Parameter:
     defaults = {data: _shown(recipe.get(name, option.default)) for data, recipe in RECIPES.items()}
     default = defaults["files"]
     if len(set(defaults.values())) > 1:
-        default = ", ".join(f"{value} for {data}" for data, value in defaults.items())
+        default = ", ".join(f"{value} for {data}" for data, value in defaults.items() if value)
     text = f"{meaning}; by default {default}." if default else f"{meaning}."
     declared: Any = typer.Option(help=text, parser=parser, rich_help_panel=heading, show_default=False)
     kind: Any = str if parser else option.kind

@@ -68,11 +68,11 @@ class Training:
     ] = 0
     seed: Annotated[int, Option("seed of first weights, order and noise")] = 0
     epochs: Annotated[
-        int | None, Option("passes through the data; by default 50, up to 500 where these are fewer than 5,000 steps")
+        int | None, Option("passes through the data: 50, or up to 500 where these are fewer than 5,000 steps")
     ] = None
     batch_size: Annotated[int, Option("rows in a batch")] = 128
     learning_rate: Annotated[
-        float | None, Option("peak of the learning rate's one cycle; by default the lower the more steps there are")
+        float | None, Option("peak of the learning rate's one cycle: the lower, the more steps there are")
     ] = None
     warm_up: Annotated[
         float, Option("share of training up to a peak of your own, before a cosine takes it to zero")

@@ -106,8 +106,9 @@ class TorchOptimizer(PyroOptim):
         limit = self.largest_norm if self.clip_norm is None else self.clip_norm
         if self.clip_norm is not None or not norm.is_cpu or norm > limit:
             torch._foreach_mul_(self.gradients(), (limit / (norm + 1e-6)).clamp(max=1.0))
-        if norm.is_cpu and self.scheduler is None and (stop or fused_step(self.torch_optimizer)):
-            pass
+        optimizer = self.torch_optimizer
+        if norm.is_cpu and self.scheduler is None and (optimizer.state if stop else fused_step(optimizer)):
+            pass  # a first step makes the moments, even where it changes nothing
         elif (
             stop is not None
             and self.scheduler is None
