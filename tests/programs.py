@@ -103,3 +103,22 @@ def particle_terms(program, args, kwargs=None, num_particles=1, vectorize=True, 
     """The log densities per datum of fresh draws, in one vectorized run or one run for each particle."""
     runs = [num_particles] if vectorize else [None] * num_particles
     return concatenate([log_terms(*paired_traces(program, args, kwargs, number, nesting)) for number in runs])
+
+
+class Choosing(nn.Module):
+    """Its guide draws a class: torch refuses to draw from NaN, where Pyro's validation is off."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(5, 3)
+
+    def model(self, x):
+        pvae.register(choosing=self)
+        with pyro.plate("data", len(x)):
+            k = pyro.sample("k", dist.Categorical(torch.ones(3) / 3))
+            pyro.sample("x", dist.Poisson(1.0 + k[:, None].expand(len(x), 5)).to_event(1), obs=x)
+
+    def guide(self, x):
+        pvae.register(choosing=self)
+        with pyro.plate("data", len(x)):
+            pyro.sample("k", dist.Categorical(logits=self.net(x)))

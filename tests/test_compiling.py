@@ -7,7 +7,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from programs import counts, counts_vae
+from programs import Choosing, counts, counts_vae
 from pyro.infer import TraceMeanField_ELBO
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -219,25 +219,6 @@ def test_bad_batches_are_skipped_as_by_the_eager_engine(rows):
     eager, traced = (trained(make, x, level) for level in (False, "trace"))
     assert sum(row["skipped"] for row in traced[1]) > 0
     assert_same(eager, traced)
-
-
-class Choosing(nn.Module):
-    """Its guide draws a class: torch refuses to draw from NaN."""
-
-    def __init__(self):
-        super().__init__()
-        self.net = nn.Linear(5, 3)
-
-    def model(self, x):
-        pvae.register(choosing=self)
-        with pyro.plate("data", len(x)):
-            k = pyro.sample("k", dist.Categorical(torch.ones(3) / 3))
-            pyro.sample("x", dist.Poisson(1.0 + k[:, None].expand(len(x), 5)).to_event(1), obs=x)
-
-    def guide(self, x):
-        pvae.register(choosing=self)
-        with pyro.plate("data", len(x)):
-            pyro.sample("k", dist.Categorical(logits=self.net(x)))
 
 
 def test_draws_that_torch_refuses_are_skipped_and_explained():

@@ -9,7 +9,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from oracles import PPCA
-from programs import convolutional_vae, counts, counts_vae
+from programs import Choosing, convolutional_vae, counts, counts_vae
 from pyro.infer import Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
 from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
 from torch import nn
@@ -438,25 +438,6 @@ def test_buffers_of_images_are_put_back_too():
     with pytest.raises(FloatingPointError, match="No step was taken: 3 steps"):
         pvae.fit(vae, x, epochs=3, seed=0)
     assert all(torch.equal(tensor, before[name]) for name, tensor in vae.state_dict().items())
-
-
-class Choosing(nn.Module):
-    """Its guide draws a class: torch refuses to draw from NaN, where Pyro's validation is off."""
-
-    def __init__(self):
-        super().__init__()
-        self.net = nn.Linear(5, 3)
-
-    def model(self, x):
-        pvae.register(choosing=self)
-        with pyro.plate("data", len(x)):
-            k = pyro.sample("k", dist.Categorical(torch.ones(3) / 3))
-            pyro.sample("x", dist.Poisson(1.0 + k[:, None].expand(len(x), 5)).to_event(1), obs=x)
-
-    def guide(self, x):
-        pvae.register(choosing=self)
-        with pyro.plate("data", len(x)):
-            pyro.sample("k", dist.Categorical(logits=self.net(x)))
 
 
 def test_draws_that_torch_refuses_are_steps_that_are_not_finite():

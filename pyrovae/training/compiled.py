@@ -60,7 +60,8 @@ class Compiled(Traced):
     def run(self, state: State, plan: Plan, rows: GatherRows) -> tuple[State, Outcomes]:
         """Take the steps of a plan: whole batches by compiled calls, as soon as these are there."""
         whole = int((plan.rows[:, -1] >= 0).sum()) if plan.rows.shape[1] else 0
-        if not whole or not self.is_ready(state, plan, rows):
+        call = self.ready(state, plan, rows) if whole else None
+        if call is None:
             started = time.perf_counter()
             taken = super().run(state, plan, rows)
             self.seconds = (time.perf_counter() - started) / len(plan.rows)
@@ -70,30 +71,30 @@ class Compiled(Traced):
         for first, last in itertools.pairwise(bounds):
             if last > first:
                 part = Plan(plan.rows[first:last], {name: table[first:last] for name, table in plan.numbers.items()})
-                parts.append((self.chunk if last <= whole else super().run)(state, part, rows)[1])
+                taken = self.chunk(call, state, part, rows) if last <= whole else super().run(state, part, rows)
+                parts.append(taken[1])
         return state, Outcomes(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
-    def is_ready(self, state: State, plan: Plan, rows: GatherRows) -> bool:
-        """Whether the compiled step is there; it is asked for when it is worth it."""
+    def ready(self, state: State, plan: Plan, rows: GatherRows) -> Call | None:
+        """The compiled step, once it is there; it is asked for when it is worth it."""
         graph = self.graphs.get((((plan.rows.shape[1],), torch.int64),))
         if self.blocked or self.refused or graph is None or not isinstance(rows, RowsInMemory) or not rows.of_tensors:
-            return False
+            return None
         left = float("inf") if self.waits else (self.total - state.step) * self.seconds
         try:
             if self.call is None and left > LOADING:
                 self.call = Call(self.loss, state, graph, plan, min(rows.steps, LONGEST), self.max_skipped)
             if self.call is None or (not self.call.library.is_begun and left < BUILDING):
-                return False
-            return self.call.is_built(self.waits)
+                return None
+            return self.call if self.call.is_built(self.waits) else None
         except (UntraceableError, RuntimeError, OSError) as error:
             self.refused = str(error)
             if self.waits:
                 warnings.warn(f"steps are replayed, not compiled: {self.refused}", UserWarning, stacklevel=5)
-            return False
+            return None
 
-    def chunk(self, state: State, plan: Plan, rows: GatherRows) -> tuple[State, Outcomes]:
+    def chunk(self, call: Call, state: State, plan: Plan, rows: GatherRows) -> tuple[State, Outcomes]:
         """Take steps by compiled calls. Where the first one disagrees with the program, none of them counts."""
-        assert self.call is not None
         expected = None
         with pyro.validation_enabled(False), complete_data(self.complete), by_onednn(self.rounded):
             self.buffers.keep()
@@ -102,8 +103,8 @@ class Compiled(Traced):
                     self.set_number(state, name, float(table[0]))
                 expected = self.expected(state, plan.rows[0], rows)
         try:
-            with by_onednn(self.rounded or self.call.onednn):
-                losses, norms = self.call.run(state, plan, self.rank)
+            with by_onednn(self.rounded or call.onednn):
+                losses, norms = call.run(state, plan, self.rank)
         except RuntimeError:  # torch refuses to draw from NaN: the replayed steps tell where
             return super().run(state, plan, rows)
         reason = None if expected is None else self.disagreement(state.step, losses[0], norms[0], expected)
@@ -111,7 +112,7 @@ class Compiled(Traced):
             self.block(reason)
             return super().run(state, plan, rows)
         self.since = state.step if self.since is None else self.since
-        self.call.store(state, len(plan.rows))
+        call.store(state, len(plan.rows))
         for name, table in plan.numbers.items():
             self.set_number(state, name, float(table[-1]))
         return state, Outcomes(losses, norms, torch.full((len(losses),), plan.rows.shape[1]))
@@ -218,7 +219,8 @@ class Call:
         for name, table in zip(self.names, memory.numbers, strict=True):
             table[:steps] = plan.numbers.get(name, rate)
         inputs, take = memory.tensors(), self.step
-        assert take is not None
+        if take is None:
+            raise ValueError("the compiled step is not built yet: ask is_built first")
         threads = torch.get_num_threads()
         torch.set_num_threads(self.threads)
         try:
