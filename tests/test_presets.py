@@ -12,6 +12,7 @@ import pyro.poutine as poutine
 import pytest
 import torch
 from pyro.infer import Trace_ELBO
+from scipy.sparse import csr_matrix
 
 import pyrovae as pvae
 from pyrovae.conditionals import VampPrior
@@ -78,6 +79,15 @@ MIXED = pd.DataFrame({"size": np.arange(12) + 0.5, "pet": ["cat", "dog", None] *
 
 def mixed():
     return as_data(MIXED, kinds={"visits": "count"})
+
+
+@pytest.mark.parametrize("given", [np.asarray, pd.DataFrame, csr_matrix, as_data])
+def test_training_data_of_any_kind_stand_for_their_shape_and_start(given):
+    x = (torch.rand(40, 6, generator=torch.Generator().manual_seed(0)) < 0.4).float()
+    vae = build_vae(given(x), latent_dim=2, seed=0)
+    same = build_vae(6, likelihood="bernoulli", start=x, latent_dim=2, seed=0)
+    assert vae.spec == same.spec
+    assert all(torch.equal(a, b) for a, b in zip(vae.parameters(), same.parameters(), strict=True))
 
 
 def test_a_table_of_kinds_trains_decodes_and_survives_json():

@@ -37,16 +37,15 @@ _VARIANTS: Mapping[str, Mapping[str, Any]] = {
 _NAMED = frozenset({"digits", "mnist", "freyfaces"})
 
 
-def build_vae(
-    spec: Spec | Data | int | Sequence[int], *, start: Any = None, seed: int | None = None, **fields: Any
-) -> VAE:
+def build_vae(spec: Any, *, start: Any = None, seed: int | None = None, **fields: Any) -> VAE:
     r"""Build a VAE from its spec, or from the fields of `Spec` as keywords.
 
     .. math:: p(z)\, p(x \mid z), \qquad q(z \mid x)
 
     Args:
-        spec: a `Spec`, whose fields given beside it are changed; or the shape of one datum; or the training data, which are
-            then ``start`` too, and suggest a likelihood where none is given: for a table with ``kinds`` that of its columns.
+        spec: a `Spec`, whose fields given beside it are changed; or the shape of one datum; or the training data, as
+            :func:`pyrovae.fit` takes rows in memory, which are then ``start`` too, and suggest a likelihood where none is
+            given: for a table with ``kinds`` that of its columns.
         start: the training data, as :func:`pyrovae.fit` takes rows in memory: the decoder starts at their mean, the
             encoder's input is standardized by their moments, and pseudo-inputs are some of them.
         seed: the seed of the initial weights, the global generator left as it was; by default the global generator.
@@ -64,7 +63,8 @@ def build_vae(
     >>> vae.spec.likelihood, vae.encode(torch.zeros(3, 1, 8, 8)).shape
     ('binomial', torch.Size([3, 5]))
     """
-    if isinstance(spec, Data):
+    if not isinstance(spec, (Spec, int, Sequence)):
+        spec = as_data(spec)
         start = spec if start is None else start
         suggested = suggest(spec, seed) if "likelihood" not in fields else {}
         spec, fields = tuple(spec.event_shape), {**suggested, **fields}
