@@ -5,10 +5,13 @@ from __future__ import annotations
 import difflib
 import math
 import numbers
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 Error = TypeVar("Error", bound=Exception)
+PACKAGE = Path(__file__).parent
 
 
 def refusal(message: str, argument: str | None = None, kind: type[Error] = ValueError) -> Error:  # type: ignore[assignment]
@@ -29,6 +32,26 @@ def refusal(message: str, argument: str | None = None, kind: type[Error] = Value
     error = kind(message)
     error.argument = argument  # type: ignore[attr-defined]
     return error
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Raise the library's own errors as they are, without the table of shapes that Pyro's traces add to their text.
+
+    Errors of a user's program, and of Pyro and torch, keep the table.
+    """
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:
+        own: BaseException = error
+        while (cause := own.__cause__) is not None and type(cause) is type(own) and str(own).startswith(str(cause)):
+            own = cause
+        last = own.__traceback__
+        while last is not None and last.tb_next is not None:
+            last = last.tb_next
+        if own is error or last is None or not Path(last.tb_frame.f_code.co_filename).is_relative_to(PACKAGE):
+            raise
+        raise own from own.__cause__
 
 
 def check_word(argument: str, value: Any, known: Iterable[Any]) -> Any:

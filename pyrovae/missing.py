@@ -112,10 +112,7 @@ def observed(distribution: dist.TorchDistribution, x: Tensor, site: str = "x") -
     """
     event_dim = len(distribution.event_shape)
     if x.shape[x.ndim - event_dim :] != distribution.event_shape or x.ndim <= event_dim:
-        raise ValueError(
-            f"{site} must have shape (rows, {', '.join(map(str, distribution.event_shape))}) for this likelihood, "
-            f"got {tuple(x.shape)}: reshape the data, or change the likelihood's event_shape"
-        )
+        raise wrong_shape(distribution, x, site)
     base, reinterpreted = _base(distribution)
     if is_complete():
         if is_validation_enabled():
@@ -136,6 +133,25 @@ def observed(distribution: dist.TorchDistribution, x: Tensor, site: str = "x") -
             "make them all NaN, or use a distribution with a method mask_entries(mask)"
         )
     return base.mask(entries).to_event(reinterpreted), filled
+
+
+def wrong_shape(distribution: dist.TorchDistribution, x: Tensor, site: str) -> ValueError:
+    """The error where data have another shape than a likelihood: an axis that ``.to_event`` did not count, or another event.
+
+    >>> str(wrong_shape(dist.Normal(torch.zeros(6, 5), 1.0), torch.zeros(6, 5), "x"))[:54]
+    "x has shape (6, 5), and the likelihood's distribution s"
+    """
+    shape, event = tuple(x.shape), tuple(distribution.event_shape)
+    axes = x.ndim - 1 - len(event)
+    if axes > 0 and tuple(distribution.batch_shape[-axes:]) + event == shape[1:]:
+        return ValueError(
+            f"{site} has shape {shape}, and the likelihood's distribution says of {axes} axes of a datum that they are rows: "
+            f"write .to_event({x.ndim - 1}) in its forward, dist.Normal(loc, scale).to_event({x.ndim - 1})"
+        )
+    return ValueError(
+        f"{site} must have shape (rows, {', '.join(map(str, event))}) for this likelihood, one axis of rows before those of "
+        f"a datum, got {shape}: reshape the data, or change the likelihood's event_shape"
+    )
 
 
 def fill_zeros(x: Tensor) -> tuple[Tensor, Tensor]:

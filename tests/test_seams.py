@@ -574,8 +574,8 @@ def test_a_guide_with_a_smaller_support_than_the_prior_is_refused():
 @pytest.mark.parametrize(
     ("shift", "factor"),
     [
-        pytest.param(0.2, 1.0, marks=wrong("an effective share of 95 % passes a mean that is off by 0.2 sd")),
-        pytest.param(0.0, 1.15, marks=wrong("an effective share of 95 % passes a variance that is a third too large")),
+        (0.2, 1.0),
+        (0.0, 1.15),
     ],
 )
 def test_draws_that_weights_would_correct_are_corrected(shift, factor):

@@ -121,6 +121,8 @@ def _read(chosen: Mapping[str, Any], reading: Reading, quiet: bool) -> tuple[Dat
     asked = reading.for_load(_is_table(chosen["data"]) and chosen.get("likelihood", "table") == "table")
     rows = pvae.data.load(chosen["data"], chosen.get("variant"), seed=chosen.get("split_seed", 0), **asked)
     if constant := tuple(name for name, kind in rows.kinds.items() if kind == "constant"):
+        if len(constant) == len(rows.kinds):
+            raise refusal("every column holds one value or none, so there is nothing to model: give other rows", "data")
         say(quiet, f"note: left out, since they hold one value or none: {', '.join(constant)}")
         return _read(chosen, replace(reading, drop=(*reading.drop, *constant)), quiet)
     for note in rows.notes:

@@ -123,7 +123,7 @@ class Conditional(nn.Module, ABC):
         entry moves further than about ``steps / 10`` units.
 
         Args:
-            x: data of shape ``(rows, *event_shape)``; NaN is missing.
+            x: data of shape ``(rows, *event_shape)``; NaN is missing. Rows whose squares overflow are left out.
             steps: number of steps.
 
         Raises:
@@ -136,7 +136,7 @@ class Conditional(nn.Module, ABC):
         if read or not target.numel():
             because = f"it reads {read[0]!r} from the covariates" if read else "it has no network and nothing to learn"
             raise ValueError(f"{type(self).__name__} cannot be initialized from data: {because}")
-        x = x.to(target)
+        x = squarable(x, target)
         center, unit = self.moments(x)
         raw = torch.zeros_like(target, requires_grad=True)
         optimizer = torch.optim.Adam([raw], lr=0.1)
@@ -160,6 +160,16 @@ class Conditional(nn.Module, ABC):
     def extra_repr(self) -> str:
         """The event's shape."""
         return f"event_shape={tuple(self.event_shape)}"
+
+
+def squarable(x: Tensor, like: Tensor) -> Tensor:
+    """The rows whose squares are finite, in the dtype of a tensor: one row of 1e30 would spoil the start for all.
+
+    >>> squarable(torch.tensor([[1.0], [1e30]]), torch.zeros(1))
+    tensor([[1.]])
+    """
+    x = x.to(like)
+    return x[~x.square().isinf().flatten(1).any(1)]
 
 
 def as_event_shape(event_shape: EventShape, owner: str) -> torch.Size:

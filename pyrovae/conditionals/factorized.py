@@ -13,7 +13,7 @@ from pyro.distributions.util import is_validation_enabled
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from pyrovae.conditionals.base import Conditional, EventShape, Net, Preprocess, as_event_shape
+from pyrovae.conditionals.base import Conditional, EventShape, Net, Preprocess, as_event_shape, squarable
 from pyrovae.distributions.links import Link, link
 from pyrovae.distributions.precise import precise
 from pyrovae.errors import check_integer, refusal
@@ -210,7 +210,7 @@ class Factorized(Conditional):
             steps: number of steps.
         """
         if self.located:
-            values = x.to(self.center)
+            values = squarable(x, self.center)
             mean, sd = _mean_and_sd(values.log() if self.family.support is constraints.positive else values)
             self.center.copy_(mean)
             self.unit.copy_(sd)

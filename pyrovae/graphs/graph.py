@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from pyrovae.data import as_data, map_batches
-from pyrovae.errors import check_integer, refusal
+from pyrovae.errors import check_integer, plain_errors, refusal
 from pyrovae.graphs.rows import Covariates, Rows, covariate_names
 from pyrovae.networks import check_covariates
 from pyrovae.programs import DATA, eval_mode, latent_names, register
@@ -225,7 +225,7 @@ class Graph(nn.Module):
         """Apply a function to batches of rows, in eval mode and without gradients; results joined on the CPU."""
         check_integer("batch_size", batch_size)
         check_covariates(self, data.covariates or {}, data.levels)
-        with torch.no_grad(), eval_mode(self):
+        with plain_errors(), torch.no_grad(), eval_mode(self):
             function = lambda batch: part(batch.x, batch.covariates)  # noqa: E731
             return map_batches(function, data, like=self._like(), batch_size=batch_size, dim=dim)
 

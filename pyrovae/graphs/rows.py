@@ -10,7 +10,7 @@ import pyro
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
-from pyrovae.missing import fill_zeros, observed
+from pyrovae.missing import fill_zeros, observed, wrong_shape
 
 Covariates = Mapping[str, Tensor]
 
@@ -104,11 +104,7 @@ class Rows:
             return pyro.sample(site, distribution)
         value = _one_tensor(value, site)
         if value.ndim != 1 + len(distribution.event_shape):  # would be broadcast against the latents' rows
-            raise ValueError(
-                f"{site} must have shape (rows, {', '.join(map(str, distribution.event_shape))}) for this likelihood, one axis "
-                f"of rows before those of a datum, got {tuple(value.shape)}: reshape the data, or change the likelihood's "
-                "event_shape"
-            )
+            raise wrong_shape(distribution, value, site)
         distribution, filled = observed(distribution, value, site)
         return pyro.sample(site, distribution, obs=filled)
 

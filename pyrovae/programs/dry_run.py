@@ -15,6 +15,7 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
+from pyrovae.errors import plain_errors
 from pyrovae.programs.masks import counted
 from pyrovae.programs.program import Program
 from pyrovae.programs.running import check_sites, run
@@ -111,7 +112,7 @@ def listening(program: Program) -> Iterator[Announced]:
     _set((part for part, _ in modes), False)
     listener = _Listener(announced)
     try:
-        with listener:
+        with plain_errors(), listener:
             yield announced
     finally:
         for handle in handles:

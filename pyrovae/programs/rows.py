@@ -17,7 +17,7 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor, nn
 
 from pyrovae.data import Batch, as_data, batches
-from pyrovae.errors import check_integer, refusal
+from pyrovae.errors import check_integer, plain_errors, refusal
 from pyrovae.missing import numbered_rows
 from pyrovae.networks import check_covariates
 from pyrovae.programs.call import Call, checked
@@ -202,12 +202,23 @@ class RowWork:
         """The bytes that a run of the program takes: fixed, per row, and per pair of a draw and a row."""
         few = self._few
         more = None if self.whole or len(self.data) < 4 else self.call(self.first(4), self.nesting)
-        return footprint(few, more, self.vectorize)
+        try:
+            return footprint(few, more, self.vectorize)
+        except (RuntimeError, ValueError, IndexError, TypeError) as error:
+            if not self.vectorize:
+                raise
+            said = str(error).partition("\n")[0]
+            raise refusal(
+                f"the program runs on rows, but not with an axis of draws to their left ({said}): count axes from the right, "
+                "x[..., 0] for x[:, 0] and .sum(-1) for .sum(1), or give vectorize=False where the function takes it: the "
+                "program then runs once for each draw",
+                "vectorize",
+            ) from error
 
     @contextmanager
     def evaluating(self, seed: int | None = None) -> Iterator[None]:
         """Eval mode and no gradient; the random state is seeded if asked, and restored."""
-        with eval_mode(self.modules), torch.no_grad(), torch.random.fork_rng():
+        with plain_errors(), eval_mode(self.modules), torch.no_grad(), torch.random.fork_rng():
             if seed is not None:
                 torch.manual_seed(seed)
             yield

@@ -11,6 +11,8 @@ from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from pyrovae.distributions.precise import log_prob_of
+
 Site = dict[str, Any]
 DATA = "data"
 """The plate over the rows of the data."""
@@ -27,7 +29,7 @@ def site_log_prob(site: Site) -> Tensor:
     """
     log_prob = site.get("unscaled_log_prob")
     if log_prob is None:
-        log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+        log_prob = log_prob_of(site["fn"], site["value"], *site["args"], **site["kwargs"])
     return scale_and_mask(log_prob, 1.0, site["mask"])
 
 

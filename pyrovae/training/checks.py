@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_map_only
 from pyrovae.data import Batch, Batches, Data
 from pyrovae.data.rows import leaves
 from pyrovae.distributions.precise import check_exact
-from pyrovae.errors import refusal
+from pyrovae.errors import plain_errors, refusal
 from pyrovae.missing import interior_point, numbered_rows, rows_text, support_text
 from pyrovae.networks import check_covariates, least_rows
 from pyrovae.programs import DATA, DryRun, Program, dry_run, eval_mode
@@ -94,7 +94,7 @@ def check_data(program: Program, args: tuple, kwargs: Mapping[str, Any]) -> None
     Raises:
         ValueError: the data lie outside the likelihood's support, or have a wrong shape.
     """
-    with torch.no_grad(), torch.random.fork_rng(), pyro.validation_enabled(True), poutine.block():
+    with plain_errors(), torch.no_grad(), torch.random.fork_rng(), pyro.validation_enabled(True), poutine.block():
         try:
             trace = poutine.trace(program.model).get_trace(*args, **kwargs)
         except NotImplementedError:  # an improper prior cannot be sampled

@@ -82,8 +82,6 @@ def start_likelihoods(program: Program, rows: Rows, seed: int) -> None:
         for module, site in own:
             part = x[site["name"]] if isinstance(x, Mapping) and site["name"] in x else x
             if isinstance(part, Tensor) and part.shape[1:] == module.event_shape:
-                # rows whose squares overflow would spoil the start for all: the step's guard skips them later
-                part = part[~part.to(next(module.parameters(), part)).square().isinf().flatten(1).any(1)]
                 with suppress(ValueError):  # one that reads a covariate has no constant to start at
                     module.initialize(part)
 

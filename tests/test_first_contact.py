@@ -1,0 +1,159 @@
+"""What a newcomer meets first: numbers of plain Pyro programs, and errors that say which row, which name and what to write."""
+
+from __future__ import annotations
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import scipy.stats
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+import pyrovae as pvae
+from pyrovae.cli.app import app
+
+
+class Returns(nn.Module):
+    """A part that returns a distribution made by a function of its net's output."""
+
+    def __init__(self, make, size=5):
+        super().__init__()
+        self.net, self.make = nn.Linear(2, size), make
+
+    def forward(self, z, covariates=None):
+        return self.make(self.net(z))
+
+
+def vae(likelihood, size=5):
+    posterior = pvae.Factorized(dist.Normal, pvae.MLP(size, (8,)), 2)
+    return pvae.VAE(pvae.standard_normal(2), likelihood, posterior)
+
+
+def counts_of(family):
+    """A program without a latent that matters: each row is scored by the family itself."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", family, obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.0, 1.0))
+
+    return model, guide
+
+
+@pytest.mark.parametrize(
+    ("family", "exact", "mean", "sd"),
+    [
+        (dist.Binomial(10**6, torch.tensor(0.5)), scipy.stats.binom(10**6, 0.5), 5e5, 500.0),
+        (dist.Poisson(torch.tensor(1e6)), scipy.stats.poisson(1e6), 1e6, 1000.0),
+    ],
+)
+def test_the_masses_of_large_counts_under_plain_distributions_sum_to_one(family, exact, mean, sd):
+    x = torch.arange(mean - 8 * sd, mean + 8 * sd)
+    mass = torch.as_tensor(pvae.elbo(counts_of(family), x, num_samples=1, seed=0, progress=False).elbo.values)
+    assert float(mass.exp().sum()) == pytest.approx(1.0, abs=1e-4)
+    torch.testing.assert_close(mass, torch.as_tensor(exact.logpmf(x)), rtol=0, atol=1e-4)
+    assert float(family.log_prob(x).double().exp().sum()) != pytest.approx(1.0, abs=1e-3)  # what Pyro's own sum to
+
+
+@pytest.mark.parametrize(("largest", "refused"), [(2.0**24, False), (2.0**24 + 2, True)])
+@pytest.mark.parametrize("family", [dist.Poisson, pvae.SizedNegativeBinomial])
+def test_counts_that_single_precision_cannot_tell_apart_are_refused_before_training(family, largest, refused):
+    x = torch.full((20, 5), largest)
+    program = vae(pvae.Factorized(family, pvae.MLP(2, (8,)), 5))
+    before = [p.clone() for p in program.parameters()]
+    if not refused:
+        pvae.fit(program, x, steps=1, seed=0, progress=False)
+        return
+    with pytest.raises(ValueError, match="holds 16777218, but .* give data and model in double precision"):
+        pvae.fit(program, x, steps=1, seed=0, progress=False)
+    assert all(torch.equal(a, b) for a, b in zip(before, program.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("task", ["fit", "elbo", "decode", "sample"])
+def test_an_empty_row_is_named_in_one_sentence(task):
+    size = torch.ones(30)
+    size[25] = 0
+    likelihood = pvae.Factorized(
+        pvae.SizedNegativeBinomial, pvae.MLP(2, (8,)), 5, size_factor=pvae.FromCovariate("size")
+    )
+    program, x, given = vae(likelihood), torch.ones(30, 5), {"covariates": {"size": size}}
+    calls = {
+        "fit": lambda: pvae.fit(program, x, **given, epochs=1, batch_size=10, seed=0, progress=False),
+        "elbo": lambda: pvae.elbo(program, x, **given, seed=0, progress=False),
+        "decode": lambda: program.decode(torch.zeros(30, 2), **given),
+        "sample": lambda: program.sample(30, **given),
+    }
+    with pytest.raises(ValueError, match=r"\['size'\] must be positive, got 0 in .*25") as caught:
+        calls[task]()
+    assert "\n" not in str(caught.value)
+    assert caught.value.argument == "covariates"
+
+
+def test_an_error_of_the_users_program_keeps_the_table_of_shapes():
+    def broken(x):
+        raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine\nTrace Shapes"):
+        pvae.elbo((broken, broken), torch.zeros(3, 2), progress=False)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda raw: dist.Normal(raw, 1.0), r"write \.to_event\(1\) in its forward"),
+        (lambda raw: dist.Normal(raw[..., :3], 1.0).to_event(1), "must have shape .rows, 3. for this likelihood"),
+    ],
+)
+def test_a_likelihood_without_to_event_is_told_from_one_of_another_shape(make, said):
+    with pytest.raises(ValueError, match=said):
+        pvae.fit(vae(Returns(make)), torch.randn(20, 5), epochs=1, progress=False)
+
+
+def columns(axis):
+    """A program that counts axes from the left (0) or from the right (-1)."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+            loc = z[..., 0] + z[..., 1] if axis else z[:, 0] + z[:, 1]
+            pyro.sample("x", dist.Normal(loc, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+
+    return model, guide
+
+
+def test_a_program_that_does_not_broadcast_is_told_how_to_run():
+    x = torch.randn(7)
+    with pytest.raises(ValueError, match="count axes from the right, .* or give vectorize=False") as caught:
+        pvae.elbo(columns(0), x, num_samples=3, seed=0, progress=False)
+    assert caught.value.argument == "vectorize"
+    assert "\n" not in str(caught.value)
+    one_by_one = pvae.elbo(columns(0), x, num_samples=3000, vectorize=False, seed=0, progress=False).elbo.mean()
+    at_once = pvae.elbo(columns(-1), x, num_samples=3000, seed=1, progress=False).elbo.mean()
+    assert float(one_by_one) == pytest.approx(float(at_once), abs=0.2)
+
+
+@pytest.mark.parametrize("family", [dist.Normal, dist.Laplace, dist.StudentT])
+def test_rows_whose_squares_overflow_do_not_spoil_a_start_by_hand(family):
+    x = 3.0 + torch.randn(200, 5, generator=torch.Generator().manual_seed(0))
+    wild = torch.cat([x, torch.full((1, 5), 1e30)])
+    parts = [pvae.Factorized(family, pvae.MLP(2, (8,)), 5) for _ in range(2)]
+    for part, rows in zip(parts, (x, wild), strict=True):
+        part.initialize(rows)
+    for name in ("offset", "center", "unit"):
+        torch.testing.assert_close(getattr(parts[0], name), getattr(parts[1], name))
+
+
+def test_a_table_of_constant_columns_is_refused_by_name(tmp_path):
+    (tmp_path / "t.csv").write_text("a,b\n" + "0,1\n" * 9)
+    done = CliRunner().invoke(app, ["train", str(tmp_path / "t.csv"), "--out", str(tmp_path / "run")])
+    assert done.exit_code == 2
+    assert "every column holds one value or none" in " ".join(done.output.split())
