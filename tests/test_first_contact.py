@@ -69,7 +69,7 @@ def test_counts_that_single_precision_cannot_tell_apart_are_refused_before_train
     if not refused:
         pvae.fit(program, x, steps=1, seed=0, progress=False)
         return
-    with pytest.raises(ValueError, match="holds 16777218, but .* give data and model in double precision"):
+    with pytest.raises(ValueError, match=r"holds 16777218, but .* give data and model in double precision"):
         pvae.fit(program, x, steps=1, seed=0, progress=False)
     assert all(torch.equal(a, b) for a, b in zip(before, program.parameters(), strict=True))
 
@@ -132,7 +132,7 @@ def columns(axis):
 
 def test_a_program_that_does_not_broadcast_is_told_how_to_run():
     x = torch.randn(7)
-    with pytest.raises(ValueError, match="count axes from the right, .* or give vectorize=False") as caught:
+    with pytest.raises(ValueError, match=r"count axes from the right, .* or give vectorize=False") as caught:
         pvae.elbo(columns(0), x, num_samples=3, seed=0, progress=False)
     assert caught.value.argument == "vectorize"
     assert "\n" not in str(caught.value)
