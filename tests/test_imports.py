@@ -25,7 +25,7 @@ ROOMS = {
     "conditionals": ("distributions", "missing", "networks"),
     "data": (),
     "files": (),
-    "programs": ("data", "files", "missing", "networks"),
+    "programs": ("data", "distributions", "files", "missing", "networks"),
     "graphs": ("conditionals", "data", "distributions", "missing", "networks", "programs"),
     "presets": ("conditionals", "data", "distributions", "files", "graphs", "networks", "schedules"),
     "objectives": ("programs",),
