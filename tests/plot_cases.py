@@ -174,6 +174,15 @@ CASES = {
         {"levels": {"pet": ("cat", "dog")}, "label": "prior draws"}, ("height [cm]", "pet", "share"),
         ("data", "prior draws"), 2,
     ),
+    "volcano": Case(
+        plots.plot_volcano, (normal(60), 3 * np.abs(normal(60)) - 2),
+        {"called": 3 * np.abs(normal(60)) > 4, "names": [f"gene {j}" for j in range(60)], "delta": 0.5},
+        ("difference (units of the quantity)", "log Bayes factor (nats)", "gene "), ("called changed", "not called"),
+    ),
+    "effects": Case(
+        plots.plot_effects, (normal(3, 8),), {"features": list("abcdefgh")},
+        ("z[0]", "a", "change per sd of the latent", "feature", "latent"),
+    ),
     "posterior_comparison": Case(
         plots.plot_posterior_comparison, ({"guide": normal(300, 3) * 0.6, "NUTS": normal(300, 3, seed=1) + 0.1},), {},
         ("latent value", "z[0]", "z[2]"), ("guide", "NUTS"),

@@ -47,7 +47,7 @@ ROOMS = {
     "comparison": ("data", "evaluation", "plots", "programs"),
     "arviz": ("data", "evaluation", "programs"),
     "checks": ("arviz", "data", "evaluation", "plots", "programs"),
-    "uses": ("comparison", "data", "evaluation", "programs", "training"),
+    "uses": ("checks", "comparison", "data", "evaluation", "plots", "programs", "training"),
     "report": (
         *("checks", "comparison", "data", "evaluation", "files", "graphs", "plots", "presets", "programs"),
         "schedules",

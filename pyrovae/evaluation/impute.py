@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from pyro import poutine
+from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
 from pyrovae.evaluation.imputed import Imputation
-from pyrovae.evaluation.psis import psis
+from pyrovae.evaluation.psis import Psis, psis
 from pyrovae.programs import latent_names, log_terms
+from pyrovae.programs.call import Call
 from pyrovae.programs.rows import MAX_BYTES, Block, RowWork
 from pyrovae.programs.simulate import enumerated_draws, replicate
 from pyrovae.programs.sites import Site, data_axis, sites_of
@@ -68,6 +70,31 @@ def impute(
 
 
 def _impute(block: Block, num_samples: int) -> dict[str, Tensor]:
+    call, picked, smoothed, model_trace, guide_trace = reweighted(block, num_samples)
+    data = _by_site(block.batch.x, [s for s in sites_of(model_trace) if s["is_observed"] and s["value"].numel()])
+    trace = None if all(f"{name}_missing" in picked for name in data) else replicate(call, picked, num_samples)
+    columns = {"pareto_k": smoothed.k, "ess": smoothed.ess}
+    for name, x in data.items():
+        site = guide_trace.nodes[f"{name}_missing"] if trace is None else trace.nodes[name]
+        value = picked[f"{name}_missing"] if trace is None else site["value"]
+        drawn = _shaped(value.movedim(data_axis(site), 1), x).to(x)
+        columns[f"draws {name}"] = torch.where(x.isnan(), drawn, x).movedim(0, 1)
+    return columns
+
+
+class Reweighted(NamedTuple):
+    """Draws of the posterior of some rows, chosen among the guide's by their weights; made by :func:`reweighted`."""
+
+    call: Call
+    latents: dict[str, Tensor]
+    """By site, in the shapes of a trace with as many particles."""
+    smoothed: Psis
+    model_trace: Trace
+    guide_trace: Trace
+
+
+def reweighted(block: Block, num_samples: int) -> Reweighted:
+    """Draws of all latents of some rows by Pareto-smoothed weights; discrete ones that the model sums out come last."""
     guide = poutine.infer_config(block.call.program.guide, config_fn=lambda _: {"enumerate": None})
     call = block.call.using(guide=guide)
     values: dict[str, list[Tensor]] = {}
@@ -78,19 +105,11 @@ def _impute(block: Block, num_samples: int) -> dict[str, Tensor]:
         weights.append(log_terms(model_trace, guide_trace, dtype=torch.float64).log_weights)
         for name in latent_names(guide_trace):
             values.setdefault(name, []).append(redrawn.get(name, guide_trace.nodes[name]["value"]))
-    data = _by_site(block.batch.x, [s for s in sites_of(model_trace) if s["is_observed"] and s["value"].numel()])
     smoothed = psis(torch.cat(weights))
     chosen = torch.multinomial(torch.nan_to_num(smoothed.log_weights.exp().T, nan=1.0), num_samples, replacement=True).T
     picked = {name: _pick(torch.cat(parts), chosen, guide_trace.nodes[name]) for name, parts in values.items()}
     picked |= enumerated_draws(call, picked, num_samples)
-    trace = None if all(f"{name}_missing" in picked for name in data) else replicate(call, picked, num_samples)
-    columns = {"pareto_k": smoothed.k, "ess": smoothed.ess}
-    for name, x in data.items():
-        site = guide_trace.nodes[f"{name}_missing"] if trace is None else trace.nodes[name]
-        value = picked[f"{name}_missing"] if trace is None else site["value"]
-        drawn = _shaped(value.movedim(data_axis(site), 1), x).to(x)
-        columns[f"draws {name}"] = torch.where(x.isnan(), drawn, x).movedim(0, 1)
-    return columns
+    return Reweighted(call, picked, smoothed, model_trace, guide_trace)
 
 
 def _by_site(x: Any, sites: list[Site]) -> dict[str, Tensor]:

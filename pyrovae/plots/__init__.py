@@ -11,6 +11,7 @@ from __future__ import annotations
 from pyrovae.plots.calibration import plot_coverage, plot_pit, plot_predictive, plot_sbc_ecdf
 from pyrovae.plots.columns import plot_columns
 from pyrovae.plots.decoded import plot_interpolation, plot_manifold, plot_traversals
+from pyrovae.plots.effects import plot_effects, plot_volcano
 from pyrovae.plots.evaluation import plot_comparison, plot_convergence, plot_gaps, plot_influence, plot_rate_distortion
 from pyrovae.plots.images import plot_imputation, plot_reconstructions, plot_samples
 from pyrovae.plots.latent import plot_kl_per_dimension, plot_latent
@@ -31,6 +32,7 @@ __all__ = [
     "plot_comparison",
     "plot_convergence",
     "plot_coverage",
+    "plot_effects",
     "plot_gaps",
     "plot_history",
     "plot_imputation",
@@ -50,6 +52,7 @@ __all__ = [
     "plot_samples",
     "plot_sbc_ecdf",
     "plot_traversals",
+    "plot_volcano",
     "spherical_path",
     "traversal_grid",
 ]

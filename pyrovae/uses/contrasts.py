@@ -1,0 +1,310 @@
+"""Is the difference real: two groups of rows by feature, with the uncertainty of latents, units and weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pyrovae.checks.calls import local_work, seed_or_drawn
+from pyrovae.checks.entries import array, rows_second
+from pyrovae.checks.findings import CAUTION, GOOD, Finding, Result
+from pyrovae.data import Data, as_data
+from pyrovae.errors import check_integer, check_word, refusal
+from pyrovae.evaluation.impute import reweighted
+from pyrovae.limits import good_k, share_bad_k, too_many_bad_k
+from pyrovae.programs.call import Call
+from pyrovae.programs.rows import MAX_BYTES, Block, mixed
+from pyrovae.programs.simulate import replicate
+from pyrovae.programs.sites import frame_of, sites_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+
+Array = NDArray[np.float64]
+Quantity: TypeAlias = "str | Callable[[Mapping[str, Tensor], Any], Tensor]"
+"""A word, or a function of the latents by site ``(draws, rows, ...)`` and of the likelihood, to ``(draws, rows, features)``."""
+MEANS: Mapping[str, Callable[[Tensor], Tensor]] = {"mean": lambda mean: mean, "log_mean": torch.log}
+DRAWS = 4000
+"""Draws of the difference, for all refits together; as many pairs of prior draws."""
+FALSE = 0.05
+"""The share of false discoveries that is expected among the features called changed."""
+FEW_UNITS = 3
+"""With fewer units in a group, their spread is hardly known."""
+
+
+class Contrast(Result):
+    """What :func:`contrast` found, made by :func:`contrast`."""
+
+    def to_frame(self) -> pd.DataFrame:
+        """A line for each feature, those most surely changed first."""
+        frame = self.dataset.to_dataframe()
+        return frame.sort_values("p_changed", ascending=False, kind="stable")
+
+    def changed(self, fdr: float = FALSE) -> list[str]:
+        """The features called changed at an expected false discovery rate, the surest first."""
+        frame = self.to_frame()
+        return list(frame.index[frame["fdr"] <= fdr])
+
+
+def contrast(
+    program: Any,
+    rows_a: Any,
+    rows_b: Any,
+    *,
+    delta: float,
+    quantity: Quantity = "mean",
+    groups: str | tuple[Sequence[Any], Sequence[Any]] | None = None,
+    estimand: str = "mean",
+    under: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+    level: float = 0.95,
+    num_samples: int = 100,
+    num_proposals: int = 1000,
+    seed: int | None = None,
+    max_bytes: int = MAX_BYTES,
+    progress: bool | None = None,
+) -> Contrast:
+    r"""Contrasts two groups of rows feature by feature: how far apart, which way, and how sure.
+
+    .. math:: D = \mathbb{E}_{\mathrm{units\ of\ } A}[h(z)] - \mathbb{E}_{\mathrm{units\ of\ } B}[h(z)] \ (\text{"mean"}), \qquad
+        D = h(z_a) - h(z_b),\ a \in A,\ b \in B \text{ at random} \ (\text{"population"})
+
+    Latents are drawn from the guide and chosen by Pareto-smoothed weights. The difference of means has three sources of
+    uncertainty: of the latents given each row; of the units, which are a sample (Welch's t of their posterior means); and,
+    where several refits are given, of the weights. Without ``groups`` every row counts as a unit of its own; where rows of one
+    donor are alike that is wrong, and most of what it calls changed is false. The random pair tells how often two rows differ.
+
+    The expected false discovery rate of a feature is the mean of P(\|D\| <= delta) over it and all surer features. The Bayes
+    factor divides the odds of \|D\| > delta by those of two rows of the prior.
+
+    Args:
+        program: anything with ``model`` and ``guide``, or a list of refits of one program, whose draws are joined.
+        rows_a: the rows of one group, with their covariates (``as_data(x, covariates)``).
+        rows_b: the rows of the other.
+        delta: the smallest difference that matters, in units of the quantity.
+        quantity: ``"mean"``, the mean of each feature given the latents; ``"log_mean"``, its logarithm; or a function
+            ``f(latents, likelihood)`` that returns ``(draws, rows, features)``.
+        groups: the unit of each row, such as its donor: the name of a label of the rows, or labels of both groups.
+        estimand: ``"mean"`` or ``"population"``.
+        under: covariates under which the quantity is taken, given the latents found under the rows' own: by name, one value
+            for all rows; or a list of such dicts, over which the quantity is averaged.
+        level: the content of the intervals.
+        num_samples: draws of the latents per row and refit.
+        num_proposals: draws of the guide from which they are chosen.
+        seed: of all draws; None takes one from torch's random state.
+        max_bytes: refuse what needs more memory.
+        progress: True shows a bar, False none; by default there is one on a terminal.
+
+    Returns:
+        A result over ``feature``: ``difference`` (mean of D), ``sd``, ``low`` and ``high``, ``p_positive`` = P(D > 0),
+        ``p_changed`` = P(\|D\| > delta), ``log_bayes_factor`` (nats) and ``fdr``; ``to_frame()``, ``changed(fdr)``, ``plot()``.
+
+    Raises:
+        ValueError: several data sites, global latents, or arguments out of range.
+
+    Reference: Boyeau et al. 2019, doi:10.1101/794289 (pairs); Welch 1947, doi:10.1093/biomet/34.1-2.28; Newton et al. 2004,
+    doi:10.1093/biostatistics/5.2.155 (expected false discoveries).
+
+    >>> import pyrovae as pvae
+    >>> vae = pvae.build_vae(5, likelihood="normal", latent_dim=2, hidden=(8,))
+    >>> found = contrast(vae, torch.zeros(20, 5), torch.ones(20, 5), delta=0.1, seed=0)
+    >>> found.to_frame().shape
+    (5, 8)
+    """
+    import xarray as xr
+
+    check_word("estimand", estimand, _ESTIMANDS)
+    check_integer("num_samples", num_samples)
+    if not delta > 0 or not 0 < level < 1:
+        raise refusal(f"expected delta > 0 and a level between 0 and 1, got {delta} and {level}", "delta")
+    refits = list(program) if isinstance(program, list) else [program]
+    sides = [as_data(rows) for rows in (rows_a, rows_b)]
+    units = [_units(rows, groups, number) for number, rows in enumerate(sides)]
+    settings = [{}] if under is None else [under] if isinstance(under, Mapping) else list(under)
+    seed, every = seed_or_drawn(seed), -(-DRAWS // len(refits))
+    rng = np.random.default_rng(seed)
+    plan: dict[str, Any] = {"num_samples": num_proposals, "max_bytes": max_bytes, "progress": progress}
+    drawn, prior, ks = [], [], []
+    for number, refit in enumerate(refits):
+        values = []
+        for side, rows in enumerate(sides):
+            work = local_work(refit, rows, seed=mixed(seed, number, side), **plan)
+            num_prior = -(-DRAWS // len(rows))
+
+            def task(block: Block, num_prior: int = num_prior) -> dict[str, Tensor]:
+                return _of_block(block, num_samples, num_prior, quantity, settings)
+
+            found = work.run(task, "contrast")
+            values.append(array(found["quantity"]))
+            prior.append(array(found["prior"]).reshape(-1, values[-1].shape[-1]))
+            ks.append(array(found["pareto_k"]))
+        drawn.append(_ESTIMANDS[estimand](values, units, every, rng))
+    first, second = (rng.permutation(np.concatenate(prior[side::2]))[:DRAWS] for side in range(2))
+    size = min(len(first), len(second))
+    columns = summarized(np.concatenate(drawn), first[:size] - second[:size], delta, level)
+    names = sides[0].columns if columns["sd"].shape == (len(sides[0].columns or ()),) else range(len(columns["sd"]))
+    attributes = {"delta": delta, "estimand": estimand, "level": level, "refits": len(refits)}
+    attributes |= {"num_proposals": num_proposals, "bad_k": share_bad_k(np.concatenate(ks), num_proposals)}
+    attributes |= {f"units_{name}": len(set(found)) for name, found in zip("ab", units, strict=True)}
+    variables = {name: ("feature", value) for name, value in columns.items()}
+    return Contrast(xr.Dataset(variables, {"feature": list(names)}, attributes), judge, draw)
+
+
+def _units(rows: Data, groups: Any, side: int) -> Array:
+    """The number of each row's unit."""
+    if groups is None:
+        return np.arange(len(rows))
+    if isinstance(groups, str):
+        check_word("groups", groups, rows.labels or {})
+    found = np.asarray((rows.labels or {})[groups] if isinstance(groups, str) else groups[side])
+    if len(found) != len(rows):
+        raise refusal(f"expected a unit for each of {len(rows)} rows of {'ab'[side]}, got {len(found)}", "groups")
+    return np.unique(found, return_inverse=True)[1]
+
+
+def _of_block(
+    block: Block, num_samples: int, num_prior: int, quantity: Quantity, settings: Sequence[Mapping[str, Any]]
+) -> dict[str, Tensor]:
+    """The quantity at draws of the posterior and of the prior of some rows, rows first, averaged over the settings."""
+    found, drawn = reweighted(block, num_samples), {}
+    for name, latents, size in (("quantity", found.latents, num_samples), ("prior", {}, num_prior)):
+        each = [quantity_at(_under(block, one), latents, size, quantity) for one in settings]
+        drawn[name] = torch.stack(each).mean(0).movedim(1, 0).float()
+    return {**drawn, "pareto_k": found.smoothed.k}
+
+
+def _under(block: Block, given: Mapping[str, Any]) -> Call:
+    """The program on the rows of a block with some covariates set to one value."""
+    if not given:
+        return block.call
+    own = dict(block.batch.covariates or {})
+    for name, value in given.items():
+        check_word("under", name, own)
+        own[name] = torch.as_tensor(value).to(own[name]).expand_as(own[name])
+    return block.work.call(replace(block.batch, covariates=own))
+
+
+def quantity_at(call: Call, latents: Mapping[str, Tensor], num_samples: int, quantity: Quantity) -> Tensor:
+    """A quantity at given latents, of shape ``(draws, rows, features)``; latents that are not given are drawn from the prior.
+
+    Args:
+        call: the program on some rows.
+        latents: by site, in the shapes of a trace with as many particles.
+        num_samples: the number of draws.
+        quantity: as in :func:`contrast`.
+    """
+    names = [s["name"] for s in sites_of(call.traces(None)[0]) if s["is_observed"] and s["value"].numel()]
+    if len(names) != 1:
+        raise ValueError(f"expected a program with one data site, got {names}")
+    trace = replicate(call, latents, num_samples)
+    site = trace.nodes[names[0]]
+    if isinstance(quantity, str):
+        value = MEANS[check_word("quantity", quantity, MEANS)](site["fn"].mean)
+        return rows_second(value.expand(site["value"].shape), site).flatten(2)
+    local = [s for s in sites_of(trace) if s["name"] not in names and frame_of(s)]
+    value = torch.as_tensor(quantity({s["name"]: rows_second(s["value"], s) for s in local}, site["fn"]))
+    expected = (num_samples, len(call.rows))
+    if value.shape[:2] != expected:
+        raise refusal(
+            f"the quantity has shape {tuple(value.shape)}, expected (draws, rows, features), here ({expected[0]}, "
+            f"{expected[1]}, features)",
+            "quantity",
+        )
+    return value.reshape(*expected, -1)
+
+
+def _population(values: list[Array], units: list[Array], num: int, rng: np.random.Generator) -> Array:
+    """Differences of random pairs: of a random row of a random unit on each side, at a random draw."""
+    picked = []
+    for drawn, unit in zip(values, units, strict=True):
+        chance = 1 / np.bincount(unit)[unit]
+        rows = rng.choice(len(drawn), num, p=chance / chance.sum())
+        picked.append(drawn[rows, rng.integers(0, drawn.shape[1], num)])
+    return picked[0] - picked[1]
+
+
+def _mean(values: list[Array], units: list[Array], num: int, rng: np.random.Generator) -> Array:
+    """Differences of the means of two populations of units: of those at hand, plus Welch's t for their being a sample.
+
+    The spread of the units is that of their posterior means, so that what a latent is not known enters once, by its draws.
+    """
+    centers, variances, weights = [], [], []
+    for drawn, unit in zip(values, units, strict=True):
+        count = unit.max() + 1
+        means = np.zeros((count, *drawn.shape[1:]))
+        np.add.at(means, unit, drawn)
+        means /= np.bincount(unit)[:, None, None]
+        centers.append(means.mean(0))
+        variances.append(means.mean(1).var(0, ddof=1) / count if count > 1 else np.zeros(drawn.shape[-1]))
+        weights.append(max(count - 1, 1))
+    total = np.maximum(variances[0] + variances[1], 1e-300)
+    df = total**2 / np.maximum(sum(v**2 / w for v, w in zip(variances, weights, strict=True)), 1e-300)
+    draws = np.arange(num) % centers[0].shape[0]
+    noise = rng.standard_t(np.clip(df, 1.0, 1e6), (num, len(df)))
+    return centers[0][draws] - centers[1][draws] + np.sqrt(total) * noise
+
+
+_ESTIMANDS = {"mean": _mean, "population": _population}
+
+
+def summarized(drawn: Array, prior: Array, delta: float, level: float) -> dict[str, Array]:
+    """Draws of the difference ``(draws, features)``, and of the prior's, as the columns of a contrast."""
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    changed = (np.abs(drawn) > delta).mean(0)
+    order = np.argsort(-changed, kind="stable")
+    fdr = np.empty_like(changed)
+    fdr[order] = np.cumsum(1 - changed[order]) / (1 + np.arange(len(order)))
+    return {
+        "difference": drawn.mean(0),
+        "sd": drawn.std(0, ddof=1),
+        "low": low,
+        "high": high,
+        "p_positive": (drawn > 0).mean(0),
+        "p_changed": changed,
+        "log_bayes_factor": _log_odds(drawn, delta) - _log_odds(prior, delta),
+        "fdr": fdr,
+    }
+
+
+def _log_odds(drawn: Array, delta: float) -> Array:
+    """The log odds of a difference above delta, half a draw added on each side."""
+    over = (np.abs(drawn) > delta).sum(0)
+    odds: Array = np.log(over + 0.5) - np.log(len(drawn) - over + 0.5)
+    return odds
+
+
+def judge(found: xr.Dataset) -> list[Finding]:
+    """How many features changed, and what stands against believing it."""
+    called, size = int((found["fdr"] <= FALSE).sum()), found.sizes["feature"]
+    claim = (
+        f"{called} of {size} features differ by more than {found.attrs['delta']:g}, at an expected share of {FALSE:.0%} false "
+        f"discoveries ({found.attrs['units_a']} and {found.attrs['units_b']} units, {found.attrs['refits']} fits)."
+    )
+    findings = [Finding(GOOD, "contrast", claim)]
+    if found.attrs["estimand"] == "mean" and min(found.attrs["units_a"], found.attrs["units_b"]) < FEW_UNITS:
+        claim = (
+            f"A group has fewer than {FEW_UNITS} units, so that their spread is hardly known: the contrast is of these."
+        )
+        findings.append(Finding(CAUTION, "units", claim, "Collect more units (donors, batches)."))
+    if too_many_bad_k(found.attrs["bad_k"]):
+        claim = f"{found.attrs['bad_k']:.0%} of the rows have k-hat above {good_k(found.attrs['num_proposals']):.2f}."
+        findings.append(
+            Finding(CAUTION, "draws", claim, "Refine the guide or contrast draws of a refined one (`refine`).")
+        )
+    return findings
+
+
+def draw(found: xr.Dataset, ax: Any = None) -> Any:
+    """The volcano: how far each feature differs, and how sure that is."""
+    from pyrovae.plots import plot_volcano
+
+    called = found["fdr"].values <= FALSE
+    names = list(map(str, found["feature"].values))
+    values = (found["difference"].values, found["log_bayes_factor"].values)
+    return plot_volcano(*values, called=called, names=names, delta=found.attrs["delta"], ax=ax)
