@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -57,24 +57,26 @@ def plot_volcano(
         )
     for edge in () if delta is None else (-delta, delta):
         ax.axvline(edge, color=ink(ax), linestyle=":", linewidth=1)
-    spread = np.stack([x / max(np.ptp(x), 1e-12), y / max(np.ptp(y), 1e-12)], 1)
-    named: list[int] = []
-    for one in np.flatnonzero(hit)[np.argsort(-np.abs(x[hit]), kind="stable")] if names is not None else ():
-        if len(named) < num_labels and all(
-            (np.abs(spread[one] - spread[other]) > (0.4, 0.07)).any() for other in named
-        ):
-            named.append(one)
-    for one in named:
-        left = x[one] < 0
-        place = {"xytext": (-4 if left else 4, 2), "ha": "right" if left else "left"}
-        ax.annotate(
-            names[one], (x[one], y[one]), textcoords="offset points", fontsize="x-small", color=ink(ax), **place
-        )
+    if names is not None:
+        _draw_names(ax, x, y, np.flatnonzero(hit)[np.argsort(-np.abs(x[hit]), kind="stable")], names, num_labels)
     ax.margins(x=0.15)
     ax.set(xlabel="difference (units of the quantity)", ylabel="log Bayes factor (nats)")
     finding(ax, f"{hit.sum()} of {len(x)} features called changed")
     legend(ax)
     return ax
+
+
+def _draw_names(ax: Axes, x: np.ndarray, y: np.ndarray, order: np.ndarray, names: Sequence[str], most: int) -> None:
+    """The names of the first points in an order that have room beside those already named."""
+    spread = np.stack([x / max(np.ptp(x), 1e-12), y / max(np.ptp(y), 1e-12)], 1)
+    named: list[int] = []
+    for one in order:
+        if len(named) < most and all((np.abs(spread[one] - spread[other]) > (0.4, 0.07)).any() for other in named):
+            named.append(one)
+            left = x[one] < 0
+            place: dict[str, Any] = {"xytext": (-4 if left else 4, 2), "ha": "right" if left else "left"}
+            look: dict[str, Any] = {"fontsize": "x-small", "color": ink(ax)}
+            ax.annotate(names[one], (x[one], y[one]), textcoords="offset points", **look, **place)
 
 
 def plot_effects(

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 Array = NDArray[np.float64]
+Units = NDArray[np.int64]
 Quantity: TypeAlias = "str | Callable[[Mapping[str, Tensor], Any], Tensor]"
 """A word, or a function of the latents by site ``(draws, rows, ...)`` and of the likelihood, to ``(draws, rows, features)``."""
 MEANS: Mapping[str, Callable[[Tensor], Tensor]] = {"mean": lambda mean: mean, "log_mean": torch.log}
@@ -156,16 +157,16 @@ def contrast(
     return Contrast(xr.Dataset(variables, {"feature": list(names)}, attributes), judge, draw)
 
 
-def _units(rows: Data, groups: Any, side: int) -> Array:
+def _units(rows: Data, groups: Any, side: int) -> Units:
     """The number of each row's unit."""
     if groups is None:
-        return np.arange(len(rows))
+        return np.arange(len(rows), dtype=np.int64)
     if isinstance(groups, str):
         check_word("groups", groups, rows.labels or {})
     found = np.asarray((rows.labels or {})[groups] if isinstance(groups, str) else groups[side])
     if len(found) != len(rows):
         raise refusal(f"expected a unit for each of {len(rows)} rows of {'ab'[side]}, got {len(found)}", "groups")
-    return np.unique(found, return_inverse=True)[1]
+    return np.unique(found, return_inverse=True)[1].astype(np.int64)
 
 
 def _of_block(
@@ -219,7 +220,7 @@ def quantity_at(call: Call, latents: Mapping[str, Tensor], num_samples: int, qua
     return value.reshape(*expected, -1)
 
 
-def _population(values: list[Array], units: list[Array], num: int, rng: np.random.Generator) -> Array:
+def _population(values: list[Array], units: list[Units], num: int, rng: np.random.Generator) -> Array:
     """Differences of random pairs: of a random row of a random unit on each side, at a random draw."""
     picked = []
     for drawn, unit in zip(values, units, strict=True):
@@ -229,7 +230,7 @@ def _population(values: list[Array], units: list[Array], num: int, rng: np.rando
     return picked[0] - picked[1]
 
 
-def _mean(values: list[Array], units: list[Array], num: int, rng: np.random.Generator) -> Array:
+def _mean(values: list[Array], units: list[Units], num: int, rng: np.random.Generator) -> Array:
     """Differences of the means of two populations of units: of those at hand, plus Welch's t for their being a sample.
 
     The spread of the units is that of their posterior means, so that what a latent is not known enters once, by its draws.
