@@ -4,7 +4,7 @@ from pyrovae.graphs.amortized import AmortizedGuide
 from pyrovae.graphs.graph import Graph
 from pyrovae.graphs.hierarchical import HierarchicalVAE
 from pyrovae.graphs.missingness import MissingnessModel
-from pyrovae.graphs.multimodal import MultimodalVAE
+from pyrovae.graphs.multimodal import MultimodalVAE, random_subsets
 from pyrovae.graphs.rows import Rows
 from pyrovae.graphs.semi_supervised import SemiSupervisedVAE
 from pyrovae.graphs.state_space import StateSpaceVAE
@@ -20,4 +20,5 @@ __all__ = [
     "Rows",
     "SemiSupervisedVAE",
     "StateSpaceVAE",
+    "random_subsets",
 ]
