@@ -50,8 +50,16 @@ def above_mean(x: np.ndarray, i: int) -> np.ndarray:
 
 def imputed(program: Any, x: torch.Tensor, arguments: argparse.Namespace, seed: int) -> np.ndarray:
     """Means of imputations of a program that is trained on the rows."""
-    options = {"batch_size": arguments.batch_size, "learning_rate": 1e-3, "seed": seed, "progress": False}
-    pvae.fit(program, x, epochs=arguments.epochs, objective=pvae.ImportanceWeightedELBO(20), **options)
+    options = {"batch_size": arguments.batch_size, "learning_rate": 1e-3, "seed": seed}
+    pvae.fit(
+        program,
+        x,
+        epochs=arguments.epochs,
+        objective=pvae.ImportanceWeightedELBO(20),
+        progress=False,
+        compile="trace",
+        **options,
+    )
     found = pvae.impute(program, x, num_samples=500, num_proposals=5000, seed=seed, progress=False)
     return found.draws.mean(0).numpy()
 
