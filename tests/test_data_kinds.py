@@ -20,21 +20,24 @@ RNG = np.random.default_rng(0)
         (["yes", "no", None], "binary"),
         ([1, 2] * 5, "binary"),  # two values, five times each
         ([1.0, 2.5] * 4, "real"),  # and four times
-        ([1, 2, 3, 4] * 5, "category"),
+        ([1, 2, 3, 4] * 5, "ordinal"),  # four values at equal steps
+        ([1, 2, 3] * 5, "category"),  # three
+        ([1, 2, 3, 5] * 5, "category"),  # four with a gap
+        (np.array([0.1, 0.2, 0.3, 0.4]).repeat(5), "ordinal"),  # steps that are equal but for rounding
         ([1, 2, 3, 4] * 4, "count"),
-        (np.repeat(np.arange(10) + 0.5, 5), "category"),  # ten distinct fractions
+        (np.repeat(np.arange(10) + 0.5, 5), "ordinal"),  # ten distinct fractions
         (np.repeat(np.arange(11) + 0.5, 5), "real"),  # eleven
         (["a", "b", "c"], "category"),
         (pd.Categorical(["S", "L", "S"], ["S", "M", "L"], ordered=True), "ordinal"),
         (pd.Categorical(["S", "L", "S"], ["S", "M", "L"]), "category"),
         (RNG.poisson(1.0, 500), "count"),  # few values, and a Poisson's
-        (RNG.integers(0, 5, 500), "category"),  # few values, of equal shares
+        (RNG.integers(0, 5, 500), "ordinal"),  # few values, of equal shares
         (np.where(np.arange(500) % 7, RNG.negative_binomial(2, 0.1, 500), np.nan), "count"),  # with holes
         (RNG.integers(2000, 2020, 500), "real"),  # years: far narrower than counts are
         (RNG.lognormal(0.0, 1.0, 500), "positive"),
         (RNG.normal(170.0, 10.0, 500), "real"),  # positive, and not skewed
         (-RNG.lognormal(0.0, 1.0, 500), "real"),
-        (np.arange(-2, 3).repeat(5), "category"),
+        (np.arange(-2, 3).repeat(5), "ordinal"),
         ([7, 7, np.nan], "constant"),
         ([None, None], "constant"),
     ],

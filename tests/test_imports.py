@@ -47,7 +47,10 @@ ROOMS = {
     "comparison": ("data", "evaluation", "plots", "programs"),
     "arviz": ("data", "evaluation", "programs"),
     "checks": ("arviz", "data", "evaluation", "plots", "programs"),
-    "uses": ("checks", "comparison", "data", "evaluation", "plots", "programs", "training"),
+    "uses": (
+        *("checks", "comparison", "conditionals", "data", "distributions", "evaluation", "plots", "programs"),
+        "training",
+    ),
     "report": (
         *("checks", "comparison", "data", "evaluation", "files", "graphs", "plots", "presets", "programs"),
         "schedules",

@@ -14,6 +14,8 @@ LEVELED = ("binary", "category", "ordinal", "constant")
 """Kinds whose values are coded 0, 1, ...; the others are numbers: real, positive, student_t, bounded, count."""
 FEW, REPEATS = 10, 5
 """Numbers are levels where there are at most so many distinct ones, each there so many times on average."""
+STEPS = 4
+"""Levels that are numbers at equal steps, so many or more, have an order: a scale, grades. Fewer are codes as often."""
 SKEWED = 0.02
 """Nats per row by which a log-normal must beat a normal."""
 MISFIT = 0.1
@@ -23,8 +25,9 @@ MISFIT = 0.1
 def guess_kind(column: pd.Series) -> str:
     """Guess the kind of a column from its values; holes do not count.
 
-    Two values are binary; text, categories and numbers of few distinct values are categories, or ordinal where pandas has
-    them in an order; one value, or none, is constant. Whole numbers from 0 up are counts where a negative binomial describes
+    Two values are binary; text and categories are categories, or ordinal where pandas has them in an order; one value, or
+    none, is constant. Numbers of few distinct values are ordinal where there are four or more at equal steps (grades from 1
+    to 5), else categories (the codes 1, 2, 3, or 1, 2, 9). Whole numbers from 0 up are counts where a negative binomial describes
     them about as well as levels or a density do. Numbers above 0 are positive where a log-normal describes them better than
     a normal. All others are real.
 
@@ -34,6 +37,8 @@ def guess_kind(column: pd.Series) -> str:
     >>> import pandas as pd
     >>> [guess_kind(pd.Series(values)) for values in ([0, 1, None], ["a", "b", "c"], [0.5, 1.25, 2.5])]
     ['binary', 'category', 'real']
+    >>> guess_kind(pd.Series([1, 2, 3, 4, 5] * 5))
+    'ordinal'
     """
     seen = column.dropna()
     if not is_number(column.dtype):
@@ -54,7 +59,10 @@ def guess_kind(column: pd.Series) -> str:
     counts = _counts(values) if whole and values.min() >= 0 else -math.inf
     if few:
         shares, penalty = repeats / len(values), 0.5 * (len(distinct) - 3) * math.log(len(values)) / len(values)
-        return "count" if counts >= float((shares * np.log(shares)).sum()) - penalty else "category"
+        if counts >= float((shares * np.log(shares)).sum()) - penalty:
+            return "count"
+        steps = np.diff(distinct)
+        return "ordinal" if len(distinct) >= STEPS and np.allclose(steps, steps[0]) else "category"
     if counts >= max(normal, log_normal) - MISFIT:
         return "count"
     return "positive" if log_normal > normal + max(SKEWED, 3 / len(values)) else "real"

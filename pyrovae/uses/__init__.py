@@ -2,6 +2,18 @@
 
 from pyrovae.uses.choosing import Choice, choose
 from pyrovae.uses.contrasts import Contrast, contrast
+from pyrovae.uses.factors import Factors, factor_loadings, item_bias, rotate
 from pyrovae.uses.imputation import multiple_imputation, pool
 
-__all__ = ["Choice", "Contrast", "choose", "contrast", "multiple_imputation", "pool"]
+__all__ = [
+    "Choice",
+    "Contrast",
+    "Factors",
+    "choose",
+    "contrast",
+    "factor_loadings",
+    "item_bias",
+    "multiple_imputation",
+    "pool",
+    "rotate",
+]
