@@ -1,5 +1,6 @@
 """Program and data -> what people want: one file for each use."""
 
+from pyrovae.uses.anomalies import Detection, anomaly_scores, calibration_needed, conformal_p_values, detect
 from pyrovae.uses.choosing import Choice, choose
 from pyrovae.uses.contrasts import Contrast, contrast
 from pyrovae.uses.factors import Factors, factor_loadings, item_bias, rotate
@@ -8,9 +9,14 @@ from pyrovae.uses.imputation import multiple_imputation, pool
 __all__ = [
     "Choice",
     "Contrast",
+    "Detection",
     "Factors",
+    "anomaly_scores",
+    "calibration_needed",
     "choose",
+    "conformal_p_values",
     "contrast",
+    "detect",
     "factor_loadings",
     "item_bias",
     "multiple_imputation",
