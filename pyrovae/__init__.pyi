@@ -15,6 +15,7 @@ from . import presets as presets
 from . import programs as programs
 from . import report as report
 from . import schedules as schedules
+from . import sklearn as sklearn
 from . import training as training
 from . import uses as uses
 from .arviz import from_pyro_svi as from_pyro_svi

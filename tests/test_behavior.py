@@ -397,11 +397,40 @@ def fit(f: Callable, kind: Kind) -> None:
     within(found["elbo"], [float(kind.elbo.mean())] * 2, 0.2 if kind.has_globals else 0.0, floor=1e-5)
 
 
+def anomaly_scores(f: Callable, kind: Kind) -> None:
+    """The score is minus the evidence, or minus the bound."""
+    for score, expected in {"evidence": kind.log_evidence, "elbo": kind.elbo}.items():
+        found = f(kind.program, kind.data, kind.covariates, score=score, num_samples=400, seed=0, progress=False)
+        within(-found.score, expected, found.error, floor=kind.tolerance)
+
+
+def detect(f: Callable, kind: Kind) -> None:
+    """Beside itself a row's p-value is its rank by evidence, itself counted or not, as rounding has it."""
+    if kind.has_globals:
+        return  # whose noise is shared by all rows; the law of `anomaly_scores` covers the scores
+    known = pvae.data.as_data(kind.data, kind.covariates)
+    found = f(kind.program, kind.data, kind.covariates, calibration=known, num_samples=200, seed=0, progress=False)
+    rank = (kind.log_evidence[:, None] >= kind.log_evidence - kind.tolerance).sum(1)
+    close(found.dataset.p_value * (ROWS + 1), rank + 0.5, 0.5 + 1e-9)
+
+
+def representation_quality(f: Callable, kind: Kind) -> None:
+    """Labels that tell the upper half of a posterior mean are learned, though rows are few."""
+    means = torch.cat([mean.reshape(ROWS, -1).double() for mean in kind.means.values()], 1)
+    column = torch.where(means.isnan().any(0), 0.0, means.nan_to_num().var(0)).argmax()
+    labels = means[:, column].argsort().argsort() >= ROWS // 2
+    options = {"labels": labels, "num_neighbors": 3, "num_samples": 400}
+    found = f(kind.program, kind.data, kind.covariates, **options, seed=0, progress=False)
+    assert float(found.value.sel(representation="latents", metric="linear probe")) > 0.6
+
+
 LAWS: dict[str, Callable[[Callable, Kind], None]] = {
     law.__name__: law
     for law in (
+        anomaly_scores,
         bdmc,
         compare,
+        detect,
         diagnose,
         elbo,
         elbo_surgery,
@@ -423,6 +452,7 @@ LAWS: dict[str, Callable[[Callable, Kind], None]] = {
         reference_posterior,
         refine,
         reliability,
+        representation_quality,
         sbc,
         typicality,
     )
@@ -437,7 +467,7 @@ GLOBAL_REFUSERS = (
     *("bdmc", "diagnose", "elbo_surgery", "imputation_calibration", "impute", "inference_gaps", "latent_structure"),
     *("leave_one_feature_out", "marginal_pit", "posterior_draws", "predictive_check", "prior_predictive"),
     *("reference_posterior", "refine"),
-    *("reliability", "sbc", "typicality"),
+    *("reliability", "representation_quality", "sbc", "typicality"),
 )
 REFUSALS: dict[tuple[str, str], str] = {
     **dict.fromkeys([("bdmc", k) for k in ("needs data", "padded", "hidden")], r"without (them|data)"),
@@ -553,12 +583,14 @@ def test_every_kind_of_data_gives_the_right_number(function, conversion):
 
 
 FEW: dict[str, dict[str, Any]] = {
+    "detect": {"calibration": torch.ones(20, 3)},
     "diagnose": {"num_samples": 50, "num_simulations": 50},
     "fit": {"epochs": 1},
     "inference_gaps": {"num_steps": 2},
     "posterior_draws": {"sampler": pvae.checks.Sampler(2, 2, 4, 1)},
     "reference_posterior": {"sampler": pvae.checks.Sampler(2, 2, 4, 1)},
     "refine": {"num_steps": 2},
+    "representation_quality": {"labels": torch.arange(160) % 2},
 }
 """Little work, for calls that must end in an error."""
 REFUSING = sorted(set(FUNCTIONS) - {"bdmc", "sbc"})
@@ -597,6 +629,9 @@ LOADS: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("log_weights", "marginal_pit", "predictive_check", "rate_distortion"), MANY),
     **dict.fromkeys(("leave_one_feature_out", "reliability"), MANY),
     **{name: {"num_samples": 4} for name in ("elbo_surgery", "latent_structure")},
+    "anomaly_scores": MANY,
+    "detect": {**MANY, "calibration": many_rows(ROWS_THEN)[1]},
+    "representation_quality": {**MANY, "labels": torch.arange(ROWS_THEN) % 2},
     "bdmc": {"num_chains": 50, "estimator": pvae.AIS(2)},
     "diagnose": {"num_samples": 250, "num_simulations": 256},
     "prior_predictive": MANY,
@@ -612,7 +647,7 @@ LOADS: dict[str, dict[str, Any]] = {
 }
 """Work that takes many times the bound if it is done at once. `fit` is bounded by its batches."""
 BOUNDED = {"bdmc", "compare", "elbo", "from_pyro_svi", "impute", "inference_gaps", "joint_log_weights"}
-BOUNDED |= {"log_marginal", "log_weights", "refine"}
+BOUNDED |= {"anomaly_scores", "detect", "log_marginal", "log_weights", "refine", "representation_quality"}
 BOUNDED |= {
     "diagnose",
     "elbo_surgery",

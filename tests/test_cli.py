@@ -654,6 +654,39 @@ def test_a_table_without_holes_is_not_imputed(tmp_path):
     assert "nothing to impute" in done.output
 
 
+def test_strange_rows_are_found_from_a_run_folder_alone(tmp_path):
+    rng = np.random.default_rng(0)
+    size = rng.normal(170, 10, 400)
+    frame = pd.DataFrame({"size": size, "weight": size - 100 + rng.normal(0, 5, 400)})
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    words = ["--epochs", 30, "--hidden", 8, "--latent-dim", 1, "--no-figures", "--no-report", "--out", tmp_path / "run"]
+    assert invoke("train", tmp_path / "t.csv", *words).exit_code == 0
+    later = pd.DataFrame({"size": rng.normal(170, 1, 20), "weight": rng.normal(70, 2, 20)})
+    later.loc[13, "weight"] = 250.0
+    later.to_csv(tmp_path / "later.csv", index=False)
+    detect = ["detect", tmp_path / "run", tmp_path / "later.csv", "--num-samples", 50]
+    done = invoke(*detect, "--explain", 1, "--fdr", 0.5)
+    assert done.exit_code == 0, done.output
+    assert "40 calibration rows; to discover a single one of 20 rows it takes 39" in done.output
+    table = pd.read_csv(tmp_path / "run" / "anomalies.csv")
+    assert table["row"].iloc[0] == 13
+    assert bool(table["discovered"].iloc[0])
+    assert "weight" in table["features"].iloc[0]
+    done = invoke(*detect, "--calibration", tmp_path / "t.csv")
+    assert (done.exit_code, "--calibration: 320 of 400 rows are training rows" in done.output) == (2, True)
+    (tmp_path / "t.csv").rename(tmp_path / "elsewhere.csv")
+    done = invoke(*detect)
+    assert (done.exit_code, "say where by data" in done.output) == (2, True)
+    done = invoke(*detect, "--calibration", tmp_path / "elsewhere.csv")
+    assert (done.exit_code, "cannot be recognized" in done.output) == (0, True)
+    assert invoke(*detect, "--data", tmp_path / "elsewhere.csv", "--quiet").output == ""
+    out = tmp_path / "found.csv"
+    assert invoke(*detect, "--data", tmp_path / "elsewhere.csv", "--window", 2, "--out", out).exit_code == 0
+    assert len(pd.read_csv(out)) == 10
+    assert "--force" in invoke(*detect, "--data", tmp_path / "elsewhere.csv", "--out", out).output
+    assert "--out: the output must end in .csv" in invoke(*detect, "--out", tmp_path / "found.txt").output
+
+
 def test_columns_beyond_forty_are_counted():
     frame = pd.DataFrame({f"c{number}": np.arange(30.0) + 0.5 for number in range(41)}).assign(pet=["cat", "dog"] * 15)
     few, many = frame.iloc[:, :40], frame

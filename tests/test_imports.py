@@ -51,6 +51,7 @@ ROOMS = {
         *("checks", "comparison", "conditionals", "data", "distributions", "evaluation", "plots", "programs"),
         "training",
     ),
+    "sklearn": ("evaluation", "presets", "training"),
     "report": (
         *("checks", "comparison", "data", "evaluation", "files", "graphs", "plots", "presets", "programs"),
         "schedules",

@@ -23,6 +23,7 @@ COMMANDS = (
     "reconstruct",
     "encode",
     "impute",
+    "detect",
     "info",
 )
 """Each is a function in the file of its name; its docstring is its help."""

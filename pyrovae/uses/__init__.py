@@ -5,6 +5,7 @@ from pyrovae.uses.choosing import Choice, choose
 from pyrovae.uses.contrasts import Contrast, contrast
 from pyrovae.uses.factors import Factors, factor_loadings, item_bias, rotate
 from pyrovae.uses.imputation import multiple_imputation, pool
+from pyrovae.uses.representation import representation_quality
 
 __all__ = [
     "Choice",
@@ -21,5 +22,6 @@ __all__ = [
     "item_bias",
     "multiple_imputation",
     "pool",
+    "representation_quality",
     "rotate",
 ]

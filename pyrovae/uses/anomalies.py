@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -241,7 +241,9 @@ class Detection:
         for (name, values), color in zip(both.items(), (BLUE, VERMILLION), strict=True):
             ax.hist(np.clip(values, bins[0], bins[-1]), bins, density=True, color=color, alpha=0.5, label=name)
         if found.any():
-            ax.axvline(min(both["rows"][found].min(), bins[-1]), color=ink(ax), linestyle=":", label="discovered from here")
+            ax.axvline(
+                min(both["rows"][found].min(), bins[-1]), color=ink(ax), linestyle=":", label="discovered from here"
+            )
         ax.set(xlabel="strangeness (nats; the last bin holds all beyond)", ylabel="density")
         finding(ax, f"{found.sum()} of {len(found)} discovered")
         legend(ax)
@@ -292,8 +294,7 @@ def detect(
             small, which makes false alarms of other rows: training rows are refused.
         train: the training rows, by which calibration rows that are among them are recognized, whatever their order.
         fdr: the share of false discoveries, q.
-        explain: so many of the strangest rows are explained by their features, where the entries are independent given the
-            latents.
+        explain: so many of the strangest rows are explained by their features: those least expected given the others.
         score: as in :func:`anomaly_scores`, and so are the following.
         background: the background of a likelihood ratio.
         reference: rows of typical score, for typicality.
@@ -325,6 +326,8 @@ def detect(
     if explain and window > 1:
         raise refusal("rows are explained one by one: leave out explain, or the window", "explain")
     rows, known = as_data(data, covariates), as_data(calibration)
+    if explain and not isinstance(rows.event_shape, torch.Size):
+        raise refusal("rows are explained where the data are one tensor: leave out explain", "explain")
     notes = _about(rows, known, train, fdr, window)
     seed = int(torch.randint(2**31, ())) if seed is None else seed
     if score == "typicality" and reference is None:  # the same for both
@@ -347,10 +350,7 @@ def detect(
     reasons = None
     if explain:
         strangest = np.argsort(-found["score"].values, kind="stable")[:explain]
-        try:
-            reasons = _reasons(program, rows[torch.from_numpy(strangest.copy())], known, strangest, {**plan, "seed": seed})
-        except ValueError as error:
-            notes.append(f"no row is explained by its features: {error}")
+        reasons = _reasons(program, rows[torch.from_numpy(strangest)], known, strangest, {**plan, "seed": seed})
     dataset = found.assign_attrs(fdr=fdr, drift=drift)
     return Detection(dataset, tuple(notes), reasons, rows.row_names)
 
@@ -385,7 +385,9 @@ def _about(rows: Data, known: Data, train: Any, fdr: float, window: int) -> list
         if again:
             notes.append(f"{again} of the rows are {name} rows, too: their p-values are too large")
     if rows.complete != known.complete:
-        notes.append("entries are missing in some rows but not in calibration rows, or the reverse: they do not compare")
+        notes.append(
+            "entries are missing in some rows but not in calibration rows, or the reverse: they do not compare"
+        )
     return notes
 
 
@@ -408,15 +410,33 @@ def _reasons(program: Any, rows: Data, known: Data, numbers: Array, plan: Mappin
     """
     import pandas as pd
 
-    options = {**plan, "num_samples": plan["num_samples"] or 1000}
-    here = leave_one_feature_out(program, rows, **options)
-    there = leave_one_feature_out(program, known[:EXPLAINED], **options)
-    flat, usual = (part.elpd.reshape(len(part.elpd), -1) for part in (here, there))
-    surprise, k = np.nanmedian(usual, 0) - flat, here.pareto_k.reshape(flat.shape)
+    elpd, k = _left_out(program, rows, plan)
+    usual, _ = _left_out(program, known[:EXPLAINED], plan)
+    surprise = np.nanmedian(usual, 0) - elpd
     values, lines = rows.dense().x.reshape(len(rows), -1), []
     names = rows.columns or ["x[" + ",".join(map(str, at)) + "]" for at in np.ndindex(*rows.event_shape)]
     for row, number in enumerate(numbers):
         for j in np.argsort(-np.nan_to_num(surprise[row], nan=-np.inf))[:3]:
-            p_value = (1 + np.sum(usual[:, j] <= flat[row, j])) / (1 + len(usual))
+            p_value = (1 + np.sum(usual[:, j] <= elpd[row, j])) / (1 + len(usual))
             lines.append((number, names[j], float(values[row, j]), surprise[row, j], p_value, k[row, j]))
     return pd.DataFrame(lines, columns=["row", "feature", "value", "surprise", "p_value", "pareto_k"])
+
+
+def _left_out(program: Any, rows: Data, plan: Mapping[str, Any]) -> tuple[Array, Array]:
+    r"""For each row and feature :math:`\log p(x_j \mid x_{-j})` and the Pareto shape behind it, ``(rows, features)``.
+
+    Where the likelihood is joint over its entries, as that of a table is, each entry is hidden in turn.
+    """
+    try:
+        found = leave_one_feature_out(program, rows, **{**plan, "num_samples": plan["num_samples"] or 1000})
+        return found.elpd.reshape(len(rows), -1), found.pareto_k.reshape(len(rows), -1)
+    except ValueError:
+        x = rows.dense().x.reshape(len(rows), -1)
+    features = x.shape[1]
+    hidden = x.to(torch.get_default_dtype() if not x.is_floating_point() else x.dtype)[:, None].repeat(1, features, 1)
+    hidden[:, torch.arange(features), torch.arange(features)] = torch.nan
+    copies = rows[torch.arange(len(rows)).repeat_interleave(features)]
+    others = log_marginal(program, replace(copies, x=hidden.reshape(-1, *rows.event_shape)), **plan)
+    whole = log_marginal(program, rows, **plan)["log_marginal"].values
+    elpd = whole[:, None] - others["log_marginal"].values.reshape(len(rows), features)
+    return np.where(x.isnan().numpy(), np.nan, elpd), others["pareto_k"].values.reshape(len(rows), features)

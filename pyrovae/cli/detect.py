@@ -1,0 +1,100 @@
+"""``pyrovae detect``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+import pyrovae as pvae
+from pyrovae.cli.endings import complain
+from pyrovae.cli.options import DataPath, Force, NumSamples, Quiet, RunFolder, Seed
+from pyrovae.cli.output import say, show
+from pyrovae.errors import refusal
+
+if TYPE_CHECKING:
+    from pyrovae.data import Data
+
+SHOWN = 10
+"""So many of the strangest rows are printed; the file holds all."""
+
+
+def detect(
+    run: RunFolder,
+    data: Annotated[str, typer.Argument(help="A data set or file with the columns that the run was trained on.")],
+    calibration: Annotated[
+        str | None,
+        typer.Option(help="A file of usual rows that nothing was trained on; by default the run's own test rows."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The .csv file of the rows; by default anomalies.csv in the run.")
+    ] = None,
+    score: Annotated[str, typer.Option(help="evidence, elbo or typicality.")] = "evidence",
+    fdr: Annotated[float, typer.Option(help="Share of false discoveries.")] = 0.1,
+    window: Annotated[int, typer.Option(help="Consecutive rows that are looked at together.", min=1)] = 1,
+    explain: Annotated[
+        int, typer.Option(help="So many of the strangest rows are explained by their features.", min=0)
+    ] = 0,
+    train: DataPath = None,
+    num_samples: NumSamples = None,
+    seed: Seed = 0,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Find strange rows by p-values against usual rows, and write a table of all, the strangest first."""
+    from pyrovae.files import save_file_atomic
+    from pyrovae.report.subject import rows_of
+
+    path = out or run / "anomalies.csv"
+    if path.suffix != ".csv":
+        raise refusal(f"the output must end in .csv, got {path}", "out")
+    if out is not None and path.exists() and not force:
+        raise refusal(f"{path} is there already: choose another file, or write over it with --force", "out")
+    kept = pvae.files.Run.read(run)
+    own = _own(kept, train, needed=calibration is None, quiet=quiet)
+    rows = rows_of(kept, data)
+    usual = rows_of(kept, calibration) if calibration is not None or own is None else own.test
+    needed = pvae.uses.calibration_needed(len(rows) // window, 1, fdr)
+    say(
+        quiet, f"{len(usual)} calibration rows; to discover a single one of {len(rows)} rows it takes {needed * window}"
+    )
+    found = pvae.uses.detect(
+        pvae.load(run),
+        rows,
+        calibration=usual,
+        train=None if own is None else own.train.drawn(seed),
+        score=score,
+        fdr=fdr,
+        window=window,
+        explain=explain,
+        num_samples=num_samples,
+        seed=seed,
+        progress=False if quiet else None,
+    )
+    frame = found.to_frame()
+    save_file_atomic(path, frame.to_csv(index=False).encode())
+    first = frame.head(SHOWN)
+    cells = [[_cell(value) for value in line] for line in first.itertuples(index=False)]
+    lead, *_ = repr(found).split("\n")
+    show(quiet, lead, list(first.columns), cells)
+    for note in found.notes:
+        say(quiet, f"note: {note}")
+    say(quiet, f"table  {path}")
+
+
+def _own(kept: pvae.files.Run, path: str | None, needed: bool, quiet: bool) -> Data | None:
+    """The run's own data: their test rows calibrate, by their training rows others are recognized."""
+    from pyrovae.report.subject import data_of
+
+    try:
+        return data_of(kept, path)
+    except (OSError, ValueError) as error:
+        if needed or path is not None:
+            raise
+        complain(f"training rows among the calibration rows cannot be recognized: {error}", "yellow", quiet)
+        return None
+
+
+def _cell(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
