@@ -54,7 +54,7 @@ def detect(
     kept = pvae.files.Run.read(run)
     own = _own(kept, train, needed=calibration is None, quiet=quiet)
     rows = rows_of(kept, data)
-    usual = rows_of(kept, calibration) if calibration is not None or own is None else own.test
+    usual = own.test if own is not None and calibration is None else rows_of(kept, str(calibration))
     needed = pvae.uses.calibration_needed(len(rows) // window, 1, fdr)
     say(
         quiet, f"{len(usual)} calibration rows; to discover a single one of {len(rows)} rows it takes {needed * window}"

@@ -237,7 +237,7 @@ class Detection:
         ax, found = one_panel(ax), self.dataset["discovered"].values
         both = {"calibration": self.dataset["calibration_score"].values, "rows": self.dataset["score"].values}
         finite = np.concatenate([values[np.isfinite(values)] for values in both.values()])
-        bins = np.linspace(*np.quantile(finite, [0, 0.99]), 40)
+        bins = np.linspace(finite.min(), np.quantile(finite, 0.99), 40)
         for (name, values), color in zip(both.items(), (BLUE, VERMILLION), strict=True):
             ax.hist(np.clip(values, bins[0], bins[-1]), bins, density=True, color=color, alpha=0.5, label=name)
         if found.any():
@@ -403,7 +403,9 @@ def _drift(scores: Array, known: Array, p: Array, seed: int) -> float:
     return min(1.0, len(found) * min(found)) if found else 1.0
 
 
-def _reasons(program: Any, rows: Data, known: Data, numbers: Array, plan: Mapping[str, Any]) -> pd.DataFrame:
+def _reasons(
+    program: Any, rows: Data, known: Data, numbers: NDArray[np.int64], plan: Mapping[str, Any]
+) -> pd.DataFrame:
     r"""For each row the three features that are least expected given its others.
 
     The surprise of an entry is by how many nats :math:`\log p(x_j \mid x_{-j})` lies below its median over calibration rows.
