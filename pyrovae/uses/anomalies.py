@@ -237,7 +237,7 @@ class Detection:
         ax, found = one_panel(ax), self.dataset["discovered"].values
         both = {"calibration": self.dataset["calibration_score"].values, "rows": self.dataset["score"].values}
         finite = np.concatenate([values[np.isfinite(values)] for values in both.values()])
-        bins = np.linspace(finite.min(), np.quantile(finite, 0.99), 40)
+        bins = np.linspace(finite.min(), np.quantile(finite, 0.99), 40).tolist()
         for (name, values), color in zip(both.items(), (BLUE, VERMILLION), strict=True):
             ax.hist(np.clip(values, bins[0], bins[-1]), bins, density=True, color=color, alpha=0.5, label=name)
         if found.any():
