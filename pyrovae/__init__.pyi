@@ -66,6 +66,7 @@ from .graphs import HierarchicalVAE as HierarchicalVAE
 from .graphs import MissingnessModel as MissingnessModel
 from .graphs import MultimodalVAE as MultimodalVAE
 from .graphs import SemiSupervisedVAE as SemiSupervisedVAE
+from .graphs import SentenceVAE as SentenceVAE
 from .graphs import StateSpaceVAE as StateSpaceVAE
 from .networks import GRU as GRU
 from .networks import MLP as MLP

@@ -12,12 +12,14 @@ from torch import nn
 
 import pyrovae as pvae
 from pyrovae.conditionals import Dynamics, Experts, SelfMasking, Smoother
+from pyrovae.distributions import DiagonalNormalMixture, TokenSequence
 from pyrovae.graphs import (
     AmortizedGuide,
     HierarchicalVAE,
     MissingnessModel,
     MultimodalVAE,
     SemiSupervisedVAE,
+    SentenceVAE,
     StateSpaceVAE,
 )
 from pyrovae.networks import Network
@@ -257,6 +259,61 @@ def state_space(name: str, steps: int = 4) -> Kind:
     )
 
 
+SENTENCES = torch.tensor([[0, 0], [1, 0], [1, 1], [1, 2], [2, 0], [2, 1], [2, 2]], **DOUBLE)
+"""All sequences of at most two tokens; 0 ends one."""
+
+
+class Meaning(nn.Module):
+    """Parts of a model in which each sequence has a normal posterior: p(x | z) = p(x) q(z | x) / p(z)."""
+
+    def __init__(self, masses: torch.Tensor, role: str) -> None:
+        super().__init__()
+        self.log_masses, self.role, self.scale = masses.log(), role, 0.7
+        self.centers = nn.Parameter(torch.tensor([[-2.0], [1.0], [0.5], [2.0], [-1.0], [0.0], [1.5]], **DOUBLE))
+
+    def forward(self, value=None, covariates=None):
+        if self.role == "prior":
+            return DiagonalNormalMixture(self.log_masses, self.centers, torch.full_like(self.centers, self.scale))
+        if self.role == "posterior":
+            which = (value.unsqueeze(-2) == SENTENCES).all(-1).double()
+            return dist.Normal(which @ self.centers, self.scale).to_event(1)
+        joint = self.log_masses + dist.Normal(self.centers[:, 0], self.scale).log_prob(value)  # (*batch, sequences)
+
+        def logits(tokens):
+            batch = torch.broadcast_shapes(joint.shape[:-1], tokens.shape[:-1])
+            first, inside = tokens[..., :1].expand(*batch, 1), []
+            for token in range(3):
+                starts = joint.masked_fill(SENTENCES[:, 0] != token, -math.inf).expand(*batch, -1)
+                goes_on = (SENTENCES[:, 0] == first) & (SENTENCES[:, 1] == token)
+                after = joint.expand(*batch, -1).masked_fill(~goes_on, -math.inf)
+                inside.append(torch.stack([starts.logsumexp(-1), after.logsumexp(-1)], -1))
+            return torch.stack(inside, -1).clamp_min(-1e6)  # (*batch, steps, tokens)
+
+        return TokenSequence(logits, 2, 3, value.shape[:-1])
+
+
+def sentence(name: str) -> Kind:
+    """Sequences of at most two tokens, whose prior is the mixture of their posteriors: then all is known."""
+    masses = torch.tensor([0.1, 0.2, 0.15, 0.05, 0.3, 0.12, 0.08], **DOUBLE)
+    vocabulary = pvae.data.Vocabulary(("", "a", "b"))
+    program = SentenceVAE(*(Meaning(masses, role) for role in ("prior", "likelihood", "posterior")), vocabulary)
+    which = torch.arange(ROWS) % 7
+    x, z = SENTENCES[which].clone(), torch.linspace(-9, 9, 20_001, **DOUBLE)
+    x[x[:, 0] == 0, 1] = math.nan
+    q = dist.Normal(program.posterior.centers.detach(), program.posterior.scale)
+    log_prior = (masses.log()[:, None] + q.log_prob(z)).logsumexp(0)
+    kl = (q.log_prob(z).exp() * (q.log_prob(z) - log_prior)).sum(1) * (z[1] - z[0])
+    return Kind(
+        name,
+        program,
+        x,
+        masses.log()[which],
+        kl[which],
+        {"z": q.loc[which]},
+        {"z": torch.full((ROWS, 1), 0.7, **DOUBLE)},
+    )
+
+
 class Masked(nn.Module):
     """The exact posterior of z given the entries that are seen, whose noise is one."""
 
@@ -298,7 +355,7 @@ def missingness(name: str) -> Kind:
     )
 
 
-MAKERS = (hierarchy, semi_supervised, multimodal, amortized, state_space, missingness)
+MAKERS = (hierarchy, semi_supervised, multimodal, amortized, state_space, sentence, missingness)
 
 
 def make_graphs() -> dict[str, Kind]:

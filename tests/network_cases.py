@@ -17,6 +17,7 @@ from pyrovae.networks import (
     ConvDecoder,
     ConvEncoder,
     Embed,
+    EmbedSteps,
     FiLM,
     Network,
     Transformer,
@@ -114,8 +115,10 @@ CASES = {
     "GRU of a vector": Case(lambda: GRU(4, 5, (2, 6, 3))),
     "Transformer": Case(lambda: Transformer((6, 2), 8, (2, 3), layers=1, heads=2)),
     "Transformer per step": Case(lambda: Transformer((6, 2), 8, (6, 3), per_step=True, dropout=0.2)),
+    "Transformer that looks back": Case(lambda: Transformer((6, 2), 8, (6, 3), layers=1, per_step=True, causal=True)),
     "Transformer of a vector": Case(lambda: Transformer(4, 8, (2, 6, 3), layers=1)),
     "Embed": Case(lambda: Embed(3, (2, 4)), codes=("value",)),
+    "EmbedSteps": Case(lambda: EmbedSteps(3, 6, 4), codes=("value",)),
     "Plain": Case(lambda: Plain((2, 3))),
     "ConcatCovariates": Case(
         lambda: ConcatCovariates(MLP(6 + 4 + 3, (8,), 5), (2, 3), {"label": Embed(3, 4), "size": 3}),

@@ -483,6 +483,8 @@ REFUSALS: dict[tuple[str, str], str] = {
     },
     **{("imputation_calibration", k): ONE_SITE for k in SEVERAL},
     ("impute", "tuple"): ONE_SITE,
+    ("imputation_calibration", "sentence"): r"after a missing one",
+    ("leave_one_feature_out", "sentence"): r"not a product over its entries",
     **{
         ("imputation_calibration", k): NO_MISSING
         for k in ("needs data", "covariates", "factor", "masked", "enumerated", "hidden")

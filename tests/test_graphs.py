@@ -20,6 +20,7 @@ from pyrovae.graphs import (
     MissingnessModel,
     MultimodalVAE,
     SemiSupervisedVAE,
+    SentenceVAE,
     StateSpaceVAE,
     random_subsets,
 )
@@ -722,3 +723,96 @@ def test_covariates_and_missing_entries_go_through_every_graph(name):
     assert pvae.sbc(graph, data, covariates, num_simulations=10, num_samples=9, seed=0, progress=False).p_value > 0
     graph.encode(data, covariates)
     graph.counterfactual(data, covariates, other, num_samples=2)
+
+
+def small_sentence(make_net, word_dropout=0.0):
+    torch.manual_seed(0)
+    vocabulary = pvae.data.Vocabulary(("", "a", "b"))
+    read = pvae.Chain(pvae.networks.EmbedSteps(3, 4, 3), pvae.GRU((4, 3), 5))
+    likelihood = pvae.conditionals.Tokens(make_net(), 3, latent_dim=2, word_dropout=word_dropout)
+    return SentenceVAE(
+        pvae.standard_normal(2), likelihood, pvae.Factorized(dist.Normal, read, 2, scale=1.2), vocabulary
+    ).double()
+
+
+def every_sequence(steps):
+    """All sequences of tokens 0, 1, 2 that end with their first 0."""
+    codes = torch.cartesian_prod(*[torch.arange(3.0)] * steps).double()
+    ended = (codes == 0).cumsum(1)[:, :-1] > 0
+    return codes[~(ended & (codes[:, 1:] != 0)).any(1)]
+
+
+DECODERS = {
+    "recurrent": lambda: pvae.GRU((4, 5), 6, per_step=True),
+    "attention": lambda: pvae.Transformer((4, 5), 8, layers=1, heads=2, per_step=True, causal=True),
+}
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_the_masses_of_all_sequences_sum_to_one_at_each_latent_and_in_evidence(decoder):
+    vae = small_sentence(DECODERS[decoder])
+    x, z = every_sequence(4), torch.tensor([[0.3, -1.2], [2.0, 0.5]]).double().unsqueeze(1)
+    assert len(x) == 1 + 2 + 4 + 8 + 16
+    torch.testing.assert_close(vae.likelihood(z).log_prob(x).logsumexp(-1), torch.zeros(2).double(), **EXACT)
+    grid = torch.cartesian_prod(*[torch.linspace(-7, 7, 141).double()] * 2)
+    weight = vae.prior().log_prob(grid) + 2 * torch.tensor(0.1).double().log()
+    exact = (weight.unsqueeze(1) + vae.likelihood(grid.unsqueeze(1)).log_prob(x)).logsumexp(0)
+    found = pvae.log_marginal(vae, x, num_samples=20_000, seed=0, progress=False)
+    assert (abs(found.log_marginal.values - exact.detach().numpy()) < 5 * found.mcse.values).all()
+
+
+def test_a_tail_that_is_missing_sums_over_all_ways_to_go_on():
+    vae, x = small_sentence(DECODERS["recurrent"]), every_sequence(4)
+    z = torch.tensor([0.3, -1.2]).double()
+    cut = torch.tensor([1.0, 2.0, torch.nan, torch.nan]).double()
+    seen = vae.likelihood(z).mask_entries(~cut.isnan()).log_prob(cut.nan_to_num())
+    begun = (x[:, :2] == cut[:2]).all(1)
+    torch.testing.assert_close(seen, vae.likelihood(z).log_prob(x[begun]).logsumexp(0), **EXACT)
+    assert vae.likelihood(z).log_prob(torch.tensor([0.0, 1.0, 0.0, 0.0]).double()) == -torch.inf
+    with pytest.raises(ValueError, match="only the last tokens of a sequence may be missing"):
+        pvae.elbo(vae, cut.flip(0)[None])
+
+
+def test_sentences_are_drawn_read_and_joined_by_a_line():
+    vae = small_sentence(DECODERS["recurrent"])
+    torch.manual_seed(0)
+    x, draws = every_sequence(4), vae.likelihood(torch.zeros(2).double()).sample((20_000,))
+    share = (draws.unsqueeze(1) == x).all(-1).double().mean(0)
+    expected = vae.likelihood(torch.zeros(2).double()).log_prob(x).exp()
+    assert share.sum() == pytest.approx(1)
+    assert ((share - expected).abs() < 5 * (expected / 20_000).sqrt()).all()
+    greedy = vae.likelihood(torch.zeros(3, 2).double()).greedy()
+    assert (vae.likelihood(torch.zeros(2).double()).log_prob(greedy) > expected.log().mean()).all()
+    assert len(vae.generate(4)) == 4
+    between = vae.interpolate("ab", "bba", 3)
+    z = vae.encode(vae.vocabulary.encode(["ab", "bba"], 4)).mean(0, keepdim=True)
+    assert between[1] == vae.vocabulary.decode(vae.likelihood(z).greedy())[0]
+
+
+def test_word_dropout_hides_tokens_in_training_only():
+    z, x = torch.zeros(2).double(), torch.tensor([1.0, 2.0, 1.0, 0.0]).double()
+    plain, hiding = (small_sentence(DECODERS["recurrent"], share) for share in (0.0, 1.0))
+    torch.testing.assert_close(hiding.eval().likelihood(z).log_prob(x), plain.likelihood(z).log_prob(x), **EXACT)
+    first = hiding.train().likelihood(z).logits(x)
+    torch.testing.assert_close(first, hiding.likelihood(z).logits(x.flip(0)), **EXACT)  # no token is seen
+    assert (first - plain.likelihood(z).logits(x)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        pvae.GRU((4, 5), 6, per_step=True, bidirectional=True),
+        pvae.Transformer((4, 5), 8, layers=1, heads=2, per_step=True),
+    ],
+)
+def test_a_decoder_that_looks_ahead_is_refused(net):
+    with pytest.raises(ValueError, match="looks ahead: a token would be given to its own distribution"):
+        small_sentence(lambda: net)
+
+
+def test_tokens_refuse_sizes_and_shares():
+    net = pvae.GRU((4, 5), 6, per_step=True)
+    with pytest.raises(ValueError, match="room for a latent of length 5"):
+        pvae.conditionals.Tokens(net, 3, latent_dim=5)
+    with pytest.raises(ValueError, match="word_dropout is a share of the tokens, between 0 and 1, got"):
+        pvae.conditionals.Tokens(net, 3, latent_dim=2, word_dropout=1.1)

@@ -26,4 +26,5 @@ from .spherical import UniformDirection as UniformDirection
 from .table import ColumnFeatures as ColumnFeatures
 from .table import TableLikelihood as TableLikelihood
 from .table import TableNetwork as TableNetwork
+from .tokens import Tokens as Tokens
 from .vamp import VampPrior as VampPrior

@@ -8,6 +8,7 @@ from pyrovae.data.loading import Listing, available, load
 from pyrovae.data.rows import LazyRows, SparseRows
 from pyrovae.data.splits import split
 from pyrovae.data.table import Batch, Data
+from pyrovae.data.text import Vocabulary
 from pyrovae.data.transforms import Binarize
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Listing",
     "LoaderBatches",
     "SparseRows",
+    "Vocabulary",
     "as_covariates",
     "as_data",
     "available",

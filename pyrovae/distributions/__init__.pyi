@@ -31,4 +31,5 @@ from .spherical import UniformSphere as UniformSphere
 from .table import KINDS as KINDS
 from .table import TableDistribution as TableDistribution
 from .table import TableSchema as TableSchema
+from .tokens import TokenSequence as TokenSequence
 from .truncated import TruncatedNormal as TruncatedNormal

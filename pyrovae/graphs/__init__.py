@@ -7,6 +7,7 @@ from pyrovae.graphs.missingness import MissingnessModel
 from pyrovae.graphs.multimodal import MultimodalVAE, random_subsets
 from pyrovae.graphs.rows import Rows
 from pyrovae.graphs.semi_supervised import SemiSupervisedVAE
+from pyrovae.graphs.sentence import SentenceVAE
 from pyrovae.graphs.state_space import StateSpaceVAE
 from pyrovae.graphs.vae import VAE
 
@@ -19,6 +20,7 @@ __all__ = [
     "MultimodalVAE",
     "Rows",
     "SemiSupervisedVAE",
+    "SentenceVAE",
     "StateSpaceVAE",
     "random_subsets",
 ]

@@ -6,7 +6,7 @@ from pyrovae.networks.convolutional import ConvDecoder, ConvEncoder
 from pyrovae.networks.covariates import ConcatCovariates, FiLM
 from pyrovae.networks.entries import Embed, check_covariates
 from pyrovae.networks.mlp import MLP
-from pyrovae.networks.sequence import GRU, Transformer
+from pyrovae.networks.sequence import GRU, EmbedSteps, Transformer
 
 __all__ = [
     "GRU",
@@ -17,6 +17,7 @@ __all__ = [
     "ConvDecoder",
     "ConvEncoder",
     "Embed",
+    "EmbedSteps",
     "FiLM",
     "Network",
     "Transformer",

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae.errors import check_integer
-from pyrovae.networks.base import Shape
+from pyrovae.networks.base import Covariates, Network, Shape, check_input
+from pyrovae.networks.entries import Embed
 from pyrovae.networks.layers import Residual, new_dropout, sequential
 from pyrovae.networks.trunk import Trunk
 
@@ -125,6 +126,7 @@ class Transformer(SequenceTrunk):
         layers: number of layers.
         heads: number of attention heads.
         per_step: give an output for each step, not for the whole sequence; always so for a vector.
+        causal: let a step attend to itself and the steps before it only.
         dropout: probability in [0, 1), after each attention and each fully connected part.
 
     Raises:
@@ -147,6 +149,7 @@ class Transformer(SequenceTrunk):
         layers: int = 2,
         heads: int = 4,
         per_step: bool = False,
+        causal: bool = False,
         dropout: float = 0.0,
     ) -> None:
         for name, value in {"width": width, "layers": layers, "heads": heads}.items():
@@ -156,7 +159,7 @@ class Transformer(SequenceTrunk):
                 f"Transformer expected a width that is a multiple of heads={heads}, got {width}: write {heads * width}"
             )
         super().__init__(in_shape, width, width, per_step, positions=True)
-        blocks = [_block(width, heads, dropout) for _ in range(layers)]
+        blocks = [_block(width, heads, dropout, causal) for _ in range(layers)]
         self.body = nn.Sequential(*blocks, nn.LayerNorm(width))
         self.finish(out_shape)
 
@@ -169,23 +172,49 @@ class Transformer(SequenceTrunk):
         return steps.mean(1)
 
 
+class EmbedSteps(Network):
+    r"""A learned vector for the code of each step, :math:`(c_1, \dots, c_T) \to (E_{c_1}, \dots, E_{c_T})`.
+
+    Args:
+        categories: the number of categories; the codes are 0, 1, ..., in a tensor of any dtype.
+        num_steps: T.
+        width: the length of a vector.
+
+    Raises:
+        ValueError: a size is not positive; in the call, a code is none of the categories'.
+
+    >>> EmbedSteps(10, 7, 4)(torch.zeros(2, 7)).shape
+    torch.Size([2, 7, 4])
+    """
+
+    def __init__(self, categories: int, num_steps: int, width: int) -> None:
+        super().__init__(check_integer("num_steps", num_steps), (num_steps, width))
+        self.embed = Embed(categories, width)
+
+    def forward(self, x: Tensor | None, covariates: Covariates | None = None) -> Tensor:
+        """Return the vectors ``(*batch, T, width)`` of codes ``(*batch, T)``."""
+        return self.embed(check_input(self, x)[0])
+
+
 class Attention(nn.Module):
     r"""Self-attention with several heads, :math:`\mathrm{softmax}(Q K^\top / \sqrt d)\, V`.
 
     Written out, so that derivatives of any order and any mode pass through it.
     """
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, causal: bool = False) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.causal = heads, causal
         self.enter = nn.Linear(width, 3 * width)
         self.leave = nn.Linear(width, width)
 
     def forward(self, h: Tensor) -> Tensor:
         """Return ``(rows, time, width)`` of the same shape."""
         query, key, value = self.enter(h).unflatten(-1, (3, self.heads, -1)).movedim((2, 3), (0, 2)).unbind(0)
-        weights = (query @ key.mT / math.sqrt(query.shape[-1])).softmax(-1)
-        return self.leave((weights @ value).transpose(1, 2).flatten(2))
+        scores = query @ key.mT / math.sqrt(query.shape[-1])
+        if self.causal:
+            scores = scores + scores.new_full(scores.shape[-2:], -torch.inf).triu(1)
+        return self.leave((scores.softmax(-1) @ value).transpose(1, 2).flatten(2))
 
 
 class StepHead(nn.Module):
@@ -217,9 +246,9 @@ def positions_like(h: Tensor) -> Tensor:
     return torch.stack([angles.sin(), angles.cos()], -1).flatten(-2)[..., :width]
 
 
-def _block(width: int, heads: int, dropout: float) -> nn.Sequential:
+def _block(width: int, heads: int, dropout: float, causal: bool) -> nn.Sequential:
     fully_connected = [nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)]
     return nn.Sequential(
-        Residual(sequential(nn.LayerNorm(width), Attention(width, heads), new_dropout(dropout))),
+        Residual(sequential(nn.LayerNorm(width), Attention(width, heads, causal), new_dropout(dropout))),
         Residual(sequential(nn.LayerNorm(width), *fully_connected, new_dropout(dropout))),
     )
