@@ -22,6 +22,7 @@ EXPECTED = [
     "08_covariates_and_missing_data",
     "09_mathematics",
     "10_graphs",
+    "11_questionnaire",
 ]
 MACHINE = re.compile(
     r"(?<![\w.:/])/(home|root|tmp|work|Users|opt|usr|var|mnt|private|content)/|\b[A-Z]:\\|site-packages|ipykernel_\d"
