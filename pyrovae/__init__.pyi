@@ -70,6 +70,7 @@ from .graphs import SentenceVAE as SentenceVAE
 from .graphs import StateSpaceVAE as StateSpaceVAE
 from .networks import GRU as GRU
 from .networks import MLP as MLP
+from .networks import Additive as Additive
 from .networks import BatchAxes as BatchAxes
 from .networks import Chain as Chain
 from .networks import ConcatCovariates as ConcatCovariates

@@ -11,6 +11,7 @@ from torch import nn
 from pyrovae.networks import (
     GRU,
     MLP,
+    Additive,
     BatchAxes,
     Chain,
     ConcatCovariates,
@@ -93,6 +94,7 @@ CASES = {
     "MLP gated, batch norm, dropout": Case(
         lambda: MLP(6, (8, 8), 5, normalization=nn.BatchNorm1d, gated=True, dropout=0.3)
     ),
+    "Additive": Case(lambda: Additive((2, 3), 4, (2, 5))),
     "Headed MLP": Case(lambda: MLP((2, 3), (8, 8)).close((2, 5))),
     "Headed ConvDecoder": Case(lambda: ConvDecoder(3, (6, 4)).close((2, 1, 9, 7))),
     "BatchAxes": Case(lambda: BatchAxes(backbone(), (1, 5, 7), 6)),

@@ -368,6 +368,23 @@ def compare(f: Callable, kind: Kind) -> None:
     close(frame.loc["known", "elpd_diff"], -ROWS, tolerance)
 
 
+def latent_effects(f: Callable, kind: Kind) -> None:
+    """Decoders are linear here, but for one class each: a step of one sd moves what the slope says, and two twice as far."""
+    found = f(kind.program, kind.data, kind.covariates, num_samples=2, num_proposals=20, seed=0)
+    assert found.effect.shape[0] > 0
+    if kind.name != "enumerated":
+        within(found.traversal[:, 2], found.effect, 0.0, floor=2e-3)
+        within(found.traversal[:, 0], -2 * found.effect, 0.0, floor=4e-3)
+
+
+def agreement(f: Callable, kind: Kind) -> None:
+    """A program agrees with itself, latent by latent."""
+    found = f([kind.program] * 2, kind.data, kind.covariates, num_neighbors=3, num_samples=5, seed=0)
+    assert set(found.holds) == set(kind.means)
+    close(found.cca, torch.ones(1), 1e-6)
+    close(found.neighbors, torch.ones(1), 1e-6)
+
+
 def from_pyro_svi(f: Callable, kind: Kind) -> None:
     groups = ("posterior", "sample_stats", "amortized_diagnostics", "observed_data")
     found = f(kind.program, kind.data, kind.covariates, num_samples=300, groups=groups, seed=0, progress=False)
@@ -427,6 +444,7 @@ def representation_quality(f: Callable, kind: Kind) -> None:
 LAWS: dict[str, Callable[[Callable, Kind], None]] = {
     law.__name__: law
     for law in (
+        agreement,
         anomaly_scores,
         bdmc,
         compare,
@@ -440,6 +458,7 @@ LAWS: dict[str, Callable[[Callable, Kind], None]] = {
         impute,
         inference_gaps,
         joint_log_weights,
+        latent_effects,
         latent_structure,
         leave_one_feature_out,
         log_marginal,
@@ -464,7 +483,17 @@ SEVERAL = [name for name, kind in KINDS.items() if not isinstance(kind.data, tor
 AND_A_MASK = ["missingness"]
 """Kinds that observe the mask of their data beside them."""
 GLOBAL_REFUSERS = (
-    *("bdmc", "diagnose", "elbo_surgery", "imputation_calibration", "impute", "inference_gaps", "latent_structure"),
+    *(
+        "agreement",
+        "bdmc",
+        "diagnose",
+        "elbo_surgery",
+        "imputation_calibration",
+        "impute",
+        "inference_gaps",
+        "latent_effects",
+        "latent_structure",
+    ),
     *("leave_one_feature_out", "marginal_pit", "posterior_draws", "predictive_check", "prior_predictive"),
     *("reference_posterior", "refine"),
     *("reliability", "representation_quality", "sbc", "typicality"),
@@ -478,7 +507,7 @@ REFUSALS: dict[tuple[str, str], str] = {
     },
     **{
         (f, k): ONE_SITE
-        for f in ["leave_one_feature_out", "marginal_pit", "predictive_check", "prior_predictive"]
+        for f in ["latent_effects", "leave_one_feature_out", "marginal_pit", "predictive_check", "prior_predictive"]
         for k in SEVERAL + AND_A_MASK
     },
     **{("imputation_calibration", k): ONE_SITE for k in SEVERAL},
@@ -607,7 +636,7 @@ def refusal_of_a_row(function: str) -> str:
     vae = pvae.VAE(pvae.standard_normal(2), likelihood, posterior)
     x = torch.poisson(torch.full((160, 3), 3.0))
     x[150, 1] = -2.0
-    first = {"rate_distortion": {1.0: vae}, "compare": {"program": vae}}.get(function, vae)
+    first = {"agreement": [vae, vae], "rate_distortion": {1.0: vae}, "compare": {"program": vae}}.get(function, vae)
     with pytest.raises(ValueError) as caught:  # noqa: PT011
         FUNCTIONS[function](first, x, seed=0, **FEW.get(function, {}))
     return str(caught.value)
@@ -631,6 +660,7 @@ LOADS: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("log_weights", "marginal_pit", "predictive_check", "rate_distortion"), MANY),
     **dict.fromkeys(("leave_one_feature_out", "reliability"), MANY),
     **{name: {"num_samples": 4} for name in ("elbo_surgery", "latent_structure")},
+    "agreement": MANY,
     "anomaly_scores": MANY,
     "detect": {**MANY, "calibration": many_rows(ROWS_THEN)[1]},
     "representation_quality": {**MANY, "labels": torch.arange(ROWS_THEN) % 2},
@@ -639,6 +669,7 @@ LOADS: dict[str, dict[str, Any]] = {
     "prior_predictive": MANY,
     "from_pyro_svi": {"num_samples": 50},
     "imputation_calibration": {"num_proposals": 250},
+    "latent_effects": {"num_proposals": 250},
     "inference_gaps": {"num_samples": 250, "num_steps": 1, "method": "importance"},
     "impute": {"num_proposals": 250},
     "posterior_draws": {"num_samples": 100, "num_proposals": 250},
@@ -648,12 +679,13 @@ LOADS: dict[str, dict[str, Any]] = {
     "typicality": {"num_samples": 250},
 }
 """Work that takes many times the bound if it is done at once. `fit` is bounded by its batches."""
-BOUNDED = {"bdmc", "compare", "elbo", "from_pyro_svi", "impute", "inference_gaps", "joint_log_weights"}
+BOUNDED = {"agreement", "bdmc", "compare", "elbo", "from_pyro_svi", "impute", "inference_gaps", "joint_log_weights"}
 BOUNDED |= {"anomaly_scores", "detect", "log_marginal", "log_weights", "refine", "representation_quality"}
 BOUNDED |= {
     "diagnose",
     "elbo_surgery",
     "imputation_calibration",
+    "latent_effects",
     "latent_structure",
     "leave_one_feature_out",
     "marginal_pit",
@@ -686,7 +718,9 @@ def test_memory_stays_within_the_bound(function):
     program, x = many_rows(ROWS_THEN)
     if function == "imputation_calibration":  # which the program above cannot take
         program, x = pvae.VAE(pvae.standard_normal(2), *normal_parts()), x.float()
-    first = {"rate_distortion": {1.0: program}, "compare": {"program": program}}.get(function, program)
+    first = {"agreement": [program, program], "rate_distortion": {1.0: program}, "compare": {"program": program}}.get(
+        function, program
+    )
     options = dict(LOADS[function], seed=0, max_bytes=BOUND)
     given = (first, ROWS_THEN) if function == "bdmc" else (first, x)
     with Held() as held:

@@ -1,5 +1,6 @@
 """Networks: from tensors to tensors, for any number of leading batch axes."""
 
+from pyrovae.networks.additive import Additive
 from pyrovae.networks.base import Network, least_rows
 from pyrovae.networks.compose import BatchAxes, Chain
 from pyrovae.networks.convolutional import ConvDecoder, ConvEncoder
@@ -11,6 +12,7 @@ from pyrovae.networks.sequence import GRU, EmbedSteps, Transformer
 __all__ = [
     "GRU",
     "MLP",
+    "Additive",
     "BatchAxes",
     "Chain",
     "ConcatCovariates",

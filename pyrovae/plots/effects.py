@@ -85,6 +85,7 @@ def plot_effects(
     latents: Sequence[str] | None = None,
     features: Sequence[str] | None = None,
     max_features: int = 30,
+    label: str = "change per sd of the latent",
     ax: Axes | None = None,
 ) -> Axes:
     r"""How far each feature moves with each latent: a heat map, features that move most first.
@@ -96,6 +97,7 @@ def plot_effects(
         latents: the names of the latents.
         features: the names of the features.
         max_features: at most so many columns are drawn.
+        label: what the numbers are.
         ax: where to draw.
 
     Raises:
@@ -123,6 +125,6 @@ def plot_effects(
     ax.set_yticks(range(len(rows)), rows)
     ax.set(xlabel="feature", ylabel="latent")
     bar = ax.figure.colorbar(image, ax=ax)
-    bar.set_label("change per sd of the latent", color=ink(ax), fontsize="small")
+    bar.set_label(label, color=ink(ax), fontsize="small")
     bar.set_ticks([-most, 0, most], labels=[number(v, ".2g") for v in (-most, 0, most)])
     return ax

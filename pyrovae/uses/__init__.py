@@ -1,17 +1,22 @@
 """Program and data -> what people want: one file for each use."""
 
+from pyrovae.uses.agreement import Agreement, agreement
 from pyrovae.uses.anomalies import Detection, anomaly_scores, calibration_needed, conformal_p_values, detect
 from pyrovae.uses.choosing import Choice, choose
 from pyrovae.uses.contrasts import Contrast, contrast
+from pyrovae.uses.effects import LatentEffects, latent_effects
 from pyrovae.uses.factors import Factors, factor_loadings, item_bias, rotate
 from pyrovae.uses.imputation import multiple_imputation, pool
 from pyrovae.uses.representation import representation_quality
 
 __all__ = [
+    "Agreement",
     "Choice",
     "Contrast",
     "Detection",
     "Factors",
+    "LatentEffects",
+    "agreement",
     "anomaly_scores",
     "calibration_needed",
     "choose",
@@ -20,6 +25,7 @@ __all__ = [
     "detect",
     "factor_loadings",
     "item_bias",
+    "latent_effects",
     "multiple_imputation",
     "pool",
     "representation_quality",

@@ -207,7 +207,8 @@ def quantity_at(call: Call, latents: Mapping[str, Tensor], num_samples: int, qua
     site = trace.nodes[names[0]]
     if isinstance(quantity, str):
         value = MEANS[check_word("quantity", quantity, MEANS)](site["fn"].mean)
-        return rows_second(value.expand(site["value"].shape), site).flatten(2)
+        value = rows_second(value.expand(site["value"].shape), site)
+        return value.reshape(*value.shape[:2], -1)
     local = [s for s in sites_of(trace) if s["name"] not in names and frame_of(s)]
     value = torch.as_tensor(quantity({s["name"]: rows_second(s["value"], s) for s in local}, site["fn"]))
     expected = (num_samples, len(call.rows))
