@@ -195,7 +195,7 @@ def test_the_test_of_drift_raises_no_more_alarms_than_it_should():
     alarms = 0
     for _ in range(200):
         known, x = rng.normal(size=80), rng.normal(size=50)
-        alarms += _drift(x, known, conformal_p_values(x, known), 0) <= 0.2
+        alarms += _drift(x, known, conformal_p_values(x, known)) <= 0.2
     assert 5 <= alarms <= 40 + 4 * (200 * 0.2 * 0.8) ** 0.5
 
 

@@ -341,7 +341,7 @@ def detect(
     q = false_discovery_control(p, method="bh")
     found = found.assign(p_value=("data", p), q_value=("data", q), discovered=("data", q <= fdr + 1e-12))
     found = found.assign(calibration_score=("calibration", there["score"].values))
-    drift = _drift(found["score"].values, there["score"].values, p, seed)
+    drift = _drift(found["score"].values, there["score"].values, p)
     if drift < DRIFTED:
         notes.append(
             f"usual rows do not look like the calibration rows (p = {drift:.2g}): they have drifted, so that the share of false "
@@ -391,7 +391,7 @@ def _about(rows: Data, known: Data, train: Any, fdr: float, window: int) -> list
     return notes
 
 
-def _drift(scores: Array, known: Array, p: Array, seed: int) -> float:
+def _drift(scores: Array, known: Array, p: Array) -> float:
     """The p-value of two tests together: whether the lower half are as calibration rows, and whether p follows the order."""
     from scipy.stats import ks_2samp, spearmanr
 
