@@ -12,7 +12,7 @@ from oracles import PPCA, EnumeratedMixture
 import pyrovae as pvae
 from pyrovae.data import as_data
 from pyrovae.uses import anomaly_scores, calibration_needed, conformal_p_values, detect
-from pyrovae.uses.anomalies import SIMULATIONS
+from pyrovae.uses.scores import SIMULATIONS
 
 MODEL = PPCA.random(2, 6, exact=True)
 ROWS = MODEL.simulate(40, seed=5)

@@ -1,13 +1,14 @@
 """Program and data -> what people want: one file for each use."""
 
 from pyrovae.uses.agreement import Agreement, agreement
-from pyrovae.uses.anomalies import Detection, anomaly_scores, calibration_needed, conformal_p_values, detect
+from pyrovae.uses.anomalies import Detection, calibration_needed, conformal_p_values, detect
 from pyrovae.uses.choosing import Choice, choose
 from pyrovae.uses.contrasts import Contrast, contrast
 from pyrovae.uses.effects import LatentEffects, latent_effects
 from pyrovae.uses.factors import Factors, factor_loadings, item_bias, rotate
 from pyrovae.uses.imputation import multiple_imputation, pool
 from pyrovae.uses.representation import representation_quality
+from pyrovae.uses.scores import anomaly_scores
 
 __all__ = [
     "Agreement",

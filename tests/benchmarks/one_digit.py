@@ -1,8 +1,9 @@
 """One digit of MNIST against the rest: a model of one digit, scored on all test images, ROC-AUC times 100.
 
-The score was fixed beforehand: minus the evidence of binarized images (dynamic). The baselines see grey images: PCA's
-reconstruction error with 90 % of the variance, a mixture of 10 normals on 32 principal components, a one-class SVM on the same.
-Deep SVDD (Ruff et al. 2018) states 94.8.
+All methods see grey images. The score is minus the ELBO of a VAE with a normal likelihood of one learned noise; its size and
+likelihood were fixed on validation images of the digits 4 and 8. Beside it stand PCA's reconstruction error with 90 % of the
+variance, and a mixture of ten normals and a one-class SVM on 32 whitened principal components. Deep SVDD
+(Ruff et al. 2018) states 94.8.
 
     PYROVAE_DATA=... python tests/benchmarks/one_digit.py --seeds 0 --digits 0 1 2 3 4 5 6 7 8 9
 """
@@ -22,13 +23,14 @@ from sklearn.svm import OneClassSVM
 
 import pyrovae as pvae
 
-SAMPLES = 20
+SAMPLES = 10
 
 
 def vae(train: pvae.data.Data, test: pvae.data.Data, seed: int, epochs: int) -> np.ndarray:
-    model = pvae.build_vae(train, latent_dim=20, hidden=(200, 200), seed=seed)
+    options = {"likelihood": "normal", "latent_dim": 32, "hidden": (200,), "start": train}
+    model = pvae.build_vae(train, **options, seed=seed)
     pvae.fit(model, train, epochs=epochs, batch_size=64, seed=seed, compile="trace", progress=False)
-    options = {"score": "evidence", "num_samples": SAMPLES, "seed": seed, "progress": False}
+    options = {"score": "elbo", "num_samples": SAMPLES, "seed": seed, "progress": False}
     return pvae.uses.anomaly_scores(model, test, **options)["score"].values
 
 
@@ -47,22 +49,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--digits", type=int, nargs="+", default=list(range(10)))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--epochs", type=int, default=50)
+    parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--folder", type=Path, default=Path("build/one_digit"))
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    data, grey = pvae.data.load("mnist", "dynamic"), pvae.data.load("mnist", "grey")
+    data = pvae.data.load("mnist", "grey")
     found: list[dict[str, float]] = []
     for seed in arguments.seeds:
         for digit in arguments.digits:
             path = arguments.folder / f"{digit}-{seed}-{arguments.epochs}.json"
             if not path.exists():
-                usual, y = data.train.label == digit, (data.test.label != digit).numpy()
-                flat = [part.dense().x.reshape(len(part), -1).numpy() for part in (grey.train[usual], grey.test)]
+                train, y = data.train[data.train.label == digit], (data.test.label != digit).numpy()
+                flat = [part.dense().x.reshape(len(part), -1).numpy() for part in (train, data.test)]
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
                     scores = {
-                        "VAE": vae(data.train[usual], data.test, seed, arguments.epochs),
+                        "VAE": vae(train, data.test, seed, arguments.epochs),
                         **baselines(*flat, seed),
                     }
                 path.write_text(json.dumps({m: 100 * roc_auc_score(y, s) for m, s in scores.items()}))
