@@ -48,8 +48,8 @@ ROOMS = {
     "arviz": ("data", "evaluation", "programs"),
     "checks": ("arviz", "data", "evaluation", "plots", "programs"),
     "uses": (
-        *("checks", "comparison", "conditionals", "data", "distributions", "evaluation", "plots", "programs"),
-        "training",
+        *("checks", "comparison", "conditionals", "data", "distributions", "evaluation", "missing", "plots"),
+        *("programs", "training"),
     ),
     "sklearn": ("evaluation", "presets", "training"),
     "report": (

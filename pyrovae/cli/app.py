@@ -24,6 +24,8 @@ COMMANDS = (
     "encode",
     "impute",
     "detect",
+    "compress",
+    "decompress",
     "info",
 )
 """Each is a function in the file of its name; its docstring is its help."""

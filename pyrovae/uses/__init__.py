@@ -2,10 +2,13 @@
 
 from pyrovae.uses.agreement import Agreement, agreement
 from pyrovae.uses.anomalies import Detection, calibration_needed, conformal_p_values, detect
+from pyrovae.uses.augmentation import augment
 from pyrovae.uses.choosing import Choice, choose
+from pyrovae.uses.compression import coded_size, compress, decompress
 from pyrovae.uses.contrasts import Contrast, contrast
 from pyrovae.uses.effects import LatentEffects, latent_effects
 from pyrovae.uses.factors import Factors, factor_loadings, item_bias, rotate
+from pyrovae.uses.generation import generation_quality
 from pyrovae.uses.imputation import multiple_imputation, pool
 from pyrovae.uses.representation import representation_quality
 from pyrovae.uses.scores import anomaly_scores
@@ -19,12 +22,17 @@ __all__ = [
     "LatentEffects",
     "agreement",
     "anomaly_scores",
+    "augment",
     "calibration_needed",
     "choose",
+    "coded_size",
+    "compress",
     "conformal_p_values",
     "contrast",
+    "decompress",
     "detect",
     "factor_loadings",
+    "generation_quality",
     "item_bias",
     "latent_effects",
     "multiple_imputation",

@@ -1,0 +1,32 @@
+"""``pyrovae decompress``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import pyrovae as pvae
+from pyrovae.cli.options import Quiet, RunFolder
+from pyrovae.cli.output import save_rows, say
+from pyrovae.errors import refusal
+
+
+def decompress(
+    run: RunFolder,
+    file: Annotated[Path, typer.Argument(help="A file that compress wrote with this run.")],
+    out: Annotated[Path, typer.Option(help="An .npz file, or a .csv file for a table.")],
+    quiet: Quiet = False,
+) -> None:
+    """Give the rows of a compressed file back."""
+    from pyrovae.report.subject import columns_of
+    from pyrovae.uses import decompress as read
+
+    if out.suffix not in (".npz", ".csv"):
+        raise refusal(f"the output must end in .npz or .csv, got {out}", "out")
+    vae, kept = pvae.load(run), pvae.files.Run.read(run)
+    table = columns_of(kept) if (kept.config["data"] or {}).get("columns") else None
+    rows = read(vae, file.read_bytes(), progress=False if quiet else None)
+    save_rows(out, rows, table)
+    say(quiet, f"{len(rows)} rows  {out}")

@@ -1,0 +1,226 @@
+"""Integers by their cumulative masses -> bits and back: the entropy coder, and the masses of the discrete distributions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+from torch import distributions as base
+
+from pyrovae.distributions import (
+    DiscretizedLogisticMixture,
+    SizedNegativeBinomial,
+    SizedPoisson,
+    TableDistribution,
+)
+from pyrovae.distributions.counts import ZeroInflated
+from pyrovae.distributions.discretized import Discretized
+from pyrovae.errors import refusal
+
+Cumulative = Callable[[Any], np.ndarray]
+MAX_LEVELS = 4096
+"""A family without a cumulative distribution of its own is added up over at most so many levels."""
+
+
+class Entries(NamedTuple):
+    """Some entries of each row.
+
+    Args:
+        places: where they stand in a flat row.
+        cumulative: from integers ``(rows * entries,)`` to the mass up to them.
+        levels: how many values there are, 0 and up; None for counts without a bound.
+    """
+
+    places: np.ndarray
+    cumulative: Cumulative
+    levels: int | None
+
+
+class Stack:
+    """The coder of constriction, begun with bits that hold nothing, of which it keeps those that are needed.
+
+    Args:
+        words: 32 bits each; or the seed of random ones.
+        count: how many random ones there are.
+    """
+
+    def __init__(self, words: np.ndarray | int, count: int) -> None:
+        try:
+            from constriction import stream
+        except ImportError:
+            raise ImportError("compression needs constriction: pip install pyrovae[compression]") from None
+        if isinstance(words, int):
+            words = np.random.Generator(np.random.Philox(words)).integers(1, 2**32, count, dtype=np.uint32)
+        self.model, self.coder = stream.model, stream.stack.AnsCoder(words)
+        self.begun = self.least = len(words)
+
+    def push(self, symbols: np.ndarray, cumulative: Cumulative, depth: int) -> None:
+        """Code integers below ``2**depth``, each by its cumulative masses."""
+        steps: list[tuple[np.ndarray, np.ndarray]] = []
+
+        def follow(level: int, probability: np.ndarray) -> np.ndarray:
+            steps.append((symbols >> level & 1, probability))
+            return steps[-1][0]
+
+        _halvings(cumulative, depth, follow)
+        for bits, probability in reversed(steps):
+            self.coder.encode_reverse(bits.astype(np.int32), self.model.Bernoulli(perfect=False), probability)
+
+    def pop(self, cumulative: Cumulative, depth: int) -> np.ndarray:
+        """Take integers back, or draw some from bits that code something else."""
+
+        def draw(level: int, probability: np.ndarray) -> np.ndarray:
+            return self.coder.decode(self.model.Bernoulli(perfect=False), probability).astype(np.int64)
+
+        found = _halvings(cumulative, depth, draw)
+        self.least = min(self.least, self.coder.num_words())
+        if self.least < 3:
+            raise refusal("the bits to draw latents from ran out: give a smaller batch_size", "batch_size")
+        return found
+
+    def push_uniform(self, symbols: np.ndarray, size: int) -> None:
+        """Code integers below ``size``, all equally likely."""
+        self.coder.encode_reverse(symbols.astype(np.int32), self.model.Uniform(size))
+
+    def pop_uniform(self, count: int, size: int) -> np.ndarray:
+        """Take back integers below ``size``."""
+        return self.coder.decode(self.model.Uniform(size), count).astype(np.int64)
+
+    def words(self) -> np.ndarray:
+        """What is there, without the initial words that were never needed."""
+        return self.coder.get_compressed()[self._unused :]
+
+    @property
+    def initial(self) -> int:
+        """How many initial words are kept."""
+        return self.begun - self._unused
+
+    @property
+    def _unused(self) -> int:
+        return self.least - 3
+
+
+def _halvings(cumulative: Cumulative, depth: int, choose: Callable[[int, np.ndarray], np.ndarray]) -> np.ndarray:
+    """Find integers below ``2**depth`` by halves: of each interval, the probability of the upper half given both."""
+    low: Any = 0.0
+    high: Any = 1.0
+    found: Any = np.int64(0)
+    for level in reversed(range(depth)):
+        middle = cumulative((2 * found + 1 << level) - 1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            upper = np.nan_to_num((high - middle) / (high - low), nan=0.5, posinf=1.0, neginf=0.0).clip(0.0, 1.0)
+        bits = choose(level, upper)
+        low, high, found = np.where(bits, middle, low), np.where(bits, high, middle), 2 * found + bits
+    return found
+
+
+def entries_of(distribution: Any, site: str) -> Iterator[Entries]:
+    """The entries of rows by the cumulative masses of a likelihood over rows.
+
+    Args:
+        distribution: of batch shape ``(rows,)``.
+        site: its name, for errors.
+
+    Raises:
+        ValueError: a density, entries that depend on each other, or a family without cumulative masses.
+
+    >>> coin = dist.Bernoulli(probs=torch.tensor([[0.25, 0.5]])).to_event(1)
+    >>> [entries] = entries_of(coin, "x")
+    >>> entries.cumulative(np.array([0, 0])).round(6).tolist(), entries.levels
+    ([0.75, 0.5], 2)
+    """
+    found, places = independent(distribution), np.arange(distribution.event_shape.numel())
+    if isinstance(found, TableDistribution):
+        for group, part in found.groups():
+            yield Entries(group.places.numpy(), *_cumulative(independent(part), f"{site} ({group.kind.kind} columns)"))
+    elif isinstance(found, DiscretizedLogisticMixture) and found.event_shape[0] == 1:
+        yield Entries(places, *_mixture(found))
+    else:
+        yield Entries(places, *_cumulative(found, site))
+
+
+def independent(distribution: Any) -> Any:
+    """A distribution with its independent entries in the batch."""
+    while isinstance(distribution, base.Independent):
+        distribution = distribution.base_dist
+    return distribution
+
+
+def flat(tensor: Tensor, shape: torch.Size) -> np.ndarray:
+    """A parameter of entries of a shape, in double precision, as one axis."""
+    return tensor.detach().double().expand(shape).reshape(-1).cpu().numpy()
+
+
+def _cumulative(found: Any, site: str) -> tuple[Cumulative, int | None]:
+    from scipy import special  # not on import: it sets a filter of warnings
+
+    name, shape = type(found).__name__, found.batch_shape
+    discrete = not found.event_shape and found.support.is_discrete
+    if not discrete:
+        why = "a density" if not found.support.is_discrete else "a joint mass of entries that depend on each other"
+        raise refusal(
+            f"the likelihood at {site!r}, {name}, is {why}: only distributions of one integer an entry can be coded, such as "
+            "Bernoulli, Categories, DiscretizedLogistic or Poisson",
+            "program",
+        )
+    if isinstance(found, base.Bernoulli):
+        zero = flat(torch.sigmoid(-found.logits.double()), shape)
+        return (lambda k: np.where(k < 1, zero, 1.0)), 2
+    if isinstance(found, base.Categorical):
+        sums = found.logits.detach().double().softmax(-1).cumsum(-1)
+        table = sums.expand(*shape, -1).reshape(-1, sums.shape[-1]).cpu().numpy()
+        return _looked_up(table), table.shape[-1]
+    if isinstance(found, Discretized):
+        loc, scale, levels = (flat(part, shape) for part in (found.loc, found.scale, found.levels))
+        survival = lambda x: found._log_survival(torch.from_numpy(x)).exp().numpy()  # noqa: E731
+        return (lambda k: survival((loc + 1 - (2 * k + 1) / (levels - 1)) / scale)), int(levels.max())
+    if isinstance(found, base.Binomial):
+        total, probs = flat(found.total_count, shape), flat(found.probs, shape)
+        up_to = lambda k: special.betainc(np.maximum(total - k, 1.0), k + 1.0, 1 - probs)  # noqa: E731
+        return (lambda k: np.where(k >= total, 1.0, up_to(k))), int(total.max()) + 1
+    if isinstance(found, base.Poisson | SizedPoisson):
+        rate = flat(found.mean, shape)
+        return (lambda k: special.pdtr(k, rate)), None
+    if isinstance(found, base.NegativeBinomial | SizedNegativeBinomial | dist.GammaPoisson):
+        mean, variance = flat(found.mean, shape), flat(found.variance, shape)
+        failures = _failures(found, shape)
+        return (lambda k: special.betainc(failures, k + 1.0, mean / variance)), None
+    if isinstance(found, ZeroInflated | dist.ZeroInflatedDistribution):
+        counts = found.counts() if isinstance(found, ZeroInflated) else found.base_dist
+        extra = torch.sigmoid(found.gate_logits) if isinstance(found, ZeroInflated) else found.gate
+        gate, (inner, _) = flat(extra, shape), _cumulative(counts.expand(shape), site)
+        return (lambda k: gate + (1 - gate) * inner(k)), None
+    upper = getattr(found.support, "upper_bound", None)
+    count = 1 + int(torch.as_tensor(MAX_LEVELS if upper is None else upper).max())
+    if count > MAX_LEVELS:
+        raise refusal(f"no cumulative masses are known of {name}, the likelihood at {site!r}: take another", "program")
+    values = torch.arange(count, dtype=torch.get_default_dtype())
+    masses = [flat(found.log_prob(value.expand(shape)).double().exp(), shape) for value in values]
+    return _looked_up(np.stack(masses, -1).cumsum(-1)), count
+
+
+def _failures(found: Any, shape: torch.Size) -> np.ndarray:
+    """The first parameter of a negative binomial: the count of failures, or the inverse dispersion."""
+    name = next(n for n in ("total_count", "dispersion", "concentration") if hasattr(found, n))
+    return flat(getattr(found, name), shape)
+
+
+def _looked_up(table: np.ndarray) -> Cumulative:
+    """From tables of cumulative masses ``(entries, levels)``, whose last is made one."""
+    table = table / table[:, -1:]
+    entries = np.arange(len(table))
+    return lambda k: table[entries, np.minimum(k, table.shape[1] - 1)]
+
+
+def _mixture(found: DiscretizedLogisticMixture) -> tuple[Cumulative, int]:
+    from scipy.special import expit
+
+    axis = 1  # of the components, after the rows
+    size, last = found.logits.shape[axis], found.levels - 1
+    split = lambda t: t.detach().double().movedim(axis, 0).reshape(size, -1).cpu().numpy()  # noqa: E731
+    weights, loc, scale = (split(t) for t in (found.logits.exp(), found.loc, found.scale))
+    return (lambda k: (weights * expit(((2 * k + 1) / last - 1 - loc) / scale)).sum(0)), found.levels

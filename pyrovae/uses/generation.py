@@ -1,0 +1,191 @@
+"""How good generated rows are: distances, coverage, memorization, each beside what training rows reach against test rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from pyrovae.data import as_data
+from pyrovae.errors import check_integer, refusal
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+Found = tuple[float, float, float]
+"""A value, its standard error, and its bias by the finite numbers of rows (NaN where there is none, or it is not known)."""
+GROUPS = 10
+"""Groups of rows that are left out in turn for a standard error."""
+
+
+def generation_quality(
+    samples: Any,
+    test: Any,
+    train: Any,
+    *,
+    features: Callable[[torch.Tensor], Any] | None = None,
+    name: str | None = None,
+    neighbors: int = 5,
+    seed: int = 0,
+) -> xr.Dataset:
+    r"""Compares generated rows with test rows, and training rows with test rows by the same numbers: the floor.
+
+    * ``frechet``: :math:`\lVert m - m' \rVert^2 + \mathrm{tr}(S + S' - 2 (S S')^{1/2})` of means and covariances of features.
+    * ``kernel``: the squared maximum mean discrepancy by the kernel :math:`(a \cdot b / d + 1)^3`, without bias: 0 on average
+      where the laws are equal.
+    * ``precision``: the share of generated rows that lie within the reach of a test row, its distance to its k-th neighbor;
+      ``recall``: the share of test rows within the reach of a generated row; ``density``: how many test rows reach a generated
+      row, over k; ``coverage``: the share of test rows that have a generated row within their reach.
+    * ``two_sample``: the accuracy of a forest that tells generated from test rows, on rows that a tree did not see: one half
+      where they cannot be told apart.
+    * ``memorized``: the share of generated rows that lie nearer to some training row than to any test row. Its floor is that of
+      test rows, each against the training rows and the other test rows: one half where both are as many.
+
+    Features are centered at the training rows and divided by one number, so that their variances are one on average there.
+
+    Features decide what counts: ``name`` stands beside the numbers, and says which network gave them and how accurate it is.
+    Numbers of other features, or of another number of rows, are not comparable.
+
+    Args:
+        samples: generated rows.
+        test: rows that trained nothing.
+        train: the rows that trained the generator.
+        features: from rows to vectors; by default the rows themselves, as vectors.
+        name: of the features, such as ``"a classifier of digits, 98.3 % accurate"``.
+        neighbors: k.
+        seed: of the rows that are taken, as many of each set as the smallest has, and of the forest.
+
+    Returns:
+        Over ``metric``: ``value``, ``error`` (a standard error), ``bias`` (by the finite number of rows, estimated from halves),
+        and ``floor`` with ``floor_error``, those of training rows in the place of the generated ones.
+
+    Raises:
+        ValueError: fewer than 50 rows of a set, or rows of unequal shape.
+
+    Reference: Heusel et al. 2017, arXiv:1706.08500; Binkowski et al. 2018, arXiv:1801.01401; Chong & Forsyth 2020,
+    arXiv:1911.07023 (bias); Kynkaanniemi et al. 2019, arXiv:1904.06991; Naeem et al. 2020, arXiv:2002.09797; Lopez-Paz & Oquab
+    2017, arXiv:1610.06545; Meehan et al. 2020, arXiv:2004.05675.
+
+    >>> found = generation_quality(torch.randn(60, 3), torch.randn(60, 3), torch.randn(80, 3))
+    >>> found.sizes["metric"], found.attrs["rows"], found.attrs["features"]
+    (8, 60, 'the rows themselves')
+    """
+    import xarray as xr
+
+    check_integer("neighbors", neighbors)
+    sets = [_features(rows, features) for rows in (samples, test, train)]
+    count = min(map(len, sets))
+    if count < 50 or len({part.shape[1:] for part in sets}) > 1:
+        shapes = ", ".join(str(part.shape) for part in sets)
+        raise refusal(f"expected 50 or more rows of one shape in each set, got features of {shapes}", "samples")
+    center, unit = sets[2].mean(0), np.sqrt(sets[2].var(0).mean())
+    sets = [(part - center) / unit for part in sets]
+    random = np.random.default_rng(seed)
+    fake, real, seen = (part[random.permutation(len(part))[:count]] for part in sets)
+    found = _metrics(fake, real, neighbors, seed) | {"memorized": _memorized(fake, real, sets[2])}
+    floor = _metrics(seen, real, neighbors, seed) | {"memorized": _memorized(real, real, sets[2])}
+    columns = {"value": 0, "error": 1, "bias": 2}
+    variables = {n: ("metric", [numbers[at] for numbers in found.values()]) for n, at in columns.items()}
+    variables |= {
+        n: ("metric", [numbers[at] for numbers in floor.values()]) for n, at in {"floor": 0, "floor_error": 1}.items()
+    }
+    name = name or (
+        "the rows themselves" if features is None else getattr(features, "__name__", type(features).__name__)
+    )
+    return xr.Dataset(variables, {"metric": list(found)}, {"rows": count, "neighbors": neighbors, "features": name})
+
+
+def frechet_distance(one: np.ndarray, other: np.ndarray) -> float:
+    """The Frechet distance of two normals that have the moments of two sets of vectors ``(rows, d)``.
+
+    Args:
+        one: the vectors of one set.
+        other: those of the other.
+
+    >>> frechet_distance(np.array([[0.0], [2.0]]), np.array([[3.0], [5.0]]))
+    9.0
+    """
+    (first, root), (second, covariance) = ((x.mean(0), np.atleast_2d(np.cov(x.T))) for x in (one, other))
+    values, vectors = np.linalg.eigh(root)
+    half = (vectors * np.sqrt(values.clip(0))) @ vectors.T
+    cross = np.sqrt(np.linalg.eigvalsh(half @ covariance @ half).clip(0)).sum()
+    return float(((first - second) ** 2).sum() + np.trace(root) + np.trace(covariance) - 2 * cross)
+
+
+def kernel_distance(one: np.ndarray, other: np.ndarray) -> float:
+    """The squared maximum mean discrepancy of two sets of vectors ``(rows, d)``, by a cubic kernel and without bias.
+
+    Args:
+        one: the vectors of one set.
+        other: those of the other.
+
+    >>> kernel_distance(np.zeros((2, 1)), np.ones((2, 1)))
+    7.0
+    """
+    kernel = lambda a, b: (a @ b.T / a.shape[1] + 1) ** 3  # noqa: E731
+    within = [(k.sum() - np.trace(k)) / (len(k) * (len(k) - 1)) for k in (kernel(one, one), kernel(other, other))]
+    return float(sum(within) - 2 * kernel(one, other).mean())
+
+
+def _features(rows: Any, features: Callable[[torch.Tensor], Any] | None) -> np.ndarray:
+    x = as_data(rows).dense().x
+    with torch.no_grad():
+        found = torch.as_tensor(x if features is None else features(x))
+    return found.reshape(len(x), -1).double().cpu().numpy()
+
+
+def _metrics(fake: np.ndarray, real: np.ndarray, k: int, seed: int) -> dict[str, Found]:
+    return {
+        "frechet": _with_error(frechet_distance, fake, real),
+        "kernel": (*_with_error(kernel_distance, fake, real)[:2], 0.0),
+        **_reach(fake, real, k),
+        "two_sample": _two_sample(fake, real, seed),
+    }
+
+
+def _with_error(distance: Callable[[np.ndarray, np.ndarray], float], fake: np.ndarray, real: np.ndarray) -> Found:
+    """A distance, its error by leaving out groups of rows, and its bias, which falls as one over the number of rows."""
+    whole, group = distance(fake, real), np.arange(len(fake)) % GROUPS
+    without = np.array([distance(fake[group != g], real[group != g]) for g in range(GROUPS)])
+    error = np.sqrt((GROUPS - 1) / GROUPS * ((without - without.mean()) ** 2).sum())
+    halves = [distance(fake[part::2], real[part::2]) for part in (0, 1)]
+    return whole, float(error), float(np.mean(halves)) - whole
+
+
+def _distances(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    return torch.cdist(torch.from_numpy(one), torch.from_numpy(other)).numpy()
+
+
+def _reach(fake: np.ndarray, real: np.ndarray, k: int) -> dict[str, Found]:
+    reach_real, reach_fake = (np.partition(_distances(x, x), k, axis=1)[:, k] for x in (real, fake))
+    between = _distances(fake, real)
+    inside = between <= reach_real
+    rows = {
+        "precision": inside.any(1),
+        "recall": (between <= reach_fake[:, None]).any(0),
+        "density": inside.sum(1) / k,
+        "coverage": inside.any(0),
+    }
+    return {name: _mean(values) for name, values in rows.items()}
+
+
+def _mean(values: np.ndarray) -> Found:
+    return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values))), float("nan")
+
+
+def _two_sample(fake: np.ndarray, real: np.ndarray, seed: int) -> Found:
+    """A forest judges each row by the trees that were not fitted to it."""
+    from sklearn.ensemble import RandomForestClassifier
+
+    labels = np.repeat([1, 0], [len(fake), len(real)])
+    forest = RandomForestClassifier(200, oob_score=True, random_state=seed).fit(np.concatenate([fake, real]), labels)
+    return _mean((forest.oob_decision_function_[:, 1] > 0.5) == (labels == 1))
+
+
+def _memorized(rows: np.ndarray, real: np.ndarray, seen: np.ndarray) -> Found:
+    to_seen, to_real = _distances(rows, seen).min(1), _distances(rows, real)
+    if rows is real:
+        np.fill_diagonal(to_real, np.inf)
+    return _mean(to_seen < to_real.min(1))

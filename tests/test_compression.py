@@ -1,0 +1,232 @@
+"""Compression: the bits written against exact code lengths, every byte back, and files that are refused."""
+
+import math
+import re
+
+import numpy as np
+import pandas as pd
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from scipy import stats
+from test_behavior import KINDS
+from test_cli import invoke
+
+import pyrovae as pvae
+from pyrovae.conditionals import Ordinal
+from pyrovae.presets.tables import LIKELIHOODS
+from pyrovae.uses import coded_size, compress, decompress
+from pyrovae.uses.coder import entries_of
+
+pytest.importorskip("constriction")
+MASSES = (
+    *("bernoulli", "binomial", "beta_binomial", "discretized_logistic", "discretized_normal", "logistic_mixture"),
+    *("categories", "poisson", "negative_binomial", "zero_inflated_poisson", "zero_inflated_negative_binomial"),
+)
+
+
+def of(likelihood, posterior="normal", shape=(1, 2, 3)):
+    """A VAE of some likelihood, and rows that it draws."""
+    levels = {"levels": 6} if LIKELIHOODS[likelihood].leveled else {}
+    vae = pvae.build_vae(shape, likelihood=likelihood, posterior=posterior, latent_dim=2, hidden=(8,), seed=0, **levels)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        return vae, vae.sample(60)
+
+
+def returned(program, x, **options):
+    blob = compress(program, x, seed=0, **options)
+    found = decompress(program, blob, *[options[n] for n in ("covariates",) if n in options])
+    assert found.dtype == x.dtype
+    assert torch.equal(found, x)
+    return blob
+
+
+class Tiny:
+    """One latent and three coins, with masses that are written down below once more."""
+
+    slope, offset = torch.tensor([1.5, -2.0, 0.5]), torch.tensor([0.0, 0.5, -1.0])
+
+    def model(self, x=None, size=None):
+        rows = len(x) if x is not None else size
+        with pyro.plate("data", rows):
+            z = pyro.sample("z", dist.Normal(torch.zeros(rows, 1), 1.0).to_event(1))
+            coins = dist.Bernoulli(logits=self.slope * z + self.offset).to_event(1)
+            return pyro.sample("x", coins, obs=x)
+
+    def guide(self, x, size=None):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x.sum(-1, keepdim=True) / 2 - 0.6, 0.7).to_event(1))
+
+
+def code_lengths(x, bits):
+    """Mean and variance over the bins, in bits, of each row's exact code length under ``Tiny``, by scipy."""
+    bins = 2**bits
+    edges, centers = stats.norm.ppf(np.arange(bins + 1) / bins), stats.norm.ppf((np.arange(bins) + 0.5) / bins)
+    own = np.diff(stats.norm.cdf((edges[None] - (x.sum(1, keepdims=True) / 2 - 0.6)) / 0.7), axis=1)
+    odds = Tiny.slope.numpy() * centers[:, None] + Tiny.offset.numpy()
+    one = 1 / (1 + np.exp(-odds))
+    data = np.where(x[:, None] == 1, one, 1 - one).prod(-1)
+    length = -np.log2(data) + bits + np.log2(own)
+    mean = (own * length).sum(1)
+    return mean, (own * (length - mean[:, None]) ** 2).sum(1)
+
+
+@pytest.mark.parametrize("bits", [2, 8])
+def test_net_bits_are_the_discretized_negative_elbo(bits):
+    torch.manual_seed(0)
+    x = torch.bernoulli(torch.full((6000, 3), 0.4))
+    size = coded_size(returned(Tiny(), x, latent_bits=bits))
+    mean, variance = code_lengths(x.numpy(), bits)
+    assert abs(size["net"] - mean.sum()) < 4 * math.sqrt(variance.sum()) + 64
+    assert size["net"] == pytest.approx(mean.sum(), rel=0.005)
+    without = mean.sum() + (bits + 0.01) * len(x) / 2  # what not taking the bits back would cost at least, at 8 bits
+    assert bits == 2 or size["net"] < without
+
+
+@pytest.mark.parametrize("likelihood", MASSES)
+def test_cumulative_masses_add_up_log_masses(likelihood):
+    vae, x = of(likelihood)
+    with torch.no_grad():
+        own = vae.likelihood(torch.zeros(1, 2))
+    [entries] = entries_of(own, "x")
+    for value in range(int(x.max()) + 1):
+        upper = entries.cumulative(np.full(6, value))
+        lower = entries.cumulative(np.full(6, value - 1)) if value else 0.0
+        mass = math.exp(float(own.log_prob(torch.full((1, 1, 2, 3), float(value))).double()))
+        assert np.prod(upper - lower if entries.levels is None or value < entries.levels - 1 else 1 - lower) == (
+            pytest.approx(mass, rel=2e-4)
+        )
+
+
+def test_every_discrete_likelihood_is_among_these():
+    continuous = {"continuous_bernoulli", "beta", "gamma", "log_normal", "normal", "laplace", "student_t", "table"}
+    assert set(MASSES) == set(LIKELIHOODS) - continuous
+
+
+@pytest.mark.parametrize("likelihood", MASSES)
+def test_every_byte_comes_back(likelihood):
+    vae, x = of(likelihood)
+    returned(vae, x)
+    if LIKELIHOODS[likelihood].leveled:
+        returned(vae, x.to(torch.uint8))
+
+
+@pytest.mark.parametrize("posterior", ["normal", "full_normal", "low_rank_normal"])
+def test_correlated_latents_are_taken_one_given_the_others(posterior):
+    vae, x = of("poisson", posterior)
+    x = x.repeat(20, 1, 1, 1)
+    elbo = float(pvae.elbo(vae, x, num_samples=50, seed=0, progress=False)["elbo"].sum())
+    assert coded_size(returned(vae, x))["net"] == pytest.approx(-elbo / math.log(2), rel=0.01)
+
+
+def test_one_row_and_double_precision():
+    vae, x = of("negative_binomial")
+    returned(vae, x[:1])
+    returned(vae.double(), x.double() * 1000)
+
+
+def test_ordered_levels_and_tables():
+    posterior = pvae.Factorized(dist.Normal, pvae.MLP(3, (8,)), 2)
+    vae = pvae.VAE(pvae.standard_normal(2), Ordinal(pvae.MLP(2, (8,)), 3, num_categories=5), posterior)
+    returned(vae, torch.tensor([[0.0, 4.0, 2.0], [1.0, 3.0, 0.0]]))
+    frame = pd.DataFrame({"n": [0, 3, 7, 1], "color": ["a", "b", "c", "a"], "smoker": [1, 0, 0, 1], "g": [0, 1, 2, 2]})
+    data = pvae.data.as_data(frame, kinds={"n": "count", "smoker": "binary", "g": "ordinal"})
+    table = pvae.build_vae(data, latent_dim=2, hidden=(8,), seed=0)
+    assert torch.equal(decompress(table, compress(table, data, seed=0)), data.x)
+    mixed = pvae.build_vae(pvae.data.as_data(frame.assign(h=[0.5, 1.5, 2.0, 9.0]), kinds={}), latent_dim=2, seed=0)
+    with pytest.raises(ValueError, match=r"real columns\)', Normal, is a density"):
+        compress(mixed, pvae.data.as_data(frame.assign(h=[0.5, 1.5, 2.0, 9.0]), kinds={}))
+
+
+def test_covariates_are_read_again():
+    likelihood = pvae.Factorized(
+        pvae.distributions.SizedPoisson, pvae.MLP(2, (8,)), 4, size_factor=pvae.FromCovariate("size")
+    )
+    vae = pvae.VAE(pvae.standard_normal(2), likelihood, pvae.Factorized(dist.Normal, pvae.MLP(4, (8,)), 2))
+    size = {"size": torch.linspace(0.5, 50, 30)}
+    x = torch.poisson(size["size"][:, None].expand(30, 4))
+    blob = returned(vae, x, covariates=size)
+    with pytest.raises(ValueError, match=r"not those that were written|other floating point"):
+        decompress(vae, blob, {"size": size["size"] + 1})
+
+
+def test_rows_take_few_initial_bits():
+    vae, x = of("bernoulli")
+    size = coded_size(compress(vae, x.repeat(30, 1, 1, 1), seed=0))
+    assert size["written"] == size["net"] + size["initial"]
+    assert 64 < size["initial"] <= 32 * 8  # two latents of twelve bits of the first row, and the coder's own state
+
+
+def test_files_that_are_not_whole_are_refused():
+    vae, x = of("poisson")
+    blob = compress(vae, x, seed=0)
+    for position in (10, 45, 300, len(blob) - 1):
+        changed = bytearray(blob)
+        changed[position] ^= 1
+        with pytest.raises(ValueError, match="truncated or was changed"):
+            decompress(vae, bytes(changed))
+    for cut in (40, len(blob) - 4):
+        with pytest.raises(ValueError, match="truncated or was changed"):
+            decompress(vae, blob[:cut])
+    for foreign in (b"", b"PK\x03\x04" + blob, x.numpy()):
+        with pytest.raises(ValueError, match="expected the bytes of a file"):
+            coded_size(foreign)
+    with pytest.raises(ValueError, match="another program or other weights"):
+        decompress(of("poisson")[0].double(), blob)
+    other = pvae.build_vae((1, 2, 3), likelihood="poisson", latent_dim=2, hidden=(8,), seed=1)
+    with pytest.raises(ValueError, match="another program or other weights"):
+        decompress(other, blob)
+
+
+def test_the_same_weights_that_compute_other_numbers_are_refused():
+    vae, x = of("poisson")
+    blob = compress(vae, x, seed=0)
+    vae.posterior.preprocess = torch.expm1
+    with pytest.raises(ValueError, match="computes other floating point numbers here"):
+        decompress(vae, blob)
+
+
+def test_rows_that_cannot_be_coded_are_refused():
+    vae, x = of("poisson")
+    for wrong, words in (
+        (-1.0, r"integers 0, 1, 2, ..., got -1 in 1 of 60"),
+        (0.5, "got 0.5"),
+        (torch.nan, "missing entries"),
+    ):
+        bad = x.clone()
+        bad[7, 0, 0, 1] = wrong
+        with pytest.raises(ValueError, match=words):
+            compress(vae, bad)
+    levels, rows = of("binomial")
+    rows[3, 0, 0, 0] = 6.0
+    with pytest.raises(ValueError, match=re.escape("1 of 60 rows (3)")):
+        compress(levels, rows)
+    for prior, words in (("mixture", "prior"), ("affine_flow", "prior")):
+        other = pvae.build_vae(3, likelihood="poisson", prior=prior, latent_dim=2, hidden=(8,), components=3)
+        with pytest.raises(ValueError, match=f"the {words} .* cannot be coded"):
+            compress(other, torch.ones(4, 3))
+    with pytest.raises(ValueError, match="max_bytes"):
+        compress(vae, x, max_bytes=1000)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_programs_that_cannot_be_coded_are_refused_by_name(kind):
+    program, words = KINDS[kind], "is a density|one latent for each row|missing entries|several data sites|posterior"
+    with pytest.raises(ValueError, match=words):
+        compress(program.program, program.data, program.covariates, seed=0)
+
+
+def test_a_run_codes_files_and_gives_them_back(tmp_path):
+    folder, file = tmp_path / "run", tmp_path / "rows.pvae"
+    train = ["train", "--epochs", 1, "--hidden", 8, "--latent-dim", 2, "--no-figures", "--no-report", "--out", folder]
+    assert invoke(*train).exit_code == 0
+    done = invoke("compress", folder, "--out", file)
+    assert done.exit_code == 0, done.output
+    assert "bits an entry" in done.output
+    done = invoke("decompress", folder, file, "--out", tmp_path / "rows.npz")
+    assert done.exit_code == 0, done.output
+    with np.load(tmp_path / "rows.npz") as found:
+        assert np.array_equal(found["x"], pvae.data.load("digits", "counts", seed=0).test.x.numpy())
+    assert invoke("decompress", folder, file, "--out", tmp_path / "rows.txt").exit_code == 2

@@ -1,0 +1,119 @@
+"""Quality of generated rows against closed forms and slow computations; augmentation."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import linalg
+
+import pyrovae as pvae
+from pyrovae.uses import augment, generation_quality
+from pyrovae.uses.generation import frechet_distance, kernel_distance
+
+
+def test_the_frechet_distance_of_two_normals():
+    rng = np.random.default_rng(0)
+    mean, factor = np.array([1.0, -2.0, 0.5]), np.tril(rng.normal(size=(3, 3))) + 2 * np.eye(3)
+    one, other = rng.normal(size=(200_000, 3)), rng.normal(size=(200_000, 3)) @ factor.T + mean
+    covariance = factor @ factor.T
+    exact = mean @ mean + np.trace(np.eye(3) + covariance - 2 * linalg.sqrtm(covariance).real)
+    assert frechet_distance(one, other) == pytest.approx(exact, rel=0.02)
+    slow = [np.cov(x.T) for x in (one, other)]
+    trace = np.trace(slow[0] + slow[1] - 2 * linalg.sqrtm(slow[0] @ slow[1]).real)
+    difference = one.mean(0) - other.mean(0)
+    assert frechet_distance(one, other) == pytest.approx(difference @ difference + trace, rel=1e-8)
+
+
+def test_the_kernel_distance_is_zero_on_average_and_as_slow_sums_have_it():
+    rng = np.random.default_rng(0)
+    found = [kernel_distance(*rng.normal(size=(2, 60, 4))) for _ in range(300)]
+    assert abs(np.mean(found)) < 4 * np.std(found) / 300**0.5
+    a, b = rng.normal(size=(5, 2)), rng.normal(size=(4, 2)) + 1
+    k = lambda x, y: (x @ y / 2 + 1) ** 3  # noqa: E731
+    within = [np.mean([k(x, y) for i, x in enumerate(s) for j, y in enumerate(s) if i != j]) for s in (a, b)]
+    assert kernel_distance(a, b) == pytest.approx(sum(within) - 2 * np.mean([k(x, y) for x in a for y in b]))
+
+
+def slow_reach(fake, real, k):
+    """Precision, recall, density and coverage by loops."""
+    far = lambda x, s: sorted(np.linalg.norm(x - y) for y in s)  # noqa: E731
+    reach = {name: [far(x, s)[k] for x in s] for name, s in (("real", real), ("fake", fake))}
+    hits = np.array([[np.linalg.norm(f - r) <= reach["real"][j] for j, r in enumerate(real)] for f in fake])
+    back = [any(np.linalg.norm(f - r) <= reach["fake"][i] for i, f in enumerate(fake)) for r in real]
+    return hits.any(1).mean(), np.mean(back), hits.sum() / k / len(fake), hits.any(0).mean()
+
+
+def values(found):
+    return dict(zip(found["metric"].values.tolist(), found["value"].values.tolist(), strict=True))
+
+
+def test_neighbors_as_loops_count_them():
+    rng = np.random.default_rng(1)
+    fake, real, train = rng.normal(size=(60, 2)) * 0.5, rng.normal(size=(60, 2)), rng.normal(size=(60, 2))
+    found = values(generation_quality(fake, real, train, neighbors=3))
+    names = ("precision", "recall", "density", "coverage")
+    assert [found[name] for name in names] == pytest.approx(slow_reach(fake, real, 3))
+    assert found["precision"] > 0.9 > found["recall"]
+    nearer = [min(np.linalg.norm(f - train, axis=1)) < min(np.linalg.norm(f - real, axis=1)) for f in fake]
+    assert found["memorized"] == pytest.approx(np.mean(nearer))
+
+
+def test_rows_of_the_same_law_reach_the_floor_and_others_do_not():
+    rng = np.random.default_rng(2)
+    same, test, train = rng.normal(size=(3, 500, 3))
+    found = generation_quality(same, test, train)
+    for metric in ("frechet", "kernel", "precision", "recall", "density", "coverage", "two_sample", "memorized"):
+        one = found.sel(metric=metric)
+        assert abs(one["value"] - one["floor"]) < 5 * np.hypot(one["error"], one["floor_error"]) + 0.01, metric
+    assert abs(float(found["value"].sel(metric="two_sample")) - 0.5) < 0.06
+    assert float(found["bias"].sel(metric="frechet")) > 0
+    corrected = float((found["value"] - found["bias"]).sel(metric="frechet"))
+    assert abs(corrected) < float(found["value"].sel(metric="frechet"))
+    shifted = values(generation_quality(same + 1, test, train))
+    assert shifted["frechet"] > 2
+    assert shifted["kernel"] > 1
+    assert shifted["two_sample"] > 0.7
+
+
+def test_copies_of_training_rows_are_memorized():
+    rng = np.random.default_rng(3)
+    test, train = rng.normal(size=(2, 200, 3))
+    assert values(generation_quality(train + 1e-3, test, train))["memorized"] > 0.95
+
+
+def test_features_are_named_and_rows_are_counted():
+    x = torch.randn(90, 1, 2, 2)
+    found = generation_quality(x[:60], x, x, features=lambda rows: rows.mean((1, 2)), name="row means, 71 % accurate")
+    assert (found.attrs["features"], found.attrs["rows"]) == ("row means, 71 % accurate", 60)
+    with pytest.raises(ValueError, match="50 or more rows"):
+        generation_quality(x[:49], x, x)
+    with pytest.raises(ValueError, match="one shape"):
+        generation_quality(x[:, :, 0], x, x)
+
+
+def test_augmented_rows_are_draws_near_each_row():
+    vae = pvae.build_vae(3, likelihood="normal", latent_dim=1, hidden=(4,), scale=0.01, seed=0)
+    x = torch.randn(500, 3)
+    rows, labels = augment(vae, x, torch.arange(500), factor=3, seed=0)
+    assert torch.equal(rows[:500], x)
+    assert torch.equal(labels, torch.arange(500).repeat(4))
+    again = augment(vae, x, torch.arange(500), factor=3, seed=0)[0]
+    assert torch.equal(rows, again)
+    q = vae.posterior(x)
+    z = q.mean[None] + q.base_dist.scale[None] * torch.randn(4000, 500, 1, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        mean = vae.likelihood(z).mean.mean(0)
+    drawn = rows[500:].reshape(3, 500, 3)
+    spread = (drawn - mean).std()
+    assert abs(float((drawn - mean).mean())) < 5 * float(spread) / (1500**0.5)
+    means = augment(vae, x, torch.arange(500), factor=1, draw=False, seed=0)[0][500:]
+    assert float((means - rows[500:1000]).abs().mean()) < 1
+
+
+def test_what_cannot_be_augmented_is_refused():
+    vae = pvae.build_vae(3, likelihood="poisson", latent_dim=1, hidden=(4,))
+    with pytest.raises(ValueError, match="one label for each of 5 rows"):
+        augment(vae, torch.ones(5, 3), torch.arange(4))
+    with pytest.raises(ValueError, match="factor must be at least 1"):
+        augment(vae, torch.ones(5, 3), torch.arange(5), factor=0)
+    with pytest.raises(TypeError, match="expected a graph"):
+        augment((print, print), torch.ones(5, 3), torch.arange(5))
