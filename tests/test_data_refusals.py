@@ -263,7 +263,7 @@ def write_images(*sizes: tuple[int, int], mode: str = "L"):
     def write(path: Path) -> None:
         path.mkdir()
         for number, size in enumerate(sizes):
-            Image.new(mode, size).save(path / f"{number}.png")
+            Image.new(mode, size).save(path / f"{number}.{'tiff' if mode == 'F' else 'png'}")
 
     return write
 
@@ -407,12 +407,19 @@ FILES = {
         ValueError,
         r"expected images of one size, got \(2, 3\) \(height, width\) in .*0.png and \(3, 2\) in .*1.png; crop or resize",
     ),
-    "deep images": (
+    "images of floating point": (
         "a",
-        write_images((3, 2), mode="I;16"),
+        write_images((3, 2), mode="F"),
         {},
         ValueError,
-        "of 8 bits a channel, got mode I;16 in .*0.png",
+        "of 8 or 16 bits a channel, got mode F in .*0.tiff",
+    ),
+    "levels of deep images": (
+        "a",
+        write_images((3, 2), mode="I;16"),
+        {"variant": "uint8"},
+        ValueError,
+        "expected variant 'uint16' or 'grey' for these images, got 'uint8'",
     ),
     "image variant": (
         "a",

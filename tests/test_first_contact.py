@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
 import scipy.stats
 import torch
+from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
 
 import pyrovae as pvae
 from pyrovae.cli.app import app
+from pyrovae.presets import suggest
 
 
 class Returns(nn.Module):
@@ -150,6 +153,77 @@ def test_rows_whose_squares_overflow_do_not_spoil_a_start_by_hand(family):
         part.initialize(rows)
     for name in ("offset", "center", "unit"):
         torch.testing.assert_close(getattr(parts[0], name), getattr(parts[1], name))
+
+
+def picture(mode, number, size=(20, 18)):
+    """Random levels in a mode of Pillow."""
+    rng = np.random.default_rng(number)
+    if mode == "I;16":
+        return Image.fromarray(rng.integers(0, 2**16, size[::-1]).astype(np.uint16))
+    return Image.fromarray(rng.integers(0, 256, (*size[::-1], 4)).astype(np.uint8), "RGBA").convert(mode)
+
+
+@pytest.mark.parametrize(
+    ("modes", "shape", "levels", "note", "likelihood"),
+    [
+        (["RGB"] * 4, (3, 18, 20), 256, None, "logistic_mixture"),
+        (["L"] * 4, (1, 18, 20), 256, None, "discretized_logistic"),
+        (
+            ["RGBA", "RGB", "RGBA", "RGB"],
+            (3, 18, 20),
+            256,
+            "2 of 4 images have a channel of transparency",
+            "logistic_mixture",
+        ),
+        (["LA"] * 4, (1, 18, 20), 256, "4 of 4 images have a channel of transparency", "discretized_logistic"),
+        (["L", "RGB", "RGB", "RGB"], (3, 18, 20), 256, "1 of 4 images are grey", "logistic_mixture"),
+        (["I;16"] * 4, (1, 18, 20), 2**16, "16 bits", "discretized_logistic"),
+    ],
+)
+def test_a_folder_of_images_gets_a_likelihood_on_its_levels(modes, shape, levels, note, likelihood, tmp_path):
+    for number, mode in enumerate(modes):
+        picture(mode, number).save(tmp_path / f"{number}.png")
+    data = pvae.data.load(tmp_path)
+    assert data.event_shape == shape
+    assert [note in text for text in data.notes] == [True] * len(data.notes) if note else data.notes == ()
+    expected = {"likelihood": likelihood, "levels": levels, "network": "convolutional", "hidden": (32, 64, 64)}
+    assert suggest(data) == expected
+    exact = picture(modes[0], 0)
+    pixels = np.asarray(exact if modes[0] == "I;16" else exact.convert("L" if shape[0] == 1 else "RGB")).astype(int)
+    np.testing.assert_array_equal(
+        data.dense().x[0].numpy(), pixels[None] if shape[0] == 1 else pixels.transpose(2, 0, 1)
+    )
+
+
+@pytest.mark.parametrize(("size", "network"), [(15, None), (16, "convolutional")])
+def test_small_images_keep_dense_layers(size, network, tmp_path):
+    picture("L", 0, (size, size)).save(tmp_path / "a.png")
+    assert suggest(pvae.data.load(tmp_path)).get("network") == network
+
+
+def test_images_of_two_depths_are_refused(tmp_path):
+    for number, mode in enumerate(("L", "I;16")):
+        picture(mode, number).save(tmp_path / f"{number}.png")
+    with pytest.raises(ValueError, match=r"one depth, got mode L in .*0\.png and I;16 in .*1\.png"):
+        pvae.data.load(tmp_path)
+
+
+def test_a_folder_of_images_trains_without_an_option(tmp_path):
+    (tmp_path / "images").mkdir()
+    for number in range(12):
+        picture("RGBA", number).save(tmp_path / "images" / f"{number}.png")
+    words = ["--epochs", "1", "--no-figures", "--no-report", "--out", str(tmp_path / "run")]
+    done = CliRunner().invoke(app, ["train", str(tmp_path / "images"), *words])
+    assert done.exit_code == 0, done.output
+    assert "12 of 12 images have a channel of transparency" in " ".join(done.output.split())
+    spec = pvae.load(tmp_path / "run").spec
+    assert (spec.likelihood, spec.network, spec.hidden, spec.latent_dim) == (
+        "logistic_mixture",
+        "convolutional",
+        (32, 64, 64),
+        32,
+    )
+    assert "bits/dim" in done.output
 
 
 def test_a_table_of_constant_columns_is_refused_by_name(tmp_path):

@@ -119,6 +119,17 @@ def test_a_small_data_set_is_passed_through_more_often(per_epoch, epochs):
     assert pvae.schedules.default_epochs(per_epoch) == epochs
 
 
+@pytest.mark.parametrize(("keep", "kept"), [(None, True), (True, True), (False, False)])
+def test_the_best_weights_are_kept_wherever_there_are_validation_rows(keep, kept):
+    x, held_out = counts(32), counts(8, rate=1.0)
+    vae = make()
+    history = pvae.fit(vae, x, validation=held_out, epochs=5, seed=0, keep_best=keep, progress=False)
+    assert (history.best_epoch is not None) is kept
+    best = max(history["validation_elbo"])
+    found = pvae.elbo(vae, held_out, num_samples=500, seed=0, progress=False).elbo.mean()
+    assert (abs(float(found) - best) < abs(float(found) - history["validation_elbo"][-1])) is kept
+
+
 def test_the_default_is_one_cycle_over_all_steps():
     history = pvae.fit(make(), counts(), epochs=10, batch_size=16, seed=0, progress=False)
     rate = pvae.schedules.default_rate(40)

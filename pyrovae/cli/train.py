@@ -107,7 +107,8 @@ def chosen_of(options: Mapping[str, Any], out: Path | None, resume: bool) -> dic
             raise refusal("give --out, the folder of the run that was stopped", "resume")
         given = remembered(out, given)
     data = given.get("data", "digits")
-    return {"data": data, **RECIPES.get(data, RECIPES["tables" if _is_table(data) else "files"]), **given}
+    kind = "images" if Path(data).is_dir() else "tables" if _is_table(data) else "files"
+    return {"data": data, **RECIPES.get(data, RECIPES[kind]), **given}
 
 
 def _is_table(path: str) -> bool:
@@ -146,6 +147,8 @@ def asked_for(chosen: Mapping[str, Any], rows: Data, seed: int) -> Spec:
         suggested.pop("levels", None)
     if chosen.get("likelihood", "table") != "table":
         suggested.pop("columns", None)
+    if chosen.get("network", "convolutional") != suggested.get("network", "convolutional"):
+        suggested = {name: value for name, value in suggested.items() if name not in ("network", "hidden")}
     fields = {name: chosen[name] for name in options_of(Spec) if name in chosen}
     return Spec.from_json({**suggested, **fields, "event_shape": tuple(rows.event_shape)}).resolved()
 

@@ -70,14 +70,18 @@ def _refuse_options(wanted: Wanted, path: Path, options: Sequence[str]) -> None:
 
 def _read_folder(path: Path, variant: str | None, wanted: Wanted) -> Data:
     _refuse_options(wanted, path, ())
-    variant = variant or "uint8"
-    if variant not in ("uint8", "grey"):
+    if variant not in (None, "uint8", "uint16", "grey"):
         raise ValueError(
-            f"expected variant 'uint8' (levels 0..255) or 'grey' (level / 255) for a folder of images, got {variant!r}"
+            f"expected variant 'uint8' (levels 0..255; 'uint16': 0..65535) or 'grey' (level / highest) for a folder of images, "
+            f"got {variant!r}"
         )
-    images, labels, classes = image_folder(path, scaled=variant == "grey")
+    images, labels, classes, notes = image_folder(path, scaled=variant == "grey")
+    own = "uint16" if images.levels > 256 else "uint8"
+    if variant not in (None, "grey", own):
+        raise ValueError(f"expected variant {own!r} or 'grey' for these images, got {variant!r}; leave variant out")
+    variant = variant or own
     named = {} if labels is None else {"labels": {"label": labels}, "levels": {"label": classes}}
-    return Data(images, variant=variant, name=path.name, **named)  # type: ignore[arg-type]
+    return Data(images, variant=variant, name=path.name, notes=notes, **named)  # type: ignore[arg-type]
 
 
 def _read_numpy(path: Path, wanted: Wanted) -> Data:

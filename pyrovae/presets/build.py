@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pyrovae import conditionals, distributions
 from pyrovae.conditionals import ColumnFeatures, Factorized, TableLikelihood, TableNetwork
-from pyrovae.data import Data, as_data
+from pyrovae.data import Data, ImageRows, as_data
 from pyrovae.distributions import TableSchema
 from pyrovae.distributions.table import fit_column
 from pyrovae.errors import refusal
@@ -23,6 +23,8 @@ from pyrovae.networks import MLP, ConcatCovariates, ConvDecoder, ConvEncoder, Ne
 from pyrovae.presets.spec import Spec
 from pyrovae.presets.tables import ACTIVATIONS, LIKELIHOODS, NETWORKS, POSTERIORS, PRIORS
 
+IMAGE_CHANNELS = (32, 64, 64)
+"""The channels of the stages of convolutional networks that are suggested for images."""
 START_ROWS = 5000
 """So many rows of ``start``, chosen at random, are used."""
 _VARIANTS: Mapping[str, Mapping[str, Any]] = {
@@ -106,7 +108,8 @@ def suggest(data: Any, seed: int | None = None) -> dict[str, Any]:
 
     Returns:
         The fields ``likelihood`` and, where it needs them, ``levels``; for a table whose kinds are known ``columns``, for
-        data with covariates of one number per row ``covariate_columns``.
+        data with covariates of one number per row ``covariate_columns``, for levels of images (uint8, or a folder)
+        ``network`` and ``hidden``.
 
     Raises:
         ValueError: there is no finite entry.
@@ -118,6 +121,8 @@ def suggest(data: Any, seed: int | None = None) -> dict[str, Any]:
     given = _covariate_columns(rows)
     if rows.name in _NAMED and (known := _VARIANTS.get((rows.variant or "").split("(")[0])):
         return {**known, **given}
+    if images := _images(rows):
+        return {**images, **given}
     if rows.kinds:
         return {"likelihood": "table", "columns": TableSchema.of(rows).to_json(), **given}
     x = some_rows(rows, seed)
@@ -130,6 +135,20 @@ def suggest(data: Any, seed: int | None = None) -> dict[str, Any]:
     if seen.max() <= 1:
         return {"likelihood": "bernoulli" if whole else "continuous_bernoulli", **given}
     return {"likelihood": "negative_binomial", **given}
+
+
+def _images(rows: Data) -> dict[str, Any]:
+    """Levels of images get a likelihood on these levels, and images of 16 pixels or more convolutional networks."""
+    x = rows.x
+    is_image = isinstance(x, ImageRows) or (isinstance(x, Tensor) and x.dtype == torch.uint8)
+    if not is_image or len(rows.event_shape) != 3 or rows.covariates:
+        return {}
+    channels, height, width = rows.event_shape
+    size = {"network": "convolutional", "hidden": IMAGE_CHANNELS} if min(height, width) >= 16 else {}
+    if x.dtype.is_floating_point:
+        return {"likelihood": "continuous_bernoulli", **size}
+    likelihood = "logistic_mixture" if channels == 3 else "discretized_logistic"
+    return {"likelihood": likelihood, "levels": getattr(x, "levels", 256), **size}
 
 
 def _covariate_columns(rows: Data) -> dict[str, Any]:

@@ -114,7 +114,8 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
     "freyfaces": {"latent_dim": 20, "hidden": (256, 256)},
     "tables": {"hidden": (32,), "batch_size": 64, "learning_rate": 1e-2},
     "files": {"hidden": (128, 128)},
+    "images": {"latent_dim": 32, "batch_size": 32},
 }
-"""By data set the fields of `Spec` and `Training` that differ from their defaults; tables and files are the user's."""
+"""By data set the fields of `Spec` and `Training` that differ from their defaults; tables, files and images are the user's."""
 TABLE_STEPS = 2500
 """Steps that a table's training takes by default, unless its 50 epochs take more."""

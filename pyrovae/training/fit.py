@@ -108,9 +108,9 @@ def fit(
         weight_decay: decoupled weight decay of the default optimizer.
         clip_norm: clip the norm of the per-row gradient to this.
         validation: data, or the fraction of the training rows to hold out; its ELBO at beta 1 is computed each epoch. Its
-            covariates come with it: ``as_data(x, covariates)``.
+            covariates come with it: ``as_data(x, covariates)``. With few rows it guards against overfitting.
         patience: stop after this many epochs without a better validation ELBO, and keep the best weights.
-        keep_best: end with the weights of the best validation ELBO; by default where ``patience`` is given.
+        keep_best: end with the weights of the best validation ELBO; by default where there are validation rows.
         callbacks: called with the history after each epoch; a true answer stops training.
         seed: the source of all randomness here; the global generator is then left as it was. By default one number is drawn
             from the global generator.

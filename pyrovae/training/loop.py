@@ -259,7 +259,7 @@ class Best(Callback):
 
     Args:
         patience: epochs without a better ELBO after which training ends, or None.
-        keep: end with the best weights; by default where there is a ``patience``.
+        keep: end with the best weights; by default where there are validation rows.
         validated: whether there are validation rows.
     """
 
@@ -269,7 +269,7 @@ class Best(Callback):
             message = f"{name} needs validation, data or the fraction of the training rows to hold out"
             raise refusal(message, name)
         self.patience = patience if patience is None else check_integer("patience", patience)
-        self.keep = patience is not None if keep is None else keep
+        self.keep = validated if keep is None else keep
         self.warned = False
         self.weights: dict[str, Tensor] | None = None
 
