@@ -34,6 +34,41 @@ def refusal(message: str, argument: str | None = None, kind: type[Error] = Value
     return error
 
 
+def check_seed(seed: Any) -> Any:
+    """Return the seed if it is a non-negative integer, or None.
+
+    >>> check_seed(-1)
+    Traceback (most recent call last):
+    ValueError: seed must be from 0 to 9223372036854775807, got -1
+    """
+    return None if seed is None else check_integer("seed", seed, 0, 2**63 - 1)
+
+
+def check_positive(argument: str, value: Any, *, or_zero: bool = False) -> float:
+    """Return the value if it is a finite number above 0.
+
+    Args:
+        argument: the keyword that the value was given for.
+        value: what was given.
+        or_zero: whether 0 is allowed.
+
+    Raises:
+        TypeError: it is no number.
+        ValueError: it is out of range.
+
+    >>> check_positive("learning_rate", 0.0)
+    Traceback (most recent call last):
+    ValueError: learning_rate must be a finite number above 0, got 0.0
+    """
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        raise refusal(f"{argument} must be a number, got {value!r:.100}", argument, TypeError)
+    if not (0 < float(value) < math.inf or (or_zero and value == 0)):
+        raise refusal(
+            f"{argument} must be a finite number {'of at least' if or_zero else 'above'} 0, got {value}", argument
+        )
+    return float(value)
+
+
 @contextmanager
 def plain_errors() -> Iterator[None]:
     """Raise the library's own errors as they are, without the table of shapes that Pyro's traces add to their text.

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyrovae.errors import check_seed
 from pyrovae.programs.masks import counted
 from pyrovae.programs.rows import Block, RowWork
 from pyrovae.programs.sites import data_axis, sites_of
@@ -65,4 +66,4 @@ def evaluated(block: Block) -> dict[str, Tensor]:
 
 def seed_or_drawn(seed: int | None) -> int:
     """The seed; without one, a number from torch's random state."""
-    return int(torch.randint(2**31, ())) if seed is None else seed
+    return int(torch.randint(2**31, ())) if seed is None else check_seed(seed)

@@ -9,7 +9,7 @@ from typing import Any
 from pyrovae.checks.calls import Covariates, evaluated, local_work, seed_or_drawn
 from pyrovae.checks.findings import Case, Check, Finding, Line, Result, headline, pressing_first
 from pyrovae.data import as_data
-from pyrovae.errors import check_word
+from pyrovae.errors import check_integer, check_word
 from pyrovae.programs.rows import MAX_BYTES
 
 
@@ -121,7 +121,7 @@ def diagnose(
     >>> diagnose(vae, torch.zeros(50, 5), num_samples=100, num_simulations=100, seed=0).structure.verdict
     'collapsed'
     """
-    seed = seed_or_drawn(seed)
+    seed, num_simulations = seed_or_drawn(seed), check_integer("num_simulations", num_simulations, 2)
     work = local_work(program, data, covariates, seed=seed, max_bytes=max_bytes, progress=False)
     work.run(evaluated)
     case = Case(

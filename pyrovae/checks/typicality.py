@@ -14,6 +14,7 @@ from pyrovae.checks.entries import array, entry_means, sampled_traces
 from pyrovae.checks.findings import CAUTION, GOOD, Case, Check, Finding, Line, Result, share
 from pyrovae.data import Data, batches
 from pyrovae.data.rows import leaves
+from pyrovae.errors import check_integer
 from pyrovae.programs import log_terms
 from pyrovae.programs.rows import MAX_BYTES, Block, RowWork, mixed
 from pyrovae.programs.simulate import simulate
@@ -74,7 +75,7 @@ def typicality(
     """
     import xarray as xr
 
-    seed = seed_or_drawn(seed)
+    seed, num_simulations = seed_or_drawn(seed), check_integer("num_simulations", num_simulations)
     plan: dict[str, Any] = {"num_samples": num_samples, "max_bytes": max_bytes, "progress": progress}
     work = local_work(program, data, covariates, seed=seed, **plan)
     patterns = _patterns(work.data)

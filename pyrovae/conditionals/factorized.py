@@ -249,7 +249,9 @@ class Factorized(Conditional):
         source = self.given[name]
         if isinstance(source, FromCovariate):
             known = {**self.family.arg_constraints, **getattr(self.family, "given_constraints", {})}
-            return source.read(covariates, len(self.event_shape), known.get(name, constraints.real))
+            value = source.read(covariates, len(self.event_shape), known.get(name, constraints.real))
+            _check_broadcast(f"covariates[{source.name!r}] of each row", value.shape[1:], self.event_shape)
+            return value
         if source == "learned":
             value = self.links[name].forward(getattr(self, f"unconstrained_{name}"))
         else:
@@ -265,7 +267,7 @@ class Factorized(Conditional):
             raise TypeError(f"{name}= takes a number, a tensor, an nn.Parameter or FromCovariate(name); got {value!r}")
         is_floating = isinstance(value, Tensor) and value.is_floating_point()
         tensor = torch.as_tensor(value, dtype=None if is_floating else torch.get_default_dtype())
-        _check_broadcast(name, tensor.shape, self.event_shape)
+        _check_broadcast(f"{name}=", tensor.shape, self.event_shape)
         if not isinstance(value, nn.Parameter):
             self.register_buffer(f"fixed_{name}", tensor.detach().clone())
             return "fixed"
@@ -307,7 +309,7 @@ def _check_broadcast(name: str, shape: torch.Size, event_shape: torch.Size) -> N
         fits = False
     if not fits:
         raise ValueError(
-            f"{name}= has shape {tuple(shape)}, which does not broadcast to event_shape {tuple(event_shape)}: "
+            f"{name} has shape {tuple(shape)}, which does not broadcast to event_shape {tuple(event_shape)}: "
             "give a number, or one value for each entry"
         )
 

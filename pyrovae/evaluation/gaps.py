@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from pyrovae.errors import check_integer, check_seed
 from pyrovae.evaluation.elbo import elbo
 from pyrovae.evaluation.estimators import Estimator, Refined, as_estimator
 from pyrovae.evaluation.marginal import log_marginal
@@ -68,6 +69,8 @@ def inference_gaps(
     4
     """
     estimator = as_estimator(method)
+    check_integer("num_steps", num_steps)
+    check_seed(seed)
     estimator = replace(estimator, num_steps=num_steps) if isinstance(estimator, Refined) else estimator
     options: dict[str, Any] = {"max_bytes": max_bytes, "progress": progress}
     seeds = [None if seed is None else seed + number for number in range(4)]

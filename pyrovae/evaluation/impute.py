@@ -10,6 +10,7 @@ from pyro import poutine
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
+from pyrovae.errors import check_integer
 from pyrovae.evaluation.imputed import Imputation
 from pyrovae.evaluation.psis import Psis, psis
 from pyrovae.programs import latent_names, log_terms
@@ -61,6 +62,7 @@ def impute(
     >>> pvae.impute(vae, x, num_samples=20, seed=0).draws.shape
     torch.Size([20, 1, 3])
     """
+    check_integer("num_samples", num_samples)
     plan: dict[str, Any] = {"num_samples": num_proposals, "seed": seed, "max_bytes": max_bytes, "progress": progress}
     work = RowWork(program, data, covariates, **plan)
     found = work.run(lambda block: _impute(block, num_samples), "impute")

@@ -14,6 +14,7 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
+from pyrovae.errors import check_integer, check_positive
 from pyrovae.evaluation.gaussian import Gaussian
 from pyrovae.evaluation.unconstrained import Coordinates, LatentSpace, bijection, enumerating
 from pyrovae.programs.call import checked
@@ -209,6 +210,8 @@ def refine(
     """
     if family not in ("normal", "full"):
         raise ValueError(f"family must be 'normal' or 'full', got {family!r}")
+    check_integer("num_steps", num_steps)
+    check_positive("learning_rate", learning_rate)
     plan: dict[str, Any] = {"num_samples": num_particles, "seed": seed, "max_bytes": max_bytes, "progress": progress}
     work = RowWork(program, data, covariates, **plan)
     spaces: list[LatentSpace] = []

@@ -14,6 +14,8 @@ from pyro import poutine
 from pyro.infer import SVI
 from torch import Tensor, nn
 
+from pyrovae.errors import refusal
+
 
 @dataclass(frozen=True)
 class Program:
@@ -43,6 +45,9 @@ class Program:
         """
         if isinstance(program, Program):
             return program
+        if isinstance(program, type):
+            name = program.__name__
+            raise refusal(f"expected a program, got the class {name}: build one, {name}(...)", "program", TypeError)
         if isinstance(program, tuple) and len(program) == 2:
             model, guide = program
         else:

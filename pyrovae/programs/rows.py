@@ -17,7 +17,7 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor, nn
 
 from pyrovae.data import Batch, as_data, batches
-from pyrovae.errors import check_integer, plain_errors, refusal
+from pyrovae.errors import check_integer, check_seed, plain_errors, refusal
 from pyrovae.missing import numbered_rows
 from pyrovae.networks import check_covariates
 from pyrovae.programs.call import Call, checked
@@ -26,6 +26,7 @@ from pyrovae.programs.footprint import Footprint, footprint
 from pyrovae.programs.program import Program, eval_mode
 from pyrovae.programs.results import Results
 from pyrovae.programs.running import plate_nesting
+from pyrovae.programs.supports import data_named
 from pyrovae.programs.terms import Terms, log_terms
 
 MAX_BYTES = 2**31
@@ -142,7 +143,9 @@ class RowWork:
         self.max_bytes = check_integer("max_bytes", max_bytes)
         self.program, self.data = Program.of(program), as_data(data, covariates)
         self.vectorize, self.progress, self.shard = vectorize, progress, shard
-        self.seed = int(torch.randint(2**62, ())) if seed is None else seed
+        if not isinstance(vectorize, bool):
+            raise refusal(f"vectorize must be True or False, got {vectorize!r:.100}", "vectorize", TypeError)
+        self.seed = int(torch.randint(2**62, ())) if check_seed(seed) is None else int(seed)  # type: ignore[arg-type]
         for owner in self.program.owners:
             check_covariates(owner, self.data.covariates or {}, self.data.levels)
         like = announced_like(self.program, lambda: self.call(self.first(2, {}), nesting=0)[:3])
@@ -181,7 +184,8 @@ class RowWork:
             plate_nesting(*few[:3])
         except (ValueError, RuntimeError):
             every = self.call(self.first(len(self.data)), nesting=0)
-            plate_nesting(*every[:3])
+            with data_named(every.program, every.args, every.kwargs):
+                plate_nesting(*every[:3])
             self.whole = len(self.data) > 2
             return every
         return few
@@ -262,7 +266,9 @@ class RowWork:
                 continue
             batch = loader.batch(torch.arange(number * self.rows, min((number + 1) * self.rows, len(self))))
             with self.evaluating(mixed(self.seed, number)), numbered_rows(batch.index, len(self)):
-                found = task(Block(self, number, batch, self.call(batch)))
+                call = self.call(batch)
+                with data_named(call.program, call.args, call.kwargs):
+                    found = task(Block(self, number, batch, call))
             kept[number] = {name: value.cpu() for name, value in found.items()}
             if not done:
                 size = sum(value.nbytes for value in found.values()) * len(mine)
@@ -291,7 +297,8 @@ class RowWork:
                 with self.evaluating(seed), checked(not number), numbered_rows(batch.index, len(self)):
                     call = self.call(batch)
                     call = call.using(guide=poutine.replay(call.program.guide, drawn))
-                    found = task(Tile(call, samples, self.vectorize, not number))
+                    with data_named(call.program, call.args, call.kwargs):
+                        found = task(Tile(call, samples, self.vectorize, not number))
                 pieces.append({name: value.cpu() for name, value in found.items()})
             parts.append({n: v if v.ndim == 1 else torch.cat([p[n] for p in pieces], 1) for n, v in pieces[0].items()})
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

@@ -20,13 +20,14 @@ from torch.utils._pytree import tree_map_only
 from pyrovae.data import Batch, Batches, Data
 from pyrovae.data.rows import leaves
 from pyrovae.distributions.precise import check_exact
-from pyrovae.errors import plain_errors, refusal
-from pyrovae.missing import interior_point, numbered_rows, rows_text, support_text
+from pyrovae.errors import refusal
+from pyrovae.missing import interior_point, numbered_rows, rows_text
 from pyrovae.networks import check_covariates, least_rows
 from pyrovae.programs import DATA, DryRun, Program, dry_run, eval_mode
 from pyrovae.programs.dry_run import listening
 from pyrovae.programs.program import unwrapped
-from pyrovae.programs.sites import Site, expanded, frame_of, sites_of
+from pyrovae.programs.sites import expanded, frame_of, sites_of
+from pyrovae.programs.supports import check_data, inside_support, is_about_parameters
 from pyrovae.training.loss import Loss
 from pyrovae.training.rows import Memory, Rows
 
@@ -62,7 +63,9 @@ def checked_loss(
         ]
         objective = TraceEnum_ELBO() if any(s["infer"].get("enumerate") for s in latents) else Trace_ELBO()
     _check_objective(objective, found, numbers, subsampled=rows.steps > 1)
-    known = [site["name"] for site in sites_of(found.model_trace) if site["is_observed"] and _inside(site) is not None]
+    known = [
+        site["name"] for site in sites_of(found.model_trace) if site["is_observed"] and inside_support(site) is not None
+    ]
     loss = Loss(program, objective, found, rows.num_rows, numbers, checked=() if own is not None else known)
     with torch.random.fork_rng(), pyro.validation_enabled(True), eval_mode(loss.announced.modules.values()):
         try:  # with Pyro's own checks, which are off in the steps
@@ -81,46 +84,6 @@ def checked_loss(
             _check_rows(program, loader, support, name)
     _warn_of_atoms(found)
     return loss
-
-
-def is_about_parameters(error: Exception) -> bool:
-    """Whether it is Pyro's check of a distribution's parameters: what NaN runs into while validation is on."""
-    return isinstance(error, ValueError) and "to satisfy the constraint" in str(error)
-
-
-def check_data(program: Program, args: tuple, kwargs: Mapping[str, Any]) -> None:
-    """Run the model on its own latents, so that data outside a support is named before the guide computes NaN from it.
-
-    Raises:
-        ValueError: the data lie outside the likelihood's support, or have a wrong shape.
-    """
-    with plain_errors(), torch.no_grad(), torch.random.fork_rng(), pyro.validation_enabled(True), poutine.block():
-        try:
-            trace = poutine.trace(program.model).get_trace(*args, **kwargs)
-        except NotImplementedError:  # an improper prior cannot be sampled
-            return
-        except ValueError as error:
-            if is_about_parameters(error):
-                return
-            raise
-        for site in sites_of(trace):
-            inside = _inside(site) if site["is_observed"] else None
-            if inside is not None and not inside.all():
-                base = getattr(site["fn"], "base_dist", site["fn"])
-                raise ValueError(
-                    f"{site['name']} holds values outside the support of {support_text(base)} in "
-                    f"{rows_text(~inside if inside.ndim else ~inside[None])}: transform the data into the support, mark "
-                    "missing entries by NaN, or use another likelihood"
-                )
-
-
-def _inside(site: Site) -> Tensor | None:
-    """Where a site's value lies in the support; None where the support is unknown."""
-    try:
-        support = site["fn"].support
-        return None if support is None or not isinstance(site["value"], Tensor) else support.check(site["value"])
-    except (NotImplementedError, AttributeError):
-        return None
 
 
 def _check_program(found: DryRun, rows: int) -> None:
@@ -297,7 +260,7 @@ def _fixed_support(found: DryRun, batch: Batch) -> Any:
     """The support of the only data site, where it is the same for all rows and the site shows them as they are; or None."""
     sites = [site for site in sites_of(found.model_trace) if site["is_observed"]]
     x = batch.x
-    if len(sites) != 1 or batch.covariates or not isinstance(x, Tensor) or _inside(sites[0]) is None:
+    if len(sites) != 1 or batch.covariates or not isinstance(x, Tensor) or inside_support(sites[0]) is None:
         return None
     fn, value = sites[0]["fn"], sites[0]["value"]
     shown = value.shape == x.shape and fn.event_shape == x.shape[1:] and bool(((value == x) | x.isnan()).all())

@@ -11,7 +11,7 @@ from pyro import poutine
 from pyrovae.data import Batch
 from pyrovae.missing import rows_text
 from pyrovae.programs.sites import Site, sites_of
-from pyrovae.training.checks import check_data, is_about_parameters
+from pyrovae.programs.supports import check_data, is_about_parameters
 from pyrovae.training.loss import Loss
 
 

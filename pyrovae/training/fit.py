@@ -18,7 +18,7 @@ from torch.optim import Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from pyrovae.data import Batches
-from pyrovae.errors import check_integer, refusal
+from pyrovae.errors import check_integer, check_positive, check_seed, refusal
 from pyrovae.files import CheckpointStore
 from pyrovae.objectives import CapacityELBO
 from pyrovae.programs import Program, eval_mode
@@ -156,6 +156,8 @@ def fit(
         raise refusal("resume needs checkpoint, the folder that holds the checkpoints", "resume")
     epochs, steps = (n if n is None else check_integer(name, n) for name, n in (("epochs", epochs), ("steps", steps)))
     best, asked = Best(patience, keep_best, validation is not None), Asked(callbacks)
+    check_seed(seed)
+    check_positive("weight_decay", weight_decay, or_zero=True)
     program = Program.of(program)
     numbers = _numbers(beta, learning_rate, objective)
     factory = _factory(optimizer, weight_decay, learning_rate, scheduler)

@@ -19,8 +19,8 @@ from pyrovae.errors import check_integer, refusal
 from pyrovae.files import StopRequest
 from pyrovae.missing import rows_text
 from pyrovae.programs import eval_mode
+from pyrovae.programs.supports import check_data
 from pyrovae.schedules import Progress, Schedule
-from pyrovae.training.checks import check_data
 from pyrovae.training.engine import Eager, Outcomes, Plan, State
 from pyrovae.training.explain import explain
 from pyrovae.training.history import History

@@ -232,6 +232,8 @@ def known_device(device: Any) -> torch.device:
     Raises:
         ValueError: torch does not know the name, or sees no such device.
     """
+    if not isinstance(device, str | int | torch.device) or isinstance(device, bool):
+        raise refusal(f"device must be a name such as 'cpu' or 'cuda:0', got {device!r:.100}", "device", TypeError)
     try:
         wanted = torch.device(device)
         torch.empty(0, device=wanted)

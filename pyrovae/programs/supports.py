@@ -1,0 +1,79 @@
+"""Data outside a likelihood's support, named before a network computes NaN from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pyrovae.errors import plain_errors
+from pyrovae.missing import rows_text, support_text
+from pyrovae.programs.program import Program
+from pyrovae.programs.sites import Site, sites_of
+
+
+@contextmanager
+def data_named(program: Program, args: tuple, kwargs: Mapping[str, Any]) -> Iterator[None]:
+    """Where a distribution refuses its parameters, look first whether the data lie outside their support, and say so.
+
+    Args:
+        program: the program that runs inside the ``with`` block.
+        args: positional arguments of both functions.
+        kwargs: keyword arguments of both functions.
+
+    Raises:
+        ValueError: the data lie outside their support; or the program gives a distribution NaN.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if not is_about_parameters(error):
+            raise
+        check_data(program, args, kwargs)
+        said = str(error).partition(", but found")[0]
+        raise ValueError(f"the program gives a distribution parameters that it does not have: {said}") from error
+
+
+def is_about_parameters(error: Exception) -> bool:
+    """Whether it is Pyro's check of a distribution's parameters: what NaN runs into while validation is on."""
+    return isinstance(error, ValueError) and "to satisfy the constraint" in str(error)
+
+
+def check_data(program: Program, args: tuple, kwargs: Mapping[str, Any]) -> None:
+    """Run the model on its own latents, so that data outside a support is named before the guide computes NaN from it.
+
+    Raises:
+        ValueError: the data lie outside the likelihood's support, or have a wrong shape.
+    """
+    with plain_errors(), torch.no_grad(), torch.random.fork_rng(), pyro.validation_enabled(True), poutine.block():
+        try:
+            trace = poutine.trace(program.model).get_trace(*args, **kwargs)
+        except NotImplementedError:  # an improper prior cannot be sampled
+            return
+        except ValueError as error:
+            if is_about_parameters(error):
+                return
+            raise
+        for site in sites_of(trace):
+            inside = inside_support(site) if site["is_observed"] else None
+            if inside is not None and not inside.all():
+                base = getattr(site["fn"], "base_dist", site["fn"])
+                raise ValueError(
+                    f"{site['name']} holds values outside the support of {support_text(base)} in "
+                    f"{rows_text(~inside if inside.ndim else ~inside[None])}: transform the data into the support, mark "
+                    "missing entries by NaN, or use another likelihood"
+                )
+
+
+def inside_support(site: Site) -> Tensor | None:
+    """Where a site's value lies in the support; None where the support is unknown."""
+    try:
+        support = site["fn"].support
+        return None if support is None or not isinstance(site["value"], Tensor) else support.check(site["value"])
+    except (NotImplementedError, AttributeError):
+        return None
