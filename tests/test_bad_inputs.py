@@ -84,7 +84,7 @@ BAD_COVARIATES = {
     "a column": {"size": torch.ones(12, 3)},
     "text in a dict": {"size": ["a"] * 12},
 }
-ACCEPTED = {("sbc", "negative"), ("sbc", "halves"), ("sbc", "beyond 2**24")}
+ACCEPTED = {("sbc", "None"), ("sbc", "negative"), ("sbc", "halves"), ("sbc", "beyond 2**24")}
 """Simulation-based calibration takes shapes and missing entries from the rows, and simulates their values."""
 COUNT = (0, -3, 2.5, "many", True, math.nan, [5])
 BAD_KEYWORDS = {

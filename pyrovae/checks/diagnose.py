@@ -121,7 +121,8 @@ def diagnose(
     >>> diagnose(vae, torch.zeros(50, 5), num_samples=100, num_simulations=100, seed=0).structure.verdict
     'collapsed'
     """
-    seed, num_simulations = seed_or_drawn(seed), check_integer("num_simulations", num_simulations, 2)
+    seed, num_samples = seed_or_drawn(seed), check_integer("num_samples", num_samples, 2)
+    num_simulations = check_integer("num_simulations", num_simulations, 2)
     work = local_work(program, data, covariates, seed=seed, max_bytes=max_bytes, progress=False)
     work.run(evaluated)
     case = Case(

@@ -13,7 +13,7 @@ from pyrovae.comparison.pointwise import Pointwise
 from pyrovae.comparison.rows import check_comparable, check_held_out
 from pyrovae.comparison.table import WEIGHTS, Comparison
 from pyrovae.data import Data, as_data
-from pyrovae.errors import check_word, refusal
+from pyrovae.errors import check_seed, check_word, refusal
 from pyrovae.evaluation.estimators import Estimator, as_estimator
 from pyrovae.evaluation.marginal import log_marginal
 from pyrovae.programs.rows import MAX_BYTES
@@ -83,7 +83,10 @@ def compare(
     check_word("weights", weights, WEIGHTS)
     held_out = None if data is None else as_data(data, covariates)
     about_rows = [] if held_out is None else check_held_out(held_out, train, in_sample)
-    estimator, first_seed = as_estimator(method), int(torch.randint(2**31, ())) if seed is None else seed
+    estimator, first_seed = (
+        as_estimator(method),
+        int(torch.randint(2**31, ())) if check_seed(seed) is None else int(seed),
+    )  # type: ignore[arg-type]
     plan: dict[str, Any] = {"method": estimator, "num_samples": num_samples, "max_bytes": max_bytes}
     plan["progress"] = progress
     results: dict[str, list[Pointwise]] = {}

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyrovae.data import as_covariates
+from pyrovae.errors import check_integer, check_seed
 from pyrovae.evaluation import ais
 from pyrovae.evaluation.estimators import AIS
 from pyrovae.evaluation.unconstrained import LatentSpace
@@ -92,6 +94,9 @@ def bdmc(
     >>> sandwich.lower.shape
     torch.Size([4])
     """
+    check_integer("num_simulations", num_simulations)
+    check_seed(seed)
+    covariates = None if covariates is None else as_covariates(covariates)
     estimator = AIS() if estimator is None else estimator
     chains = estimator.num_samples if num_chains is None else num_chains
     source = Program.of(program)

@@ -218,7 +218,7 @@ def _numbers(beta: Number | Mapping[str, Number], learning_rate: Number | None, 
 
 def _start(numbers: Mapping[str, Number], steps_per_epoch: int) -> dict[str, float]:
     """The numbers that the loss begins with; without the betas, where they are 1 throughout."""
-    is_one = all(number == 1.0 for name, number in numbers.items() if name.startswith("beta"))
+    is_one = numbers.get("beta") == 1.0
     at = Progress.at(0, steps_per_epoch)
     return {name: value_of(n, at) for name, n in numbers.items() if not (is_one and name.startswith("beta"))}
 
