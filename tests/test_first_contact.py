@@ -9,6 +9,7 @@ import pytest
 import scipy.stats
 import torch
 from PIL import Image
+from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from torch import nn
 from typer.testing import CliRunner
 
@@ -153,6 +154,31 @@ def test_rows_whose_squares_overflow_do_not_spoil_a_start_by_hand(family):
         part.initialize(rows)
     for name in ("offset", "center", "unit"):
         torch.testing.assert_close(getattr(parts[0], name), getattr(parts[1], name))
+
+
+class Ladder(pvae.HierarchicalVAE):
+    """The same levels with a guide that draws from the top."""
+
+    def guide(self, x, covariates=None, size=None, index=None):
+        with self.rows(self.guide_parts, x, covariates, size, index) as rows:
+            top = rows.sample("z2", "posterior2", rows.data)
+            return rows.sample("z1", "posterior1", top)
+
+
+@pytest.mark.parametrize(("graph", "refused"), [(pvae.HierarchicalVAE, True), (Ladder, False)])
+@pytest.mark.parametrize("objective", [TraceMeanField_ELBO, Trace_ELBO, lambda: pvae.FreeBitsELBO(0.0)])
+def test_a_closed_form_divergence_is_refused_where_the_guide_is_bottom_up(graph, refused, objective):
+    def normal(of, shape):
+        return pvae.Factorized(dist.Normal, pvae.MLP(of, (4,)), shape)
+
+    posteriors = [normal(5, 5), normal(5, 2)] if refused else [normal(2, 5), normal(5, 2)]
+    vae = graph([normal(2, 5), pvae.standard_normal(2)], normal(5, 5), posteriors)
+    if refused and objective is TraceMeanField_ELBO:
+        with pytest.raises(ValueError, match=r"draws 'z1' before .* use Trace_ELBO") as caught:
+            pvae.fit(vae, torch.randn(8, 5), steps=1, objective=objective(), progress=False)
+        assert caught.value.argument == "objective"
+    else:
+        pvae.fit(vae, torch.randn(8, 5), steps=1, objective=objective(), progress=False)
 
 
 def picture(mode, number, size=(20, 18)):

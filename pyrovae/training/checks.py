@@ -23,10 +23,11 @@ from pyrovae.distributions.precise import check_exact
 from pyrovae.errors import refusal
 from pyrovae.missing import interior_point, numbered_rows, rows_text
 from pyrovae.networks import check_covariates, least_rows
+from pyrovae.objectives import CapacityELBO, FreeBitsELBO
 from pyrovae.programs import DATA, DryRun, Program, dry_run, eval_mode
 from pyrovae.programs.dry_run import listening
 from pyrovae.programs.program import unwrapped
-from pyrovae.programs.sites import expanded, frame_of, sites_of
+from pyrovae.programs.sites import expanded, frame_of, has_parents_before, sites_of
 from pyrovae.programs.supports import check_data, inside_support, is_about_parameters
 from pyrovae.training.loss import Loss
 from pyrovae.training.rows import Memory, Rows
@@ -110,6 +111,7 @@ def _check_objective(objective: Any, found: DryRun, numbers: Mapping[str, float]
     """Refuse objectives and betas that would be silently wrong for this program; warn where one falls back silently."""
     betas = [name.partition("/")[2] for name in numbers if name.startswith("beta")]
     guide = {site["name"]: site for site in sites_of(found.guide_trace)}
+    order = [[site["name"] for site in sites_of(trace)] for trace in (found.model_trace, found.guide_trace)]
     if isinstance(objective, type) or not isinstance(objective, ELBO):
         message = f"objective takes an instance of an ELBO, e.g. pyro.infer.Trace_ELBO(), got {objective!r}"
         raise refusal(message, "objective", TypeError)
@@ -138,6 +140,12 @@ def _check_objective(objective: Any, found: DryRun, numbers: Mapping[str, float]
         if isinstance(objective, TraceMeanField_ELBO) and name in guide:
             try:
                 kl_divergence(guide[name]["fn"], site["fn"])
+                if not (isinstance(objective, CapacityELBO | FreeBitsELBO) or has_parents_before(name, *order)):
+                    raise refusal(
+                        f"the guide draws {name!r} before a latent that its prior may depend on (bottom-up), where the closed "
+                        "form of TraceMeanField_ELBO is wrong: use Trace_ELBO(), or draw latents in the model's order",
+                        "objective",
+                    )
             except NotImplementedError:
                 q, p = (type(getattr(fn, "base_dist", fn)).__name__ for fn in (guide[name]["fn"], site["fn"]))
                 warnings.warn(
