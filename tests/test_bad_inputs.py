@@ -7,12 +7,14 @@ in one line; weights, modes, gradients, random states and the parameter store st
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
@@ -148,7 +150,8 @@ def cases():
                     yield name, keyword, repr(value)[:30], value
 
 
-def call(name, argument, value):
+def prepared(name, argument, value):
+    """The program, and the call."""
     function, given = FUNCTIONS[name], takes(name)
     first = program(argument == "covariates")
     covariates = {"size": torch.ones(12)} if argument == "covariates" else None
@@ -159,11 +162,17 @@ def call(name, argument, value):
     (positional if argument in positional else options)[argument] = value
     if "data" not in given:
         positional.pop("data")
-    first, *others = positional.values()
+    own, (first, *others) = first, positional.values()
     if next(iter(given)) != "program":
         first = {"one": first}
     simulations = (options.pop("num_simulations", 3),) if name == "bdmc" else ()
-    function(first, *simulations, *others, **options)
+    return own, functools.partial(function, first, *simulations, *others, **options)
+
+
+def state(own):
+    """What a refused call must leave as it was."""
+    tensors = [*own.state_dict().values(), *(p.grad for p in own.parameters() if p.grad is not None)]
+    return [torch.get_rng_state(), *(tensor.clone() for tensor in tensors)], [part.training for part in own.modules()]
 
 
 STRIDE = 5
@@ -173,8 +182,15 @@ CASES = list(cases())[::STRIDE]
 
 @pytest.mark.parametrize(("name", "argument", "label", "value"), CASES, ids=[" ".join(case[:3]) for case in CASES])
 def test_it_is_refused(name, argument, label, value):
+    own, call = prepared(name, argument, value)
+    (tensors, modes), store = state(own), dict(pyro.get_param_store())
     with pytest.raises((ValueError, TypeError)) as caught:
-        call(name, argument, value)
+        call()
     frame = caught.traceback[-1]
     assert Path(str(frame.path)).is_relative_to(PACKAGE), f"raised in {frame.path}: {caught.value}"
     assert "\n" not in str(caught.value)
+    after, modes_after = state(own)
+    assert modes == modes_after
+    assert len(tensors) == len(after)
+    assert all(map(torch.equal, tensors, after))
+    assert store == dict(pyro.get_param_store())

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
+from os import PathLike
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from pyrovae.errors import refusal
 from pyrovae.files import DamagedError, load_state, save_state
 
 KIND = "results of a block of rows"
@@ -26,6 +28,8 @@ class Results:
     """
 
     def __init__(self, folder: str | Path | None = None, call: str = "") -> None:
+        if folder is not None and not isinstance(folder, str | PathLike):
+            raise refusal(f"resume must be the path of a folder, got {folder!r:.100}", "resume", TypeError)
         self.folder, self.call = None if folder is None else Path(folder), call
         self.blocks: dict[int, dict[str, Tensor]] = {}
         for path in [] if self.folder is None else sorted(self.folder.glob("*.safetensors")):
