@@ -83,10 +83,8 @@ def compare(
     check_word("weights", weights, WEIGHTS)
     held_out = None if data is None else as_data(data, covariates)
     about_rows = [] if held_out is None else check_held_out(held_out, train, in_sample)
-    estimator, first_seed = (
-        as_estimator(method),
-        int(torch.randint(2**31, ())) if check_seed(seed) is None else int(seed),
-    )  # type: ignore[arg-type]
+    estimator, seed = as_estimator(method), check_seed(seed)
+    first_seed = int(torch.randint(2**31, ())) if seed is None else seed
     plan: dict[str, Any] = {"method": estimator, "num_samples": num_samples, "max_bytes": max_bytes}
     plan["progress"] = progress
     results: dict[str, list[Pointwise]] = {}

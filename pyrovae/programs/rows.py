@@ -145,7 +145,8 @@ class RowWork:
         self.vectorize, self.progress, self.shard = vectorize, progress, shard
         if not isinstance(vectorize, bool):
             raise refusal(f"vectorize must be True or False, got {vectorize!r:.100}", "vectorize", TypeError)
-        self.seed = int(torch.randint(2**62, ())) if check_seed(seed) is None else int(seed)  # type: ignore[arg-type]
+        seed = check_seed(seed)
+        self.seed = int(torch.randint(2**62, ())) if seed is None else seed
         for owner in self.program.owners:
             check_covariates(owner, self.data.covariates or {}, self.data.levels)
         like = announced_like(self.program, lambda: self.call(self.first(2, {}), nesting=0)[:3])
