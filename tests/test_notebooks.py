@@ -23,6 +23,7 @@ EXPECTED = [
     "09_mathematics",
     "10_graphs",
     "11_questionnaire",
+    "12_anomalies",
     "13_compression",
     "14_generation",
 ]
