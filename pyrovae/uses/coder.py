@@ -144,8 +144,8 @@ def entries_of(distribution: Any, site: str) -> Iterator[Entries]:
 
 
 def independent(distribution: Any) -> Any:
-    """A distribution with its independent entries in the batch."""
-    while isinstance(distribution, base.Independent):
+    """A distribution with its independent entries in the batch; the mask of rows that lack nothing goes."""
+    while isinstance(distribution, base.Independent | dist.MaskedDistribution):
         distribution = distribution.base_dist
     return distribution
 
