@@ -349,7 +349,7 @@ FILES = {
         lambda path: path.write_text("a,b\n"),
         {},
         ValueError,
-        r"expected at least one row and one entry, got x of shape \(0, 2\)",
+        r"its first line is taken for names \(a, b\), and no row follows",
     ),
     "ragged csv": (
         "a.csv",

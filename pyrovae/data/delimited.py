@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
 from pyrovae.data.locate import read_bytes, readable
 
 if TYPE_CHECKING:
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 SEPARATORS = ("\t", ";", "|", ",", " ")
 _NUMBER = re.compile(r"[-+]?(\d+[.,]?\d*|[.,]\d+)([eE][-+]?\d+)?")
 _MISSING = ("", "NA", "NaN", "nan", "null", "NULL", "None", "N/A")
+_CODES = frozenset(int(digit * length) for digit in "789" for length in range(1, 6)) | {1}
+"""Numbers that stand for missing answers where they lie apart from the others: 9, 99, -1, -999, ..."""
 SAMPLE_ROWS, SAMPLE_SIZE = 200, 2_000_000
 
 
@@ -50,6 +54,8 @@ def read_delimited(path: Path, header: bool | None = None) -> tuple[pd.DataFrame
     dialect = _dialect(text, header)
     notes = [str(dialect), *([] if encoding == "utf-8" else [f"encoding {encoding}"])]
     names = dialect.names + [""] * _ends_in_separators(text, dialect)
+    if dialect.has_names and not any(row for _, row in _rows(text, dialect.separator, dialect.start)):
+        raise ValueError(f"its first line is taken for names ({', '.join(names)[:80]}), and no row follows")
     with readable(path):
         frame = pd.read_csv(
             _from_line(text, dialect.start),
@@ -64,20 +70,48 @@ def read_delimited(path: Path, header: bool | None = None) -> tuple[pd.DataFrame
     if names[0] == "" and len(frame) and frame[0].notna().all() and frame[0].is_unique:
         frame, names = frame.set_index(0).rename_axis(None), names[1:]
         notes.append("the first column, which has no name, is taken for the names of the rows")
+    full = frame.notna().any(axis=1).to_numpy().nonzero()[0]
+    if len(full) and (blank := len(frame) - full[-1] - 1):
+        notes.append(f"{blank} rows at the end hold no value: delete their lines, unless they stand for rows")
     unnamed = [number for number, name in zip(frame.columns, names, strict=True) if not name]
     values = [number for number in unnamed if frame[number].notna().any()]
     if values:
         raise ValueError(
-            f"column {values[0] + 1} has values and no name: write a name for each column in the first line"
+            f"column {values[0] + 1} has values and no name: write a name for each column in the first line, "
+            "and delete lines above the names"
         )
     if unnamed:
         notes.append("columns without a name and without values are left out")
-    return frame.drop(columns=unnamed).set_axis([name for name in names if name], axis=1), tuple(notes)
+    frame = frame.drop(columns=unnamed).set_axis([name for name in names if name], axis=1)
+    return frame, (*notes, *_looks(frame))
+
+
+def _looks(frame: pd.DataFrame) -> list[str]:
+    """What looks like codes for missing values, and rows that are there twice."""
+    notes = []
+    for number, (name, column) in enumerate(frame.items()):
+        values = np.unique(column.dropna().astype(float)) if column.dtype.kind in "iuf" else np.zeros(0)
+        for code, rest in ((values[-1], values[:-1]), (values[0], values[1:])) if len(values) > 2 else ():
+            apart = min(abs(code - rest[0]), abs(code - rest[-1])) >= max(rest[-1] - rest[0], 3)
+            if abs(code) in _CODES and (apart or (code < 0 and rest[0] >= 0)):
+                times = int((frame.iloc[:, number] == code).sum())
+                notes.append(
+                    f"{name} holds {code:g} in {times} rows: if it stands for a missing entry, leave that empty"
+                )
+    fractions = [column.dtype.kind == "f" and bool((column % 1 > 0).any()) for _, column in frame.items()]
+    repeated = int(frame.duplicated().sum()) if any(fractions) else 0
+    if repeated:
+        notes.append(f"{repeated} rows repeat another: a test row may be a training row (--groups keeps rows together)")
+    return notes
 
 
 def _decoded(path: Path) -> tuple[str, str]:
-    """The text of a file, and its encoding."""
-    content = read_bytes(path)
+    """The text of a file, and its encoding; lines that end as on an old Mac (Excel's "Macintosh" format) end as others."""
+    text, encoding = _text(read_bytes(path))
+    return (text if "\n" in text else text.replace("\r", "\n")), encoding
+
+
+def _text(content: bytes) -> tuple[str, str]:
     for mark, encoding in ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16")):
         if content.startswith(mark):
             return content.decode(encoding), encoding
@@ -131,6 +165,9 @@ def _dialect(text: str, header: bool | None) -> Dialect:
     has_names = _holds_names(names, rows[1:]) if header is None else header
     if has_names:
         names[0] = names[0].lstrip("# ")
+        below = rows[1:]
+        if separator in "\t " and below and all(len(row) == len(names) + 1 and row[-1] for row in below):
+            names = ["", *names]  # as R writes a table: the names of the rows have none
         return Dialect(separator, decimal, names, True, line)
     width = len(first) - all(row[-1] == "" for row in rows)
     return Dialect(separator, decimal, [str(number) for number in range(width)], False, start)
@@ -186,13 +223,14 @@ def _ends_in_separators(text: str, dialect: Dialect) -> bool:
     for line, row in _rows(text, dialect.separator, dialect.start):
         if not row:
             blank = blank or line
-        elif blank and width == 1:
+        elif blank and width == len(row) == 1:
             raise ValueError(f"line {blank} is blank: write NaN where a value is missing")
         elif len(row) == width + 1 and row[-1] == "":
             ends = True
         elif len(row) != width:
             raise ValueError(
                 f"line {line} has {len(row)} fields, and the first line has {width} (separator {dialect.separator!r}): "
-                "write one field for each column, quoted where it holds a separator"
+                "write one field for each column, quoted where it holds a separator, below one line of names; a first line "
+                "sep=; says another separator than the comma"
             )
     return ends

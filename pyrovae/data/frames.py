@@ -15,8 +15,14 @@ from pyrovae.errors import refusal
 if TYPE_CHECKING:
     import pandas as pd
 
-_DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([ T].*)?")
-_ID = re.compile(r"(.*[ _.])?(id|uuid|index|row)", re.IGNORECASE)
+_MONTH = r"(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*"
+_DATE = re.compile(
+    rf"\d{{1,4}}[-/.]\d{{1,2}}[-/.]\d{{1,4}}([ T].*)?|\d{{1,2}}[-. ]*{_MONTH}[-., ]*\d{{2,4}}|{_MONTH} \d{{1,2}},? \d{{4}}",
+    re.IGNORECASE,
+)
+_TIME = re.compile(r"\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?( ?[ap]m)?", re.IGNORECASE)
+_DRESSED = re.compile(r"[-+(]?[$€£¥]? ?[-+]?\d[\d.,' ]*\d? ?[%$€£¥]?\)?")
+_ID = re.compile(r"(.*[ _.])?(id|uuid|index|row|no|nr|case|subject|participant|respondent)", re.IGNORECASE)
 
 
 def is_from(value: Any, module: str, *names: str) -> bool:
@@ -114,6 +120,8 @@ def frame_values(
         is_asked = kinds is not None and name in kinds and column.dtype.kind not in "mM"
         why = _not_numbers(column) if is_odd and not is_asked else None
         if why is None and (kinds is not None or not is_number(column.dtype)):
+            if kinds is not None and kinds.get(name, "").startswith("ordinal"):
+                column, kinds[name] = _in_order(column, kinds[name]), "ordinal"
             numbers, own = coded(column)
             if kinds is not None:
                 if name not in kinds:
@@ -141,6 +149,25 @@ def frame_values(
     return frame.to_numpy(dtype=np.result_type(*(np.dtype(dtype.kind + str(dtype.itemsize)) for dtype in frame.dtypes)))
 
 
+def _in_order(column: pd.Series, word: str) -> pd.Series:
+    """A column with its levels in the order that the kind names, as in ``ordinal:low:mid:high``; numbers have theirs."""
+    import pandas as pd
+
+    levels = word.split(":")[1:]
+    if not levels:
+        if is_number(column.dtype) or column.dtype.name == "category" or not _numeric(column.dropna()).isna().any():
+            return column
+        shown = ":".join(sorted(column.dropna().astype(str).unique())[:5])
+        raise refusal(
+            f"the levels of {column.name!r} are text, whose order is not known: write ordinal:{shown} in order", "kinds"
+        )
+    text = column.dropna().map(level_name)
+    unknown = sorted(set(text) - set(levels))
+    if unknown or len(set(levels)) < len(levels):
+        raise refusal(f"expected each level of {column.name!r} once in {word}, got {some(unknown or levels)}", "kinds")
+    return pd.Series(pd.Categorical(text.reindex(column.index), levels, ordered=True), column.index, name=column.name)
+
+
 def _not_numbers(column: pd.Series) -> str | None:
     """Why a column, of text or with a name as ids have it, is neither numbers nor categories, and what to do; or None."""
     dtype, values = column.dtype, column.dropna()
@@ -153,10 +180,21 @@ def _not_numbers(column: pd.Series) -> str | None:
     text = values.astype(str)
     if all(_DATE.fullmatch(value) for value in text.iloc[:20]):
         return "dates: write (pandas.to_datetime(column) - start).dt.days, say"
+    if all(_TIME.fullmatch(value) for value in text.iloc[:20]):
+        return "times: write minutes since midnight, or hours as in 13.5"
     distinct, numeric = text.nunique(), _numeric(values)
+    dressed = bool(text[numeric.isna()].map(lambda value: bool(_DRESSED.fullmatch(value))).all())
+    plain = "write plain numbers, as in 1234.5, without units, % and separators of thousands"
     if numeric.isna().any() and numeric.notna().mean() > 0.5:
         place = int(np.flatnonzero(column.notna())[np.flatnonzero(numeric.isna())[0]])
-        return f"text among numbers, {text[numeric.isna()].iloc[0]!r} in row {place}: leave a missing entry empty"
+        remedy = plain if dressed else "leave a missing entry empty"
+        return f"text among numbers, {text[numeric.isna()].iloc[0]!r} in row {place}: {remedy}"
+    if numeric.isna().any() and dressed:
+        return f"numbers such as {text[numeric.isna()].iloc[0]!r}: {plain}"
+    alike = text.groupby(text.str.strip().str.casefold()).nunique()
+    if numeric.isna().any() and distinct <= max(10, len(column) // 2) and (alike > 1).any():
+        first = text[text.str.strip().str.casefold() == alike[alike > 1].index[0]].unique()
+        return f"levels that differ in case or spaces alone, {first[0]!r} and {first[1]!r}: write one of them"
     if numeric.isna().any() and distinct > max(10, len(column) // 2):
         return f"ids or free text, {distinct} distinct in {len(column)} rows: make it the index, or leave it out"
     return None

@@ -46,6 +46,7 @@ def guess_kind(column: pd.Series) -> str:
         is_ordered = column.dtype.name == "category" and column.cat.ordered
         return {0: "constant", 1: "constant", 2: "binary"}.get(levels, "ordinal" if is_ordered else "category")
     values = seen.to_numpy(np.float64)
+    values = values[np.isfinite(values)]
     distinct, repeats = np.unique(values, return_counts=True)
     few = len(distinct) <= FEW and len(values) >= REPEATS * len(distinct)
     if set(distinct) == {0.0, 1.0} or (few and len(distinct) == 2):

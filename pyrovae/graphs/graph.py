@@ -21,6 +21,7 @@ from pyrovae.graphs.rows import Covariates, Rows, covariate_names
 from pyrovae.networks import check_covariates
 from pyrovae.programs import DATA, eval_mode, latent_names, register
 from pyrovae.programs.sites import Site, frame_of
+from pyrovae.programs.tables import rows_for
 
 RESERVED = ("mask", "index")
 """Names of covariates that every graph provides: the mask of observed entries, and the numbers of the rows in the data set."""
@@ -146,7 +147,7 @@ class Graph(nn.Module):
             latents = {site["name"]: _rows_last(site, num_samples) for site in local}
             return next(iter(latents.values())) if len(latents) == 1 else latents
 
-        return self._over(part, as_data(data, covariates), batch_size, dim=0 if num_samples is None else 1)
+        return self._over(part, rows_for(self, data, covariates), batch_size, dim=0 if num_samples is None else 1)
 
     def decode(self, latents: Any, covariates: Any = None, *, draw: bool = False, batch_size: int = 1024) -> Any:
         """The data sites' means given the latents of N rows: ``(N, *event_shape)``, a dict by site where there are several.
@@ -168,7 +169,7 @@ class Graph(nn.Module):
         self, data: Any, covariates: Any = None, *, num_samples: int | None = None, batch_size: int = 1024
     ) -> Any:
         """The data sites' means at the guide's means, or averaged over ``num_samples`` draws: the shape of the data."""
-        found = as_data(data, covariates)
+        found = rows_for(self, data, covariates)
         latents = self.encode(found, num_samples=num_samples, batch_size=batch_size)
         if num_samples is None:
             return self.decode(latents, found.covariates, batch_size=batch_size)

@@ -26,7 +26,7 @@ class Reading:
     kinds: Annotated[
         Names,
         Option(
-            "kinds of columns where the guess is wrong, as in smoker=category,grade=ordinal,share=bounded:0:1; others are "
+            "kinds of columns where the guess is wrong, as in smoker=category,size=ordinal:S:M:L,share=bounded:0:1; others are "
             "real, positive, student_t, count and binary"
         ),
     ] = ()

@@ -16,7 +16,7 @@ from pyro import poutine
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor, nn
 
-from pyrovae.data import Batch, as_data, batches
+from pyrovae.data import Batch, batches
 from pyrovae.errors import check_integer, check_seed, plain_errors, refusal
 from pyrovae.missing import numbered_rows
 from pyrovae.networks import check_covariates
@@ -27,6 +27,7 @@ from pyrovae.programs.program import Program, eval_mode
 from pyrovae.programs.results import Results
 from pyrovae.programs.running import plate_nesting
 from pyrovae.programs.supports import data_named
+from pyrovae.programs.tables import rows_for
 from pyrovae.programs.terms import Terms, log_terms
 
 MAX_BYTES = 2**31
@@ -141,7 +142,7 @@ class RowWork:
     ) -> None:
         self.num_samples = check_integer("num_samples", num_samples)
         self.max_bytes = check_integer("max_bytes", max_bytes)
-        self.program, self.data = Program.of(program), as_data(data, covariates)
+        self.program, self.data = Program.of(program), rows_for(program, data, covariates)
         self.vectorize, self.progress, self.shard = vectorize, progress, shard
         if not isinstance(vectorize, bool):
             raise refusal(f"vectorize must be True or False, got {vectorize!r:.100}", "vectorize", TypeError)

@@ -162,7 +162,7 @@ def fit(
     numbers = _numbers(beta, learning_rate, objective)
     factory = _factory(optimizer, weight_decay, learning_rate, scheduler)
     with _randomness(seed) as noise, ExitStack() as stack:
-        data, validation = divide(data, covariates, variant, transform, validation, seed)
+        data, validation = divide(program, data, covariates, variant, transform, validation, seed)
         rows, place = placed_rows(program, data, covariates, batch_size, drop_last, device, noise)
         held_out = None if validation is None else Batches(validation, BATCH_SIZE, False, None, False, place)
         loss = checked_loss(program, objective, rows, held_out, _start(numbers, rows.steps))

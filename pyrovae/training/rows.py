@@ -20,6 +20,7 @@ from pyrovae.data.rows import leaves
 from pyrovae.errors import refusal
 from pyrovae.missing import numbered_rows
 from pyrovae.programs import Program, announced_like
+from pyrovae.programs.tables import rows_for
 
 Transform = Callable[[Tensor, "torch.Generator | None"], Tensor]
 
@@ -180,7 +181,13 @@ class Loader(Rows):
 
 
 def divide(
-    data: Any, covariates: Any, variant: str | None, transform: Transform | None, validation: Any, seed: int | None
+    program: Program,
+    data: Any,
+    covariates: Any,
+    variant: str | None,
+    transform: Transform | None,
+    validation: Any,
+    seed: int | None,
 ) -> tuple[Any, Data | None]:
     """The training data, and the validation data brought into their order and drawn once."""
     if isinstance(data, (DataLoader, Dataset)):
@@ -189,7 +196,7 @@ def divide(
         if transform is not None:
             raise refusal("transform= is for rows in memory: transform inside the Dataset", "transform")
         return data, None if validation is None else as_data(validation)
-    rows = as_data(data, covariates, variant)
+    rows = rows_for(program, data, covariates, variant)
     some = (rows.rows(slice(first, min(first + 4096, len(rows)))) for first in range(0, len(rows), 4096))
     if all(bool(leaf.isnan().all()) for batch in some for leaf in tree_leaves(batch.x)):
         raise refusal(
