@@ -157,6 +157,8 @@ def prepared(name, argument, value):
     covariates = {"size": torch.ones(12)} if argument == "covariates" else None
     positional = {"program": first, "data": ROWS, "covariates": covariates}
     options = {key: plan for key, plan in PLAN.items() if key in given}
+    if "calibration" in given:
+        options["calibration"] = pvae.data.as_data(ROWS, covariates)
     if argument == "steps":
         options.pop("epochs", None)
     (positional if argument in positional else options)[argument] = value

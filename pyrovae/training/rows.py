@@ -196,6 +196,8 @@ def divide(
         if transform is not None:
             raise refusal("transform= is for rows in memory: transform inside the Dataset", "transform")
         return data, None if validation is None else as_data(validation)
+    if variant is not None and not isinstance(variant, str):
+        raise refusal(f"variant must be a text, got {variant!r:.100}", "variant", TypeError)
     rows = rows_for(program, data, covariates, variant)
     some = (rows.rows(slice(first, min(first + 4096, len(rows)))) for first in range(0, len(rows), 4096))
     if all(bool(leaf.isnan().all()) for batch in some for leaf in tree_leaves(batch.x)):
