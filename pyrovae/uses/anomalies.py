@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pyrovae.checks import leave_one_feature_out
 from pyrovae.comparison.rows import check_held_out, row_hashes
 from pyrovae.data import Data, as_data
-from pyrovae.errors import check_integer, refusal
+from pyrovae.errors import check_integer, check_seed, refusal
 from pyrovae.evaluation import log_marginal
 from pyrovae.programs.rows import MAX_BYTES, mixed
 from pyrovae.uses.scores import Array, Score, anomaly_scores, simulated
@@ -214,7 +214,7 @@ def detect(
     if explain and not isinstance(rows.event_shape, torch.Size):
         raise refusal("rows are explained where the data are one tensor: leave out explain", "explain")
     notes = _about(rows, known, train, fdr, window)
-    seed = int(torch.randint(2**31, ())) if seed is None else seed
+    seed = int(torch.randint(2**31, ())) if seed is None else check_seed(seed)
     if score == "typicality" and reference is None:  # the same for both
         reference = simulated(program, rows, seed)
     plan: dict[str, Any] = {"num_samples": num_samples, "max_bytes": max_bytes, "progress": progress}
