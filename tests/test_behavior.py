@@ -387,6 +387,24 @@ def agreement(f: Callable, kind: Kind) -> None:
     close(found.neighbors, torch.ones(1), 1e-6)
 
 
+def power_scaling(f: Callable, kind: Kind) -> None:
+    """What the prior pulls one way the likelihood pulls the other, at the first order."""
+    found = f(kind.program, kind.data, kind.covariates, num_samples=300, seed=0)
+    assert set(found.prior) == set(kind.means)
+    assert (found.pareto_k < 0.5).all()
+    if kind.name != "factor":  # which is neither prior nor data
+        for name, shift in found.prior_shift.items():
+            within(shift, -found.likelihood_shift[name], 0.0, floor=0.05)
+
+
+def local_calibration(f: Callable, kind: Kind) -> None:
+    """An exact guide is not told from the posterior at half of the rows."""
+    options = {"num_simulations": 100, "num_null": 40, "num_samples": 50}
+    found = f(kind.program, kind.data, kind.covariates, **options, seed=0, progress=False)
+    assert found.p_value.shape == (ROWS,)
+    assert np.median(found.p_value) > 1 / 41
+
+
 def from_pyro_svi(f: Callable, kind: Kind) -> None:
     groups = ("posterior", "sample_stats", "amortized_diagnostics", "observed_data")
     found = f(kind.program, kind.data, kind.covariates, num_samples=300, groups=groups, seed=0, progress=False)
@@ -463,10 +481,12 @@ LAWS: dict[str, Callable[[Callable, Kind], None]] = {
         latent_effects,
         latent_structure,
         leave_one_feature_out,
+        local_calibration,
         log_marginal,
         log_weights,
         marginal_pit,
         posterior_draws,
+        power_scaling,
         predictive_check,
         prior_predictive,
         rate_distortion,
@@ -496,7 +516,14 @@ GLOBAL_REFUSERS = (
         "latent_effects",
         "latent_structure",
     ),
-    *("leave_one_feature_out", "marginal_pit", "posterior_draws", "predictive_check", "prior_predictive"),
+    *(
+        "leave_one_feature_out",
+        "marginal_pit",
+        "posterior_draws",
+        "power_scaling",
+        "predictive_check",
+        "prior_predictive",
+    ),
     *("reference_posterior", "refine"),
     *("reliability", "representation_quality", "sbc", "typicality"),
 )
@@ -505,7 +532,15 @@ REFUSALS: dict[tuple[str, str], str] = {
     **{(f, k): r"'mu'" for f in GLOBAL_REFUSERS for k, kind in KINDS.items() if kind.has_globals},
     **{
         (f, "factor"): r"penalty"
-        for f in ("bdmc", "marginal_pit", "predictive_check", "prior_predictive", "sbc", "typicality")
+        for f in (
+            "bdmc",
+            "local_calibration",
+            "marginal_pit",
+            "predictive_check",
+            "prior_predictive",
+            "sbc",
+            "typicality",
+        )
     },
     **{
         (f, k): ONE_SITE
@@ -663,6 +698,8 @@ LOADS: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("leave_one_feature_out", "reliability"), MANY),
     **{name: {"num_samples": 4} for name in ("elbo_surgery", "latent_structure")},
     "agreement": MANY,
+    "power_scaling": MANY,
+    "local_calibration": {"num_simulations": 256, "num_samples": 250},
     "anomaly_scores": MANY,
     "detect": {**MANY, "calibration": many_rows(ROWS_THEN)[1]},
     "representation_quality": {**MANY, "labels": torch.arange(ROWS_THEN) % 2},
@@ -681,7 +718,17 @@ LOADS: dict[str, dict[str, Any]] = {
     "typicality": {"num_samples": 250},
 }
 """Work that takes many times the bound if it is done at once. `fit` is bounded by its batches."""
-BOUNDED = {"agreement", "bdmc", "compare", "elbo", "from_pyro_svi", "impute", "inference_gaps", "joint_log_weights"}
+BOUNDED = {
+    "agreement",
+    "power_scaling",
+    "bdmc",
+    "compare",
+    "elbo",
+    "from_pyro_svi",
+    "impute",
+    "inference_gaps",
+    "joint_log_weights",
+}
 BOUNDED |= {"anomaly_scores", "detect", "log_marginal", "log_weights", "refine", "representation_quality"}
 BOUNDED |= {
     "diagnose",

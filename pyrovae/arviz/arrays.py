@@ -21,6 +21,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "posterior": SAMPLE,
         "sample_stats": SAMPLE,
         "log_likelihood": SAMPLE,
+        "log_prior": SAMPLE,
         "posterior_predictive": SAMPLE,
         "predictions": SAMPLE,
         "prior": SAMPLE,
@@ -159,7 +160,7 @@ def _dim_names(group: str, name: str, shape: Sequence[int], given: Sequence[str 
     rows = [_ROWS.get(group, "data") if dim == "data" else dim for dim in given]
     wanted = [dim for dim in rows if dim not in leading]
     number = len(shape) - len(leading)
-    if group == "log_likelihood":
+    if group in ("log_likelihood", "log_prior"):
         wanted = wanted[: max(number, 0)]
     if number < len(wanted):
         raise refusal(

@@ -28,6 +28,7 @@ from pyrovae.arviz.named import (
     observed,
     place,
     sources,
+    variable,
 )
 from pyrovae.data import as_data, batches
 from pyrovae.errors import refusal
@@ -38,7 +39,7 @@ from pyrovae.programs.rows import Block, RowWork, Tile
 from pyrovae.programs.simulate import Substitute, enumerated_draws, many, replicate
 from pyrovae.programs.sites import frame_of, sites_of
 
-WITH_TERMS = frozenset({"sample_stats", "amortized_diagnostics", "log_likelihood"})
+WITH_TERMS = frozenset({"sample_stats", "amortized_diagnostics", "log_likelihood", "log_prior"})
 PREDICTIVE = frozenset({"posterior", "posterior_predictive"})
 PRIOR = frozenset({"prior", "prior_predictive"})
 
@@ -133,6 +134,7 @@ def term_arrays(terms: Terms, names: Mapping[str, str], has_guide: bool) -> Arra
     log_q, kl = (torch.as_tensor(term).expand_as(log_weight) for term in (terms.log_guide, terms.kl))
     likelihood = {names[name]: value for name, value in terms.sites["reconstruction"].items() if name in names}
     made = {"log_likelihood": _per_row(likelihood), "sample_stats": _per_row({"lp": log_weight + log_q})}
+    made["log_prior"] = _per_row({variable(name): value for name, value in terms.sites["log_prior"].items()})
     if has_guide:
         made["sample_stats"] |= _per_row({"log_q": log_q, "log_weight": log_weight})
         if terms.outside is not None:

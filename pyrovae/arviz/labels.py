@@ -13,7 +13,11 @@ from pyrovae.data import Data
 from pyrovae.errors import refusal
 from pyrovae.programs import DATA
 
-_REDUCED = ("log_likelihood", "prior_sbc")  # their variables lack dimensions that the same sites have elsewhere
+_REDUCED = (
+    "log_likelihood",
+    "log_prior",
+    "prior_sbc",
+)  # their variables lack dimensions that the same sites have elsewhere
 
 
 def labels(

@@ -36,6 +36,8 @@ DEFAULT_GROUPS = (
     "amortized_diagnostics",
 )
 """The groups that :func:`from_pyro_svi` makes unless told otherwise."""
+ON_REQUEST = ("log_likelihood", "log_prior")
+"""The groups that it makes where they are named."""
 WRITE_BYTES = 2**26
 """About how much is written to a store at once."""
 _LOG_LIKELIHOOD = (
@@ -88,7 +90,9 @@ def from_pyro_svi(
         coords: dimension -> labels.
         dims: variable -> names of its event dimensions, ``{"z": ["latent_dim"]}``, or of all after the draws, as
             ArviZ's converters take them: ``{"z": ["data", "latent_dim"]}``.
-        groups: those wanted.
+        groups: those wanted; ``"log_prior"`` (log p(z_i) by latent site) only if it is named. With it and ``log_likelihood``
+            ArviZ's power-scaling (``az.psens``, ``psense``) runs on a chosen row, ``idata.sel(data=[0])``; it takes the guide's
+            draws for the posterior, which :func:`pyrovae.checks.power_scaling` does not.
         log_likelihood: add log p(x_i | z_i) by data site, with a warning, since ``az.loo`` on it misleads.
         max_bytes: refuse results, and blocks of rows, that need more memory.
         store: a path where a zarr store is written block by block; values are then read when they are looked at.
@@ -117,8 +121,8 @@ def from_pyro_svi(
     {'chain': 1, 'draw': 10, 'data': 3, 'latent_dim': 2}
     """
     wanted = set(groups) | ({"log_likelihood"} if log_likelihood else set())
-    if unknown := wanted - {*DEFAULT_GROUPS, "log_likelihood"}:
-        known = ", ".join((*DEFAULT_GROUPS, "log_likelihood"))
+    if unknown := wanted - {*DEFAULT_GROUPS, *ON_REQUEST}:
+        known = ", ".join((*DEFAULT_GROUPS, *ON_REQUEST))
         raise refusal(f"unknown group {min(unknown)!r}; those made here are: {known}", "groups")
     if "log_likelihood" in wanted:
         warnings.warn(_LOG_LIKELIHOOD, UserWarning, stacklevel=2)

@@ -12,6 +12,7 @@ from pyrovae.checks.draws import PosteriorDraws, posterior_draws
 from pyrovae.checks.findings import Case, Check, Finding, Line, Result, headline
 from pyrovae.checks.imputation import IMPUTATION, ImputationCalibration, imputation_calibration
 from pyrovae.checks.leave_out import FeatureLOO, leave_one_feature_out
+from pyrovae.checks.local import LocalCalibration, local_calibration
 from pyrovae.checks.overfitting import OVERFITTING
 from pyrovae.checks.pit import marginal_pit
 from pyrovae.checks.predictive import PREDICTIVE, STATISTICS, predictive_check
@@ -19,6 +20,7 @@ from pyrovae.checks.prior import PRIOR, PriorPredictive, prior_predictive
 from pyrovae.checks.rate_distortion import RateDistortion, rate_distortion
 from pyrovae.checks.reference import ReferencePosterior, Sampler, reference_posterior
 from pyrovae.checks.reliability import RELIABILITY, Reliability, reliability
+from pyrovae.checks.sensitivity import PowerScaling, power_scaling
 from pyrovae.checks.structure import STRUCTURE, LatentStructure, Surgery, elbo_surgery, latent_structure
 from pyrovae.checks.training import TRAINING
 from pyrovae.checks.typicality import TYPICALITY, typicality
@@ -47,8 +49,10 @@ __all__ = [
     "ImputationCalibration",
     "LatentStructure",
     "Line",
+    "LocalCalibration",
     "PosteriorComparison",
     "PosteriorDraws",
+    "PowerScaling",
     "PriorPredictive",
     "RateDistortion",
     "ReferencePosterior",
@@ -64,8 +68,10 @@ __all__ = [
     "imputation_calibration",
     "latent_structure",
     "leave_one_feature_out",
+    "local_calibration",
     "marginal_pit",
     "posterior_draws",
+    "power_scaling",
     "predictive_check",
     "prior_predictive",
     "rate_distortion",
