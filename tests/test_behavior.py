@@ -533,13 +533,7 @@ REFUSALS: dict[tuple[str, str], str] = {
     **{
         (f, "factor"): r"penalty"
         for f in (
-            "bdmc",
-            "local_calibration",
-            "marginal_pit",
-            "predictive_check",
-            "prior_predictive",
-            "sbc",
-            "typicality",
+            *("bdmc", "local_calibration", "marginal_pit", "predictive_check", "prior_predictive", "sbc", "typicality"),
         )
     },
     **{
@@ -718,17 +712,8 @@ LOADS: dict[str, dict[str, Any]] = {
     "typicality": {"num_samples": 250},
 }
 """Work that takes many times the bound if it is done at once. `fit` is bounded by its batches."""
-BOUNDED = {
-    "agreement",
-    "power_scaling",
-    "bdmc",
-    "compare",
-    "elbo",
-    "from_pyro_svi",
-    "impute",
-    "inference_gaps",
-    "joint_log_weights",
-}
+BOUNDED = {"agreement", "bdmc", "compare", "elbo", "from_pyro_svi", "impute", "inference_gaps", "joint_log_weights"}
+BOUNDED |= {"local_calibration", "power_scaling"}
 BOUNDED |= {"anomaly_scores", "detect", "log_marginal", "log_weights", "refine", "representation_quality"}
 BOUNDED |= {
     "diagnose",
