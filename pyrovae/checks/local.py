@@ -60,9 +60,10 @@ def local_calibration(
 
     A classifier d is trained once on simulated rows, and again on permuted classes for the null, all for every row to be
     tested. It is a ridge regression on products of the latents, standardized by the guide, with the guide's means: it sees
-    shifts, widths and correlations, and how they change with the row; not other shapes. One training serves all rows, so
-    that their p-values are not independent. Where the model does not simulate rows like this one, the test says nothing:
-    a row is outside if its Mahalanobis distance exceeds that of 99 % of the simulated rows.
+    shifts, widths and correlations, and how they change with the guide's means; not other shapes. Where the guide is off for
+    some rows, its linear terms may call others off too. One training serves all rows, so that their p-values are not
+    independent. Where the model does not simulate rows like this one, the test says nothing: a row is outside if its
+    Mahalanobis distance exceeds that of 99 % of the simulated rows.
 
     Args:
         program: anything with ``model`` and ``guide``, a pair of them, or a ``pyro.infer.SVI``; local latents only.
