@@ -192,7 +192,7 @@ def _features(z: Array, mean: Array, crossed: bool) -> Array:
     """Latents and their products, with the guide's means: all products, or each latent's with its own mean."""
     size = z.shape[1]
     first, second = np.triu_indices(size)
-    own = np.concatenate([z, z[:, first] * z[:, second]], 1)
+    own = np.concatenate([z, z[:, first] * z[:, second], mean], 1)  # the mean alone: an offset of each row
     if crossed:
         return np.concatenate([own, *(own * mean[:, [j]] for j in range(size))], 1)
     return np.concatenate([own, z * mean, z**2 * mean], 1)

@@ -132,7 +132,8 @@ def _sensitivity(values: Tensor, base: Tensor, more: Tensor, less: Tensor) -> tu
     distance = (cumulative_distance(values, base, more) + cumulative_distance(values, base, less)) / 2
     means = [(weight[..., None] * values).sum(0) for weight in (base, more, less)]
     variance = (base[..., None] * (values - means[0]) ** 2).sum(0)
-    return distance, (means[1] - means[2]) / 2 / variance.sqrt().clamp_min(1e-300)
+    shift = (means[1] - means[2]) / 2 / variance.sqrt()
+    return distance, torch.where(variance > 0, shift, 0.0)  # a label whose draws are all alike does not move
 
 
 def cumulative_distance(values: Tensor, one: Tensor, other: Tensor) -> Tensor:
