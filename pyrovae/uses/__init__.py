@@ -12,6 +12,7 @@ from pyrovae.uses.generation import generation_quality
 from pyrovae.uses.imputation import multiple_imputation, pool
 from pyrovae.uses.representation import representation_quality
 from pyrovae.uses.scores import anomaly_scores
+from pyrovae.uses.tipping import TippingPoints, tipping_points
 
 __all__ = [
     "Agreement",
@@ -21,6 +22,7 @@ __all__ = [
     "Factors",
     "LatentEffects",
     "agreement",
+    "TippingPoints",
     "anomaly_scores",
     "augment",
     "calibration_needed",
@@ -39,4 +41,5 @@ __all__ = [
     "pool",
     "representation_quality",
     "rotate",
+    "tipping_points",
 ]
