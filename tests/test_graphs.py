@@ -2,6 +2,7 @@
 
 import behavior_graphs
 import behavior_programs
+import matplotlib.pyplot as plt
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -816,3 +817,26 @@ def test_tokens_refuse_sizes_and_shares():
         pvae.conditionals.Tokens(net, 3, latent_dim=5)
     with pytest.raises(ValueError, match="word_dropout is a share of the tokens, between 0 and 1, got"):
         pvae.conditionals.Tokens(net, 3, latent_dim=2, word_dropout=1.1)
+
+
+def test_the_page_of_a_graph_shows_its_labels_its_sites_by_name_and_what_is_assumed():
+    from pyrovae.report.pictures import graph_pictures, view_pictures
+    from pyrovae.report.views import views
+
+    labels = behavior_graphs.semi_supervised("semi_supervised")
+    data = {"x": labels.data["x"], "y": labels.data["y"]}  # the sites come in the other order
+    seen = views(labels.program, pvae.data.as_data(data), 0)
+    torch.testing.assert_close(seen.data["x"].rows, data["x"], equal_nan=True)
+    assert {"columns-x", "columns-y"} <= set(view_pictures(seen))
+    found = graph_pictures(labels.program, pvae.data.as_data(data), 0)["labels"]
+    known = ~data["y"].isnan()
+    right = (labels.program.classify(data).argmax(1) == data["y"])[known].double().mean()
+    assert f"{float(right):.1%} of {int(known.sum())} recorded test labels" in found.caption
+    assert found.draw().lines[0].get_xdata().tolist() == [0, 1]
+    hidden = behavior_graphs.missingness("missingness")
+    assert list(views(hidden.program, pvae.data.as_data(hidden.data), 0).data) == ["x"]  # and not its mask
+    tipping = graph_pictures(hidden.program, pvae.data.as_data(hidden.data), 0)["tipping"]
+    assert "the mechanism (SelfMasking, its sign open) is an assumption" in tipping.caption
+    assert len(tipping.draw().lines) == 4  # three columns and the line at zero
+    assert not graph_pictures(behavior_graphs.hierarchy("hierarchy").program, pvae.data.as_data(data), 0)
+    plt.close("all")

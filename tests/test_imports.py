@@ -54,7 +54,7 @@ ROOMS = {
     "sklearn": ("evaluation", "presets", "training"),
     "report": (
         *("checks", "comparison", "data", "evaluation", "files", "graphs", "plots", "presets", "programs"),
-        "schedules",
+        *("schedules", "uses"),
     ),
     "cli": (
         "arviz",

@@ -169,7 +169,8 @@ def moments(site: Site) -> tuple[Tensor, Tensor]:
     except NotImplementedError:
         particles = site["value"].shape[0]
         draws = site["fn"].sample((-(-MOMENT_DRAWS // particles),)).flatten(0, 1)
-        return draws.mean(0, keepdim=True), draws.var(0, keepdim=True)
+        draws = draws if draws.is_floating_point() else draws.double()
+    return draws.mean(0, keepdim=True), draws.var(0, keepdim=True)
 
 
 def entry_means(guide_trace: Trace, masked: bool = False) -> dict[str, Tensor]:

@@ -73,7 +73,7 @@ def impute(
 
 def _impute(block: Block, num_samples: int) -> dict[str, Tensor]:
     call, picked, smoothed, model_trace, guide_trace = reweighted(block, num_samples)
-    data = _by_site(block.batch.x, [s for s in sites_of(model_trace) if s["is_observed"] and s["value"].numel()])
+    data = by_site(block.batch.x, [s for s in sites_of(model_trace) if s["is_observed"] and s["value"].numel()])
     trace = None if all(f"{name}_missing" in picked for name in data) else replicate(call, picked, num_samples)
     columns = {"pareto_k": smoothed.k, "ess": smoothed.ess}
     for name, x in data.items():
@@ -114,7 +114,7 @@ def reweighted(block: Block, num_samples: int) -> Reweighted:
     return Reweighted(call, picked, smoothed, model_trace, guide_trace)
 
 
-def _by_site(x: Any, sites: list[Site]) -> dict[str, Tensor]:
+def by_site(x: Any, sites: list[Site]) -> dict[str, Tensor]:
     """The rows of each data site; of several sites over one tensor, the one that shows it (another may show its mask)."""
     names = [site["name"] for site in sites]
     if isinstance(x, Mapping):

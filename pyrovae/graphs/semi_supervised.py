@@ -55,6 +55,7 @@ class SemiSupervisedVAE(Graph):
     guide_parts = ("classifier", "posterior")
     inputs: ClassVar = {"labels": (), "prior": (), "likelihood": ("z",), "classifier": ("x",), "posterior": ("x",)}
     provided = ("label",)
+    labels: Any
 
     def __init__(
         self,

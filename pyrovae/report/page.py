@@ -8,6 +8,8 @@ from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
+import torch
+
 from pyrovae.checks import Case, Report, headline, run_checks
 from pyrovae.checks.diagnose import with_best_epoch
 from pyrovae.checks.findings import GOOD, some_rows, tones_by_subject
@@ -23,7 +25,7 @@ from pyrovae.report.evidence import (
     read_evaluated,
     remembered,
 )
-from pyrovae.report.pictures import Picture, check_pictures, history_picture, shown, view_pictures
+from pyrovae.report.pictures import Picture, check_pictures, graph_pictures, history_picture, shown, view_pictures
 from pyrovae.report.render import attempt, render, signed
 from pyrovae.report.snippet import fit_snippet, load_snippet
 from pyrovae.report.subject import Subject
@@ -112,13 +114,15 @@ class RunPage:
 
     @property
     def bits_per_dim(self) -> float | None:
-        """Minus the test ELBO in bits per entry of a datum; None where that is not known, or for a density."""
+        """Minus the test ELBO in bits per entry of a datum; None for a density, for several data sites, or where unknown."""
         results, elbo = self.subject.results, self.evidence.test.get("elbo")
         if "bits_per_dim" in results:
             kept = number(results["bits_per_dim"])
             return None if math.isnan(kept) else kept
         vae, data = self.subject.vae, self.subject.data
-        if elbo is None or vae is None or data is None or measure_of(vae, data.test) != "mass":
+        if elbo is None or vae is None or data is None or not isinstance(data.event_shape, torch.Size):
+            return None
+        if measure_of(vae, data.test) != "mass":
             return None
         return -elbo.value / (math.log(2) * math.prod(data.event_shape))
 
@@ -167,6 +171,8 @@ class RunPage:
             pictures["history"] = history_picture(self.subject.run.history, best)
         if self.seen is not None:
             pictures |= view_pictures(self.seen)
+            args = self.subject.vae, self.seen.work.data, self.seed
+            pictures |= attempt("figures of the graph", lambda: graph_pictures(*args), self.skipped) or {}
         pictures |= check_pictures(self.report)
         wanted = {n: p for n, p in pictures.items() if not only or n.startswith(tuple(only))}
         wanted |= {n: _bare(p) for n, p in wanted.items() if n.startswith("reconstructions")}

@@ -13,16 +13,19 @@ import numpy as np
 from pyrovae import plots
 from pyrovae.checks import Report
 from pyrovae.data import Data
-from pyrovae.plots.style import finding, one_panel
+from pyrovae.evaluation import impute
+from pyrovae.graphs import MissingnessModel, SemiSupervisedVAE
+from pyrovae.plots.style import BLUE, finding, ink, one_panel
 from pyrovae.report.render import attempt
 from pyrovae.report.views import ROWS, View, Views, column_names, views
+from pyrovae.uses import tipping_points
 
 if TYPE_CHECKING:
     from markupsafe import Markup
     from matplotlib.figure import Figure
     from torch import Tensor
 
-IMAGES, SAMPLES, COLUMNS = 10, 64, 6
+IMAGES, SAMPLES, COLUMNS, TIPPING_ROWS = 10, 64, 6, 500
 _INK = "#010203"
 """A color that no figure has, to be found again in its text."""
 _LOOK = {
@@ -188,6 +191,54 @@ def _of_latent(seen: Views, name: str, means: Tensor) -> Picture:
     return Picture(
         title, lambda: plots.plot_latent(means, seen.label, sd=sd, title=label), words, f"Scatter plot. {words}"
     )
+
+
+def graph_pictures(graph: Any, data: Data, seed: int) -> dict[str, Picture]:
+    """What the page of one graph has beside those of all programs: labels, and a mechanism that is assumed."""
+    if isinstance(graph, MissingnessModel):
+        return {"tipping": _of_mechanism(graph, data, seed)}
+    if isinstance(graph, SemiSupervisedVAE) and "probs" in getattr(graph.labels(), "arg_constraints", {}):
+        return {"labels": _of_labels(graph, data)}
+    return {}
+
+
+def _of_mechanism(graph: MissingnessModel, data: Data, seed: int) -> Picture:
+    sign = getattr(graph.mechanism, "sign", None)
+    assumed = f"{type(graph.mechanism).__name__}, its sign {'open' if sign is None else 'given'}"
+    words = (
+        f"Data do not tell why entries are missing: the mechanism ({assumed}) is an assumption. Shift of each column's mean if, "
+        "beyond it, high values (b > 0) or low ones (b < 0) are missing more often."
+    )
+
+    def draw() -> Any:
+        options: dict[str, Any] = {"num_samples": 500, "num_proposals": 2000, "seed": seed, "progress": False}
+        return tipping_points(impute(graph, data[:TIPPING_ROWS], **options)).plot()
+
+    return Picture("What another mechanism would change", draw, words, f"A line for each column. {words}")
+
+
+def _of_labels(graph: SemiSupervisedVAE, data: Data) -> Picture:
+    """How often the likeliest labels under q(y | x) are right: rows in groups of equal size, by the probability of the guess."""
+    y = data.dense().x["y"].reshape(-1)
+    known = ~y.isnan()
+    top, guess = graph.classify(data)[known].max(-1)
+    right = (guess == y[known]).double()
+    order = top.argsort()
+    groups = [part for part in order.chunk(min(10, max(1, len(order) // 10))) if len(part)]
+    words = (
+        f"{float(right.mean()):.1%} of {int(known.sum()):,} recorded test labels are the likeliest under q(y | x), which "
+        f"gives them a probability of {float(top.mean()):.2f} on average. Dots on the line: as often right as claimed."
+    )
+
+    def draw() -> Any:
+        ax = one_panel(None, 4.2, 3.1)
+        claimed, found = ([float(values[part].mean()) for part in groups] for values in (top.double(), right))
+        ax.plot([0, 1], [0, 1], color=ink(ax), linewidth=1, alpha=0.6)
+        ax.plot(claimed, found, "o", color=BLUE)
+        ax.set(xlim=(0, 1.03), ylim=(0, 1.03), xlabel="mean probability of the guess", ylabel="share that is right")
+        return ax
+
+    return Picture("Calibration of labels", draw, words, f"Dots near the diagonal. {words}")
 
 
 CHECK_PICTURES = {

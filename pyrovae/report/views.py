@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 from pyrovae import plots
 from pyrovae.checks.entries import by_kind, entry_means, moments, rows_second, sampled_traces
 from pyrovae.data import Data
+from pyrovae.evaluation.impute import by_site
 from pyrovae.programs.rows import Block, RowWork
 from pyrovae.programs.simulate import enumerated_draws, replicate
 from pyrovae.programs.sites import Site
@@ -101,24 +102,27 @@ def kind_of(site: Site) -> str:
 def _looked_at(block: Block) -> dict[str, Tensor]:
     """Means of latents and data for the rows of a block, in closed form where the guide has means, else over some draws."""
     tile = next(block.tiles(1))
-    _, guide_trace = sampled_traces(tile)
+    model_trace, guide_trace = sampled_traces(tile)
     names = list(entry_means(guide_trace))
     at = {name: _at_mean(guide_trace.nodes[name]) for name in names}
     if any(value is None for value in at.values()):
         tile = next(block.tiles(DRAWS))
-        _, guide_trace = sampled_traces(tile)
+        model_trace, guide_trace = sampled_traces(tile)
         at = {name: guide_trace.nodes[name]["value"] for name in names}
     num = tile.num_samples
     given = {name: value for name, value in at.items() if value is not None}
     again = replicate(block.call, given | enumerated_draws(block.call, given, num), num)
     prior = replicate(block.call, {}, 1)
-    columns = {f"latent {n}": _flat(means.mean(0)) for n, means in entry_means(guide_trace).items()}
+    columns = {f"latent {n}": _flat(means.double().mean(0)) for n, means in entry_means(guide_trace).items()}
     for n, site in ((n, guide_trace.nodes[n]) for n in names):
         sd = moments(site)[1].sqrt().expand(site["value"].shape)
         columns[f"sd {n}"] = _flat(rows_second(sd, site).mean(0))
     columns |= {f"prior {n}": _flat(rows_second(prior.nodes[n]["value"], prior.nodes[n])[0]) for n in names}
     observed = [n for n in block.work.dry_run.data_sites if block.work.dry_run.model_trace.nodes[n]["value"].numel()]
-    for name, x in zip(observed, tree_leaves(block.batch.x), strict=True):
+    rows, found = block.batch.x, [model_trace.nodes[name] for name in observed]
+    named = isinstance(rows, Tensor) or (isinstance(rows, Mapping) and set(observed) <= set(rows))
+    leaves = by_site(rows, found) if named else dict(zip(observed, tree_leaves(rows), strict=True))
+    for name, x in leaves.items():
         site, drawn = again.nodes[name], prior.nodes[name]
         columns[f"rows {name}"] = x
         columns[f"again {name}"] = rows_second(_mean(site), site).mean(0)
@@ -145,6 +149,7 @@ def _mean(site: Site) -> Tensor:
         mean = site["fn"].mean
     except NotImplementedError:
         mean = site["fn"].sample((DRAWS,)).to(torch.get_default_dtype()).mean(0)
+    mean = mean if mean.is_floating_point() else mean.to(torch.get_default_dtype())
     return mean.expand(site["value"].shape)
 
 
