@@ -17,6 +17,7 @@ from pyrovae.compiling.products import by_onednn, is_small, onednn_is_faster, pr
 from pyrovae.missing import complete_data
 from pyrovae.training.engine import GatherRows, Outcomes, Plan, State
 from pyrovae.training.loss import Loss
+from pyrovae.training.optimizer import rate_of
 from pyrovae.training.rows import Memory as RowsInMemory
 from pyrovae.training.rows import draw_from, noise_seed
 from pyrovae.training.traced import Traced
@@ -143,36 +144,33 @@ class Call:
         if optimizer.scheduler is not None:
             raise UntraceableError("steps with a scheduler of torch are not compiled: write learning_rate=")
         limit = optimizer.largest_norm if optimizer.clip_norm is None else optimizer.clip_norm
-        self.update = Update.of(optimizer.torch_optimizer, limit, max_skipped)
-        self.torch_optimizer, self.graph, self.names = (
-            optimizer.torch_optimizer,
-            graph,
-            ["learning_rate", *plan.numbers],
-        )
-        self.names = list(dict.fromkeys(self.names))
+        self.updates = Update.of(optimizer.torch_optimizer, limit, max_skipped)
+        self.torch_optimizer, self.graph = optimizer.torch_optimizer, graph
         self.captured, first = graph.captured[count:], graph.parameters[0].detach()
         if any(tensor.dtype != first.dtype for tensor in graph.parameters) or min(graph.written, default=count) < count:
             raise UntraceableError("steps are compiled for parameters of one dtype")
         if any(tensor.device.type != "cpu" for tensor in graph.captured):
             raise UntraceableError("steps are compiled for the processor alone")
         self.written = [place - count for place in graph.written]
-        held = {name: loss.number(name) for name in self.names[1:]}
-        places = [next((p for p, t in enumerate(self.captured) if t is held.get(name)), None) for name in self.names]
-        shapes = [list(tensor.shape) for tensor in graph.parameters]
-        recipe = Recipe(graph.module.code, shapes, self.written, self.names, places, self.update)
-        flat = Flat(shapes)
-        vectors = [torch.zeros(sum(flat.padded), dtype=first.dtype) for _ in range(3)]
+        held = {name: loss.number(name) for name in plan.numbers if name != "learning_rate"}
+        found = {id(tensor): place for place, tensor in enumerate(self.captured)}
+        self.places = {name: found[id(tensor)] for name, tensor in held.items() if id(tensor) in found}
+        groups = {id(p): g for g, group in enumerate(self.torch_optimizer.param_groups) for p in group["params"]}
+        shapes, own = [list(p.shape) for p in graph.parameters], [groups[id(p)] for p in graph.parameters]
+        places, names = list(self.places.values()), list(self.places)
+        recipe = Recipe(graph.module.code, shapes, own, self.written, names, places, self.updates)
+        flat, kinds = Flat(shapes, own), len(self.updates)
+        vectors = [flat.zeros(first.dtype) for _ in range(3)]
         self.views = [flat.views(vector) for vector in vectors]
         self.memory = Memory(
-            weights=vectors[0],
-            first=vectors[1],
-            second=vectors[2],
+            *vectors,
             counts=torch.zeros(3, dtype=torch.int64),
             order=torch.zeros(room, plan.rows.shape[1], dtype=torch.int64),
-            factors=torch.zeros(room, 2, dtype=torch.float64),
+            rates=torch.zeros(room, kinds, dtype=torch.float64),
+            factors=torch.zeros(room, kinds, 2, dtype=torch.float64),
             losses=torch.zeros(room, dtype=first.dtype),
             norms=torch.zeros(room, dtype=torch.float64),
-            numbers=[torch.zeros(room, dtype=torch.float64) for _ in self.names],
+            numbers=[torch.zeros(room, dtype=torch.float64) for _ in names],
             others=[t.detach().clone() if p in self.written else t.detach() for p, t in enumerate(self.captured)],
         )
         self.threads = 1 if is_small(graph.module) else torch.get_num_threads()
@@ -214,10 +212,13 @@ class Call:
             else:
                 memory.others[place] = tensor.detach()
         memory.counts.copy_(torch.tensor([0, 0, int(state.bad)]))
-        memory.order[:steps], memory.factors[:steps] = plan.rows, self.update.factors(self.taken, steps)
-        rate = self.torch_optimizer.param_groups[0]["lr"]
-        for name, table in zip(self.names, memory.numbers, strict=True):
-            table[:steps] = plan.numbers.get(name, rate)
+        memory.order[:steps] = plan.rows
+        for number, (group, update) in enumerate(zip(self.torch_optimizer.param_groups, self.updates, strict=True)):
+            table = plan.numbers.get("learning_rate")
+            rates = group["lr"] if table is None else table.new_tensor([rate_of(group, v) for v in table.tolist()])
+            memory.rates[:steps, number], memory.factors[:steps, number] = rates, update.factors(self.taken, steps)
+        for name, table in zip(self.places, memory.numbers, strict=True):
+            table[:steps] = plan.numbers[name]
         inputs, take = memory.tensors(), self.step
         if take is None:
             raise ValueError("the compiled step is not built yet: ask is_built first")
@@ -225,7 +226,7 @@ class Call:
         torch.set_num_threads(self.threads)
         try:
             for number in range(state.step, state.step + steps):
-                draw_from(noise_seed(state.seed, "step", number, rank), memory.weights.device)
+                draw_from(noise_seed(state.seed, "step", number, rank), torch.device("cpu"))
                 take(inputs)
         finally:
             torch.set_num_threads(threads)
@@ -248,7 +249,7 @@ class Call:
         """Whether oneDNN is faster: measured once, and kept beside the library, so that one seed gives one result."""
         path = self.library.path.with_suffix(".onednn")
         if not path.exists():
-            is_single = self.memory.weights.dtype == torch.float32
+            is_single = self.memory.weights[0].dtype == torch.float32
             path.write_text(str(int(is_single and onednn_is_faster(products_of(self.graph.module)))))
         return path.read_text() == "1"
 

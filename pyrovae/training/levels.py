@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
+
 from pyrovae.errors import check_word
 from pyrovae.training.compiled import Compiled
 from pyrovae.training.engine import Eager
@@ -16,6 +18,8 @@ from pyrovae.training.traced import Traced
 
 FEW_STEPS = 1000
 """Steps in all below which tracing takes longer than it saves."""
+KEPT = 2**25 - 2**16
+"""Bytes of a block after which glibc keeps freed blocks of up to this size (at most 32 MiB) for the next step."""
 
 
 @contextmanager
@@ -43,6 +47,7 @@ def engine_of(
     common: dict[str, Any] = {"complete": rows.complete, "rounded": precision == "bf16"}
     options = {**common, "audited": audited}
     check_word("compile", level or None, [None, "auto", "trace", "compile"])
+    torch.empty(KEPT, dtype=torch.uint8)  # else each step gets its memory from the system anew, page by page
     if not level or (level == "auto" and total < FEW_STEPS):
         yield Eager(loss, max_skipped, **common)
     elif level == "trace" or (level == "auto" and cores() < 2):

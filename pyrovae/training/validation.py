@@ -115,8 +115,10 @@ class Evaluation:
         key = size, tuple((tensor.shape, tensor.dtype) for tensor in inputs)
         names: list[str] = []
         state = torch.get_rng_state()
-        with torch.random.fork_rng([] if self.loss.like.device.type == "cpu" else [self.loss.like.device]):
-            expected = self.terms(batch, size) if self.calls & (self.calls - 1) == 0 else None
+        expected = None
+        if self.calls & (self.calls - 1) == 0:
+            with torch.random.fork_rng([] if self.loss.like.device.type == "cpu" else [self.loss.like.device]):
+                expected = self.terms(batch, size)
 
         def stacked(*given: Tensor) -> Tensor:
             terms = self.terms(Batch(*tree_of(*given)), size)
