@@ -90,8 +90,11 @@ class Update:
         unusual = ("amsgrad", "maximize", "differentiable")
         found = []
         for group in optimizer.param_groups:
-            if type(optimizer) not in (Adam, AdamW) or any(group.get(name) for name in unusual):
-                raise UntraceableError("steps are compiled for Adam and AdamW without further options")
+            several = len(optimizer.param_groups) > 1
+            if type(optimizer) not in (Adam, AdamW) or several or any(group.get(name) for name in unusual):
+                raise UntraceableError(
+                    "steps are compiled for Adam and AdamW with one group of parameters and no further options"
+                )
             if isinstance(group["lr"], Tensor):
                 raise UntraceableError("steps are compiled for learning rates that are numbers, not tensors")
             decoupled = bool(group.get("decoupled_weight_decay", type(optimizer) is AdamW))

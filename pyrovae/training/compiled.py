@@ -163,7 +163,9 @@ class Call:
         vectors = [flat.zeros(first.dtype) for _ in range(3)]
         self.views = [flat.views(vector) for vector in vectors]
         self.memory = Memory(
-            *vectors,
+            weights=vectors[0],
+            first=vectors[1],
+            second=vectors[2],
             counts=torch.zeros(3, dtype=torch.int64),
             order=torch.zeros(room, plan.rows.shape[1], dtype=torch.int64),
             rates=torch.zeros(room, kinds, dtype=torch.float64),
