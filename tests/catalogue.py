@@ -147,7 +147,7 @@ TABLES = {
     "levels": {
         "bounded": [0.1, 0.9, 0.4, 0.0],
         "binary": [0, 1, 0, 0],
-        "ordinal": ["a", "b", "c", "a"],
+        "ordinal": [1, 2, 3, 1],
         "student_t": [1.0, -2.0, 3.0, 0.5],
     },
 }

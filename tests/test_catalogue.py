@@ -18,7 +18,13 @@ from pyrovae import distributions as parts
 
 every_case = pytest.mark.parametrize("case", CASES, ids=repr)
 IN_FACTORIZED_TESTS = {conditionals.Factorized}
-IN_GRAPH_TESTS = {conditionals.Dynamics, conditionals.Experts, conditionals.Point, conditionals.Smoother}
+IN_GRAPH_TESTS = {
+    conditionals.Dynamics,
+    conditionals.Experts,
+    conditionals.Point,
+    conditionals.Smoother,
+    conditionals.Tokens,
+}
 """Conditionals of paths, of several views and without a density, which no grid covers."""
 NOT_CONDITIONAL = {conditionals.ColumnFeatures, conditionals.TableNetwork, conditionals.Conditional}
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pyrovae.checks.calls import local_work, seed_or_drawn
-from pyrovae.checks.entries import array, rows_second
+from pyrovae.checks.entries import array, rows_second, unwrap
 from pyrovae.checks.findings import CAUTION, GOOD, Finding, Result
 from pyrovae.data import Data, as_data
 from pyrovae.errors import check_integer, check_word, refusal
@@ -206,7 +206,14 @@ def quantity_at(call: Call, latents: Mapping[str, Tensor], num_samples: int, qua
     trace = replicate(call, latents, num_samples)
     site = trace.nodes[names[0]]
     if isinstance(quantity, str):
-        value = MEANS[check_word("quantity", quantity, MEANS)](site["fn"].mean)
+        of_mean = MEANS[check_word("quantity", quantity, MEANS)]
+        try:
+            value = of_mean(site["fn"].mean)
+        except NotImplementedError:
+            family = type(unwrap(site["fn"])).__name__
+            raise refusal(
+                f"{family} has no mean: give a function of the latents and the likelihood", "quantity"
+            ) from None
         value = rows_second(value.expand(site["value"].shape), site)
         return value.reshape(*value.shape[:2], -1)
     local = [s for s in sites_of(trace) if s["name"] not in names and frame_of(s)]
