@@ -392,11 +392,7 @@ def power_scaling(f: Callable, kind: Kind) -> None:
     found = f(kind.program, kind.data, kind.covariates, num_samples=1000, seed=0)
     assert set(found.prior) == set(kind.means)
     assert (found.pareto_k < 0.6).all()
-    if kind.name not in (
-        "factor",
-        "enumerated",
-        "semi_supervised",
-    ):  # a third term, and posteriors that are not symmetric
+    if kind.name not in ("factor", "enumerated", "semi_supervised"):  # a third term; posteriors that are not symmetric
         for name, shift in found.prior_shift.items():
             within(shift, -found.likelihood_shift[name], 0.06)
 

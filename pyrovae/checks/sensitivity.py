@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pyrovae.checks.calls import Covariates, local_work
+from pyrovae.checks.draws import EXACT_SHARE
 from pyrovae.checks.entries import along_latent, array, rows_second, sampled_traces
 from pyrovae.checks.findings import CAUTION, GOOD, OPEN, Finding, Result, share
 from pyrovae.errors import refusal
-from pyrovae.evaluation.psis import psis
+from pyrovae.evaluation.psis import Psis, psis
 from pyrovae.limits import good_k, share_bad_k, too_many_bad_k
 from pyrovae.programs import latent_names, log_terms
 from pyrovae.programs.rows import MAX_BYTES, Block
@@ -66,7 +67,7 @@ def power_scaling(
     Returns:
         A result over ``data`` and ``latent``: ``prior`` and ``likelihood`` (the sensitivities); ``prior_shift`` and
         ``likelihood_shift``, how many posterior standard deviations the mean moves as the power is doubled, to first order;
-        and over ``data``, ``pareto_k``, the largest of all the ratios.
+        and over ``data``, ``pareto_k``, the largest of all the ratios, 0 where 99.9 % of the draws are effective.
 
     Raises:
         ValueError: delta is not positive, global latents, or latents that differ between model and guide.
@@ -114,10 +115,10 @@ def _scaled(block: Block, delta: float) -> dict[str, Tensor]:
             drawn.setdefault(name, []).append(rows_second(site["value"], site).double().cpu())
     log_weight, log_prior, log_likelihood = (torch.cat(parts) for parts in logs.values())
     base = psis(log_weight)
-    columns, ks = {}, [base.k]
+    columns, ks = {}, [_tail(base)]
     for kind, term in (("prior", log_prior), ("likelihood", log_likelihood)):
         scaled = [psis(log_weight + (power - 1) * term) for power in (1 + delta, 1 / (1 + delta))]
-        ks += [one.k for one in scaled]
+        ks += [_tail(one) for one in scaled]
         weights = [one.log_weights.exp() for one in (base, *scaled)]
         for name, parts in drawn.items():
             values = torch.cat(parts)
@@ -125,6 +126,11 @@ def _scaled(block: Block, delta: float) -> dict[str, Tensor]:
             for label, number in ((kind, distance), (f"{kind}_shift", shift)):
                 columns[f"{label} {name}"] = (number / np.log2(1 + delta)).reshape(values.shape[1:])
     return {**columns, "pareto_k": torch.stack(ks).amax(0)}
+
+
+def _tail(smoothed: Psis) -> Tensor:
+    """The Pareto shape of weights, 0 where they hardly differ: the shape does not depend on how much they do."""
+    return torch.where(smoothed.ess < EXACT_SHARE * len(smoothed.log_weights), smoothed.k, 0.0)
 
 
 def _sensitivity(values: Tensor, base: Tensor, more: Tensor, less: Tensor) -> tuple[Tensor, Tensor]:
