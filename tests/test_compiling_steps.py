@@ -69,6 +69,22 @@ def test_with_everything_on_the_numbers_are_those_of_the_eager_engine():
     assert_close(eager, compiled, 1e-9)
 
 
+def test_steps_are_compiled_once_an_optimizer_has_its_moments():
+    """A plain Adam makes them in the first step that counts; here the very first step is skipped."""
+    settings = {
+        "optimizer": lambda p: torch.optim.Adam(p, lr=0.01, foreach=True),
+        "start_at_data": False,
+        "batch_size": 24,
+        "epochs": 2,
+    }
+    eager, compiled = (
+        trained(lambda: normal_vae().double(), spoiled, level, **settings) for level in (False, "compile")
+    )
+    assert compiled[2].engine == "compiled from step 2"
+    assert [row["skipped"] for row in compiled[1]] == [1, 1]
+    assert_close(eager, compiled, 1e-9)
+
+
 def test_rows_are_drawn_afresh_inside_a_compiled_step_and_the_library_is_found_again(cache, monkeypatch):
     settings = {"epochs": 3, "learning_rate": 0.01}
     before = {path.name for path in cache.iterdir()}

@@ -87,7 +87,7 @@ class Compiled(Traced):
                 self.call = Call(self.loss, state, graph, plan, min(rows.steps, LONGEST), self.max_skipped)
             if self.call is None or (not self.call.library.is_begun and left < BUILDING):
                 return None
-            return self.call if self.call.is_built(self.waits) else None
+            return self.call if self.call.has_moments() and self.call.is_built(self.waits) else None
         except (UntraceableError, RuntimeError, OSError) as error:
             self.refused = str(error)
             if self.waits:
@@ -181,6 +181,10 @@ class Call:
         """Whether oneDNN multiplies matrices, in full precision."""
         self.taken = 0
         self.step: Callable[[list[Tensor]], object] | None = None
+
+    def has_moments(self) -> bool:
+        """Whether the optimizer has made its moments; one that is not fused makes them in the first step that counts."""
+        return all("step" in self.torch_optimizer.state.get(parameter, ()) for parameter in self.graph.parameters)
 
     def is_built(self, waits: bool) -> bool:
         """Whether the library is there; else it is being built.
