@@ -138,7 +138,7 @@ def observed(distribution: dist.TorchDistribution, x: Tensor, site: str = "x") -
 def wrong_shape(distribution: dist.TorchDistribution, x: Tensor, site: str) -> ValueError:
     """The error where data have another shape than a likelihood: an axis that ``.to_event`` did not count, or another event.
 
-    >>> str(wrong_shape(dist.Normal(torch.zeros(6, 5), 1.0), torch.zeros(6, 5), "x"))[:54]
+    >>> str(wrong_shape(dist.Normal(torch.zeros(6, 5), 1.0), torch.zeros(6, 5), "x"))[:55]
     "x has shape (6, 5), and the likelihood's distribution s"
     """
     shape, event = tuple(x.shape), tuple(distribution.event_shape)
