@@ -569,7 +569,11 @@ def test_a_table_of_ones_own_is_read_by_kinds_and_moves_with_its_run(tmp_path):
     other.to_csv(tmp_path / "later.csv", index=False)
     done = invoke("encode", tmp_path / "run", tmp_path / "later.csv", "--out", tmp_path / "z.npz")
     assert done.exit_code == 0, done.output
-    assert np.load(tmp_path / "z.npz")["z"].shape == (5, 2)
+    other.iloc[:, ::-1].to_csv(tmp_path / "same.csv", index=False)
+    assert invoke("encode", tmp_path / "run", tmp_path / "same.csv", "--out", tmp_path / "same.npz").exit_code == 0
+    found, same = (np.load(tmp_path / name)["z"] for name in ("z.npz", "same.npz"))
+    assert found.shape == (5, 2)
+    assert np.array_equal(found, same)  # columns in another order
 
 
 @pytest.mark.parametrize(("likelihood", "kind"), [("normal", "real"), ("student_t", "student_t")])
@@ -590,6 +594,46 @@ def test_rows_of_a_group_are_never_split(tmp_path):
     assert len(data.test) in (5, 6)
     with pytest.raises(ValueError, match="expected more groups than 2"):
         pyrovae.data.load(tmp_path / "t.csv", kinds={}, groups="one")
+
+
+def dated(rows=60):
+    """Rows in no order, five of each day, written the way that does not sort as text."""
+    days = pd.Timestamp("2024-01-20") + pd.to_timedelta(np.random.default_rng(0).permutation(rows) // 5, "D")
+    return own_table(rows)[["length [mm]", "visits"]].assign(day=days.strftime("%d %b %Y"))
+
+
+def test_the_last_rows_are_the_test_where_a_time_is_given(tmp_path):
+    dated().to_csv(tmp_path / "t.csv", index=False)
+    data = pyrovae.data.load(tmp_path / "t.csv", kinds={}, time="day")
+    assert data.columns == ("length [mm]", "visits")
+    days = [part.labels["day"] for part in (data.train, data.validation, data.test)]
+    assert [sorted(set(part.tolist())) for part in days] == [list(range(10)), [10], [11]]
+    assert [len(part) for part in days] == [50, 5, 5]
+    done = invoke("train", tmp_path / "t.csv", "--time", "day", "--epochs", 1, "--no-report", "--out", tmp_path / "run")
+    assert done.exit_code == 0, done.output
+    assert Run.read(tmp_path / "run").config["settings"]["time"] == "day"
+    for name, words in (
+        ("length [mm]", "in each row, got none"),
+        ("color", "numbers or dates in one format, got 'color'"),
+    ):
+        own_table().to_csv(tmp_path / "t.csv", index=False)
+        with pytest.raises(ValueError, match=words):
+            pyrovae.data.load(tmp_path / "t.csv", kinds={}, drop=["one"], time=name)
+
+
+def test_rows_are_split_by_groups_or_by_time_in_python():
+    data = pyrovae.data.as_data(torch.arange(40.0)[:, None], labels={"site": ["a", "b", "c", "d"] * 10})
+    first, second = pyrovae.data.split(data, 0.25, groups="site")
+    assert set(first.labels["site"].tolist()).isdisjoint(second.labels["site"].tolist())
+    times = pd.date_range("2024-01-01", periods=40)[::-1]
+    first, second = pyrovae.data.split(data, 0.25, time=times)
+    assert second.x[:, 0].tolist() == list(range(10))
+    for options, words in (
+        ({"groups": "site", "time": times}, "one of them"),
+        ({"time": times[:3]}, "one value per row"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            pyrovae.data.split(data, 0.25, **options)
 
 
 def test_covariates_of_a_table_condition_encoder_and_decoder(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +32,7 @@ class Wanted:
     groups: str | None = None
     only: tuple[str, ...] = ()
     weights: str | None = None
+    time: str | None = None
 
     def given(self) -> list[str]:
         """The names of the options that are given."""
@@ -127,7 +129,7 @@ def _read_parquet(path: Path, wanted: Wanted) -> Data:
 
 
 def _from_frame(frame: Any, wanted: Wanted) -> Data:
-    beside = list(dict.fromkeys(name for name in (wanted.labels, wanted.groups) if name is not None))
+    beside = list(dict.fromkeys(name for name in (wanted.labels, wanted.groups, wanted.time) if name is not None))
     given = [*wanted.covariates, *([] if wanted.weights is None else [wanted.weights])]
     for what, names in (("to drop", wanted.drop), ("in the table", [*wanted.only, *beside, *given])):
         absent = [name for name in names if name not in frame.columns]
@@ -145,7 +147,24 @@ def _from_frame(frame: Any, wanted: Wanted) -> Data:
             )
         covariates = covariates.assign(weight=weights / weights.mean())
     labels = frame[beside] if beside else None
+    if labels is not None and wanted.time is not None:
+        labels = labels.assign(**{wanted.time: _in_order(frame[wanted.time])})
     return as_data(frame[left], covariates if covariates.shape[1] else None, labels=labels, kinds=wanted.kinds)
+
+
+def _in_order(times: Any) -> Any:
+    """The rank of each row's time, a number or a date; NaN where there is none."""
+    import pandas as pd
+
+    if not pd.api.types.is_numeric_dtype(times):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")  # a format that is guessed anew for each entry
+                times = pd.to_datetime(times)
+        except (ValueError, TypeError, UserWarning):
+            held = f"{times.name!r}, which holds {times.dropna().iloc[0]!r}"
+            raise refusal(f"expected a column of numbers or dates in one format, got {held}", "time") from None
+    return times.rank(method="dense") - 1
 
 
 def _read_anndata(path: Path, wanted: Wanted) -> Data:
@@ -178,7 +197,7 @@ class Kind:
     zipped: bool = False
 
 
-COLUMNS = ("labels", "covariates", "drop", "kinds", "groups", "only", "weights")
+COLUMNS = ("labels", "covariates", "drop", "kinds", "groups", "only", "weights", "time")
 
 KINDS = (
     Kind((".npy", ".npz"), _read_numpy, ("array", "labels")),

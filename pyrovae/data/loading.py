@@ -24,8 +24,8 @@ from torch import Tensor
 from pyrovae.data.files import Wanted, read_path
 from pyrovae.data.locate import cache_folder, find
 from pyrovae.data.named import SOURCES, Source
-from pyrovae.data.rows import Index, first_row
-from pyrovae.data.splits import random_parts
+from pyrovae.data.rows import Index
+from pyrovae.data.splits import keys_of_rows, parts_of_rows
 from pyrovae.data.table import Data
 from pyrovae.errors import check_word, did_you_mean, refusal
 
@@ -48,6 +48,7 @@ def load(
     groups: str | None = None,
     only: Sequence[str] = (),
     weights: str | None = None,
+    time: str | None = None,
     download: bool = True,
 ) -> Data:
     """Return data by name or path, split into ``train``, ``validation`` and ``test``.
@@ -75,6 +76,8 @@ def load(
         only: the columns of a table to read, covariates among them; all by default.
         weights: a column of positive numbers: how often each row counts in training, in units of their mean; the covariate
             ``"weight"`` of the rows.
+        time: a column of numbers or dates: the last rows are the test, those before them validation. It is left out of the
+            rows.
         download: whether MNIST may be downloaded.
 
     Raises:
@@ -87,7 +90,7 @@ def load(
     """
     if isinstance(covariates, str) or isinstance(drop, str):
         raise TypeError("expected covariates and drop to be lists of names, got one name; write ['batch'], say")
-    wanted = Wanted(array, labels, tuple(covariates), tuple(drop), header, kinds, groups, tuple(only), weights)
+    wanted = Wanted(array, labels, tuple(covariates), tuple(drop), header, kinds, groups, tuple(only), weights, time)
     found = re.fullmatch(r"(\w+)\(seed=(\d+)\)", variant or "")  # a variant in full, as `Data` names it
     if found:
         variant, seed = found[1], int(found[2])
@@ -95,16 +98,13 @@ def load(
         if wanted.given():
             raise ValueError(f"expected {wanted.given()[0]}= with a file only, got it for {name_or_path}; leave it out")
         return _load_named(str(name_or_path), variant, seed, (validation, test), download)
-    data, keys = read_path(_checked_path(name_or_path), variant, wanted), None
-    if groups is not None:
-        keys = (data.labels or {})[groups]
-        if bool((keys < 0).any() | keys.isnan().any()):
-            raise refusal(
-                f"expected each row to have a group, got none in row {first_row((keys < 0) | keys.isnan())}", "groups"
-            )
+    data = read_path(_checked_path(name_or_path), variant, wanted)
+    keys = keys_of_rows(data, groups, time)
     if len(data) < 10 and validation is None and test is None:
         return data
-    return replace(data, seed=seed, parts=_random_parts(len(data), (validation, test), (0.1, 0.1), seed, keys))
+    return replace(
+        data, seed=seed, parts=_parts_by_share(len(data), (validation, test), (0.1, 0.1), seed, keys, time is not None)
+    )
 
 
 def _load_named(name: str, variant: str | None, seed: int, sizes: tuple[Size, Size], download: bool) -> Data:
@@ -181,7 +181,7 @@ def _checked_path(name: Any) -> Path:
 def _parts(rows: int, num_test: int, source: Source, sizes: tuple[Size, Size], seed: int) -> dict[str, Index]:
     """The rows of each part: as tradition has them where there is a given test set, else at random."""
     if num_test == 0:
-        return _random_parts(rows, sizes, source.sizes, seed)
+        return _parts_by_share(rows, sizes, source.sizes, seed)
     if sizes[1] is not None:
         raise refusal(f"expected no test= for data whose test set is given, got test={sizes[1]}; leave it out", "test")
     end = rows - num_test
@@ -190,12 +190,19 @@ def _parts(rows: int, num_test: int, source: Source, sizes: tuple[Size, Size], s
     return {name: part for name, part in parts.items() if part.start < part.stop}
 
 
-def _random_parts(
-    rows: int, sizes: tuple[Size, Size], default: tuple[float, float], seed: int, groups: Tensor | None = None
+def _parts_by_share(
+    rows: int,
+    sizes: tuple[Size, Size],
+    default: tuple[float, float],
+    seed: int,
+    groups: Tensor | None = None,
+    in_order: bool = False,
 ) -> dict[str, Index]:
     names = ("validation", "test")
     counts = {name: _count(name, size, usual, rows) for name, size, usual in zip(names, sizes, default, strict=True)}
-    return dict(random_parts(rows, {name: count for name, count in counts.items() if count > 0}, seed, groups))
+    return dict(
+        parts_of_rows(rows, {name: count for name, count in counts.items() if count > 0}, seed, groups, in_order)
+    )
 
 
 def _count(name: str, size: Size, default: float, rows: int) -> int:

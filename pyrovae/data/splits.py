@@ -1,31 +1,36 @@
-"""Rows split at random: into a part to train on and parts to judge by."""
+"""Rows split at random, by groups or by time: into a part to train on and parts to judge by."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pyrovae.data.table import Data
-from pyrovae.errors import refusal
+from pyrovae.errors import check_word, refusal
 
 
-def split(data: Data, fraction: float, seed: int = 0) -> tuple[Data, Data]:
-    """Split rows at random into a part to train on and a part to validate on.
+def split(data: Data, fraction: float, seed: int = 0, *, groups: Any = None, time: Any = None) -> tuple[Data, Data]:
+    """Split rows into a part to train on and a part to validate on, at random unless ``time`` is given.
 
     Args:
         data: the data.
         fraction: the share of the rows in the second part, in (0, 1).
         seed: the seed of the split.
+        groups: the group of each row, such as its patient: the name of a label, or one value per row. Rows of one group
+            stay together, so that the fraction is kept only roughly.
+        time: the time of each row, likewise: the last rows are validated on, and rows of one time stay together.
 
     Returns:
         The training part and the validation part, each in the order of the data. Where the data has a per-batch
         transform, the validation part is drawn once, with the same seed.
 
     Raises:
-        ValueError: the fraction is not in (0, 1), or leaves a part without a row.
+        ValueError: the fraction is not in (0, 1), or leaves a part without a row; groups and times together.
 
     >>> first, second = split(Data(torch.zeros(10, 2)), 0.2, seed=0)
     >>> len(first), len(second)
@@ -33,12 +38,34 @@ def split(data: Data, fraction: float, seed: int = 0) -> tuple[Data, Data]:
     """
     if not 0 < fraction < 1:
         raise ValueError(f"expected a fraction in (0, 1), got {fraction}; write fraction=0.1 for a tenth of the rows")
-    parts = random_parts(len(data), {"validation": max(1, round(fraction * len(data)))}, seed)
+    keys = keys_of_rows(data, groups, time)
+    parts = parts_of_rows(len(data), {"validation": max(1, round(fraction * len(data)))}, seed, keys, time is not None)
     whole = replace(data, parts=parts, seed=seed)
     return whole.train, replace(whole[parts["validation"]], split="validation").drawn(seed)
 
 
-def random_parts(num_rows: int, sizes: Mapping[str, int], seed: int, groups: Tensor | None = None) -> dict[str, Tensor]:
+def keys_of_rows(data: Data, groups: Any, time: Any) -> Tensor | None:
+    """The number of each row's group or time, in ascending order of their values."""
+    if groups is not None and time is not None:
+        raise refusal("rows are split by groups or by time: leave out one of them", "time")
+    name, given = ("groups", groups) if time is None else ("time", time)
+    if given is None:
+        return None
+    coded = isinstance(given, str) and given in data.levels
+    if isinstance(given, str):
+        given = (data.labels or {})[check_word(name, given, data.labels or {})]
+    values = np.asarray(given)
+    if values.shape != (len(data),):
+        raise refusal(f"expected one value per row, {len(data)} in all, got an array of shape {values.shape}", name)
+    missing = values < 0 if coded else values != values  # a code below 0 is missing text, NaN a missing number or date
+    if missing.any():
+        raise refusal(f"expected a value in each row, got none in row {int(missing.argmax())}", name)
+    return torch.from_numpy(np.unique(values, return_inverse=True)[1])
+
+
+def parts_of_rows(
+    num_rows: int, sizes: Mapping[str, int], seed: int, groups: Tensor | None = None, in_order: bool = False
+) -> dict[str, Tensor]:
     """Return seeded, disjoint index tensors of the given sizes, in ascending order; ``"train"`` gets the rest.
 
     Args:
@@ -46,11 +73,12 @@ def random_parts(num_rows: int, sizes: Mapping[str, int], seed: int, groups: Ten
         sizes: the number of rows of each part.
         seed: of the order.
         groups: ``(num_rows,)``; rows of one value stay together, so that sizes are kept only roughly.
+        in_order: groups are times: the last ones make the last part, and so on, and the seed does nothing.
 
     Raises:
         ValueError: no row is left to train on, or there are fewer groups than parts.
 
-    >>> random_parts(6, {"test": 2}, 0, torch.tensor([0, 1, 2, 0, 1, 2]))["test"].tolist() in ([0, 3], [1, 4], [2, 5])
+    >>> parts_of_rows(6, {"test": 2}, 0, torch.tensor([0, 1, 2, 0, 1, 2]))["test"].tolist() in ([0, 3], [1, 4], [2, 5])
     True
     """
     if sum(sizes.values()) >= num_rows:
@@ -69,11 +97,11 @@ def random_parts(num_rows: int, sizes: Mapping[str, int], seed: int, groups: Ten
         raise refusal(
             f"expected more groups than {len(sizes)}, so that each part gets one, got {len(counts)}", "groups"
         )
-    left = torch.randperm(len(counts), generator=generator).tolist()
+    left = (torch.arange(len(counts)) if in_order else torch.randperm(len(counts), generator=generator)).tolist()
     parts: dict[str, Tensor] = {}
-    for number, (name, size) in enumerate(sizes.items()):
+    for number, (name, size) in enumerate(reversed(sizes.items())):
         chosen = [left.pop()]
         while len(left) > len(sizes) - number and counts[[*chosen, left[-1]]].sum() <= size:
             chosen.append(left.pop())
         parts[name] = torch.isin(group, torch.tensor(chosen)).nonzero()[:, 0]
-    return {"train": torch.isin(group, torch.tensor(left)).nonzero()[:, 0], **parts}
+    return {"train": torch.isin(group, torch.tensor(left)).nonzero()[:, 0], **{name: parts[name] for name in sizes}}

@@ -34,6 +34,7 @@ class Reading:
     covariates: Annotated[Names, Option("columns that encoder and decoder are given")] = ()
     drop: Annotated[Names, Option("columns to leave out")] = ()
     groups: Annotated[str | None, Option("column whose values keep rows together when the rows are split")] = None
+    time: Annotated[str | None, Option("column of numbers or dates: the last rows are the test")] = None
     weights: Annotated[str | None, Option("column of how often each row counts in training")] = None
     header: Annotated[bool | None, Option("whether the first line holds names")] = None
 
@@ -49,7 +50,10 @@ class Reading:
             if not (name and equals and kind):
                 raise refusal(f"kinds are written column=kind, got {part!r}", "kinds")
             kinds[name] = kind
-        given = {name: getattr(self, name) for name in ("labels", "covariates", "drop", "groups", "weights", "header")}
+        given = {
+            name: getattr(self, name)
+            for name in ("labels", "covariates", "drop", "groups", "time", "weights", "header")
+        }
         given = {name: value for name, value in given.items() if value not in (None, ())}
         return given | ({"kinds": kinds} if kinds or has_kinds else {})
 
