@@ -172,14 +172,14 @@ def _not_numbers(column: pd.Series) -> str | None:
     """Why a column, of text or with a name as ids have it, is neither numbers nor categories, and what to do; or None."""
     dtype, values = column.dtype, column.dropna()
     if dtype.kind in "mM":
-        return "dates: write (column - start).dt.days, say"
+        return "dates: write (column - start).dt.days, say, or split rows by them (--time, time=)"
     if dtype.kind in "iu" and len(values) >= 10 and values.is_unique:
         return "ids: make it the index, or leave it out"
     if is_number(dtype) or dtype.name == "category" or not len(values):
         return None
     text = values.astype(str)
     if all(_DATE.fullmatch(value) for value in text.iloc[:20]):
-        return "dates: write (pandas.to_datetime(column) - start).dt.days, say"
+        return "dates: write (pandas.to_datetime(column) - start).dt.days, say, or split rows by them (--time, time=)"
     if all(_TIME.fullmatch(value) for value in text.iloc[:20]):
         return "times: write minutes since midnight, or hours as in 13.5"
     distinct, numeric = text.nunique(), _numeric(values)
