@@ -99,7 +99,7 @@ def parts_of_rows(
         )
     left = (torch.arange(len(counts)) if in_order else torch.randperm(len(counts), generator=generator)).tolist()
     parts: dict[str, Tensor] = {}
-    for number, (name, size) in enumerate(reversed(sizes.items())):
+    for number, (name, size) in enumerate(reversed(list(sizes.items()))):
         chosen = [left.pop()]
         while len(left) > len(sizes) - number and counts[[*chosen, left[-1]]].sum() <= size:
             chosen.append(left.pop())
