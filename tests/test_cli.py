@@ -614,7 +614,7 @@ def test_the_last_rows_are_the_test_where_a_time_is_given(tmp_path):
     assert Run.read(tmp_path / "run").config["settings"]["time"] == "day"
     for name, words in (
         ("length [mm]", "in each row, got none"),
-        ("color", "numbers or dates in one format, got 'color'"),
+        ("color", "numbers or dates written in one way, got 'color'"),
     ):
         own_table().to_csv(tmp_path / "t.csv", index=False)
         with pytest.raises(ValueError, match=words):
@@ -628,6 +628,11 @@ def test_rows_are_split_by_groups_or_by_time_in_python():
     times = pd.date_range("2024-01-01", periods=40)[::-1]
     first, second = pyrovae.data.split(data, 0.25, time=times)
     assert second.x[:, 0].tolist() == list(range(10))
+    written = pd.Series(times.strftime("%d.%m.%Y"))  # text, which sorts in another order
+    assert torch.equal(pyrovae.data.split(data, 0.25, time=written)[1].x, second.x)
+    shuffled = pd.Series(range(40)).sample(frac=1, random_state=0)
+    named = pyrovae.data.as_data(pd.DataFrame({"x": range(40)}))
+    assert pyrovae.data.split(named, 0.25, time=shuffled)[1].x[:, 0].tolist() == list(range(30, 40))
     for options, words in (
         ({"groups": "site", "time": times}, "one of them"),
         ({"time": times[:3]}, "one value per row"),

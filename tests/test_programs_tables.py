@@ -44,6 +44,24 @@ def test_every_door_takes_raw_rows(vae, rows):
     np.testing.assert_array_equal(*found)
 
 
+def test_text_in_an_order_is_read_again_in_that_order():
+    sizes = pd.DataFrame({"size": ["S", "L", "M", "S"] * 10, "n": [0, 3, 1, 2] * 10})
+    data = pvae.data.as_data(sizes, kinds={"size": "ordinal:S:M:L", "n": "count"})
+    vae = pvae.build_vae(data, latent_dim=1, hidden=(4,), seed=0)
+    for rows in (sizes, sizes[["n", "size"]], sizes[sizes["size"] != "M"]):
+        torch.testing.assert_close(vae.encode(rows), vae.encode(data)[rows.index.to_numpy()], rtol=0, atol=0)
+    assert torch.equal(data.matched(sizes.iloc[:, ::-1]).x, data.x)
+    for change, words in (
+        ({"size": "XL"}, "each level of 'size' once in ordinal:S:M:L, got 'XL' in row 2"),
+        ({"n": -1}, "'n' holds -1 in row 2, which a column of kind count cannot"),
+        ({"n": 2.5}, "'n' holds 2.5 in row 2, which a column of kind count cannot"),
+    ):
+        wrong = sizes.head(5).astype(object)
+        wrong.loc[2, list(change)] = list(change.values())
+        with pytest.raises(ValueError, match=words):
+            vae.encode(wrong.infer_objects())
+
+
 def test_a_part_of_the_levels_keeps_their_codes(vae):
     some = FRAME[(FRAME.grade < 6) & (FRAME.color != "blue")]
     torch.testing.assert_close(vae.encode(some), vae.encode(DATA[some.index.to_numpy()]), rtol=0, atol=0)

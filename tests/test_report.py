@@ -27,7 +27,7 @@ from typer.testing import CliRunner
 import pyrovae as pvae
 from pyrovae.checks.findings import Finding, some_rows
 from pyrovae.cli import app
-from pyrovae.data.splits import random_parts
+from pyrovae.data.splits import parts_of_rows
 from pyrovae.files import DamagedError
 from pyrovae.files.config import sealed
 from pyrovae.report.evidence import Evidence, Mean, read_evaluated, remembered
@@ -384,7 +384,7 @@ def conditional_run(tmp_path):
     torch.manual_seed(0)
     shift = torch.randint(3, (300, 1)).float()
     x = torch.poisson((shift + torch.randn(300, 1)).exp().expand(300, 4))
-    data = replace(pvae.data.as_data(x, {"shift": shift}), parts=random_parts(300, {"test": 100}, 0))
+    data = replace(pvae.data.as_data(x, {"shift": shift}), parts=parts_of_rows(300, {"test": 100}, 0))
     vae = pvae.VAE(
         pvae.standard_normal(2),
         pvae.Factorized(dist.Poisson, pvae.ConcatCovariates(pvae.MLP(3, (16,)), 2, {"shift": 1}), 4),
@@ -432,7 +432,7 @@ class TwoLayers(torch.nn.Module):
 
 def test_any_graph_is_reported_by_its_own_sites(tmp_path):
     torch.manual_seed(0)
-    data = replace(pvae.data.as_data(torch.randn(200, 6, 2)), parts=random_parts(200, {"test": 80}, 0))
+    data = replace(pvae.data.as_data(torch.randn(200, 6, 2)), parts=parts_of_rows(200, {"test": 80}, 0))
     program = TwoLayers()
     folder = pvae.save(program, tmp_path / "run", data=data.train)
     page = page_of(pvae.write_report(folder, vae=program, data=data, rows=20))

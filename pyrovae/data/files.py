@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 
 from pyrovae.data.convert import as_data
 from pyrovae.data.delimited import read_delimited
+from pyrovae.data.frames import time_ranks
 from pyrovae.data.idx import read_idx
 from pyrovae.data.images import image_folder
 from pyrovae.data.locate import TABLES, UNZIP, readable
@@ -148,23 +148,8 @@ def _from_frame(frame: Any, wanted: Wanted) -> Data:
         covariates = covariates.assign(weight=weights / weights.mean())
     labels = frame[beside] if beside else None
     if labels is not None and wanted.time is not None:
-        labels = labels.assign(**{wanted.time: _in_order(frame[wanted.time])})
+        labels = labels.assign(**{wanted.time: time_ranks(frame[wanted.time])})
     return as_data(frame[left], covariates if covariates.shape[1] else None, labels=labels, kinds=wanted.kinds)
-
-
-def _in_order(times: Any) -> Any:
-    """The rank of each row's time, a number or a date; NaN where there is none."""
-    import pandas as pd
-
-    if not pd.api.types.is_numeric_dtype(times):
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error")  # a format that is guessed anew for each entry
-                times = pd.to_datetime(times)
-        except (ValueError, TypeError, UserWarning):
-            held = f"{times.name!r}, which holds {times.dropna().iloc[0]!r}"
-            raise refusal(f"expected a column of numbers or dates in one format, got {held}", "time") from None
-    return times.rank(method="dense") - 1
 
 
 def _read_anndata(path: Path, wanted: Wanted) -> Data:

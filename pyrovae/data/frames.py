@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
+import warnings
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -162,10 +164,35 @@ def _in_order(column: pd.Series, word: str) -> pd.Series:
             f"the levels of {column.name!r} are text, whose order is not known: write ordinal:{shown} in order", "kinds"
         )
     text = column.dropna().map(level_name)
-    unknown = sorted(set(text) - set(levels))
-    if unknown or len(set(levels)) < len(levels):
-        raise refusal(f"expected each level of {column.name!r} once in {word}, got {some(unknown or levels)}", "kinds")
+    unknown = ~text.isin(levels)
+    if unknown.any() or len(set(levels)) < len(levels):
+        got = (
+            f"{text[unknown].iloc[0]!r} in row {column.index.get_loc(unknown.idxmax())}"
+            if unknown.any()
+            else some(levels)
+        )
+        raise refusal(f"expected each level of {column.name!r} once in {word}, got {got}", "kinds")
     return pd.Series(pd.Categorical(text.reindex(column.index), levels, ordered=True), column.index, name=column.name)
+
+
+def time_ranks(times: pd.Series) -> pd.Series:
+    """The rank of each row's time, a number or a date; NaN where there is none."""
+    if not is_number(times.dtype) and times.dtype.kind not in "mM":
+        times = _dates(times)
+    return times.rank(method="dense") - 1
+
+
+def _dates(column: pd.Series) -> pd.Series:
+    """Text as dates, which are written in one way; the day comes before the month where it cannot be the other way round."""
+    import pandas as pd
+
+    for day_first in (False, True):
+        with warnings.catch_warnings(), suppress(ValueError, TypeError, UserWarning):
+            warnings.simplefilter("error")  # a format that is guessed anew for each entry
+            return pd.to_datetime(column, dayfirst=day_first)
+    seen = column.dropna()
+    held = f", which holds {seen.iloc[0]!r}" if len(seen) else ""
+    raise refusal(f"expected numbers or dates written in one way, got {column.name!r}{held}", "time")
 
 
 def _not_numbers(column: pd.Series) -> str | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +12,7 @@ import numpy as np
 if TYPE_CHECKING:
     import pandas as pd
 
+_NUMBER = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?")
 LEVELED = ("binary", "category", "ordinal", "constant")
 """Kinds whose values are coded 0, 1, ...; the others are numbers: real, positive, student_t, bounded, count."""
 FEW, REPEATS = 10, 5
@@ -67,6 +70,34 @@ def guess_kind(column: pd.Series) -> str:
     if counts >= max(normal, log_normal) - MISFIT:
         return "count"
     return "positive" if log_normal > normal + max(SKEWED, 3 / len(values)) else "real"
+
+
+def kind_words(kinds: Mapping[str, str], levels: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Kinds as they are asked for when other rows are read: an ordinal one of text names its levels in their order.
+
+    >>> kind_words({"size": "ordinal", "n": "count"}, {"size": ("S", "M", "L")})
+    {'size': 'ordinal:S:M:L', 'n': 'count'}
+    """
+    texts = {name for name, own in levels.items() if not all(_NUMBER.fullmatch(level) for level in own)}
+    ordered = {name for name, kind in kinds.items() if kind == "ordinal" and name in texts}
+    return {name: ":".join([kind, *levels[name]]) if name in ordered else kind for name, kind in kinds.items()}
+
+
+def wrong_values(kind: str, values: np.ndarray) -> np.ndarray:
+    """Which values a kind of numbers cannot have; NaN is missing.
+
+    >>> wrong_values("count", np.array([0.0, 2.5, -1.0, np.nan])).tolist()
+    [False, True, True, False]
+    """
+    name, *bounds = kind.split(":")
+    if name == "count":
+        return (values < 0) | (values != np.round(values)) & ~np.isnan(values)
+    if name == "positive":
+        return values <= 0
+    if name == "bounded":
+        low, high = map(float, bounds or ("0", "1"))
+        return (values < low) | (values > high)
+    return np.zeros(values.shape, bool)
 
 
 def is_number(dtype: Any) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from pyrovae.data.kinds import wrong_values
 from pyrovae.data.rows import Rows, SparseRows, first_row, leaves, map_tree
 
 if TYPE_CHECKING:
@@ -40,6 +41,15 @@ def match(reference: Data, other: Data) -> Data:
                     codes = torch.where(rows[:, number].isnan(), rows[:, number], codes.to(rows.dtype))
                     given = tuple(level_name(value) for value in values.tolist() if value == value)
                 rows[:, number] = recoded(codes, known, given, what)
+        for number, name in enumerate(wanted or ()):
+            if name in reference.kinds and isinstance(rows, Tensor):
+                wrong = torch.from_numpy(wrong_values(reference.kinds[name], rows[:, number].numpy()))
+                if wrong.any():
+                    row, kind = first_row(wrong), reference.kinds[name].partition(":")[0]
+                    raise ValueError(
+                        f"{name!r} holds {rows[row, number].item():g} in row {row}, which a column of kind {kind} cannot: "
+                        "correct it, or leave it empty"
+                    )
         return rows
 
     x = map_tree(leaf, other.x, reference.x)

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyrovae.data.frames import aligned, time_ranks
+from pyrovae.data.kinds import is_number
 from pyrovae.data.table import Data
 from pyrovae.errors import check_word, refusal
 
@@ -48,18 +50,22 @@ def keys_of_rows(data: Data, groups: Any, time: Any) -> Tensor | None:
     """The number of each row's group or time, in ascending order of their values."""
     if groups is not None and time is not None:
         raise refusal("rows are split by groups or by time: leave out one of them", "time")
+    import pandas as pd
+
     name, given = ("groups", groups) if time is None else ("time", time)
     if given is None:
         return None
-    coded = isinstance(given, str) and given in data.levels
     if isinstance(given, str):
-        given = (data.labels or {})[check_word(name, given, data.labels or {})]
-    values = np.asarray(given)
-    if values.shape != (len(data),):
-        raise refusal(f"expected one value per row, {len(data)} in all, got an array of shape {values.shape}", name)
-    missing = values < 0 if coded else values != values  # a code below 0 is missing text, NaN a missing number or date
-    if missing.any():
-        raise refusal(f"expected a value in each row, got none in row {int(missing.argmax())}", name)
+        codes = (data.labels or {})[check_word(name, given, data.labels or {})].numpy()
+        named = data.levels.get(given)
+        given = codes if named is None else [named[int(code)] if code >= 0 else None for code in codes]
+    column = pd.Series(aligned(given, data.row_names, name)).reset_index(drop=True)
+    if len(column) != len(data):
+        raise refusal(f"expected one value per row, {len(data)} in all, got {len(column)}", name)
+    if column.isna().any():
+        raise refusal(f"expected a value in each row, got none in row {int(column.isna().argmax())}", name)
+    values = column.astype(str) if time is None and not is_number(column.dtype) else column
+    values = (values if time is None else time_ranks(values)).to_numpy()
     return torch.from_numpy(np.unique(values, return_inverse=True)[1])
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyrovae.data.kinds import kind_words
 from pyrovae.data.matching import match
 from pyrovae.data.rows import CHUNK, Index, LazyRows, Rows, leaves, map_tree, select, stored, take
 
@@ -277,7 +278,9 @@ class Data:
         """
         from pyrovae.data.convert import as_data
 
-        return match(self, as_data(other, kinds=None if isinstance(other, Data) else self.kinds or None))
+        return match(
+            self, as_data(other, kinds=None if isinstance(other, Data) else kind_words(self.kinds, self.levels) or None)
+        )
 
     def fingerprint(self, values_only: bool = False) -> str:
         """Return a hash of the rows in their order, whatever their dtype, shape or storage; names and covariates count.

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyrovae.data import Data, as_data
 from pyrovae.data.frames import is_from
+from pyrovae.data.kinds import kind_words
 from pyrovae.data.matching import match
 from pyrovae.distributions.columns import Bounded, Column
 from pyrovae.distributions.leveled import Leveled
@@ -35,11 +36,10 @@ def rows_for(program: Any, data: Any, covariates: Mapping[str, Any] | None = Non
         return as_data(data, covariates, variant)
     kinds = {column.name: _word(column) for column in schema.columns}
     is_raw = is_from(data, "pandas", "DataFrame") or is_from(data, "polars", "DataFrame")
-    rows = as_data(data, covariates, variant, kinds=kinds if is_raw else None)
-    names = tuple(kinds)
     levels = {column.name: column.levels for column in schema.columns if isinstance(column, Leveled)}
-    own = {name: rows.levels[name] for name in levels if name in rows.levels}
-    if not rows.columns or not isinstance(rows.x, Tensor) or (rows.columns == names and own == levels):
+    rows = as_data(data, covariates, variant, kinds=kind_words(kinds, levels) if is_raw else None)
+    names = tuple(kinds)
+    if not rows.columns or not isinstance(rows.x, Tensor):
         return rows
     known = Data(torch.zeros(1, len(names)), columns=names, levels=levels, kinds=kinds)
     found = match(known, replace(rows, covariates=None))

@@ -11,6 +11,7 @@ import torch
 
 from pyrovae import data as data_room
 from pyrovae.data import Data
+from pyrovae.data.kinds import kind_words
 from pyrovae.files import Run
 from pyrovae.graphs import VAE
 from pyrovae.presets import Reading, load
@@ -110,7 +111,7 @@ def reading_of(run: Run, is_later: bool = False) -> dict[str, Any]:
     plain: dict[str, Any] = {name: settings.get(name) for name in options_of(Reading)}
     given: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in plain.items() if v is not None}
     reading = Reading(**given)
-    kinds = {"kinds": kept["kinds"]} if kept.get("kinds") else {}
+    kinds: dict[str, Any] = {"kinds": kind_words(kept["kinds"], kept.get("levels") or {})} if kept.get("kinds") else {}
     if is_later and kinds:
         reading = Reading(covariates=reading.covariates, header=reading.header)
         kinds["only"] = [*kept["columns"], *reading.covariates]
