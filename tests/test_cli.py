@@ -641,6 +641,15 @@ def test_rows_are_split_by_groups_or_by_time_in_python():
             pyrovae.data.split(data, 0.25, **options)
 
 
+@pytest.mark.parametrize(("each", "said"), [(2, True), (3, False)])
+def test_a_category_of_many_levels_may_be_an_id(tmp_path, each, said):
+    frame = own_table()[["income"]].assign(person=[f"p{number // each}" for number in range(60)])
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    done = invoke("train", tmp_path / "t.csv", "--epochs", 1, "--no-figures", "--no-report", "--out", tmp_path / "run")
+    assert done.exit_code == 0, done.output
+    assert ("'person' has 30 levels in 60 rows: an id?" in " ".join(done.output.split())) == said
+
+
 def test_covariates_of_a_table_condition_encoder_and_decoder(tmp_path):
     own_table().to_csv(tmp_path / "t.csv", index=False)
     words = ["--covariates", "clinic,one", "--drop", "color", "--epochs", 1, "--no-figures", "--no-report"]
