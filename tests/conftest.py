@@ -12,15 +12,18 @@ def pairs(monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def clean_state():
+def clean_state(request):
     """An empty parameter store and one random state before each test, and gradients on after it, in whatever order they run.
 
-    Neither is imported here: the bridge to ArviZ is also tested where there is no torch.
+    Neither pyro nor torch is imported here: the bridge to ArviZ is also tested where there is no torch.
+    A generator of numpy that a file of tests calls ``RNG`` starts anew, too.
     """
     if "pyro" in sys.modules:
         sys.modules["pyro"].clear_param_store()
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(0)
+    if (rng := getattr(getattr(request, "module", None), "RNG", None)) is not None:
+        rng.bit_generator.state = type(rng.bit_generator)(0).state
     yield
     if "torch" in sys.modules:
         assert sys.modules["torch"].is_grad_enabled(), "this test, or what it tests, left gradients switched off"

@@ -53,7 +53,9 @@ def _shared(likelihood):
 def test_varimax_is_scikit_learns(latents):
     from sklearn.decomposition._factor_analysis import _ortho_rotation
 
-    loadings = RNG.normal(size=(12, latents))
+    rng = np.random.default_rng(latents)
+    simple = np.eye(latents)[np.arange(12) % latents] + 0.2 * rng.normal(size=(12, latents))  # one optimum, not several
+    loadings = simple @ np.linalg.qr(rng.normal(size=(latents, latents)))[0]
     weighted = loadings / np.linalg.norm(loadings, axis=1, keepdims=True)
     rotated, transform = rotate(loadings)
     own = rotated / np.linalg.norm(loadings, axis=1, keepdims=True)
