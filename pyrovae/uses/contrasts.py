@@ -15,6 +15,7 @@ from pyrovae.checks.calls import local_work, seed_or_drawn
 from pyrovae.checks.entries import array, rows_second, unwrap
 from pyrovae.checks.findings import CAUTION, GOOD, Finding, Result
 from pyrovae.data import Data, as_data
+from pyrovae.data.splits import keys_of_rows
 from pyrovae.errors import check_integer, check_word, refusal
 from pyrovae.evaluation.impute import reweighted
 from pyrovae.limits import good_k, share_bad_k, too_many_bad_k
@@ -159,14 +160,11 @@ def contrast(
 
 def _units(rows: Data, groups: Any, side: int) -> Units:
     """The number of each row's unit."""
-    if groups is None:
-        return np.arange(len(rows), dtype=np.int64)
-    if isinstance(groups, str):
-        check_word("groups", groups, rows.labels or {})
-    found = np.asarray((rows.labels or {})[groups] if isinstance(groups, str) else groups[side])
-    if len(found) != len(rows):
-        raise refusal(f"expected a unit for each of {len(rows)} rows of {'ab'[side]}, got {len(found)}", "groups")
-    return np.unique(found, return_inverse=True)[1].astype(np.int64)
+    own = groups if groups is None or isinstance(groups, str) else groups[side]
+    if own is not None and not isinstance(own, str) and len(own) != len(rows):
+        raise refusal(f"expected a unit for each of {len(rows)} rows of {'ab'[side]}, got {len(own)}", "groups")
+    keys = keys_of_rows(rows, own, None)
+    return np.arange(len(rows), dtype=np.int64) if keys is None else keys.numpy()
 
 
 def _of_block(
