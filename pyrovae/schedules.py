@@ -23,6 +23,7 @@ __all__ = [
         "constant",
         "cosine",
         "cyclical",
+        "default_decay",
         "default_epochs",
         "default_rate",
         "linear",
@@ -33,6 +34,8 @@ STEPS, FEWEST_EPOCHS, MOST_EPOCHS = 5000, 50, 500
 """Steps of the default training of a small data set, and the epochs between which it lies."""
 PEAK, PEAK_STEPS, LOWEST_PEAK, HIGHEST_PEAK = 0.01, 1000, 1e-3, 0.02
 """The peak of the learning rate in a training of so many steps, and the range of all peaks."""
+LEAST_DECAY, MOST_DECAY = 0.99, 0.999
+"""Between these lies the decay of Adam's squared gradients."""
 
 
 @dataclass(frozen=True)
@@ -258,16 +261,27 @@ def default_epochs(steps_per_epoch: int) -> int:
     return min(max(FEWEST_EPOCHS, math.ceil(STEPS / steps_per_epoch)), MOST_EPOCHS)
 
 
-def default_rate(steps: int, warm_up: float = 0.1) -> Schedule:
+def default_rate(steps: int, warm_up: float = 0.3) -> Schedule:
     r"""The learning rate where nothing else is asked for: one cycle over all steps T, the lower the more there are.
 
     .. math:: p(T) = 0.01 \sqrt{1000 / T}, \quad \text{between } 0.001 \text{ and } 0.02
 
     >>> default_rate(4000)
-    one_cycle(0.005, warm_up=0.1, steps=4000)
+    one_cycle(0.005, warm_up=0.3, steps=4000)
     """
     peak = min(max(PEAK * math.sqrt(PEAK_STEPS / steps), LOWEST_PEAK), HIGHEST_PEAK)
     return one_cycle(float(f"{peak:.3g}"), warm_up=warm_up, steps=steps)
+
+
+def default_decay(steps: int) -> float:
+    r"""Adam's decay of squared gradients where nothing else is asked for: a memory of a twentieth of T steps.
+
+    .. math:: \beta_2(T) = 1 - 20 / T, \quad \text{between } 0.99 \text{ and } 0.999
+
+    >>> default_decay(500), default_decay(5000), default_decay(50_000)
+    (0.99, 0.996, 0.999)
+    """
+    return min(max(1 - 20 / steps, LEAST_DECAY), MOST_DECAY)
 
 
 def _number(name: str, value: Any) -> float:

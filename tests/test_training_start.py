@@ -1,5 +1,7 @@
 """Where training starts and how fast it learns where nothing else is asked for."""
 
+import sys
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -136,3 +138,25 @@ def test_the_default_is_one_cycle_over_all_steps():
     rate = pvae.schedules.default_rate(40)
     at = pvae.schedules.Progress.at
     assert history["learning_rate"] == [rate(at(4 * epoch + 3, 4)) for epoch in range(10)]
+
+
+@pytest.mark.parametrize(
+    ("steps", "decay"),
+    [(100, 0.99), (2000, 0.99), (2001, 1 - 20 / 2001), (5000, 0.996), (20_000, 0.999), (10**6, 0.999)],
+)
+def test_squared_gradients_are_averaged_over_a_twentieth_of_the_steps(steps, decay):
+    assert pvae.schedules.default_decay(steps) == pytest.approx(decay, abs=1e-12)
+
+
+@pytest.mark.parametrize(("options", "decay"), [({}, 0.99), ({"learning_rate": 1e-3}, 0.999)])
+def test_the_memory_of_the_default_optimizer(options, decay, monkeypatch):
+    made = []
+
+    class Watched(torch.optim.Adam):
+        def __init__(self, *args, **given):
+            super().__init__(*args, **given)
+            made.append(self.defaults["betas"])
+
+    monkeypatch.setattr(sys.modules["pyrovae.training.fit"], "Adam", Watched)
+    pvae.fit(make(), counts(), steps=2, **options, seed=0, progress=False)
+    assert made == [(0.9, decay)]

@@ -165,11 +165,19 @@ class Conditional(nn.Module, ABC):
 def squarable(x: Tensor, like: Tensor) -> Tensor:
     """The rows whose squares are finite, in the dtype of a tensor: one row of 1e30 would spoil the start for all.
 
+    Raises:
+        ValueError: there are rows, and none of them.
+
     >>> squarable(torch.tensor([[1.0], [1e30]]), torch.zeros(1))
     tensor([[1.]])
     """
     x = x.to(like)
-    return x[~x.square().isinf().flatten(1).any(1)]
+    kept = x[~x.square().isinf().flatten(1).any(1)]
+    if len(x) and not len(kept):
+        largest = f"{float(x.abs().nan_to_num().max()):.3g}"
+        words = f"every row holds a number such as {largest}, whose square overflows in {x.dtype}: scale the data"
+        raise refusal(words, "data")
+    return kept
 
 
 def as_event_shape(event_shape: EventShape, owner: str) -> torch.Size:

@@ -228,11 +228,12 @@ def _entries(loss: Loss, batch: Batch, tensors: list[Tensor]) -> list[tuple[set[
 def check_least(loss: Loss, rows: Rows) -> None:
     """Refuse a batch of one row under batch norm in train mode, before the first step rather than after the first epoch."""
     if rows.least < max((least_rows(module) for module in loss.announced.modules.values()), default=1):
-        raise refusal(
-            f"batch norm cannot normalize a batch of {rows.least} row, and {rows.num_rows} rows leave one at the end of an "
-            "epoch: write drop_last=True, or another batch_size",
-            "batch_size",
+        remedy = (
+            f"and {rows.num_rows} rows leave one at the end of an epoch: write drop_last=True, or another batch_size"
         )
+        if rows.num_rows == rows.least:
+            remedy = "and there is no other row: give more rows, or leave batch norm out"
+        raise refusal(f"batch norm cannot normalize a batch of {rows.least} row, {remedy}", "batch_size")
 
 
 def _check_covariates(modules: Iterable[nn.Module], data: Data) -> None:

@@ -23,7 +23,7 @@ from pyrovae.files import CheckpointStore
 from pyrovae.objectives import CapacityELBO
 from pyrovae.programs import Program, eval_mode
 from pyrovae.programs.handlers import check_beta
-from pyrovae.schedules import Progress, default_epochs, default_rate
+from pyrovae.schedules import Progress, default_decay, default_epochs, default_rate
 from pyrovae.training.checks import check_least, checked_loss
 from pyrovae.training.engine import State
 from pyrovae.training.history import History
@@ -103,7 +103,7 @@ def fit(
         optimizer: takes the parameters and returns a torch optimizer; the default is a fused Adam.
         learning_rate: a number or a schedule. By default one cycle over all steps, whose peak falls with their number; left
             to ``optimizer`` and ``scheduler`` where one is given. By default, too, single learned numbers (a common scale)
-            learn ten times as fast as weights.
+            learn ten times as fast as weights, and Adam averages squared gradients over a twentieth of all steps.
         scheduler: takes the torch optimizer and returns a ``torch.optim.lr_scheduler``, stepped each step.
         weight_decay: decoupled weight decay of the default optimizer.
         clip_norm: clip the norm of the per-row gradient to this.
@@ -169,11 +169,10 @@ def fit(
         stack.enter_context(eval_mode(loss.parts))  # every part's own mode is restored
         check_least(loss.train(), rows)
         total = steps or (epochs or default_epochs(rows.steps)) * rows.steps
-        own: set[int] = set()
         if optimizer is None and learning_rate is None and scheduler is None:
             numbers["learning_rate"], own = default_rate(total), single_numbers(loss.announced.trained)
-        make = functools.partial(factory, own=own) if own else factory
-        trained = TorchOptimizer(make, loss.announced.trained.values(), clip_norm=clip_norm, scheduler=scheduler)
+            factory = functools.partial(factory, own=own, betas=(0.9, default_decay(total)))
+        trained = TorchOptimizer(factory, loss.announced.trained.values(), clip_norm=clip_norm, scheduler=scheduler)
         engine = stack.enter_context(
             engine_of(compile, precision, loss, rows, total, max_skipped, is_asked=bool(callbacks))
         )
@@ -250,10 +249,12 @@ def _factory(
         )
     make = optimizer or functools.partial(AdamW if weight_decay else Adam, fused=True, weight_decay=weight_decay)
 
-    def begun(parameters: Iterable[Any], own: Collection[int] = ()) -> Optimizer:
+    def begun(parameters: Iterable[Any], own: Collection[int] = (), **options: Any) -> Optimizer:
         groups = [[p for p in parameters if (id(p) in own) is alone] for alone in (False, True)] if own else []
         rates = {0: 1.0, 1: OWN_RATE}
-        made = make([{"params": g, "rate": rates[n]} for n, g in enumerate(groups) if g] if own else parameters)
+        made = make(
+            [{"params": g, "rate": rates[n]} for n, g in enumerate(groups) if g] if own else parameters, **options
+        )
         if isinstance(learning_rate, (int, float)):
             for group in made.param_groups:
                 group["lr"] = learning_rate

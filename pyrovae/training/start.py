@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any
 
 import pyro
@@ -82,8 +81,11 @@ def start_likelihoods(program: Program, rows: Rows, seed: int) -> None:
         for module, site in own:
             part = x[site["name"]] if isinstance(x, Mapping) and site["name"] in x else x
             if isinstance(part, Tensor) and part.shape[1:] == module.event_shape:
-                with suppress(ValueError):  # one that reads a covariate has no constant to start at
+                try:
                     module.initialize(part)
+                except ValueError as error:  # one that reads a covariate has no constant to start at
+                    if getattr(error, "argument", None) == "data":
+                        raise
 
 
 def _is_open(module: Conditional) -> bool:
