@@ -18,7 +18,7 @@ from pyrovae.cli.options import Quiet, with_options
 from pyrovae.cli.output import kinds_table, named, number, say, show
 from pyrovae.errors import refusal
 from pyrovae.presets.options import options_of, to_plain
-from pyrovae.presets.recipes import RECIPES, TABLE_STEPS, Reading, Training
+from pyrovae.presets.recipes import RECIPES, TABLE_STEPS, Reading, Training, image_epochs
 from pyrovae.presets.spec import Spec
 from pyrovae.presets.tables import KINDS_OF, LIKELIHOODS
 
@@ -51,6 +51,7 @@ def train(
 ) -> None:
     """Train a VAE; with no argument on the embedded digits."""
     from pyrovae.files import locked, require_no_run
+    from pyrovae.presets.build import are_images
     from pyrovae.report.pictures import draw_figures
 
     chosen = chosen_of({"data": data, **options}, out, resume)
@@ -58,13 +59,19 @@ def train(
     if _is_table(chosen["data"]) and (kind := KINDS_OF.get(chosen.get("likelihood", ""))):
         chosen["likelihood"], reading = "table", replace(reading, kinds=(*reading.kinds, f"*={kind}"))
     rows, reading = _read(chosen, reading, quiet)
+    images = are_images(rows) and rows.name not in RECIPES
+    chosen = chosen_of({"data": data, **options}, out, resume, "images") if images else chosen
     if rows.kinds:
         latents = min(10, max(2, len(rows.kinds) // 2))
         epochs = max(50, math.ceil(TABLE_STEPS * chosen["batch_size"] / len(rows.train)))
         chosen = {"latent_dim": latents, "epochs": epochs, **chosen}
     if "epochs" not in chosen:
-        steps = math.ceil(len(rows.train) / chosen.get("batch_size", Training.batch_size))
-        chosen["epochs"] = pvae.schedules.default_epochs(steps)
+        size = chosen.get("batch_size", Training.batch_size)
+        chosen["epochs"] = (
+            image_epochs(rows.event_shape.numel(), len(rows.train), size)
+            if images
+            else pvae.schedules.default_epochs(math.ceil(len(rows.train) / size))
+        )
     training = Training(**{name: chosen[name] for name in options_of(Training) if name in chosen})
     spec = asked_for(chosen, rows.train, training.seed)
     settings = {**to_plain(training), **to_plain(reading), "data": chosen["data"], "variant": rows.variant}
@@ -94,13 +101,15 @@ def train(
         _show(quiet, rows, history, results)
         say(quiet, "\n".join([f"run      {folder}", *(f"figure   {folder}/figures/{name}.png" for name in drawn)]))
         if report:
-            say(quiet, f"report   {pvae.write_report(folder, vae=vae, data=rows, seed=training.seed)}")
+            bars = False if quiet else None
+            page = pvae.write_report(folder, vae=vae, data=rows, seed=training.seed, progress=bars)
+            say(quiet, f"report   {page}")
     if history.ended == "interrupted":
         complain(f"interrupted after {len(history)} epochs: --out {folder} --resume goes on from there", "yellow")
         raise typer.Exit(INTERRUPTED)
 
 
-def chosen_of(options: Mapping[str, Any], out: Path | None, resume: bool) -> dict[str, Any]:
+def chosen_of(options: Mapping[str, Any], out: Path | None, resume: bool, kind: str | None = None) -> dict[str, Any]:
     """What differs from the defaults: the recipe of the data, what a resumed training was begun with, what is given."""
     given = {name: value for name, value in options.items() if value is not None}
     if resume:
@@ -108,7 +117,7 @@ def chosen_of(options: Mapping[str, Any], out: Path | None, resume: bool) -> dic
             raise refusal("give --out, the folder of the run that was stopped", "resume")
         given = remembered(out, given)
     data = given.get("data", "digits")
-    kind = "images" if Path(data).is_dir() else "tables" if _is_table(data) else "files"
+    kind = kind or ("images" if Path(data).is_dir() else "tables" if _is_table(data) else "files")
     return {"data": data, **RECIPES.get(data, RECIPES[kind]), **given}
 
 
@@ -220,6 +229,8 @@ def _results(vae: pvae.VAE, rows: Data, history: pvae.training.History, seed: in
 
 
 def _show(quiet: bool, rows: Data, history: pvae.training.History, results: Mapping[str, Any]) -> None:
+    from pyrovae.presets.build import are_images
+
     cells = {
         "ELBO": f"{results['elbo']:.2f} ± {number(results['elbo_error'])}",
         "KL": number(results["kl"]),
@@ -228,10 +239,19 @@ def _show(quiet: bool, rows: Data, history: pvae.training.History, results: Mapp
         "seconds": f"{results['training_seconds']:.1f}",
     }
     ended = "" if history.ended == "finished" else f" ({history.ended})"
+    if history.best_epoch not in (None, len(history)):
+        ended += f", with the weights of epoch {history.best_epoch}, the best in validation"
     title = (
         f"{named(rows)}, {results['test_rows']} test rows after {len(history)} epochs{ended}: nats per datum at beta 1"
     )
     show(quiet, title, list(cells), [list(cells.values())])
+    levels = getattr(rows.x, "levels", 256)
+    if are_images(rows) and (results["bits_per_dim"] or 0) > math.log2(levels):
+        say(
+            quiet,
+            f"note: bits/dim exceed {math.log2(levels):g}, what equal probabilities of all {levels:,} levels need: training "
+            "failed; try more epochs, or a smaller learning rate (--learning-rate 1e-3)",
+        )
 
 
 def _described(vae: pvae.VAE) -> str:

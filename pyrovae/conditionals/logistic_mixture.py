@@ -10,6 +10,9 @@ from pyrovae.distributions.links import positive
 from pyrovae.distributions.logistic_mixture import DiscretizedLogisticMixture
 from pyrovae.errors import check_integer
 
+START_PIXELS = 5000
+"""So many pixels, chosen at random, are looked at where the mixture starts at the data."""
+
 
 class LogisticMixture(Conditional):
     r"""A conditional over images of integer levels: the mixture of discretized logistics of PixelCNN++.
@@ -47,8 +50,36 @@ class LogisticMixture(Conditional):
         channels, *positions = as_event_shape(event_shape, "LogisticMixture")
         sizes = (1, channels, channels, channels * (channels - 1) // 2 if coupled else 0)
         numbers = check_integer("num_components", num_components) * sum(sizes)
-        super().__init__(net, event_shape, start=0.5 * torch.randn(numbers, *positions), preprocess=preprocess)
+        start = 0.5 * torch.randn(numbers, *[1] * len(positions))  # one everywhere: a convolution has one head
+        super().__init__(net, event_shape, start=start.repeat(1, *positions), preprocess=preprocess)
         self.num_components, self.levels, self.sizes = num_components, check_integer("levels", levels, least=2), sizes
+
+    def initialize(self, x: Tensor, steps: int = 100) -> None:
+        """Start at one mixture, the same at every position: the fit to pixels from all of them.
+
+        Args:
+            x: data of shape ``(rows, *event_shape)``; NaN is missing.
+            steps: number of steps.
+
+        Raises:
+            ValueError: the data does not fit.
+        """
+        target = self.value if self.net is None else self.offset
+        channels, *positions = self.event_shape
+        pixels = x.to(target).movedim(1, -1).reshape(-1, channels, *[1] * len(positions))
+        order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(0))
+        coupled = self.sizes[-1] > 0
+        of_one = LogisticMixture(
+            None,
+            (channels, *[1] * len(positions)),
+            num_components=self.num_components,
+            levels=self.levels,
+            coupled=coupled,
+        )
+        of_one.to(target)
+        Conditional.initialize(of_one, pixels[order[:START_PIXELS]], steps)
+        with torch.no_grad():
+            target.copy_(of_one.value.expand_as(target))
 
     def distribution(self, raw: Tensor) -> DiscretizedLogisticMixture:
         """The mixture given log weights, locations, raw scales and raw couplings of each component."""

@@ -92,7 +92,7 @@ def _read_numpy(path: Path, wanted: Wanted) -> Data:
             loaded = np.load(file, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
             _refuse_options(wanted, path, ())
-            return as_data(loaded)
+            return _of_array(loaded)
         for option, name in (("array", wanted.array), ("labels", wanted.labels)):
             if name is not None and name not in loaded.files:
                 raise ValueError(f"expected an array {name!r}, got: {_listed(loaded.files)}; correct {option}=")
@@ -106,7 +106,20 @@ def _read_numpy(path: Path, wanted: Wanted) -> Data:
         with readable(path):
             labels = None if wanted.labels is None else loaded[wanted.labels]
             rows = loaded[wanted.array or candidates[0]]
-    return as_data(rows, labels=labels)
+    return _of_array(rows, labels)
+
+
+def _of_array(rows: np.ndarray, labels: Any = None) -> Data:
+    """Rows of an array; images of 8 bits, ``(rows, height, width[, channels])``, get their channels first, and a note."""
+    if rows.dtype != np.uint8 or rows.ndim not in (3, 4) or (rows.ndim == 4 and rows.shape[-1] not in (1, 3, 4)):
+        return as_data(rows, labels=labels)
+    if rows.ndim == 4 and rows.shape[1] in (1, 3):
+        return as_data(rows, labels=labels)
+    note = f"an array of shape {rows.shape} is read as images of (rows, height, width{', channels' * (rows.ndim == 4)})"
+    rows = rows[:, None] if rows.ndim == 3 else np.moveaxis(rows, -1, 1)
+    if rows.shape[1] == 4:
+        rows, note = rows[:, :3], f"{note}; the fourth channel, transparency, is left out"
+    return replace(as_data(np.ascontiguousarray(rows), labels=labels), notes=(note,))
 
 
 def _read_text(path: Path, wanted: Wanted) -> Data:

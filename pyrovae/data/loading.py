@@ -57,6 +57,9 @@ def load(
     ``.parquet``, ``.h5ad`` (AnnData), ``.npy``, ``.npz``, IDX files, or a folder of images, which are read batch by batch.
     Pickled objects are never loaded.
 
+    The images of a folder and its subfolders (whose names are the labels) have one size and one depth, 8 or 16 bits. Transparency
+    is left out, and grey images beside colored ones become three equal channels; ``notes`` tell.
+
     A table of text may be compressed, separated by commas, semicolons, tabs, bars or spaces, and have decimal commas; an
     empty cell is missing. What was found stands in ``notes``. A line with more or fewer fields than the first is refused.
 

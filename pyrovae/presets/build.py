@@ -23,8 +23,10 @@ from pyrovae.networks import MLP, ConcatCovariates, ConvDecoder, ConvEncoder, Ne
 from pyrovae.presets.spec import Spec
 from pyrovae.presets.tables import ACTIVATIONS, LIKELIHOODS, NETWORKS, POSTERIORS, PRIORS
 
-IMAGE_CHANNELS = (32, 64, 64)
-"""The channels of the stages of convolutional networks that are suggested for images."""
+IMAGE_CHANNELS = {2: (32, 64), 3: (16, 32, 64), 4: (8, 16, 32, 64), 5: (8, 16, 32, 64, 64)}
+"""The channels of convolutional networks that are suggested for images, by the number of halvings down to about 4 pixels."""
+MIXTURE_COMPONENTS = 3
+"""The most components of a mixture likelihood: each costs as much again, in every pixel of every channel."""
 START_ROWS = 5000
 """So many rows of ``start``, chosen at random, are used."""
 _VARIANTS: Mapping[str, Mapping[str, Any]] = {
@@ -137,14 +139,19 @@ def suggest(data: Any, seed: int | None = None) -> dict[str, Any]:
     return {"likelihood": "negative_binomial", **given}
 
 
+def are_images(rows: Data) -> bool:
+    """Whether rows are images: levels of 8 bits, or files, with axes for channels, height and width."""
+    levels = isinstance(rows.x, ImageRows) or (isinstance(rows.x, Tensor) and rows.x.dtype == torch.uint8)
+    return levels and isinstance(rows.event_shape, torch.Size) and len(rows.event_shape) == 3
+
+
 def _images(rows: Data) -> dict[str, Any]:
     """Levels of images get a likelihood on these levels, and images of 16 pixels or more convolutional networks."""
-    x = rows.x
-    is_image = isinstance(x, ImageRows) or (isinstance(x, Tensor) and x.dtype == torch.uint8)
-    if not is_image or len(rows.event_shape) != 3 or rows.covariates:
+    if not are_images(rows) or rows.covariates:
         return {}
-    channels, height, width = rows.event_shape
-    size = {"network": "convolutional", "hidden": IMAGE_CHANNELS} if min(height, width) >= 16 else {}
+    x, (channels, height, width) = rows.x, rows.event_shape
+    halvings = min(max(round(math.log2(min(height, width) / 4)), 2), 5)
+    size = {"network": "convolutional", "hidden": IMAGE_CHANNELS[halvings]} if min(height, width) >= 16 else {}
     if x.dtype.is_floating_point:
         return {"likelihood": "continuous_bernoulli", **size}
     likelihood = "logistic_mixture" if channels == 3 else "discretized_logistic"
@@ -226,7 +233,7 @@ def _likelihood(spec: Spec, decoder: Network) -> nn.Module:
     if spec.levels:
         given[sized_by] = spec.levels - (sized_by == "total_count")
     if family == "LogisticMixture":
-        given["num_components"] = min(spec.components, 10)
+        given["num_components"] = min(spec.components, MIXTURE_COMPONENTS)
     if hasattr(conditionals, family):
         return getattr(conditionals, family)(decoder, spec.event_shape, **given)
     if scaled and spec.scale != "network":

@@ -43,7 +43,7 @@ class Spec:
         Option("scale of the data's distribution: a number, learned (one for all entries) or network (by the decoder)"),
     ] = "learned"
     components: Annotated[
-        int, Option("components of a mixture (of a mixture likelihood at most 10); pseudo-inputs of vamp", most=2**16)
+        int, Option("components of a mixture (of a mixture likelihood at most 3); pseudo-inputs of vamp", most=2**16)
     ] = 50
     activation: Annotated[str, Option("nonlinearity of the networks", ACTIVATIONS)] = "silu"
     normalization: Annotated[str | None, Option("normalization of hidden layers", NETWORKS["mlp"])] = None
