@@ -143,6 +143,8 @@ HISTORY = {"epoch": list(range(1, 21)), "skipped": [0] * 20}
         (-99.79, None, "caution", "still rose by 0.21 nats over the last tenth of 20 epochs", "Train longer"),
         (-99.81, None, "good", "had settled: +0.19 nats", ""),
         (-100.19, None, "good", "had settled: -0.19 nats", ""),
+        (-100.19, 18, "good", "over the last tenth of 20 epochs. The weights of epoch 18 were kept.", ""),
+        (-100.0, 20, "good", "over the last tenth of 20 epochs.", ""),
         (-100.21, None, "caution", "fell by 0.21 nats", "Keep the best weights"),
         (
             -100.21,
@@ -158,6 +160,7 @@ def test_training_still_rises_falls_or_has_settled(last, best, tone, claim, advi
     (finding,) = TRAINING.judge(TRAINING.run(Case(None, None, history=history)))
     assert (finding.tone, finding.about) == (tone, "training length")
     assert claim in finding.claim
+    assert ("were kept" in finding.claim) is (best == 18)
     assert finding.advice.startswith(advice)
     assert bool(finding.advice) == bool(advice)
 

@@ -239,7 +239,7 @@ def judge(found: xr.Dataset) -> list[Finding]:
         f"{of_p(float(found['p_value']))}."
     )
     follows = (
-        f" {listed(empty)}: KL below {COLLAPSED_KL} nats; it follows its prior, so that its ranks pass whatever the data say."
+        f" {listed(empty)}: KL below {COLLAPSED_KL} nats; the guide follows the prior there, and ranks pass whatever the data."
         if len(empty)
         else ""
     )

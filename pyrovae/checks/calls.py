@@ -11,7 +11,7 @@ from torch import Tensor
 from pyrovae.errors import check_seed
 from pyrovae.programs.masks import counted
 from pyrovae.programs.rows import Block, RowWork
-from pyrovae.programs.sites import data_axis, sites_of
+from pyrovae.programs.sites import data_axis, data_sites
 
 Covariates = Mapping[str, Any]
 
@@ -50,7 +50,7 @@ def counted_data(block: Block) -> Tensor:
     """
     x = one_tensor(block.batch.x)
     trace, _ = block.call.traces(None, enumerate_discrete=False)
-    site = next(s for s in sites_of(trace) if s["is_observed"] and s["value"].numel())
+    site = data_sites(trace)[0]
     mask = counted(site)
     if mask is None:
         return x

@@ -18,7 +18,7 @@ from pyrovae.limits import good_k, share_bad_k, too_many_bad_k
 from pyrovae.programs import latent_names, log_terms
 from pyrovae.programs.rows import MAX_BYTES, Block, Tile
 from pyrovae.programs.simulate import replicated_data
-from pyrovae.programs.sites import sites_of
+from pyrovae.programs.sites import data_sites
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -116,7 +116,7 @@ def entry_pieces(tile: Tile) -> Pieces:
         ValueError: the likelihood is joint over its entries, or depends on a discrete site that is summed out.
     """
     model_trace, guide_trace = sampled_traces(tile)
-    site = next(s for s in sites_of(model_trace) if s["is_observed"] and s["value"].numel())
+    site = data_sites(model_trace)[0]
     entries = entry_log_prob(site)
     if entries is None or len(site["fn"].batch_shape) > 1 + tile.call.nesting:
         raise ValueError(

@@ -316,10 +316,12 @@ def judge(found: xr.Dataset) -> list[Finding]:
 def _collapse(found: xr.Dataset) -> Finding:
     """How many entries carry something; which do not; which would pass for information, and are distance from the prior."""
     names, kl = found["latent"].values, found["kl"].values
-    claim = (
-        f"{found.attrs['num_active']} of {len(kl)} latent entries are active (mean's variance > {ACTIVE}), "
-        f"{found.attrs['num_informative']} carry more than {INFORMATIVE} nats."
-    )
+    known = int(np.isfinite(kl).sum())
+    carry = f"{found.attrs['num_informative']} carry more than {INFORMATIVE} nats"
+    if known < len(kl):
+        carry = f"{carry} of {known} whose KL is known" if known else "what each carries is not known under this prior"
+    active = f"{found.attrs['num_active']} of {len(kl)} latent entries are active (mean's variance > {ACTIVE})"
+    claim = f"{active}, {carry}."
     off = names[(found["entry_mutual_information"].values < UNUSED) & (kl > INFORMATIVE)]
     if len(off):
         claim += (
@@ -342,11 +344,12 @@ def _collapse(found: xr.Dataset) -> Finding:
 def numbers(found: xr.Dataset) -> list[Line]:
     """What the latents carry, and how many of them."""
     at_least = " (at least)" if _is_saturated(found) else ""
+    informative = Line(f"entries above {INFORMATIVE} nats", found.attrs["num_informative"])
     return [
         Line(f"mutual information{at_least}", float(found["mutual_information"]), float(found["mcse"]), "nats"),
         Line("marginal KL (at least)", float(found["marginal_kl_lower"]), unit="nats"),
         Line("active units", found.attrs["num_active"]),
-        Line(f"entries above {INFORMATIVE} nats", found.attrs["num_informative"]),
+        *([] if np.isnan(found["kl"]).all() else [informative]),
     ]
 
 

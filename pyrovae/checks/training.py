@@ -95,8 +95,8 @@ def judge(found: xr.Dataset) -> list[Finding]:
         return findings
     rise = Rise(*(float(found[name]) for name in ("late_rise", "more", "worth")))
     over = f"over the last tenth of {epochs} epochs"
+    kept = f" The weights of epoch {best} were kept." if best and best < epochs else ""
     if rise.is_falling:
-        kept = f" The weights of epoch {best} were kept." if best else ""
         claim = f"The validation ELBO fell by {-rise.nats:.2f} nats {over}.{kept}"
         advice = "" if best else "Keep the best weights (`keep_best`), or stop earlier (`patience`)."
         findings.append(Finding(GOOD if best else CAUTION, "training length", claim, advice))
@@ -107,7 +107,7 @@ def judge(found: xr.Dataset) -> list[Finding]:
         claim = f"The learning curve tells of about {rise.more:.1f} nats more in twice the {epochs} epochs."
         findings.append(Finding(CAUTION, "training length", claim, "Train longer (`epochs`)."))
     else:
-        claim = f"The validation ELBO had settled: {rise.nats:+.2f} nats {over}."
+        claim = f"The validation ELBO had settled: {rise.nats:+.2f} nats {over}.{kept}"
         findings.append(Finding(GOOD, "training length", claim))
     return findings
 

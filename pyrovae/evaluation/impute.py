@@ -17,7 +17,7 @@ from pyrovae.programs import latent_names, log_terms
 from pyrovae.programs.call import Call
 from pyrovae.programs.rows import MAX_BYTES, Block, RowWork
 from pyrovae.programs.simulate import enumerated_draws, replicate
-from pyrovae.programs.sites import Site, data_axis, sites_of
+from pyrovae.programs.sites import Site, data_axis, data_sites
 
 
 def impute(
@@ -73,7 +73,7 @@ def impute(
 
 def _impute(block: Block, num_samples: int) -> dict[str, Tensor]:
     call, picked, smoothed, model_trace, guide_trace = reweighted(block, num_samples)
-    data = by_site(block.batch.x, [s for s in sites_of(model_trace) if s["is_observed"] and s["value"].numel()])
+    data = by_site(block.batch.x, data_sites(model_trace))
     trace = None if all(f"{name}_missing" in picked for name in data) else replicate(call, picked, num_samples)
     columns = {"pareto_k": smoothed.k, "ess": smoothed.ess}
     for name, x in data.items():

@@ -146,8 +146,8 @@ class DryRun:
 
     @cached_property
     def data_sites(self) -> list[str]:
-        """The observed sites of the model."""
-        return [s["name"] for s in sites_of(self.model_trace) if s["is_observed"]]
+        """The observed sites of the model, but for globals that are fixed."""
+        return [s["name"] for s in sites_of(self.model_trace) if s["is_observed"] and frame_of(s)]
 
     @cached_property
     def global_latents(self) -> list[str]:
@@ -170,7 +170,9 @@ class DryRun:
     @cached_property
     def measure(self) -> str:
         """``"mass"``, ``"density"``, both or ``"unknown"``: what the probabilities of the data sites are."""
-        supports = [getattr(s["fn"], "support", None) for s in sites_of(self.model_trace) if s["is_observed"]]
+        supports = [
+            getattr(s["fn"], "support", None) for s in sites_of(self.model_trace) if s["name"] in self.data_sites
+        ]
         kinds = {
             getattr(support, "measure", "mass" if support.is_discrete else "density")
             for support in supports

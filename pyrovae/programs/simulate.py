@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflat
 from pyrovae.programs.call import Call
 from pyrovae.programs.program import callable_without_data
 from pyrovae.programs.running import PARTICLES
-from pyrovae.programs.sites import data_axis, latent_names, sites_of
+from pyrovae.programs.sites import DATA, data_axis, data_sites, frame_of, latent_names, sites_of
 
 
 class Simulated(NamedTuple):
@@ -50,10 +50,10 @@ class Substitute(Messenger):
 
 
 class Release(UnconditionMessenger):
-    """Draws the sites that were observed, but not what ``pyro.deterministic`` computes."""
+    """Draws the sites of the rows that were observed, but neither fixed globals nor what ``pyro.deterministic`` computes."""
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
-        if not msg["infer"].get("_deterministic"):
+        if frame_of(msg) and not msg["infer"].get("_deterministic"):
             super()._pyro_sample(msg)
 
 
@@ -79,6 +79,7 @@ def simulate(model: Callable, size: int, x: Any = None, covariates: Mapping[str,
     with torch.no_grad():
         if callable_without_data(model):
             trace = poutine.trace(model).get_trace(size=size, **given)
+            _require_rows(trace, size)
             template = (
                 trace.nodes["_RETURN"]["value"] if x is None else tree_map(lambda leaf: leaf[rows % len(leaf)], x)
             )
@@ -94,7 +95,7 @@ def simulate(model: Callable, size: int, x: Any = None, covariates: Mapping[str,
             trace = poutine.trace(Release()(model)).get_trace(*args, **given)
             names = [s["name"] for s in sites_of(trace) if s["infer"].get("was_observed")]
     _refuse_factors(trace)
-    values = {s["name"]: s["value"] for s in sites_of(trace)}
+    values = {s["name"]: s["value"] for s in sites_of(trace) if frame_of(s) or not s["is_observed"]}
     latents = {name: value for name, value in values.items() if name not in names}
     made = _like(template, {name: values[name] for name in names})
     return Simulated(made if x is None else tree_map(_missing_as_in, made, template), latents, size)
@@ -105,6 +106,20 @@ def _missing_as_in(made: Any, template: Any) -> Any:
     if not isinstance(made, Tensor) or not template.is_floating_point() or made.shape != template.shape:
         return made
     return torch.where(template.isnan(), torch.nan, made.to(template))
+
+
+def _require_rows(trace: Trace, size: int) -> None:
+    """Refuse a model that, called without data, has another number of rows than it was asked for."""
+    plates = [frame for site in sites_of(trace) for frame in site["cond_indep_stack"] if frame.name == DATA]
+    if any(frame.size != size for frame in plates):
+        raise _other_rows(size)
+
+
+def _other_rows(size: int) -> ValueError:
+    return ValueError(
+        f"the model, called without data for size={size}, draws another number of rows: where x is None write "
+        "pyro.plate('data', size)"
+    )
 
 
 def _refuse_factors(trace: Trace) -> None:
@@ -132,8 +147,13 @@ def replicate(call: Call, latents: Mapping[str, Tensor], num_samples: int | None
         args, kwargs["size"] = (), len(tree_leaves(call.args)[0])
     else:
         model = Release()(model)
-    with torch.no_grad():
-        return poutine.trace(Substitute(latents)(many(call, model, num_samples))).get_trace(*args, **kwargs)
+    try:
+        with torch.no_grad():
+            return poutine.trace(Substitute(latents)(many(call, model, num_samples))).get_trace(*args, **kwargs)
+    except ValueError as error:
+        if "size" in kwargs and f"inside plate('{DATA}')" in str(error):
+            raise _other_rows(kwargs["size"]) from None
+        raise
 
 
 def replicated_data(call: Call, latents: Mapping[str, Tensor], num_samples: int) -> Tensor:
@@ -142,7 +162,7 @@ def replicated_data(call: Call, latents: Mapping[str, Tensor], num_samples: int)
     Raises:
         ValueError: there is not one data site; no latents are given, and the model has a factor.
     """
-    names = [s["name"] for s in sites_of(call.traces(None)[0]) if s["is_observed"] and s["value"].numel()]
+    names = [s["name"] for s in data_sites(call.traces(None)[0])]
     if len(names) != 1:
         raise ValueError(f"expected one data site to draw from, got {names}")
     trace = replicate(call, latents, num_samples)

@@ -74,6 +74,11 @@ def sites_of(trace: Trace) -> list[Site]:
     return [site for site in sites if not site["infer"].get("_deterministic")]
 
 
+def data_sites(trace: Trace) -> list[Site]:
+    """The observed sites of the rows: without factors, and without globals that were fixed by ``poutine.condition``."""
+    return [s for s in sites_of(trace) if s["is_observed"] and s["value"].numel() and frame_of(s)]
+
+
 def latent_names(trace: Trace) -> list[str]:
     """The latent sites of a trace, auxiliary ones and those enumerated left out."""
     latents = [s for s in sites_of(trace) if not s["is_observed"] and not s["infer"].get("is_auxiliary")]

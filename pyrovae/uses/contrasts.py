@@ -22,7 +22,7 @@ from pyrovae.limits import good_k, share_bad_k, too_many_bad_k
 from pyrovae.programs.call import Call
 from pyrovae.programs.rows import MAX_BYTES, Block, mixed
 from pyrovae.programs.simulate import replicate
-from pyrovae.programs.sites import frame_of, sites_of
+from pyrovae.programs.sites import data_sites, frame_of, sites_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -198,7 +198,7 @@ def quantity_at(call: Call, latents: Mapping[str, Tensor], num_samples: int, qua
         num_samples: the number of draws.
         quantity: as in :func:`contrast`.
     """
-    names = [s["name"] for s in sites_of(call.traces(None)[0]) if s["is_observed"] and s["value"].numel()]
+    names = [s["name"] for s in data_sites(call.traces(None)[0])]
     if len(names) != 1:
         raise ValueError(f"expected a program with one data site, got {names}")
     trace = replicate(call, latents, num_samples)
