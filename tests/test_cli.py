@@ -199,6 +199,8 @@ def test_help_lists_every_option_its_words_and_its_defaults(monkeypatch):
     assert "fewer than 5,000 steps; by default 55 for mnist." in said
     assert "by default 128,128 for digits" in said
     assert "by default what suits the data" in said
+    assert "weight of the divergence; by default 1." in said.lower()
+    assert "decoupled weight decay; by default 0." in said.lower()
 
 
 def test_every_command_stands_in_a_file_of_its_name():

@@ -9,13 +9,17 @@ import pytest
 import scipy.stats
 import torch
 from PIL import Image
-from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
+from pyro import poutine
+from pyro.infer import Trace_ELBO, TraceMeanField_ELBO, config_enumerate
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
 import pyrovae as pvae
 from pyrovae.cli.app import app
 from pyrovae.presets import suggest
+from pyrovae.presets.recipes import IMAGE_ENTRIES, IMAGE_STEPS, image_epochs
+from pyrovae.programs.simulate import simulate
 
 
 class Returns(nn.Module):
@@ -118,6 +122,92 @@ def test_a_likelihood_without_to_event_is_told_from_one_of_another_shape(make, s
         pvae.fit(vae(Returns(make)), torch.randn(20, 5), epochs=1, progress=False)
 
 
+@pytest.mark.parametrize("rows", [lambda size: size, lambda size: 1])
+def test_a_model_that_forgets_the_size_without_data_is_told_and_not_simulated(rows):
+    def model(x=None, size=None):
+        with pyro.plate("data", rows(size) if x is None else len(x)) as index:
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(index), 1), 1.0).to_event(1))
+            return pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def guide(x, size=None):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 2, 0.5**0.5).to_event(1))
+
+    x = torch.randn(40, 1, generator=torch.Generator().manual_seed(0)) * 2**0.5
+    checks = ("reliability", "calibration", "typicality", "predictive")
+    report = pvae.diagnose(
+        (model, guide), x, checks=checks, num_samples=100, num_simulations=50, seed=0, progress=False
+    )
+    if rows(7) == 7:
+        assert report.skipped == {}
+        return
+    assert set(report.skipped) == {"calibration", "typicality", "predictive"}
+    assert all("draws another number of rows: where x is None write pyro.plate" in t for t in report.skipped.values())
+
+
+def summed_out(extra):
+    """A mixture whose label is summed out, with or without a continuous latent beside it."""
+
+    @config_enumerate
+    def model(x=None, size=None):
+        with pyro.plate("data", size if x is None else len(x)):
+            k = pyro.sample("k", dist.Categorical(torch.tensor([0.3, 0.7])))
+            z = pyro.sample("z", dist.Normal(0.0, 1e-3)) if extra else 0.0
+            return pyro.sample("x", dist.Normal(4.0 * k + z, 1.0), obs=x)
+
+    def guide(x, size=None):
+        with pyro.plate("data", len(x)):
+            if extra:
+                pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1e-3))
+
+    return model, guide
+
+
+def test_a_program_whose_latents_are_all_summed_out_is_evaluated_exactly_by_every_method():
+    x = torch.linspace(-2, 6, 30)
+    exact = torch.stack([torch.tensor(0.3).log() + dist.Normal(0.0, 1.0).log_prob(x)] * 2)
+    exact = exact.logaddexp(torch.tensor(0.7).log() + dist.Normal(4.0, 1.0).log_prob(x))[0].double()
+    for method in ("importance", "refined", "mixture"):
+        found = pvae.log_marginal(summed_out(False), x, method=method, num_samples=20, seed=0, progress=False)
+        torch.testing.assert_close(torch.as_tensor(found.log_marginal.values), exact, rtol=0, atol=1e-5)
+    refined = pvae.log_marginal(summed_out(True), x, method="refined", num_samples=50, seed=0, progress=False)
+    assert refined.attrs["estimator"] != found.attrs["estimator"]
+    report = pvae.diagnose(
+        summed_out(False), x, checks=("reliability", "structure"), num_samples=20, seed=0, progress=False
+    )
+    assert report.skipped == {"structure": "the guide draws no latent, so there is none whose use could be told"}
+
+
+def with_global():
+    """Normal rows around a global mean, whose posterior under the prior's data is far from the point that is fixed."""
+
+    def model(x=None, size=None):
+        mu = pyro.sample("mu", dist.Normal(0.0, 10.0))
+        with pyro.plate("data", size if x is None else len(x)) as index:
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(index), 1), 1.0).to_event(1))
+            return pyro.sample("x", dist.Normal(z + mu, 1.0).to_event(1), obs=x)
+
+    def guide(x, size=None):
+        mu = pyro.sample("mu", dist.Normal(3.0, 0.1))
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal((x - mu) / 2, 0.5**0.5).to_event(1))
+
+    return model, guide
+
+
+def test_a_global_that_is_fixed_by_condition_leaves_every_check_of_the_rows():
+    x = 3.0 + 2**0.5 * torch.randn(60, 1, generator=torch.Generator().manual_seed(0))
+    fixed = tuple(poutine.condition(part, {"mu": torch.tensor(3.0)}) for part in with_global())
+    report = pvae.diagnose(fixed, x, num_samples=100, num_simulations=100, seed=0, progress=False)
+    assert report.skipped == {}
+    assert {finding.tone for finding in report.findings()} == {"good"}
+    draws = simulate(fixed[0], 2000, x)  # called without data, and on data whose observations are released
+    released = simulate(lambda x: fixed[0](x), 2000, x)
+    for made in (draws, released):
+        assert set(made.latents) == {"z"}
+        assert float(made.x.mean()) == pytest.approx(3.0, abs=0.15)
+
+
 def columns(axis):
     """A program that counts axes from the left (0) or from the right (-1)."""
 
@@ -154,6 +244,27 @@ def test_rows_whose_squares_overflow_do_not_spoil_a_start_by_hand(family):
         part.initialize(rows)
     for name in ("offset", "center", "unit"):
         torch.testing.assert_close(getattr(parts[0], name), getattr(parts[1], name))
+
+
+def test_data_whose_squares_all_overflow_are_refused_in_one_sentence():
+    program = vae(pvae.Factorized(dist.Normal, pvae.MLP(2, (8,)), 5))
+    x = 1e25 * torch.arange(1.0, 101.0).reshape(20, 5)
+    with pytest.raises(
+        ValueError, match=r"every row holds a number such as 1e\+27, whose square overflows .*: scale"
+    ) as caught:
+        pvae.fit(program, x, epochs=1, seed=0, progress=False)
+    assert caught.value.argument == "data"
+    x[3] = torch.arange(5.0)
+    program.likelihood.initialize(x)
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"), [(1, "there is no other row: give more rows"), (129, "write drop_last=True")]
+)
+def test_batch_norm_and_one_row(rows, said):
+    program = vae(pvae.Factorized(dist.Normal, pvae.MLP(2, (8,), normalization=nn.BatchNorm1d), 5))
+    with pytest.raises(ValueError, match=said):
+        pvae.fit(program, torch.randn(rows, 5), epochs=1, seed=0, progress=False)
 
 
 class Ladder(pvae.HierarchicalVAE):
@@ -212,7 +323,7 @@ def test_a_folder_of_images_gets_a_likelihood_on_its_levels(modes, shape, levels
     data = pvae.data.load(tmp_path)
     assert data.event_shape == shape
     assert [note in text for text in data.notes] == [True] * len(data.notes) if note else data.notes == ()
-    expected = {"likelihood": likelihood, "levels": levels, "network": "convolutional", "hidden": (32, 64, 64)}
+    expected = {"likelihood": likelihood, "levels": levels, "network": "convolutional", "hidden": (32, 64)}
     assert suggest(data) == expected
     exact = picture(modes[0], 0)
     pixels = np.asarray(exact if modes[0] == "I;16" else exact.convert("L" if shape[0] == 1 else "RGB")).astype(int)
@@ -225,6 +336,52 @@ def test_a_folder_of_images_gets_a_likelihood_on_its_levels(modes, shape, levels
 def test_small_images_keep_dense_layers(size, network, tmp_path):
     picture("L", 0, (size, size)).save(tmp_path / "a.png")
     assert suggest(pvae.data.load(tmp_path)).get("network") == network
+
+
+@pytest.mark.parametrize(("rows", "batch_size"), [(20, 32), (160, 32), (160, 8), (10_000, 32), (100_000, 128)])
+@pytest.mark.parametrize("size", [16, 28, 32, 64, 128, 512])
+def test_the_default_training_on_images_has_a_bounded_cost(size, rows, batch_size):
+    entries = 3 * size**2
+    epochs, per_epoch = image_epochs(entries, rows, batch_size), -(-rows // batch_size)
+    read = epochs * rows * entries
+    assert 1 <= epochs <= 500
+    one_epoch_more = IMAGE_ENTRIES + rows * entries
+    assert read <= one_epoch_more or epochs * per_epoch < IMAGE_STEPS + per_epoch
+    assert epochs in (500, pvae.schedules.default_epochs(per_epoch)) or read >= IMAGE_ENTRIES
+
+
+@pytest.mark.parametrize("size", [16, 28, 32, 64, 128])
+def test_the_suggested_networks_cost_the_same_for_each_entry_of_an_image(size):
+    levels = torch.randint(256, (4, 3, size, size), dtype=torch.uint8)
+    vae = pvae.build_vae(levels, latent_dim=32, seed=0)
+    with FlopCounterMode(display=False) as counter:
+        vae.likelihood.raw(vae.encode(levels[:1].float()))
+    assert 500 < counter.get_total_flops() / levels[0].numel() < 6000
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ((12, 18, 20), (1, 18, 20)),
+        ((12, 18, 20, 1), (1, 18, 20)),
+        ((12, 18, 20, 3), (3, 18, 20)),
+        ((12, 18, 20, 4), (3, 18, 20)),
+        ((12, 3, 18, 20), (3, 18, 20)),
+        ((12, 18, 20, 5), (18, 20, 5)),
+    ],
+)
+def test_an_array_of_images_has_its_channels_first(shape, expected, tmp_path):
+    array = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+    np.save(tmp_path / "a.npy", array)
+    np.savez(tmp_path / "a.npz", images=array)
+    for name in ("a.npy", "a.npz"):
+        data = pvae.data.load(tmp_path / name)
+        assert data.event_shape == expected
+        moved = expected != shape[1:]
+        assert bool(data.notes) is moved
+        if moved:
+            pixels = array if array.ndim == 4 else array[..., None]
+            np.testing.assert_array_equal(data.dense().x.numpy(), pixels[..., :3].transpose(0, 3, 1, 2))
 
 
 def test_images_of_two_depths_are_refused(tmp_path):
@@ -246,10 +403,25 @@ def test_a_folder_of_images_trains_without_an_option(tmp_path):
     assert (spec.likelihood, spec.network, spec.hidden, spec.latent_dim) == (
         "logistic_mixture",
         "convolutional",
-        (32, 64, 64),
-        32,
+        (32, 64),
+        64,
     )
     assert "bits/dim" in done.output
+
+
+def test_an_array_of_images_trains_as_a_folder_does(tmp_path):
+    np.save(tmp_path / "a.npy", np.random.default_rng(0).integers(0, 256, (12, 18, 20, 3)).astype(np.uint8))
+    words = ["--epochs", "1", "--no-figures", "--no-report", "--out", str(tmp_path / "run")]
+    done = CliRunner().invoke(app, ["train", str(tmp_path / "a.npy"), *words])
+    assert done.exit_code == 0, done.output
+    assert "is read as images of (rows, height, width, channels)" in " ".join(done.output.split())
+    spec = pvae.load(tmp_path / "run").spec
+    assert (spec.event_shape, spec.network, spec.hidden, spec.latent_dim) == (
+        (3, 18, 20),
+        "convolutional",
+        (32, 64),
+        64,
+    )
 
 
 def test_a_table_of_constant_columns_is_refused_by_name(tmp_path):

@@ -82,7 +82,7 @@ def _show(quiet: bool, title: str, result: xr.Dataset, entries: int) -> None:
     is_mass = result.attrs.get("measure") == "mass"  # the bits of a density depend on the data's unit
     cells = {
         "log p(x)": f"{values.mean():.2f} ± {number(error)}",
-        "mcse": number(float(result["mcse"].mean()), ".3f"),
+        "mcse": number(float((result["mcse"] ** 2).sum()) ** 0.5 / len(values), ".3f"),  # of the mean beside it
         "ELBO": number(float(result["elbo"].mean())),
         "gap": number(float(result["gap"].mean())),
         "bits/dim": number(-values.mean() / (math.log(2) * entries) if is_mass else None, ".3f"),

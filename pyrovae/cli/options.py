@@ -95,7 +95,9 @@ def _parameter(name: str, option: Option, heading: str) -> inspect.Parameter:
 def _shown(value: Any) -> str:
     if isinstance(value, tuple):
         return ",".join(map(str, value))
-    return {MISSING: "what suits the data", None: "", False: "", True: "yes"}.get(value, str(value))
+    words = {MISSING: "what suits the data", None: "", False: "", True: "yes"}  # by identity: 1.0 equals True
+    written = f"{value:g}" if isinstance(value, float) else str(value)
+    return next((text for known, text in words.items() if value is known), written)
 
 
 def _integers(text: str) -> tuple[int, ...]:

@@ -47,7 +47,7 @@ def report(
         if poor := [words for folder in folders for words in read_subject(folder, data=own).missing]:
             raise refusal(f"{page} may hold more than this page would: {otherwise}. {poor[0]}", "out")
         rows = rows or kept or None
-    path = write_report(folders, out, data=own, rows=rows, seed=seed)
+    path = write_report(folders, out, data=own, rows=rows, seed=seed, progress=False if quiet else None)
     say(quiet, f"report  {path}")
     if open_ and not webbrowser.open(path.resolve().as_uri()):
         say(quiet, "no browser was found: open the file by hand")

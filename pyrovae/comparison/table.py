@@ -147,7 +147,9 @@ class Comparison:
         best, second = self.frame.index[:2]
         rows, found = self.frame["num_data"].iloc[0], self.difference(best, second)
         error = f" ± {found.error / rows:.2f}" if np.isfinite(found.error) else ""
-        numbers = f"{found.elpd_diff / rows:.2f}{error} nats per datum, paired over {rows:,} rows"
+        numbers = (
+            f"{found.elpd_diff / rows:.2f}{error} nats per datum, paired over {rows:,} row{'' if rows == 1 else 's'}"
+        )
         if np.isinf(found.elpd_diff):
             return f"{best} is ahead of {second}, which gives some of the {rows:,} rows a density of zero."
         if not found.told_apart:

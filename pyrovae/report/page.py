@@ -44,8 +44,8 @@ _WORDS = {
 class RunPage:
     """Everything that a page shows of one run; the evidence is of so many rows, by default as many as the budget allows."""
 
-    def __init__(self, subject: Subject, rows: int | None = None, seed: int = 0) -> None:
-        self.subject, self.rows, self.seed = subject, rows, seed
+    def __init__(self, subject: Subject, rows: int | None = None, seed: int = 0, progress: bool | None = False) -> None:
+        self.subject, self.rows, self.seed, self.progress = subject, rows, seed, progress
         self.skipped: dict[str, str] = {}
         self.report, self.evidence = self._checked()
 
@@ -63,12 +63,12 @@ class RunPage:
             train=attempt("training rows", lambda: data.train.drawn(seed), self.skipped),
             history=history,
             num_samples=EVIDENCE_DRAWS,
-            num_simulations=SIMULATIONS,
+            num_simulations=min(SIMULATIONS, max(100, 8 * (few or 10))),  # as costly as the evidence of few rows
             num_replicates=REPLICATES,
             max_rows=CHECK_ROWS,
             evidence_rows=few or 10,
             seed=seed,
-            progress=False,
+            progress=self.progress,
         )
         report = run_checks(case, errors=Exception)
         self.skipped |= report.skipped
@@ -236,7 +236,9 @@ class RunPage:
         }
         tables = []
         for title, values in groups.items():
-            lines = [[str(name).replace("_", " "), shown_value(v)] for name, v in values.items() if v is not None]
+            lines = [
+                [str(name).replace("_", " "), shown_value(v)] for name, v in values.items() if v not in (None, (), [])
+            ]
             if lines:
                 tables.append({"title": title, "lines": lines})
         return tables
@@ -293,7 +295,7 @@ def _count(number: Any, what: str) -> str:
 
 def shown_value(value: Any) -> str:
     """A field of a spec or a setting as the page writes it."""
-    if value is None:
+    if value is None or value in ((), []):
         return "–"
     if words := kinds_in_words(value):
         return words

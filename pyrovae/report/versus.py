@@ -23,7 +23,7 @@ def comparison_page(pages: Sequence[RunPage], rows: int | None, seed: int) -> st
     """The page of several runs, as HTML; the paired evidence is of so many rows, by default as many as the budget allows."""
     skipped: dict[str, str] = {}
     subjects = [page.subject for page in pages]
-    result = attempt("paired comparison", lambda: compared(subjects, rows, seed), skipped)
+    result = attempt("paired comparison", lambda: compared(subjects, rows, seed, pages[0].progress), skipped)
     each = [(page, page.figures(("history", "samples", "reconstructions"), f"run{i}-")) for i, page in enumerate(pages)]
     return render(
         "comparison.html",
@@ -37,7 +37,7 @@ def comparison_page(pages: Sequence[RunPage], rows: int | None, seed: int) -> st
     )
 
 
-def compared(subjects: Sequence[Subject], rows: int | None, seed: int) -> Comparison:
+def compared(subjects: Sequence[Subject], rows: int | None, seed: int, progress: bool | None = False) -> Comparison:
     """The runs compared row by row on the same test rows.
 
     Raises:
@@ -49,7 +49,7 @@ def compared(subjects: Sequence[Subject], rows: int | None, seed: int) -> Compar
         raise ValueError("it needs the data and the VAE of every run")
     rows = rows or min(affordable_rows(vae, data.test, EVIDENCE_DRAWS) for vae in models.values())
     test = some_rows(data.test, rows, seed)
-    return compare(models, test, num_samples=EVIDENCE_DRAWS, seed=seed, progress=False)
+    return compare(models, test, num_samples=EVIDENCE_DRAWS, seed=seed, progress=progress)
 
 
 def _differences(subjects: Sequence[Subject]) -> list[list[str]]:

@@ -25,6 +25,7 @@ def write_report(
     data: Data | None = None,
     rows: int | None = None,
     seed: int = 0,
+    progress: bool | None = None,
 ) -> Path:
     r"""Write one page of HTML that says what a run is, what came of it and how far to trust it.
 
@@ -43,6 +44,7 @@ def write_report(
         data: the run's data with their splits and covariates, where they are at hand, or have no name to be found by.
         rows: test rows for log p(x), chosen at random; by default 10 to 200, as the model's size allows.
         seed: of all rows and draws.
+        progress: True shows bars, False none; by default there are some on a terminal.
 
     Returns:
         The path of the page. It is written whole or not at all.
@@ -66,10 +68,10 @@ def write_report(
         raise refusal(f"rows must be at least 2, got {rows}", "rows")
     folders = [Path(runs)] if isinstance(runs, str | os.PathLike) else [Path(run) for run in runs]
     if len(folders) == 1:
-        page = RunPage(read_subject(folders[0], vae=vae, data=data), rows, seed)
+        page = RunPage(read_subject(folders[0], vae=vae, data=data), rows, seed, progress)
         return save_file_atomic(path or folders[0] / REPORT, run_page(page).encode())
     subjects = _subjects(folders, vae, data)
-    pages = [RunPage(subject, rows, seed) for subject in subjects]
+    pages = [RunPage(subject, rows, seed, progress) for subject in subjects]
     return save_file_atomic(path or COMPARISON, comparison_page(pages, rows, seed).encode())
 
 
