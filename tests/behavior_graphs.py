@@ -125,12 +125,12 @@ def semi_supervised(name: str) -> Kind:
 
 
 class Expert(nn.Module):
-    """The part of the posterior that one view with orthogonal columns adds to that of the prior: N(pull / precision)."""
+    """The mean of the posterior given one view with orthogonal columns, and what it adds to the precision of N(0, I)."""
 
     def __init__(self, weight: torch.Tensor, noise: float) -> None:
         super().__init__()
         self.precision = (weight.T @ weight).diagonal() / noise
-        self.gain = nn.Parameter(weight.T / noise / self.precision[:, None])
+        self.gain = nn.Parameter(weight.T / noise / (1 + self.precision[:, None]))
 
     def forward(self, x, covariates=None):
         return dist.Normal(x @ self.gain.T, self.precision.rsqrt()).to_event(1)

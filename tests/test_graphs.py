@@ -1,5 +1,7 @@
 """Graphs beside the VAE, each against a closed form."""
 
+import warnings
+
 import behavior_graphs
 import behavior_programs
 import matplotlib.pyplot as plt
@@ -71,6 +73,61 @@ def stacked():
     return vae, dist.MultivariateNormal(zeros, x)
 
 
+class Joined(nn.Module):
+    """A part that is given another value of the graph beside its own, joined in front."""
+
+    def __init__(self, other, part):
+        super().__init__()
+        self.covariate_names, self.part = (other,), part
+
+    def forward(self, value, covariates=None):
+        other = covariates[self.covariate_names[0]]
+        rows = torch.broadcast_shapes(value.shape[:-1], other.shape[:-1])
+        return self.part(torch.cat([other.expand(*rows, -1), value.expand(*rows, -1)], -1))
+
+
+@pytest.mark.parametrize("is_ladder", [False, True])
+def test_layers_drawn_from_the_top_down_and_a_skip_path_have_the_evidence_in_every_weight(is_ladder):
+    torch.manual_seed(1)
+    root = torch.randn(9, 9).double() + 2 * torch.eye(9)
+    joint, x = root @ root.T, [5, 6, 7, 8]  # of z2, z1 and x
+    nets = [pvae.MLP(4, (), out_shape=4).double() for _ in range(2 * is_ladder)]
+    first, second = [*(torch.as_tensor(net.head.weight.detach()) for net in nets), *[torch.eye(4).double()] * 2][:2]
+    for net in nets:
+        nn.init.zeros_(net.head.bias)
+    maps = torch.block_diag(torch.eye(5).double(), torch.cat([torch.eye(4).double(), first, second @ first]))
+    seen = maps @ joint @ maps.T  # of z2, z1, x and the features of both levels
+    vae = HierarchicalVAE(
+        priors=[
+            conditional(joint, [0, 1], [2, 3, 4]),
+            Linear(torch.zeros(2, 1).double(), torch.zeros(2).double(), joint[:2, :2]),
+        ],
+        likelihood=Joined("z2", conditional(joint, [0, 1, 2, 3, 4], x)),
+        posteriors=[
+            Joined("z2", conditional(seen, [0, 1, 9, 10, 11, 12], [2, 3, 4])),
+            conditional(seen, [13, 14, 15, 16], [0, 1]),
+        ],
+        features=nets,
+    )
+    marginal = dist.MultivariateNormal(torch.zeros(4).double(), joint[5:, 5:])
+    rows = marginal.sample((7,))
+    weights = pvae.log_weights(vae, rows, num_samples=5, seed=0)
+    torch.testing.assert_close(weights, marginal.log_prob(rows).expand(5, 7), rtol=0, atol=1e-7)
+    history = pvae.fit(
+        vae,
+        rows,
+        epochs=1,
+        batch_size=7,
+        learning_rate=1e-9,
+        seed=0,
+        progress=False,
+        objective=pvae.FreeBitsELBO({"z2": 1e3}),
+    )
+    assert {"kl/z1", "kl/z2"} <= set(history.columns)
+    vae.reconstruct(rows)
+    vae.sample(3)
+
+
 def test_two_linear_layers_with_the_exact_guide_have_the_evidence_in_every_weight():
     vae, marginal = stacked()
     x = marginal.sample((7,))
@@ -104,6 +161,9 @@ def test_layers_must_pair_up():
     vae, _ = stacked()
     with pytest.raises(ValueError, match="2 priors and 1 posteriors"):
         HierarchicalVAE([vae.prior1, vae.prior2], vae.likelihood, [vae.posterior1])
+    posteriors = [vae.posterior1, vae.posterior2]
+    with pytest.raises(ValueError, match="2 posteriors and 1 networks of features"):
+        HierarchicalVAE([vae.prior1, vae.prior2], vae.likelihood, posteriors, [pvae.MLP(4, (), 4)])
 
 
 def labelled():
@@ -143,24 +203,12 @@ def test_a_continuous_label_is_part_of_the_data_where_it_is_recorded():
     joint = torch.tensor([[1.0, 0, 1, 1], [0, 1, 1, 0], [1, 1, 2, 1], [1, 0, 1, 1]]).double()  # of y, z, x
     joint[2:, 2:] += noise
 
-    class Joined(nn.Module):
-        covariate_names = ("label",)
-
-        def __init__(self, part):
-            super().__init__()
-            self.part = part
-
-        def forward(self, value, covariates=None):
-            label = covariates["label"]
-            rows = torch.broadcast_shapes(value.shape[:-1], label.shape[:-1])
-            return self.part(torch.cat([label.expand(*rows, -1), value.expand(*rows, -1)], -1))
-
     vae = SemiSupervisedVAE(
         labels=pvae.standard_normal(1),
         prior=pvae.standard_normal(1),
-        likelihood=Joined(conditional(joint, [0, 1], [2, 3])),
+        likelihood=Joined("label", conditional(joint, [0, 1], [2, 3])),
         classifier=conditional(joint, [2, 3], [0]),
-        posterior=Joined(conditional(joint, [0, 2, 3], [1])),
+        posterior=Joined("label", conditional(joint, [0, 2, 3], [1])),
     ).double()
     whole = dist.MultivariateNormal(torch.zeros(3).double(), joint[[0, 2, 3]][:, [0, 2, 3]])
     draws = whole.sample((6,))
@@ -197,10 +245,14 @@ def test_a_row_without_any_view_has_the_prior_and_no_evidence():
 
 def test_an_expert_sees_only_the_rows_that_have_its_view():
     vae, data = two_views("product")
-    seen = []
-    vae.posterior.experts["a"].register_forward_hook(lambda module, args, output: seen.append(args[0]))
-    vae.posterior(views_of(data))
-    torch.testing.assert_close(seen[0], data["a"][[0, 2]])
+    fed = []
+    vae.posterior.experts["a"].register_forward_hook(lambda module, args, output: fed.append(args[0]))
+    found = vae.posterior(views_of(data))
+    torch.testing.assert_close(fed[0], data["a"][[0, 0, 2, 0]])  # and in the places of rows without it: one that has it
+    alone = vae.posterior(views_of({"a": data["a"] * torch.nan, "b": data["b"]}))
+    torch.testing.assert_close(found.mean[1], alone.mean[1], **EXACT)
+    changed = vae.posterior(views_of({"a": data["a"] + torch.tensor([[0.0], [0.0], [1.0], [0.0]]), "b": data["b"]}))
+    assert (changed.mean != found.mean).any(1).tolist() == [False, False, True, False]
 
 
 def test_a_mixture_of_products_is_the_mean_of_the_products_over_the_present_subsets():
@@ -212,7 +264,7 @@ def test_a_mixture_of_products_is_the_mean_of_the_products_over_the_present_subs
     def product(*names):
         weight = {"a": torch.tensor(0.7, dtype=torch.float64).exp(), "b": 1.0}
         precision = 1 + sum(weight[v] * experts[v].scale ** -2 for v in names)
-        pull = sum(weight[v] * experts[v].loc * experts[v].scale ** -2 for v in names)
+        pull = sum(weight[v] * experts[v].loc * (1 + experts[v].scale ** -2) for v in names)
         return dist.Normal(pull / precision, precision**-0.5).to_event(1).log_prob(z)
 
     both = torch.stack([product("a"), product("b"), product("a", "b")]).logsumexp(0) - torch.tensor(3.0).double().log()
@@ -224,12 +276,29 @@ def test_a_mixture_of_products_is_the_mean_of_the_products_over_the_present_subs
     vae.posterior.log_weights.data[0] = 0.0
     experts = {v: vae.posterior.experts[v](x).base_dist for v, (x, _) in views.items()}
     plain = {v: 1 + experts[v].scale ** -2 for v in experts}
-    parts = [
-        dist.Normal(experts[v].loc * (plain[v] - 1) / plain[v], plain[v] ** -0.5).to_event(1).log_prob(z) for v in "ab"
-    ]
+    parts = [dist.Normal(experts[v].loc, plain[v] ** -0.5).to_event(1).log_prob(z) for v in "ab"]
     torch.testing.assert_close(
         single[:, 0], torch.stack(parts).logsumexp(0)[:, 0] - torch.tensor(2.0).log(), rtol=0, atol=1e-6
     )
+
+
+def halves_of_digits(train):
+    """What ten epochs of ``fit`` without options make of the two halves of digits: the mean KL of a row."""
+    torch.manual_seed(0)
+    prior = pvae.standard_normal(8)
+    experts = {h: pvae.Factorized(dist.Normal, pvae.MLP(32, (64,)), 8, preprocess=lambda x: x / 16) for h in "ab"}
+    likelihoods = {h: pvae.Factorized(dist.BetaBinomial, pvae.MLP(8, (64,)), 32, total_count=16) for h in "ab"}
+    vae = MultimodalVAE(prior, likelihoods, pvae.Experts(experts, prior))
+    rows = {"a": train[:, :32], "b": train[:, 32:]}
+    return pvae.fit(vae, rows, epochs=10, transform=random_subsets, seed=0, progress=False)["kl"][-1]
+
+
+def test_a_default_fit_uses_latents_that_say_little_at_first_and_none_where_there_is_nothing_to_say():
+    """Where a likelihood starts at the constants of the data, an expert whose mean fades with its precision collapses here."""
+    train = pvae.data.load("digits").train.dense().x.flatten(1)
+    assert halves_of_digits(train) > 2
+    order = torch.rand(train.shape, generator=torch.Generator().manual_seed(0)).argsort(0)
+    assert halves_of_digits(train.gather(0, order)) < 0.3  # the same pixels, of unrelated digits
 
 
 def test_experts_are_normals_of_known_modalities():
@@ -411,6 +480,29 @@ def test_a_forecast_follows_the_kalman_filter():
     assert abs(float(found.mean()) - expected) < 5 * float(found.std()) / 200
     longer = torch.cat([x, torch.full((1, 4, 1), torch.nan)], 1)
     torch.testing.assert_close(bound(vae, longer, seed=0).elbo, bound(vae, x, seed=0).elbo, **EXACT)
+
+
+def test_forecasts_are_scored_by_the_closed_form_at_each_horizon():
+    """Where forecasts are right, the mean score of a normal of standard deviation s is s / sqrt(pi)."""
+    kind = behavior_graphs.state_space("state_space")
+    vae = kind.program
+    torch.manual_seed(0)
+    x = vae.sample(2000)
+    x[::2, 3:] = torch.nan  # every second sequence is shorter
+    found = vae.forecast_scores(x, 2)
+    assert (abs(found.coverage - 0.9) < 4 * found.coverage_error).all()
+    torch.manual_seed(1)
+    seen = x[:1, :1], x[1:2, :2]  # what is left of a shorter and of a longer one
+    spread = torch.stack([vae.forecast(rows, 2, num_samples=2000).std(0).squeeze(-1) for rows in seen])
+    expected = spread.mean(0)[0] / torch.pi**0.5
+    assert (abs(found.crps.values - expected.numpy()) < 4 * found.crps_error.values + 0.02).all()
+    assert found.crps[1] > found.crps[0]
+    wide = vae.forecast_scores(x, 2, level=0.5)
+    assert (abs(wide.coverage - 0.5) < 4 * wide.coverage_error).all()
+    with pytest.raises(ValueError, match="a sequence of 3 steps is too short to forecast 3"):
+        vae.forecast_scores(x, 3)
+    with pytest.raises(ValueError, match="level is the probability of an interval"):
+        vae.forecast_scores(x, 2, level=1.0)
 
 
 def test_controls_reach_the_transition_step_by_step():
@@ -726,6 +818,18 @@ def test_covariates_and_missing_entries_go_through_every_graph(name):
     graph.counterfactual(data, covariates, other, num_samples=2)
 
 
+@pytest.mark.parametrize("name", ["multimodal", "state space"])
+def test_missing_modalities_and_ragged_sequences_are_replayed_as_they_are_run(name):
+    losses = []
+    for level in (False, "trace"):
+        program, data, covariates = graphs_with_covariates()[name]
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # a program that cannot be traced warns
+            history = pvae.fit(program, data, covariates, epochs=2, batch_size=4, seed=0, progress=False, compile=level)
+        losses.append(torch.tensor(history["loss"]))
+    torch.testing.assert_close(*losses, rtol=1e-5, atol=1e-5)
+
+
 def small_sentence(make_net, word_dropout=0.0):
     torch.manual_seed(0)
     vocabulary = pvae.data.Vocabulary(("", "a", "b"))
@@ -820,7 +924,7 @@ def test_tokens_refuse_sizes_and_shares():
 
 
 def test_the_page_of_a_graph_shows_its_labels_its_sites_by_name_and_what_is_assumed():
-    from pyrovae.report.pictures import graph_pictures, view_pictures
+    from pyrovae.report.pictures import graph_pictures, history_picture, view_pictures
     from pyrovae.report.views import views
 
     labels = behavior_graphs.semi_supervised("semi_supervised")
@@ -838,5 +942,13 @@ def test_the_page_of_a_graph_shows_its_labels_its_sites_by_name_and_what_is_assu
     tipping = graph_pictures(hidden.program, pvae.data.as_data(hidden.data), 0)["tipping"]
     assert "the mechanism (SelfMasking, its sign open) is an assumption" in tipping.caption
     assert len(tipping.draw().lines) == 4  # three columns and the line at zero
+    heads, lines = tipping.table
+    assert heads[1] == "b = -1"
+    assert [len(line) for line in lines] == [len(heads)] * 3
+    means = pvae.impute(hidden.program, hidden.data, num_samples=500, num_proposals=2000, seed=0, progress=False)
+    assumed = [float(line[heads.index("as assumed")]) for line in lines]
+    assert assumed == pytest.approx(means.draws.mean(0).mean(0).tolist(), rel=0.02, abs=0.005)
+    history = {"epoch": [1, 2], "elbo": [-3.0, -2.0], "kl/z1": [0.1, 0.25], "kl/z2": [None, 1.0]}
+    assert "KL of each latent at the end: z1 0.25, z2 1.00 nats" in history_picture(history).caption
     assert not graph_pictures(behavior_graphs.hierarchy("hierarchy").program, pvae.data.as_data(data), 0)
     plt.close("all")

@@ -18,19 +18,26 @@ COMBINE = ("product", "mixture", "mixture of products")
 
 
 class Experts(nn.Module):
-    r"""A posterior of several views, made of one normal for each view and one for the prior.
+    r"""A posterior of several views, made of the posteriors of single views and of the prior.
 
-    .. math:: q(z \mid x_S) \propto \mathcal{N}(z;\ \mu_0, \sigma_0^2)
-        \prod_{v \in S} \mathcal{N}\bigl(z;\ \mu_v(x_v), \sigma_v^2(x_v)\bigr)^{w_v}
+    .. math:: q(z \mid x_S) \propto p(z) \prod_{v \in S} \Bigl[\frac{q(z \mid x_v)}{p(z)}\Bigr]^{w_v}, \qquad
+        q(z \mid x_v) = \mathcal{N}\bigl(z;\ \mu_v(x_v), (\sigma_0^{-2} + \sigma_v^{-2}(x_v))^{-1}\bigr)
 
-    S holds the views that are present in a row. ``"product"`` takes the product of all of them; ``"mixture"`` an equal
-    mixture of the products with a single view; ``"mixture of products"`` one over all subsets of the present views. A row
-    without any view has the prior expert. An expert sees only the rows that have its view: no zeros are fed to it. Where
-    all is linear and normal the product is the exact posterior: an expert then is p(z | x_v) / p(z).
+    S holds the views that are present in a row. An expert gives :math:`\mu_v`, the mean that its view alone leads to, and
+    :math:`\sigma_v`, the standard deviation of what the view adds to the prior's :math:`\mathcal{N}(\mu_0, \sigma_0^2)`: no view
+    makes the posterior wider. ``"product"`` takes all views of S; ``"mixture"`` an equal mixture of the posteriors of single
+    ones; ``"mixture of products"`` one over all subsets of S. A row without any view has the prior. An expert is fed no
+    zeros for missing rows: a row that has its view takes their place, and they ignore the result. Where all is linear and
+    normal the product is the exact posterior.
+
+    An expert whose view tells nothing yet still moves the mean, as the posterior of a ``VAE`` does. Means that count in
+    proportion to their precision, the other way to write this product, stay where they are as soon as training has widened
+    the experts, and the latents are never used.
 
     Args:
-        experts: for each view a module with ``forward(x, covariates=None)`` returning a normal with independent entries.
-        prior: module with ``forward(covariates=None)`` returning such a normal: the prior expert.
+        experts: for each view a module with ``forward(x, covariates=None)`` returning a normal with independent entries, of
+            :math:`\mu_v` and :math:`\sigma_v`.
+        prior: module with ``forward(covariates=None)`` returning such a normal: the prior.
         combine: one of the three words above.
         weighted: learn the weights w_v, which are 1 otherwise.
 
@@ -75,31 +82,30 @@ class Experts(nn.Module):
             covariates: for each name, a tensor of as many rows.
         """
         prior = _normal(self.prior(covariates=_read(self.prior, covariates)), "prior")
-        found = [self._natural(name, *views[name], covariates, prior) for name in self.experts]
+        base = prior.scale.square().reciprocal()
+        found = [self._added(name, *views[name], covariates, prior.loc * base, base) for name in self.experts]
         seen = torch.stack([row for row, _, _ in found], -1)  # (rows, views)
         pull, precision = (torch.stack([parts[i] for parts in found], -2) for i in (1, 2))  # (rows, views, d)
         weight = (self.log_weights.exp() * self.members).unsqueeze(-1)  # (components, views, 1)
-        base = prior.scale.square().reciprocal().unsqueeze(-2)
-        total = base + (weight * precision.unsqueeze(-3)).sum(-2)
-        loc = ((prior.loc * base.squeeze(-2)).unsqueeze(-2) + (weight * pull.unsqueeze(-3)).sum(-2)) / total
+        total = base.unsqueeze(-2) + (weight * precision.unsqueeze(-3)).sum(-2)
+        loc = ((prior.loc * base).unsqueeze(-2) + (weight * pull.unsqueeze(-3)).sum(-2)) / total
         if len(self.members) == 1:
             return dist.Normal(loc.squeeze(-2), total.squeeze(-2).rsqrt()).to_event(1)
         complete = (seen.unsqueeze(-2) | ~self.members).all(-1)  # (rows, components)
         usable = complete | ~seen.any(-1, keepdim=True)
         return DiagonalNormalMixture(torch.where(usable, 0.0, -1e10).to(loc), loc, total.rsqrt())
 
-    def _natural(
-        self, name: str, x: Tensor, mask: Tensor, covariates: Covariates | None, prior: Any
+    def _added(
+        self, name: str, x: Tensor, mask: Tensor, covariates: Covariates | None, pull: Tensor, base: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Which rows have a view; its mean times its precision, and its precision, zero in the other rows."""
+        """Which rows have a view, and what it adds to the prior's mean times precision and to its precision: zero elsewhere."""
         seen, expert = mask.reshape(len(mask), -1).any(-1), self.experts[name]
-        pull = precision = torch.zeros(len(x), prior.loc.shape[-1], dtype=prior.loc.dtype, device=x.device)
-        if not seen.any():
-            return seen, pull, precision
-        own = {key: value[seen] for key, value in {**(covariates or {}), "mask": mask}.items()}
-        normal = _normal(expert(x[seen], covariates=_read(expert, own)), name)
-        found = normal.scale.square().reciprocal().expand_as(normal.loc)
-        return seen, pull.index_put((seen,), normal.loc * found), precision.index_put((seen,), found)
+        fed = torch.where(seen, torch.arange(len(x), device=x.device), seen.long().argmax())
+        own = {key: value[fed] for key, value in {**(covariates or {}), "mask": mask}.items()}
+        normal = _normal(expert(x[fed], covariates=_read(expert, own)), name)
+        precision = normal.scale.square().reciprocal().expand_as(normal.loc)
+        added = torch.stack([normal.loc * (base + precision) - pull, precision])
+        return seen, *torch.where(seen.unsqueeze(-1), added, 0.0)
 
 
 def _normal(distribution: Any, name: str) -> Any:

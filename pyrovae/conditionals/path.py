@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae.distributions.path import Either, MarkovPath
+from pyrovae.missing import is_complete
 from pyrovae.networks.base import Covariates, Network
 
 
@@ -87,7 +88,7 @@ class Smoother(nn.Module):
         features = nn.functional.pad(features, (0, 0, 0, length - features.shape[1]))
         h = nn.functional.pad(self.net(features.flip(1)).flip(1), (0, 0, 0, max(0, num_steps - length)))[:, :num_steps]
         ahead = seen.flip(1).cummax(1).values.flip(1)  # something is seen at this step or later
-        is_whole = bool(ahead.all())
+        is_whole = is_complete()
 
         def step(state: Tensor, times: slice) -> Any:
             joined = torch.cat([state, h[:, times].expand(*state.shape[:-1], -1)], -1)

@@ -51,6 +51,8 @@ class Graph(nn.Module):
     provided: tuple[str, ...] = ()
     """Names of covariates that the graph itself provides, beside ``"mask"`` (of observed entries) and ``"index"`` (of rows)."""
     max_plate_nesting: ClassVar[int] = 1
+    training_draws: ClassVar[int] = 1
+    """Draws for each row of the importance-weighted bound that ``fit`` takes by default; 1 for the ELBO."""
     model: Callable[..., Any]
     guide: Callable[..., Any]
 

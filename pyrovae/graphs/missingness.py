@@ -24,8 +24,8 @@ class MissingnessModel(Graph):
     .. math:: p(z)\, p(x \mid z)\, p(s \mid x), \qquad q(z \mid x_{\mathrm{seen}})\, p(x_{\mathrm{missing}} \mid z)
 
     Data are those of the graph, NaN where missing; s is the mask. The latent ``x_missing`` holds the missing entries: the
-    guide draws them from the likelihood, the mask weighs them, and ``impute`` returns them so. Train with several draws,
-    ``fit(..., objective=ImportanceWeightedELBO(20))``. The mechanism is an assumption: data alone do not identify it, so
+    guide draws them from the likelihood, the mask weighs them, and ``impute`` returns them so. ``fit`` takes
+    ``ImportanceWeightedELBO(20)`` by default. The mechanism is an assumption: data alone do not identify it, so
     that results should be shown for several (both signs of :class:`~pyrovae.conditionals.SelfMasking`, several strengths).
 
     Args:
@@ -50,6 +50,7 @@ class MissingnessModel(Graph):
     """
 
     model_parts = ("mechanism",)
+    training_draws = 20
 
     def __init__(self, graph: Graph, mechanism: nn.Module, name: str = "missingness") -> None:
         super().__init__(name, mechanism=mechanism)

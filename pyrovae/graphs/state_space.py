@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyro
 import torch
@@ -12,9 +12,12 @@ from torch import Tensor, nn
 
 from pyrovae.data import as_data
 from pyrovae.distributions.path import MarkovPath
-from pyrovae.errors import check_integer
+from pyrovae.errors import check_integer, refusal
 from pyrovae.graphs.graph import Covariates, Graph
 from pyrovae.missing import observed
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 
 class StateSpaceVAE(Graph):
@@ -118,9 +121,78 @@ class StateSpaceVAE(Graph):
 
         def part(x: Tensor, own: Covariates | None) -> Tensor:
             longer = torch.cat([x, x.new_full((len(x), steps, *x.shape[2:]), torch.nan)], 1)
-            with poutine.block(), pyro.plate("draws", num_samples, dim=-2):
-                z = self.guide(longer, covariates=own)
-            with self.rows(("emission",), None, own, len(x)) as rows:
-                return rows.distribution("emission", z).sample()[:, :, -steps:]
+            return self._emitted(longer, own, num_samples)[:, :, -steps:]
 
         return self._over(part, as_data(data, covariates), batch_size, dim=1)  # type: ignore[no-any-return]
+
+    def forecast_scores(
+        self,
+        data: Any,
+        steps: int,
+        covariates: Any = None,
+        *,
+        num_samples: int = 199,
+        level: float = 0.9,
+        batch_size: int = 256,
+    ) -> xr.Dataset:
+        r"""How well the last steps of sequences are forecast from those before them, by horizon.
+
+        .. math:: \mathrm{CRPS}(y) = \mathbb{E}|X - y| - \tfrac12\, \mathbb{E}|X - X'|
+
+        X and X' are draws of :meth:`forecast`. The score is in the units of the data, less is better, and on average no
+        other forecast has less than the true one.
+
+        Args:
+            data: N sequences; the last ``steps`` that are seen of each are hidden and forecast.
+            steps: how many.
+            covariates: for each name, N rows of as many steps as the data.
+            num_samples: draws for each sequence.
+            level: of the central intervals whose coverage is counted; discrete data are covered more often.
+            batch_size: rows at a time.
+
+        Returns:
+            A Dataset over ``horizon`` (1 to ``steps``): ``crps`` and ``coverage``, means over rows and entries, with their
+            standard errors ``..._error`` between rows.
+
+        Raises:
+            ValueError: a sequence has no step before the hidden ones; the level lies outside (0, 1).
+
+        Reference: Gneiting & Raftery 2007, doi:10.1198/016214506000001437.
+        """
+        import xarray as xr
+
+        if not 0 < level < 1:
+            raise refusal(f"level is the probability of an interval, between 0 and 1, got {level}", "level")
+        outside = max(1, round((num_samples + 1) * (1 - level) / 2))
+
+        def part(x: Tensor, own: Covariates | None) -> Tensor:
+            every, entries = torch.arange(x.shape[1], device=x.device), x.flatten(2)
+            ends = ((~entries.isnan()).any(-1) * (every + 1)).amax(1, keepdim=True)
+            if bool((ends <= steps).any()):
+                raise refusal(f"a sequence of {int(ends.min())} steps is too short to forecast {steps}", "steps")
+            ahead, row = every >= ends - steps, torch.arange(len(x), device=x.device).unsqueeze(1)
+            hidden = x.masked_fill(ahead.reshape(*ahead.shape, *[1] * (x.ndim - 2)), torch.nan)
+            places = row, ends - steps + every[:steps]
+            truth = entries[places]  # (rows, steps, entries)
+            draws = self._emitted(hidden, own, num_samples).flatten(3)[:, *places].sort(0).values
+            rank = torch.arange(1, num_samples + 1, device=x.device).to(draws)
+            spread = (2 * rank - num_samples - 1) / (num_samples * max(num_samples - 1, 1))
+            crps = (draws - truth).abs().mean(0) - torch.einsum("s...,s->...", draws, spread)
+            covered = (draws[outside - 1] <= truth) & (truth <= draws[-outside])
+            both = torch.stack([crps, covered.to(crps)], -1)
+            return torch.where(truth.isnan().unsqueeze(-1), torch.nan, both).nanmean(2)
+
+        found = self._over(part, as_data(data, covariates), batch_size).double()
+        count = (~found.isnan()).sum(0)
+        error = ((found - found.nanmean(0)).square().nansum(0) / (count - 1).clamp_min(1) / count).sqrt()
+        columns = {"crps": 0, "coverage": 1}
+        values = {name: ("horizon", found.nanmean(0)[:, i].numpy()) for name, i in columns.items()}
+        errors = {f"{name}_error": ("horizon", error[:, i].numpy()) for name, i in columns.items()}
+        return xr.Dataset({**values, **errors}, {"horizon": range(1, steps + 1)}, {"level": level})
+
+    def _emitted(self, x: Tensor, covariates: Covariates | None, num_samples: int) -> Tensor:
+        """Draws of all steps of the data given those that are seen, ``(num_samples, rows, T, *event_shape)``."""
+        with poutine.block(), pyro.plate("draws", num_samples, dim=-2):
+            z = self.guide(x, covariates=covariates)
+        with self.rows(("emission",), None, covariates, len(x)) as rows:
+            return rows.distribution("emission", z).sample()  # type: ignore[no-any-return]

@@ -48,12 +48,14 @@ class Picture(NamedTuple):
         draw: draws it, and returns axes.
         caption: what it shows.
         alt: the same for readers who cannot see it.
+        table: the heads and the lines of a table below it, if there is one.
     """
 
     title: str
     draw: Callable[[], Any]
     caption: str
     alt: str
+    table: tuple[list[str], list[list[str]]] | None = None
 
 
 def draw_figures(
@@ -77,10 +79,13 @@ def history_picture(history: Mapping[str, Any], best_epoch: int | None = None) -
         known = [value for value in history.get(name, ()) if value is not None]
         if known:
             ends.append(f"the {words} goes from {known[0]:.1f} to {known[-1]:.1f} nats")
+    levels = {name[3:]: history[name][-1] for name in history if name.startswith("kl/")}
+    parts = [f"{name} {value:.2f}" for name, value in levels.items() if value is not None]
     return Picture(
         "Training curves",
         lambda: plots.plot_history(history, best_epoch=best_epoch),
-        "ELBO and its two terms by epoch in nats per datum at beta 1, and beta where it changes.",
+        "ELBO and its two terms by epoch in nats per datum at beta 1, and beta where it changes."
+        + (f" KL of each latent at the end: {', '.join(parts)} nats." if parts else ""),
         f"Lines of the ELBO, reconstruction and KL over {len(history['epoch'])} epochs; {', '.join(ends)}.",
     )
 
@@ -207,14 +212,14 @@ def _of_mechanism(graph: MissingnessModel, data: Data, seed: int) -> Picture:
     assumed = f"{type(graph.mechanism).__name__}, its sign {'open' if sign is None else 'given'}"
     words = (
         f"Data do not tell why entries are missing: the mechanism ({assumed}) is an assumption. Shift of each column's mean if, "
-        "beyond it, high values (b > 0) or low ones (b < 0) are missing more often."
+        "beyond it, high values (b > 0) or low ones (b < 0) are missing more often; the table has the means."
     )
-
-    def draw() -> Any:
-        options: dict[str, Any] = {"num_samples": 500, "num_proposals": 2000, "seed": seed, "progress": False}
-        return tipping_points(impute(graph, data[:TIPPING_ROWS], **options)).plot()
-
-    return Picture("What another mechanism would change", draw, words, f"A line for each column. {words}")
+    options: dict[str, Any] = {"num_samples": 500, "num_proposals": 2000, "seed": seed, "progress": False}
+    found = tipping_points(impute(graph, data[:TIPPING_ROWS], **options))
+    means = found.to_frame()
+    lines = [[str(name), *(f"{mean:.3g}" for mean in column)] for name, column in means.items()]
+    table = ["", *(f"b = {b:+g}" if b else "as assumed" for b in means.index)], lines
+    return Picture("What another mechanism would change", found.plot, words, f"A line for each column. {words}", table)
 
 
 def _of_labels(graph: SemiSupervisedVAE, data: Data) -> Picture:
@@ -292,7 +297,8 @@ def shown(pictures: Mapping[str, Picture], skipped: dict[str, str], prefix: str 
         anchor = re.sub(r"[^\w-]", "-", prefix + name)
         svg = attempt(f"figure {name}", partial(inline, anchor, picture), skipped)
         if svg is not None:
-            found.append({"id": anchor, "svg": svg, "title": picture.title, "caption": picture.caption})
+            about = {"title": picture.title, "caption": picture.caption, "table": picture.table}
+            found.append({"id": anchor, "svg": svg, **about})
     return found
 
 

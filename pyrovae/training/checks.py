@@ -23,7 +23,7 @@ from pyrovae.distributions.precise import check_exact
 from pyrovae.errors import refusal
 from pyrovae.missing import interior_point, numbered_rows, rows_text
 from pyrovae.networks import check_covariates, least_rows
-from pyrovae.objectives import CapacityELBO, FreeBitsELBO
+from pyrovae.objectives import CapacityELBO, FreeBitsELBO, ImportanceWeightedELBO
 from pyrovae.programs import DATA, DryRun, Program, dry_run, eval_mode
 from pyrovae.programs.dry_run import listening
 from pyrovae.programs.program import unwrapped
@@ -43,7 +43,8 @@ def checked_loss(
 
     Args:
         program: the program.
-        objective: an ELBO; None takes ``TraceEnum_ELBO`` where a latent is marked to be enumerated, else ``Trace_ELBO``.
+        objective: an ELBO; None takes ``TraceEnum_ELBO`` where a latent is marked to be enumerated, the importance-weighted
+            bound of a graph that asks for several draws, else ``Trace_ELBO``.
         rows: the training rows.
         held_out: the validation rows.
         numbers: the betas and the capacity to begin with; without betas they are 1 throughout.
@@ -62,7 +63,10 @@ def checked_loss(
         latents = [
             s for trace in (found.guide_trace, found.model_trace) for s in sites_of(trace) if not s["is_observed"]
         ]
-        objective = TraceEnum_ELBO() if any(s["infer"].get("enumerate") for s in latents) else Trace_ELBO()
+        draws = max((getattr(owner, "training_draws", 1) for owner in program.owners), default=1)
+        objective = Trace_ELBO() if draws == 1 else ImportanceWeightedELBO(draws)
+        if any(s["infer"].get("enumerate") for s in latents):
+            objective = TraceEnum_ELBO()
     _check_objective(objective, found, numbers, subsampled=rows.steps > 1)
     known = [
         site["name"] for site in sites_of(found.model_trace) if site["is_observed"] and inside_support(site) is not None

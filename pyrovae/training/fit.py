@@ -98,7 +98,7 @@ def fit(
         start_at_data: fit the constants of likelihoods that are as they were made to the data, before the first step
             (:meth:`pyrovae.conditionals.Conditional.initialize`).
         objective: an ELBO of Pyro or pyrovae, left as it was; by default ``TraceEnum_ELBO()`` where a latent is marked to be
-            enumerated, else ``Trace_ELBO()``.
+            enumerated, ``ImportanceWeightedELBO(20)`` for a ``MissingnessModel``, else ``Trace_ELBO()``.
         beta: weight of the divergence: a number, a schedule (any callable of a ``Progress``), or a mapping by site.
         optimizer: takes the parameters and returns a torch optimizer; the default is a fused Adam.
         learning_rate: a number or a schedule. By default one cycle over all steps, whose peak falls with their number; left
