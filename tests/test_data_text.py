@@ -1,9 +1,11 @@
 """Text as tokens and back."""
 
+import gzip
+
 import pytest
 import torch
 
-from pyrovae.data import Vocabulary
+from pyrovae.data import Vocabulary, load, load_text, padded
 
 
 def test_characters_go_to_codes_and_back_with_the_end_before_the_padding():
@@ -39,3 +41,37 @@ def test_texts_are_strings_in_a_sequence():
             Vocabulary.of(wrong)
     with pytest.raises(ValueError, match="most must be at least 3, got 2"):
         Vocabulary.of(["a"], most=2)
+
+
+def test_sequences_of_unequal_length_are_padded_with_missing_steps(tmp_path):
+    nan = torch.nan
+    steps = padded([[[1, 2], [3, 4]], [[5, 6]]])
+    torch.testing.assert_close(steps, torch.tensor([[[1.0, 2], [3, 4]], [[5, 6], [nan, nan]]]), equal_nan=True)
+    (tmp_path / "a.json").write_text("[[1, 2, 3], [4]]")
+    x = load(tmp_path / "a.json").dense().x
+    torch.testing.assert_close(x, torch.tensor([[1.0, 2, 3], [4, nan, nan]]), equal_nan=True)
+    with gzip.open(tmp_path / "b.json.gz", "wt") as file:
+        file.write('{"train": [[1], [2, 3]], "test": [[4]]}')
+    assert load(tmp_path / "b.json.gz", array="train").dense().x.shape == (2, 2)
+    for wrong, words in (([[1, [2]]], "steps of one shape"), ([[1], []], "at least one step"), ([], "got 0 with")):
+        with pytest.raises(ValueError, match=words):
+            padded(wrong)
+    with pytest.raises(
+        ValueError, match=r"b\.json\.gz: expected one list of sequences, got: 'train', 'test'; say which"
+    ):
+        load(tmp_path / "b.json.gz")
+    (tmp_path / "a.json").write_text("[[1, 2")
+    with pytest.raises(ValueError, match=r"a\.json: Expecting"):
+        load(tmp_path / "a.json")
+
+
+def test_the_lines_of_a_text_file_are_rows_of_codes(tmp_path):
+    path = tmp_path / "poem.txt"
+    path.write_text("to be\n\nor not to be\n")
+    rows, vocabulary = load_text(path, words=True)
+    assert vocabulary.decode(rows.dense().x) == ["to be", "or not to be"]
+    short, characters = load_text(path, num_steps=6)
+    assert characters.decode(short.dense().x) == ["to be"]
+    assert short.dense().x.shape == (1, 6)
+    with pytest.raises(ValueError, match="expected lines of fewer than 3 tokens"):
+        load_text(path, num_steps=3)

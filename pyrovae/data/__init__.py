@@ -6,6 +6,7 @@ from pyrovae.data.images import ImageRows
 from pyrovae.data.loaders import LoaderBatches, loader_batches
 from pyrovae.data.loading import Listing, available, load
 from pyrovae.data.rows import LazyRows, SparseRows
+from pyrovae.data.sequences import load_text, padded
 from pyrovae.data.splits import split
 from pyrovae.data.table import Batch, Data
 from pyrovae.data.text import Vocabulary
@@ -28,7 +29,9 @@ __all__ = [
     "batches",
     "epoch_order",
     "load",
+    "load_text",
     "loader_batches",
     "map_batches",
+    "padded",
     "split",
 ]

@@ -1,4 +1,4 @@
-"""Files of rows: numpy arrays, tables, AnnData, IDX files and folders of images."""
+"""Files of rows: numpy arrays, tables, AnnData, IDX files, sequences and folders of images."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pyrovae.data.frames import time_ranks
 from pyrovae.data.idx import read_idx
 from pyrovae.data.images import image_folder
 from pyrovae.data.locate import TABLES, UNZIP, readable
+from pyrovae.data.sequences import read_sequences
 from pyrovae.data.table import Data
 from pyrovae.errors import refusal
 
@@ -185,6 +186,10 @@ def _read_idx(path: Path, wanted: Wanted) -> Data:
     return as_data(array[:, None] if array.ndim == 3 else array)  # images get a channel
 
 
+def _read_json(path: Path, wanted: Wanted) -> Data:
+    return as_data(read_sequences(path, wanted.array))
+
+
 @dataclass(frozen=True)
 class Kind:
     """A kind of file: the ends of its names, its reader, the options that it knows, whether it may be compressed."""
@@ -203,6 +208,7 @@ KINDS = (
     Kind(TABLES[4:], _read_parquet, COLUMNS),
     Kind((".h5ad",), _read_anndata, ("array", "labels", "covariates")),
     Kind(("-ubyte",), _read_idx, zipped=True),
+    Kind((".json",), _read_json, ("array",), zipped=True),
 )
 """The kinds of files that are read."""
 

@@ -54,8 +54,9 @@ def load(
     """Return data by name or path, split into ``train``, ``validation`` and ``test``.
 
     A name is ``"digits"``, ``"mnist"`` or ``"freyfaces"``. A path leads to a table of text (``.csv``, ``.tsv``, ``.txt``),
-    ``.parquet``, ``.h5ad`` (AnnData), ``.npy``, ``.npz``, IDX files, or a folder of images, which are read batch by batch.
-    Pickled objects are never loaded.
+    ``.parquet``, ``.h5ad`` (AnnData), ``.npy``, ``.npz``, IDX files, a ``.json`` list of sequences of unequal length (NaN
+    follows the end of a shorter one), or a folder of images, which are read batch by batch. Pickled objects are never loaded.
+    Lines of text are read by :func:`load_text`.
 
     The images of a folder and its subfolders (whose names are the labels) have one size and one depth, 8 or 16 bits. Transparency
     is left out, and grey images beside colored ones become three equal channels; ``notes`` tell.
@@ -69,7 +70,8 @@ def load(
         seed: the seed of the split and of whatever is drawn.
         validation: how many rows validation gets: a count, or a fraction below 1; 0 for none.
         test: how many rows the test gets, likewise; MNIST's is given.
-        array: the array of an ``.npz`` file (the layer of an ``.h5ad`` file) that holds the rows, if there are several.
+        array: the array of an ``.npz`` file (the layer of an ``.h5ad`` file, the list of a ``.json`` file) that holds the rows,
+            if there are several.
         labels: the array of an ``.npz`` file, or the column of a table, that holds the labels.
         covariates: the columns of a table that are covariates; text becomes codes, whose levels are kept.
         drop: the columns of a table to leave out.
