@@ -323,7 +323,7 @@ def test_a_folder_of_images_gets_a_likelihood_on_its_levels(modes, shape, levels
     data = pvae.data.load(tmp_path)
     assert data.event_shape == shape
     assert [note in text for text in data.notes] == [True] * len(data.notes) if note else data.notes == ()
-    expected = {"likelihood": likelihood, "levels": levels, "network": "convolutional", "hidden": (32, 64)}
+    expected = {"likelihood": likelihood, "levels": levels, "network": "local", "hidden": (16, 64), "latent_dim": 100}
     assert suggest(data) == expected
     exact = picture(modes[0], 0)
     pixels = np.asarray(exact if modes[0] == "I;16" else exact.convert("L" if shape[0] == 1 else "RGB")).astype(int)
@@ -332,7 +332,7 @@ def test_a_folder_of_images_gets_a_likelihood_on_its_levels(modes, shape, levels
     )
 
 
-@pytest.mark.parametrize(("size", "network"), [(15, None), (16, "convolutional")])
+@pytest.mark.parametrize(("size", "network"), [(15, None), (16, "local")])
 def test_small_images_keep_dense_layers(size, network, tmp_path):
     picture("L", 0, (size, size)).save(tmp_path / "a.png")
     assert suggest(pvae.data.load(tmp_path)).get("network") == network
@@ -353,10 +353,49 @@ def test_the_default_training_on_images_has_a_bounded_cost(size, rows, batch_siz
 @pytest.mark.parametrize("size", [16, 28, 32, 64, 128])
 def test_the_suggested_networks_cost_the_same_for_each_entry_of_an_image(size):
     levels = torch.randint(256, (4, 3, size, size), dtype=torch.uint8)
-    vae = pvae.build_vae(levels, latent_dim=32, seed=0)
+    vae = pvae.build_vae(levels, seed=0)
     with FlopCounterMode(display=False) as counter:
         vae.likelihood.raw(vae.encode(levels[:1].float()))
     assert 500 < counter.get_total_flops() / levels[0].numel() < 6000
+
+
+@pytest.mark.parametrize(
+    ("given", "network", "latents"),
+    [
+        ({}, "local", 256),
+        ({"prior": "mixture"}, "local", 256),
+        ({"latent_dim": 7}, "convolutional", 7),
+        ({"hidden": (8, 8)}, "convolutional", 64),
+        ({"posterior": "full_normal", "latent_dim": 5}, "convolutional", 5),
+        ({"network": "mlp", "latent_dim": 5}, "mlp", 5),
+    ],
+)
+def test_latents_keep_their_places_where_nothing_else_is_asked_for(given, network, latents):
+    levels = torch.randint(256, (4, 3, 32, 32), dtype=torch.uint8)
+    spec = pvae.build_vae(levels, seed=0, **given).spec
+    assert (spec.network, spec.latent_dim) == (network, latents)
+
+
+def test_a_local_code_moves_with_the_image():
+    """Two places of latents, eight pixels, further: inside the image the codes are those of before, and so is what is decoded."""
+    x = torch.randint(256, (2, 3, 64, 64), generator=torch.Generator().manual_seed(0)).float()
+    vae = pvae.build_vae(
+        (3, 64, 64), likelihood="logistic_mixture", levels=256, network="local", hidden=(4, 8), latent_dim=512
+    )
+    codes, moved = (vae.encode(rows).unflatten(-1, (2, 16, 16)) for rows in (x, x.roll(8, -1)))
+    torch.testing.assert_close(codes[..., 2:-4], moved[..., 4:-2], rtol=1e-4, atol=1e-5)
+    raw = vae.likelihood.net(codes.flatten(1))[..., 12:-28]
+    shifted = vae.likelihood.net(codes.roll(2, -1).flatten(1))[..., 20:-20]
+    torch.testing.assert_close(raw, shifted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("posterior", "latents", "said"), [("full_normal", 64, "posterior normal"), ("normal", 65, "multiple of 64")]
+)
+def test_a_local_code_of_another_size_or_kind_is_refused(posterior, latents, said):
+    options = {"likelihood": "logistic_mixture", "levels": 256, "network": "local", "hidden": (4, 8)}
+    with pytest.raises(ValueError, match=said):
+        pvae.build_vae((3, 32, 32), posterior=posterior, latent_dim=latents, **options)
 
 
 @pytest.mark.parametrize(
@@ -402,9 +441,9 @@ def test_a_folder_of_images_trains_without_an_option(tmp_path):
     spec = pvae.load(tmp_path / "run").spec
     assert (spec.likelihood, spec.network, spec.hidden, spec.latent_dim) == (
         "logistic_mixture",
-        "convolutional",
-        (32, 64),
-        64,
+        "local",
+        (16, 64),
+        100,
     )
     assert "bits/dim" in done.output
 
@@ -418,9 +457,9 @@ def test_an_array_of_images_trains_as_a_folder_does(tmp_path):
     spec = pvae.load(tmp_path / "run").spec
     assert (spec.event_shape, spec.network, spec.hidden, spec.latent_dim) == (
         (3, 18, 20),
-        "convolutional",
-        (32, 64),
-        64,
+        "local",
+        (16, 64),
+        100,
     )
 
 

@@ -156,15 +156,14 @@ def _read(chosen: Mapping[str, Any], reading: Reading, quiet: bool) -> tuple[Dat
 def asked_for(chosen: Mapping[str, Any], rows: Data, seed: int) -> Spec:
     """The spec that was asked for, with a likelihood that suits the data where none was."""
     from pyrovae.presets import suggest
+    from pyrovae.presets.build import beside
 
-    suggested = suggest(rows, seed)
+    suggested = beside(suggest(rows, seed), chosen)
     likelihood = LIKELIHOODS.get(chosen.get("likelihood", suggested["likelihood"]))
     if likelihood is not None and not likelihood.leveled:
         suggested.pop("levels", None)
     if chosen.get("likelihood", "table") != "table":
         suggested.pop("columns", None)
-    if chosen.get("network", "convolutional") != suggested.get("network", "convolutional"):
-        suggested = {name: value for name, value in suggested.items() if name not in ("network", "hidden")}
     fields = {name: chosen[name] for name in options_of(Spec) if name in chosen}
     return Spec.from_json({**suggested, **fields, "event_shape": tuple(rows.event_shape)}).resolved()
 

@@ -36,6 +36,8 @@ class ConvEncoder(VectorTrunk):
         activation: class of the activation.
         normalization: class called with a number of channels, ``nn.BatchNorm2d`` or
             ``functools.partial(nn.GroupNorm, 8)``; statistics of the former run over all leading axes.
+        local: whether the outputs are numbers of each place in the smallest feature maps, computed there in one way for all
+            places: ``(numbers, height, width)`` flattened.
 
     Raises:
         ValueError: ``in_shape`` is no image, there is no stage, or the normalization does not take images.
@@ -55,6 +57,7 @@ class ConvEncoder(VectorTrunk):
         residual_blocks: int = 0,
         activation: MakeActivation = nn.SiLU,
         normalization: MakeNormalization | None = None,
+        local: bool = False,
     ) -> None:
         image = as_shape(in_shape, "in_shape")
         if len(image) != 3:
@@ -65,12 +68,21 @@ class ConvEncoder(VectorTrunk):
         widths = [image[0], *_channels("ConvEncoder", channels)]
         size = _sizes(image[1:], len(widths) - 1)[0]
         super().__init__(image, widths[-1] * math.prod(size))
+        self.maps = (widths[-1], *size) if local else None
         stages = []
         for before, after in itertools.pairwise(widths):
             convolution = nn.Conv2d(before, after, 3, stride=2, padding=1)
             stages.append(nn.Sequential(convolution, _refine(after, residual_blocks, activation, normalization)))
         self.body = nn.Sequential(*stages)
         self.finish(out_shape)
+
+    def make_head(self, out_shape: torch.Size) -> nn.Module:
+        """Return a linear map from the features to the flattened output, or one from each place to its numbers."""
+        if self.maps is None:
+            return super().make_head(out_shape)
+        channels, *size = self.maps
+        numbers = _numbers_of_a_place("ConvEncoder", math.prod(out_shape), size)
+        return nn.Sequential(nn.Unflatten(-1, self.maps), nn.Conv2d(channels, numbers, 1), nn.Flatten())
 
     def features(self, rows: Tensor) -> Tensor:
         """Return the flattened feature maps of images ``(rows, channels, height, width)``."""
@@ -92,6 +104,7 @@ class ConvDecoder(Trunk):
         residual_blocks: number of residual blocks before each doubling, each two convolutions before an activation.
         activation: class of the activation.
         normalization: class called with a number of channels, as in :class:`ConvEncoder`.
+        local: whether the input is numbers of each place, as a local :class:`ConvEncoder` of as many stages gives them.
 
     Raises:
         ValueError: ``out_shape`` is no image, there is no stage, or the normalization does not take images.
@@ -111,9 +124,10 @@ class ConvDecoder(Trunk):
         residual_blocks: int = 0,
         activation: MakeActivation = nn.SiLU,
         normalization: MakeNormalization | None = None,
+        local: bool = False,
     ) -> None:
         super().__init__(in_shape)
-        self.channels = _channels("ConvDecoder", channels)
+        self.channels, self.local = _channels("ConvDecoder", channels), local
         self.ups = nn.ModuleList(_double(a, b) for a, b in itertools.pairwise(self.channels))
         self.refines = nn.ModuleList(
             _refine(width, residual_blocks, activation, normalization) for width in self.channels
@@ -122,7 +136,7 @@ class ConvDecoder(Trunk):
 
     def make_head(self, out_shape: torch.Size) -> nn.Module:
         """Return the parts that depend on the image: the map into the smallest feature maps, and the last doubling."""
-        return Canvas(math.prod(self.in_shape), self.channels, out_shape)
+        return Canvas(math.prod(self.in_shape), self.channels, out_shape, self.local)
 
     def run(self, rows: Tensor, head: nn.Module) -> Tensor:
         """Return the images ``(rows, channels, height, width)`` of ``(rows, *in_shape)``, of the head's size."""
@@ -136,7 +150,7 @@ class ConvDecoder(Trunk):
 class Canvas(nn.Module):
     """The parts of a decoder that belong to one image size: the first map and the last doubling."""
 
-    def __init__(self, in_features: int, channels: Sequence[int], out_shape: torch.Size) -> None:
+    def __init__(self, in_features: int, channels: Sequence[int], out_shape: torch.Size, local: bool = False) -> None:
         super().__init__()
         if len(out_shape) < 2:
             raise ValueError(
@@ -146,12 +160,25 @@ class Canvas(nn.Module):
         self.image_size = (out_shape[-2], out_shape[-1])
         smallest, *self.sizes = _sizes(self.image_size, len(channels))[:-1]
         self.first_maps = (channels[0], *smallest)
-        self.stem = nn.Linear(in_features, math.prod(self.first_maps))
+        self.stem: nn.Module = nn.Linear(in_features, math.prod(self.first_maps))
+        if local:
+            numbers = _numbers_of_a_place("ConvDecoder", in_features, smallest)
+            convolution = nn.Conv2d(numbers, channels[0], 3, padding=1)
+            self.stem = nn.Sequential(nn.Unflatten(-1, (numbers, *smallest)), convolution, nn.Flatten())
         self.last = _double(channels[-1], math.prod(out_shape[:-2]))
 
     def forward(self, h: Tensor) -> Tensor:
         """Return the images ``(rows, channels, height, width)`` of the largest feature maps."""
         return self.last(h)[..., : self.image_size[0], : self.image_size[1]]
+
+
+def _numbers_of_a_place(who: str, total: int, size: Sequence[int]) -> int:
+    places = math.prod(size)
+    if total % places:
+        raise ValueError(
+            f"{who} expected numbers for each of {size[0]} x {size[1]} places, got {total}: give a multiple of {places}"
+        )
+    return total // places
 
 
 def _sizes(image_size: Sequence[int], halvings: int) -> list[tuple[int, int]]:

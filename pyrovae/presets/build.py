@@ -23,8 +23,8 @@ from pyrovae.networks import MLP, ConcatCovariates, ConvDecoder, ConvEncoder, Ne
 from pyrovae.presets.spec import Spec
 from pyrovae.presets.tables import ACTIVATIONS, LIKELIHOODS, NETWORKS, POSTERIORS, PRIORS
 
-IMAGE_CHANNELS = {2: (32, 64), 3: (16, 32, 64), 4: (8, 16, 32, 64), 5: (8, 16, 32, 64, 64)}
-"""The channels of convolutional networks that are suggested for images, by the number of halvings down to about 4 pixels."""
+IMAGE_CHANNELS = {2: (16, 64), 3: (16, 32, 64), 4: (8, 16, 32, 64), 5: (8, 16, 32, 64, 64)}
+"""The channels of convolutional networks that are suggested for images, by the number of halvings down to about 8 pixels."""
 MIXTURE_COMPONENTS = 3
 """The most components of a mixture likelihood: each costs as much again, in every pixel of every channel."""
 START_ROWS = 5000
@@ -70,7 +70,7 @@ def build_vae(spec: Any, *, start: Any = None, seed: int | None = None, **fields
     if not isinstance(spec, (Spec, int, Sequence)):
         spec = as_data(spec)
         start = spec if start is None else start
-        suggested = suggest(spec, seed) if "likelihood" not in fields else {}
+        suggested = beside(suggest(spec, seed), fields) if "likelihood" not in fields else {}
         spec, fields = tuple(spec.event_shape), {**suggested, **fields}
     given = vars(spec) if isinstance(spec, Spec) else {"event_shape": spec}
     spec = Spec.from_json({**given, **fields}).resolved()
@@ -139,6 +139,20 @@ def suggest(data: Any, seed: int | None = None) -> dict[str, Any]:
     return {"likelihood": "negative_binomial", **given}
 
 
+def beside(suggested: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """What is suggested beside given fields: where these say how many latents images have, latents have no place in the image."""
+    if suggested.get("network") != "local":
+        return suggested
+    if (
+        any(name in given for name in ("network", "hidden", "latent_dim"))
+        or given.get("posterior", "normal") != "normal"
+    ):
+        suggested = {**suggested, "network": "convolutional", "latent_dim": 64}
+    if given.get("network") == "mlp":
+        suggested = {name: value for name, value in suggested.items() if name not in ("network", "hidden")}
+    return suggested
+
+
 def are_images(rows: Data) -> bool:
     """Whether rows are images: levels of 8 bits, or files, with axes for channels, height and width."""
     levels = isinstance(rows.x, ImageRows) or (isinstance(rows.x, Tensor) and rows.x.dtype == torch.uint8)
@@ -150,8 +164,11 @@ def _images(rows: Data) -> dict[str, Any]:
     if not are_images(rows) or rows.covariates:
         return {}
     x, (channels, height, width) = rows.x, rows.event_shape
-    halvings = min(max(round(math.log2(min(height, width) / 4)), 2), 5)
-    size = {"network": "convolutional", "hidden": IMAGE_CHANNELS[halvings]} if min(height, width) >= 16 else {}
+    halvings = min(max(round(math.log2(min(height, width) / 8)), 2), 5)
+    size: dict[str, Any] = {}
+    if min(height, width) >= 16:
+        places = math.ceil(height / 2**halvings) * math.ceil(width / 2**halvings)
+        size = {"network": "local", "hidden": IMAGE_CHANNELS[halvings], "latent_dim": 2**halvings * places}
     if x.dtype.is_floating_point:
         return {"likelihood": "continuous_bernoulli", **size}
     likelihood = "logistic_mixture" if channels == 3 else "discretized_logistic"
@@ -200,8 +217,8 @@ def _networks(spec: Spec) -> tuple[Network, Network]:
     )
     options: dict[str, Any] = {"activation": None if spec.gated else activation, "normalization": normalization}
     decoder_hidden = spec.decoder_hidden or ()
-    if spec.network == "convolutional":
-        options["residual_blocks"] = int(spec.residual)
+    if spec.network != "mlp":
+        options |= {"residual_blocks": int(spec.residual), "local": spec.network == "local"}
         encoder: Network = ConvEncoder(spec.event_shape, spec.hidden, **options)
         return encoder, ConvDecoder(spec.latent_dim, decoder_hidden, **options)
     options |= {"dropout": spec.dropout, "gated": spec.gated, "residual": spec.residual}

@@ -122,12 +122,12 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
     "freyfaces": {"latent_dim": 20, "hidden": (256, 256)},
     "tables": {"hidden": (32,), "batch_size": 64, "learning_rate": 1e-2},
     "files": {"hidden": (128, 128)},
-    "images": {"latent_dim": 64, "batch_size": 32, "learning_rate": 5e-3, "warm_up": 0.3},
+    "images": {"batch_size": 32},
 }
 """By data set the fields of `Spec` and `Training` that differ from their defaults; tables, files and images are the user's."""
 TABLE_STEPS = 2500
 """Steps that a table's training takes by default, unless its 50 epochs take more."""
-IMAGE_ENTRIES, IMAGE_STEPS = 1.5e8, 300
+IMAGE_ENTRIES, IMAGE_STEPS = 1e8, 300
 """Entries that the training on a folder of images reads by default, which takes some minutes, and the fewest steps."""
 
 
@@ -140,7 +140,7 @@ def image_epochs(entries: int, rows: int, batch_size: int) -> int:
         batch_size: rows in a batch.
 
     >>> image_epochs(3 * 32 * 32, 160, 32), image_epochs(3 * 64 * 64, 10_000, 32), image_epochs(3 * 256 * 256, 160, 32)
-    (306, 2, 60)
+    (204, 1, 60)
     """
     per_epoch = math.ceil(rows / batch_size)
     steps = max(IMAGE_ENTRIES / (entries * min(batch_size, rows)), IMAGE_STEPS)

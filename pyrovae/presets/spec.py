@@ -31,12 +31,16 @@ class Spec:
 
     event_shape: Annotated[Sizes, Option("shape of one datum; an integer for a vector", most=MAX_ENTRIES)]
     likelihood: Annotated[str, Option("distribution of the data given the latents", LIKELIHOODS)]
-    latent_dim: Annotated[int, Option("latent dimensions; a table has half its columns, 2 to 10", most=2**12)] = 10
+    latent_dim: Annotated[
+        int, Option("latent dimensions; a table has half its columns, 2 to 10, images some for each place", most=2**12)
+    ] = 10
     hidden: Annotated[Sizes, Option("widths of the encoder's layers, or channels of its stages", most=2**16)] = (128,)
     decoder_hidden: Annotated[Sizes | None, Option("those of the decoder; None mirrors the encoder", most=2**16)] = None
     prior: Annotated[str, Option("distribution of the latents", PRIORS)] = "standard_normal"
     posterior: Annotated[str, Option("guide's distribution of the latents given the data", POSTERIORS)] = "normal"
-    network: Annotated[str, Option("kind of encoder and decoder", NETWORKS)] = "mlp"
+    network: Annotated[
+        str, Option("kind of encoder and decoder; local: convolutions whose latents keep their places", NETWORKS)
+    ] = "mlp"
     levels: Annotated[int | None, Option("number of levels, for integers 0 to levels - 1", least=2, most=2**16)] = None
     scale: Annotated[
         float | str,
@@ -110,6 +114,8 @@ class Spec:
                 f"{self.event_shape}: take network mlp",
                 "network",
             )
+        if self.network == "local" and self.posterior != "normal":
+            raise refusal("the local network codes each place by itself: take posterior normal", "posterior")
         for name in ("gated", "dropout", "covariate_columns"):
             if getattr(self, name):
                 raise refusal(f"{name} is for network mlp: leave {name} out", name)

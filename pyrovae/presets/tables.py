@@ -113,5 +113,6 @@ ACTIVATIONS: Mapping[str, str] = {
 NETWORKS: Mapping[str, Mapping[str | None, str]] = {
     "mlp": {None: "", "layer": "LayerNorm", "batch": "BatchNorm1d"},
     "convolutional": {None: "", "layer": "GroupNorm", "batch": "BatchNorm2d"},
+    "local": {None: "", "layer": "GroupNorm", "batch": "BatchNorm2d"},
 }
 """The networks by name, each with its normalizations: classes of torch."""
