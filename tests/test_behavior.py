@@ -717,7 +717,7 @@ LOADS: dict[str, dict[str, Any]] = {
 }
 """Work that takes many times the bound if it is done at once. `fit` is bounded by its batches."""
 BOUNDED = {"agreement", "bdmc", "compare", "elbo", "from_pyro_svi", "impute", "inference_gaps", "joint_log_weights"}
-BOUNDED |= {"local_calibration"}
+BOUNDED |= {"local_calibration", "power_scaling"}
 BOUNDED |= {"anomaly_scores", "detect", "log_marginal", "log_weights", "refine", "representation_quality"}
 BOUNDED |= {
     "diagnose",

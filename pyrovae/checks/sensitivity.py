@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 SENSITIVE = 0.05
 """The sensitivity above which a posterior is called sensitive, as in Kallioinen et al."""
+AT_ONCE = 16
+"""Rows whose draws are sorted and weighed together: a block of more holds copies of all of its draws."""
 
 
 class PowerScaling(Result):
@@ -113,15 +116,25 @@ def _scaled(block: Block, delta: float) -> dict[str, Tensor]:
         for name in latent_names(guide_trace):
             site = guide_trace.nodes[name]
             drawn.setdefault(name, []).append(rows_second(site["value"], site).double().cpu())
-    log_weight, log_prior, log_likelihood = (torch.cat(parts) for parts in logs.values())
-    base = psis(log_weight)
+    every = {name: torch.cat(parts) for name, parts in logs.items()}
+    values = {name: torch.cat(parts) for name, parts in drawn.items()}
+    del drawn, logs
+    parts = [
+        _of_rows({n: v[:, some] for n, v in every.items()}, {n: v[:, some] for n, v in values.items()}, delta)
+        for some in torch.arange(len(block.call.rows)).split(AT_ONCE)
+    ]
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def _of_rows(logs: Mapping[str, Tensor], drawn: Mapping[str, Tensor], delta: float) -> dict[str, Tensor]:
+    """Sensitivities of some rows, from the log densities and the latents of their draws ``(draws, rows, ...)``."""
+    base = psis(logs["weight"])
     columns, ks = {}, [_tail(base)]
-    for kind, term in (("prior", log_prior), ("likelihood", log_likelihood)):
-        scaled = [psis(log_weight + (power - 1) * term) for power in (1 + delta, 1 / (1 + delta))]
+    for kind in ("prior", "likelihood"):
+        scaled = [psis(logs["weight"] + (power - 1) * logs[kind]) for power in (1 + delta, 1 / (1 + delta))]
         ks += [_tail(one) for one in scaled]
         weights = [one.log_weights.exp() for one in (base, *scaled)]
-        for name, parts in drawn.items():
-            values = torch.cat(parts)
+        for name, values in drawn.items():
             distance, shift = _sensitivity(values.flatten(2) if values.ndim > 2 else values[..., None], *weights)
             for label, number in ((kind, distance), (f"{kind}_shift", shift)):
                 columns[f"{label} {name}"] = (number / np.log2(1 + delta)).reshape(values.shape[1:])
