@@ -84,6 +84,8 @@ def main(quick):
         for known, groups in ((True, (labels, labels)), (False, None)):
             found = contrast(vae, *x.chunk(2), groups=groups, seed=seed, **options)
             rates[known].append([((found.low > 0) | (found.high < 0)).mean(), (found.fdr <= 0.05).mean()])
+        told = [" ".join(f"{number:.3f}" for number in one) for one in (pairs[-1], sides[-1])]
+        print(f"set {seed}, false, power, called: pair {told[0]}; sides {told[1]}", flush=True)
         if seed % 10 == 9:
             report("pairs of rows", pairs)
             report("two sides of 40 rows", sides)
