@@ -3,6 +3,7 @@
 import pyro
 import pytest
 import torch
+from catalogue import CASES
 from pyro.infer import Trace_ELBO
 from random_programs import random_program
 from traceable import BLOCKED, TRACES, Made
@@ -68,17 +69,17 @@ def traced(made):
     return replayed, eager
 
 
-def compare(made):
+def compare(made, tolerance=1e-5):
     """Hold a graph to its program, for two seeds: loss, gradients, buffers, and how much noise was drawn."""
     replayed, eager = traced(made)
     for seed in (5, 6):
         (value, gradients, state, after), (expected, others, other_state, other_after) = replayed(seed), eager(seed)
-        torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(value, expected, rtol=tolerance, atol=tolerance)
         assert torch.equal(after, other_after)  # as many random numbers were drawn
         for gradient, other in zip(gradients, others, strict=True):
             assert (gradient is None) == (other is None)
             if gradient is not None:
-                torch.testing.assert_close(gradient, other, rtol=1e-5, atol=1e-5 * float(other.abs().max()))
+                torch.testing.assert_close(gradient, other, rtol=tolerance, atol=tolerance * float(other.abs().max()))
         for tensor, other in zip(state.values(), other_state.values(), strict=True):
             torch.testing.assert_close(tensor, other)
 
@@ -88,6 +89,19 @@ def compare(made):
 def test_the_graph_gives_the_loss_and_the_gradients_of_the_program(name):
     torch.manual_seed(0)
     compare(TRACES[name]())
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("name", [case.name for case in CASES])
+def test_in_double_precision_the_graph_of_each_conditional_agrees_to_twelve_digits(name):
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.float64)
+    try:
+        made = TRACES[name]()
+        assert {p.dtype for p in made.program.parameters()} == {torch.float64}
+        compare(made, 1e-12)
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

@@ -72,9 +72,10 @@ def of_family(case, role):
 
 
 def of_catalogue(case):
-    part = case.module(torch.float32)
+    dtype = torch.get_default_dtype()
+    part = case.module(dtype)
     names = getattr(part, "covariate_names", ())
-    covariates = {n: v.float().expand(ROWS, *v.shape).contiguous() for n, v in case.covariates.items() if n in names}
+    covariates = {n: v.to(dtype).expand(ROWS, *v.shape).contiguous() for n, v in case.covariates.items() if n in names}
     if not case.reads_value:
         size = part().event_shape[0]
         posterior = pvae.Factorized(dist.Normal, pvae.MLP(3, (8,)), event_shape=size)
@@ -95,7 +96,7 @@ def of_catalogue(case):
             prior = type(part)(event_shape=3, **({"temperature": 0.8} if case.name == "RelaxedOneHot" else {}))
         likelihood = pvae.Factorized(dist.Normal, pvae.MLP(size, (8,)), event_shape=3)
         return Made(pvae.VAE(prior, likelihood, part), torch.randn(ROWS, 3))
-    x = case.points(ROWS).float()
+    x = case.points(ROWS).to(dtype)
     x = torch.tensor([2.0, 3.0, 1.0]).expand(ROWS, 3).contiguous() if case.name == "Multinomials" else x
     posterior = pvae.Factorized(dist.Normal, pvae.MLP(tuple(x.shape[1:]), (8,)), event_shape=3)
     return Made(vae_of(part, posterior), x, covariates or None)
