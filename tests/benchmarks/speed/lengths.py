@@ -1,0 +1,74 @@
+"""Processor's seconds of whole calls of ``fit``, preparation included, by the number of steps and the level.
+
+    python tests/benchmarks/speed/lengths.py [--steps 100 300 1000 10000 100000] [--rounds 3] [--only digits]
+
+One process, one thread; the levels take turns. Libraries are in the cache from a first call, so that ``compile`` shows what it
+costs when it is not built anew; a compiler beside the training is another process, and is not counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import statistics
+import time
+
+import torch
+from ways import SIZES, Size, rows_of
+
+LEVELS = {"eager": False, "trace": "trace", "compile": "compile", "auto": "auto"}
+EAGER_MOST = 3000
+"""Steps above which eager training is left out."""
+
+
+def seconds(size: Size, level: str, steps: int) -> tuple[float, str]:
+    """The processor's seconds of a training, and how its steps were taken."""
+    import pyro.distributions as dist
+    from torch import nn
+
+    import pyrovae as pvae
+
+    torch.manual_seed(0)
+    mlp = functools.partial(pvae.MLP, activation=nn.Softplus)
+    vae = pvae.VAE(
+        pvae.standard_normal(size.latent_dim),
+        pvae.Factorized(dist.Bernoulli, mlp(size.latent_dim, (size.hidden,)), event_shape=size.data_dim),
+        pvae.Factorized(dist.Normal, mlp(size.data_dim, (size.hidden,)), event_shape=size.latent_dim),
+    )
+    x, given = torch.from_numpy(rows_of(size)), {"batch_size": size.batch_size, "seed": 0, "progress": False}
+    started = time.process_time()
+    history = pvae.fit(vae, x, steps=steps, compile=LEVELS[level], **given)
+    return time.process_time() - started, history.engine
+
+
+def main() -> None:
+    """Print, for each number of steps, the median seconds by level, and that of ``auto`` over the best of the others."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, nargs="*", default=[100, 300, 1000, 10_000, 100_000])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", nargs="*", choices=SIZES, default=["digits"])
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    for name in options.only:
+        for level in ("compile", "eager"):  # what is imported and built at first is not counted
+            seconds(SIZES[name], level, 2 * SIZES[name].steps)
+        for steps in options.steps:
+            levels = [level for level in LEVELS if level != "eager" or steps <= EAGER_MOST]
+            found: dict[str, list[float]] = {level: [] for level in levels}
+            for number in range(options.rounds):
+                for level in levels if number % 2 else reversed(levels):
+                    taken, engine = seconds(SIZES[name], level, steps)
+                    found[level].append(taken)
+                    how = engine if level == "auto" else ""
+            middle = {level: statistics.median(times) for level, times in found.items()}
+            best = min(value for level, value in middle.items() if level != "auto")
+            print(
+                f"{name} {steps:7} steps: "
+                + ", ".join(f"{level} {value:.2f}" for level, value in middle.items())
+                + f"; auto over the best {middle['auto'] / best:.2f} ({how})",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
