@@ -316,16 +316,20 @@ def test_every_kind_of_data_goes_straight_into_fit(rows):
     assert min(moved(before, vae)) > 0
 
 
-def test_a_transform_redraws_each_batch():
-    seen = []
+def test_a_transform_redraws_each_batch_and_is_asked_once_for_it():
+    """Its noise may be NumPy's, which no seed of a step repeats: a graph and its program must be given the same batch."""
+    seen = {False: [], "trace": []}
 
-    def transform(x, generator):
-        drawn = torch.poisson(x, generator=generator)
-        seen.append(drawn)
-        return drawn
+    def transform(x, generator, level):
+        seen[level].append(torch.poisson(x, generator=generator) + int(np.random.randint(2)))  # noqa: NPY002
+        return seen[level][-1]
 
-    pvae.fit(counts_vae(), torch.full((10, 5), 3.0), epochs=2, batch_size=10, transform=transform, seed=0)
-    assert not torch.equal(seen[-1], seen[-2])
+    for level in seen:
+        given = {"transform": functools.partial(transform, level=level), "compile": level}
+        history = pvae.fit(counts_vae(), torch.full((10, 5), 3.0), epochs=2, batch_size=10, seed=0, **given)
+        assert history.engine == ("traced" if level else "eager")
+        assert not torch.equal(seen[level][-1], seen[level][-2])
+    assert len(seen[False]) == len(seen["trace"])
 
 
 def test_early_stopping_keeps_the_best_weights():
@@ -348,39 +352,43 @@ def test_a_callback_can_stop():
     assert (len(history), history.ended) == (3, "stopped by a callback")
 
 
-def poison(module, bad_calls):
-    """The module gives NaN at these calls in train mode, one in each step."""
-    calls = 0
+def poison(module, step):
+    """The module gives NaN from this step on: a skipped step takes its count back."""
+    module.register_buffer("count", torch.zeros(()))
 
     def hook(module, args, output):
-        nonlocal calls
-        calls += module.training
-        return output * math.nan if module.training and calls in bad_calls else output
+        if not module.training:
+            return output
+        module.count.add_(1)
+        return torch.where(module.count == step, math.nan, output)
 
     return module.register_forward_hook(hook)
 
 
-@pytest.mark.parametrize("validation_on", [True, False])
-def test_a_step_that_is_not_finite_touches_neither_weights_nor_buffers(validation_on):
+@pytest.mark.parametrize(("validation_on", "level"), [(True, False), (False, False), (True, "trace")])
+def test_a_step_that_is_not_finite_touches_neither_weights_nor_buffers(validation_on, level):
     torch.manual_seed(0)
     vae = convolutional_vae()
+    poisoned = poison(vae.posterior.net, 1)
     before = {name: tensor.clone() for name, tensor in vae.state_dict().items()}
     x = torch.bernoulli(torch.full((16, 1, 8, 8), 0.5))
-    poison(vae.posterior.net, (1, 2))
+    settings = {"batch_size": 16, "seed": 0, "compile": level}
     with pyro.validation_enabled(validation_on), pytest.raises(FloatingPointError, match=r"No step was taken: 2 steps"):
-        pvae.fit(vae, x, steps=2, batch_size=16, seed=0, start_at_data=False)
+        pvae.fit(vae, x, steps=2, **settings, start_at_data=False)
     for name, tensor in vae.state_dict().items():
         assert torch.equal(tensor, before[name]), name
-    assert pvae.fit(vae, x, steps=1, batch_size=16, seed=0)["skipped"] == [0]
+    poisoned.remove()
+    assert pvae.fit(vae, x, steps=1, **settings)["skipped"] == [0]
 
 
-def test_training_that_ends_on_skipped_steps_says_so():
+@pytest.mark.parametrize("level", [False, "trace"])
+def test_training_that_ends_on_skipped_steps_says_so(level):
     torch.manual_seed(0)
     vae = convolutional_vae()
     x = torch.bernoulli(torch.full((16, 1, 8, 8), 0.5))
-    poison(vae.posterior.net, (2,))
+    poison(vae.posterior.net, 2)
     with pytest.warns(UserWarning, match="training ended on skipped steps: 1 steps in a row"):
-        history = pvae.fit(vae, x, steps=2, batch_size=16, seed=0)
+        history = pvae.fit(vae, x, steps=2, batch_size=16, seed=0, compile=level)
     assert history["skipped"] == [0, 1]
 
 

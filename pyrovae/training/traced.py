@@ -13,7 +13,7 @@ from pyrovae.compiling import Graph, UntraceableError, tensors_of, trace
 from pyrovae.data import Batch
 from pyrovae.training.engine import Eager, GatherRows, State
 from pyrovae.training.loss import Loss
-from pyrovae.training.rows import Loader, Memory, draw_from, noise_seed
+from pyrovae.training.rows import Memory, draw_from, noise_seed
 
 MOST_SHAPES = 8
 """Shapes of batches that are traced; a loader with more of them trains eagerly."""
@@ -27,8 +27,8 @@ ROUNDED = 2e-2
 class Traced(Eager):
     """The engine that replays a graph of loss and gradients.
 
-    Its steps are those of :class:`~pyrovae.training.engine.Eager`, with the same noise. In the steps that ``audited`` names, the
-    graph is compared with the program itself. Where they differ, and where a program cannot be traced, steps are eager.
+    Its steps are those of :class:`~pyrovae.training.engine.Eager`, with the same noise. In the first step, and in those that
+    ``audited`` names, the graph is compared with the program itself. Where they differ, and where a program cannot be traced, steps are eager.
 
     Args:
         loss: the loss, which owns the modules.
@@ -52,8 +52,8 @@ class Traced(Eager):
         super().__init__(loss, max_skipped, complete=complete, rank=rank, rounded=rounded)
         self.audited = audited
         self.graphs: dict[Any, Graph] = {}
-        self.noise = torch.empty(0)
-        """The state of the generator when the batch was made."""
+        self.made: tuple[Batch, list[Tensor]] | None = None
+        """The step's batch, where it was made outside of the graph, and the states of torch's generators behind it."""
         self.is_quiet = False
         self.agreed: int | None = None
         """The last step at which graph and program agreed."""
@@ -73,7 +73,8 @@ class Traced(Eager):
             graph = self.graph(inputs, batch_of, rows)
         except UntraceableError as error:
             return self.give_up(str(error), state, index, rows)
-        expected = self.expected(state, index, rows) if self.audited(state.step) else None
+        is_compared = self.agreed is None or self.audited(state.step)
+        expected = self.expected(state, index, rows) if is_compared else None
         try:
             with torch.no_grad():
                 loss, *gradients = graph.module.forward(*graph.captured, *inputs)
@@ -98,7 +99,7 @@ class Traced(Eager):
             draw_from(noise_seed(state.seed, "step", state.step, self.rank), state.bad.device)
             return [rows.present(index)], rows.gather
         batch = self.batch(state, state.step, index, rows)
-        self.noise = torch.get_rng_state()
+        self.made = batch, [generator.get_state() for generator in generators_of(state.bad.device)]
         tensors, tree_of = tensors_of((batch.index, batch.x, batch.covariates))
         return tensors, lambda *tensors: Batch(*tree_of(*tensors))
 
@@ -129,12 +130,16 @@ class Traced(Eager):
         return found
 
     def again(self, state: State, index: Tensor, rows: GatherRows) -> Batch:
-        """The batch of a step whose inputs were made already, with the step's noise yet to draw."""
-        if isinstance(rows, Loader) and rows.last is not None:
-            draw_from(noise_seed(state.seed, "step", state.step, self.rank), state.bad.device)
-            torch.set_rng_state(self.noise)  # a loader may have drawn its order
-            return rows.last
-        return self.batch(state, state.step, index, rows)
+        """The batch of a step whose inputs were made already, with the step's noise yet to draw.
+
+        A transform or a loader, whose noise may be another one when it is asked again, is asked once for each step.
+        """
+        if self.made is None:
+            return self.batch(state, state.step, index, rows)
+        batch, states = self.made
+        for generator, kept in zip(generators_of(state.bad.device), states, strict=True):
+            generator.set_state(kept)
+        return batch
 
     def give_up(self, reason: str, state: State, index: Tensor, rows: GatherRows) -> tuple[Tensor, int]:
         """Take this step and all that follow eagerly, and tell why once."""
@@ -167,3 +172,9 @@ class Traced(Eager):
             f"at step {step} the program gives a loss of {true_value:.8g} and a gradient of norm {true_length:.6g}, its graph "
             f"{value:.8g} and {length:.6g}: the program is another {since}"
         )
+
+
+def generators_of(device: torch.device) -> list[torch.Generator]:
+    """Torch's global generators of the processor and of a device."""
+    others = [torch.cuda.default_generators[device.index or 0]] if device.type == "cuda" else []
+    return [torch.default_generator, *others]
