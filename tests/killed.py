@@ -1,11 +1,11 @@
 """A training with everything on that can be told when to die; run by ``test_resume.py`` and ``benchmarks/kill_resume.py``.
 
-    python tests/killed.py FOLDER RESULT [--hidden] [--trace] [--moments MOMENT:COUNT ...] [--moment MOMENT:COUNT]
+    python tests/killed.py FOLDER RESULT [--hidden] [--level trace|compile] [--moments MOMENT:COUNT ...] [--moment MOMENT:COUNT]
 
 It trains a VAE; with ``--hidden`` a pair of functions whose modules stand in a dict, beside parameters of ``pyro.param`` and
-covariates; with ``--trace`` it replays a graph. With ``--moments`` it forks a child for each, which resumes, trains on and kills
-itself at the COUNTth such moment; then it trains to the end and writes weights and history to RESULT. With ``--moment`` it is
-such a child itself.
+covariates; with ``--level`` it replays a graph or compiles it. With ``--moments`` it forks a child for each, which resumes,
+trains on and kills itself at the COUNTth such moment; then it trains to the end and writes weights and history to RESULT. With
+``--moment`` it is such a child itself.
 """
 
 import argparse
@@ -177,17 +177,18 @@ def _half_written(count):
 
 def moments():
     from pyrovae.data import Binarize
+    from pyrovae.training.compiled import Call
     from pyrovae.training.engine import Eager
     from pyrovae.training.optimizer import TorchOptimizer
     from pyrovae.training.traced import Traced
     from pyrovae.training.validation import Evaluation
 
+    forward = {False: (Eager, "backward"), "trace": (Traced, "take"), "compile": (Call, "run")}[LEVEL["compile"]]
+    update = (Call, "store") if LEVEL["compile"] == "compile" else (TorchOptimizer, "update")
     return {
         "data": functools.partial(_before, Binarize, "__call__"),
-        "forward": functools.partial(_after, Traced, "take")
-        if LEVEL["compile"]
-        else functools.partial(_after, Eager, "backward"),
-        "updated": functools.partial(_after, TorchOptimizer, "update"),
+        "forward": functools.partial(_after, *forward),
+        "updated": functools.partial(_after, *update),
         "validation": functools.partial(_after, Evaluation, "terms"),
         "half written": _half_written,
         "written": functools.partial(_before, os, "replace"),
@@ -225,12 +226,12 @@ def main():
     parser.add_argument("folder")
     parser.add_argument("result")
     parser.add_argument("--hidden", action="store_true")
-    parser.add_argument("--trace", action="store_true")
+    parser.add_argument("--level", choices=["trace", "compile"], default=False)
     parser.add_argument("--moments", nargs="*", default=[])
     parser.add_argument("--moment")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    LEVEL["compile"] = "trace" if options.trace else False
+    LEVEL["compile"] = options.level
     digits()
     if options.moment:
         run_and_die(options.folder, options.hidden, *split(options.moment))

@@ -8,11 +8,13 @@ import torch
 from programs import counts, counts_vae
 from test_compiling import Tempered, bernoulli_vae, branching, grey, level_guide, normal_vae, trained
 from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import pyrovae as pvae
-from pyrovae.compiling import Library
+from pyrovae.compiling import Library, step
+from pyrovae.compiling.build import sum_apart
 from pyrovae.training import compiled as engines
-from pyrovae.training import levels
+from pyrovae.training import levels, validation
 from pyrovae.training.compiled import Call
 
 COUNTS = counts(72).double()
@@ -42,7 +44,7 @@ def assert_close(one, other, tolerance):
         assert {name: found[name] for name in ("epoch", "step", "skipped", "beta", "learning_rate")} == {
             name: row[name] for name in ("epoch", "step", "skipped", "beta", "learning_rate")
         }
-        for name in ("loss", "gradient_norm"):
+        for name in ("loss", "gradient_norm", "elbo", "kl", "reconstruction"):
             assert found[name] == pytest.approx(row[name], rel=tolerance)
 
 
@@ -52,13 +54,23 @@ def spoiled():
     return x
 
 
+def two_groups(parameters):
+    """Of unlike settings. The bias before a batch norm has a gradient of rounding errors alone, which Adam would make a step of
+    wherever they are not far below ``eps``."""
+    some = [
+        {"params": parameters[:3], "betas": (0.8, 0.99), "rate": 3.0},
+        {"params": parameters[3:], "weight_decay": 0.2},
+    ]
+    return torch.optim.AdamW(some, lr=0.02, weight_decay=0.1, eps=1e-6, fused=True)
+
+
 def test_with_everything_on_the_numbers_are_those_of_the_eager_engine():
-    """Batch norm, dropout, schedules of the learning rate and of beta, clipping, weight decay, a bad and a short batch."""
+    """Batch norm, dropout, schedules, clipping, weight decay, two groups of parameters, a bad and a short batch."""
     settings = {
         "learning_rate": pvae.schedules.one_cycle(0.02, epochs=4),
         "beta": pvae.schedules.linear(0.0, 1.0, epochs=4),
         "clip_norm": 1.0,
-        "weight_decay": 0.1,
+        "optimizer": two_groups,
         "epochs": 4,
         "start_at_data": False,
     }
@@ -94,6 +106,20 @@ def test_rows_are_drawn_afresh_inside_a_compiled_step_and_the_library_is_found_a
     monkeypatch.setattr(Call, "run", refuse)
     replayed = trained(lambda: bernoulli_vae().double(), grey, "compile", **settings)
     assert str(replayed[1]) == str(eager[1])
+
+
+def test_a_compiled_training_that_is_resumed_ends_as_if_it_had_not_stopped(tmp_path, monkeypatch):
+    """The first step after the resumption is compiled, too. The history's columns are compiled here for few epochs as well."""
+    monkeypatch.setattr(validation, "MANY", 3)
+    settings = {"epochs": 3, "learning_rate": 0.01}
+    make = lambda: bernoulli_vae().double()  # noqa: E731
+    whole = trained(make, grey, "compile", **settings)
+    stop = [lambda history: True]
+    trained(make, grey, "compile", **settings, checkpoint=tmp_path / "run", checkpoint_steps=3, callbacks=stop)
+    resumed = trained(make, grey, "compile", **settings, checkpoint=tmp_path / "run", resume=True)
+    assert resumed[2].engine == "compiled from step 5"
+    assert str(resumed[1]) == str(whole[1])
+    assert all(torch.equal(tensor, resumed[0][name]) for name, tensor in whole[0].items())
 
 
 def refuse(self, state, plan, rank):
@@ -160,6 +186,30 @@ def test_a_number_that_a_callback_changes_is_found_before_a_compiled_step_counts
         compiled = run("compile")
     assert_close(eager, compiled, 1e-10)
     assert compiled[2].engine.startswith("eager: at step 8")
+
+
+def test_vectors_hold_the_small_tensors_of_a_group_together_and_each_large_one_apart(monkeypatch):
+    shapes, groups = [[3], [200], [2, 8], [5, 60], [7]], [0, 0, 1, 1, 0]
+    monkeypatch.setattr(step, "LARGE", 200)
+    flat, tensors = step.Flat(shapes, groups), [torch.randn(shape) for shape in shapes]
+    assert flat.parts == [[0, 4], [1], [2], [3]]
+    assert flat.groups == [0, 0, 1, 1]
+    assert all(torch.equal(a, b) for a, b in zip(flat.views(flat.joined(tensors)), tensors, strict=True))
+    assert [len(vector) for vector in flat.joined(tensors)] == [len(vector) for vector in flat.zeros(torch.float32)]
+
+
+def test_sums_leave_the_products():
+    x, weights, bias = torch.randn(5, 3).double(), torch.randn(3, 4).double(), torch.randn(4).double()
+    module = make_fx(lambda x, w, b: (torch.addmm(b, x, w), x @ w + 2 * b, torch.addmm(b, x, w, beta=2)))(
+        x, weights, bias
+    )
+    expected = module(x, weights, bias)
+    sum_apart(module)
+    left = [node.target for node in module.graph.nodes if node.op == "call_function"]
+    assert left.count(torch.ops.aten.addmm.default) == 1  # the one with options
+    assert torch.ops.aten.add.Tensor not in left
+    for found, value in zip(module(x, weights, bias), expected, strict=True):
+        torch.testing.assert_close(found, value, rtol=1e-14, atol=1e-14)
 
 
 # What is chosen

@@ -200,10 +200,10 @@ def test_a_checkpoint_in_another_dtype_is_refused(tmp_path, one_thread):
 
 
 def test_a_training_by_graphs_goes_on_as_if_nothing_had_happened_too(tmp_path):
-    assert run_script(tmp_path / "whole", tmp_path / "expected", "--trace").returncode == 0
+    assert run_script(tmp_path / "whole", tmp_path / "expected", "--level", "trace").returncode == 0
     counts = random.Random(2)
     moments = [f"{moment}:{counts.randint(1, 4)}" for moment in MOMENTS]
-    assert run_script(tmp_path / "run", tmp_path / "result", "--trace", "--moments", *moments).returncode == 0
+    assert run_script(tmp_path / "run", tmp_path / "result", "--level", "trace", "--moments", *moments).returncode == 0
     result = load_state(tmp_path / "result")
     assert result["codes"] == [-signal.SIGKILL] * len(MOMENTS)
     assert_same_outcome(result, load_state(tmp_path / "expected"))

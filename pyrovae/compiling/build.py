@@ -1,4 +1,4 @@
-"""Compile a training step into a shared library, in a process of its own: ``python -m pyrovae.compiling.build FOLDER``.
+"""Compile a step or a function into a shared library, in a process of its own: ``python -m pyrovae.compiling.build FOLDER``.
 
 The graph travels as source, with the shapes of its inputs. A pickled GraphModule would not do: it is traced again when it is
 loaded, by proxies for which every call without a tensor argument (``empty``, ``randn``) is made there and then, which freezes
@@ -10,14 +10,16 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from pyrovae.compiling.step import Recipe, Update, whole_step
+from pyrovae.compiling.step import Recipe, Update, forward_of, whole_step
 
 OPTIONS = {"fallback_random": True, "aot_inductor.precompile_headers": False}
 """The noise is that of torch's generator."""
@@ -30,13 +32,17 @@ def build(folder: Path) -> None:
 
     wanted = json.loads((folder / "job").read_text())
     torch.set_num_threads(wanted["threads"])
-    updates = [Update(**update) for update in wanted["recipe"]["updates"]]
-    recipe = Recipe(**{**wanted["recipe"], "updates": updates})
+    recipe = wanted["recipe"]
+    if isinstance(recipe, str):
+        function: Callable[..., list[torch.Tensor]] = partial(forward_of(recipe), None)
+    else:
+        updates = [Update(**update) for update in recipe["updates"]]
+        function = whole_step(Recipe(**{**recipe, "updates": updates}))
     inputs = [
         torch.empty_strided(size, stride, dtype=getattr(torch, dtype)).zero_()
         for size, stride, dtype in wanted["inputs"]
     ]
-    module = make_fx(whole_step(recipe), tracing_mode="fake")(*inputs)
+    module = make_fx(function, tracing_mode="fake")(*inputs)
     module.graph.eliminate_dead_code()
     if any(node.op == "get_attr" for node in module.graph.nodes):
         raise RuntimeError("a tensor of the program would be frozen in the compiled step")
@@ -73,6 +79,7 @@ def sum_apart(module: fx.GraphModule) -> None:
                 negative = graph.call_function(aten.neg.default, (other,))
                 node.replace_all_uses_with(graph.call_function(aten.sub.Tensor, (product, negative)))
             graph.erase_node(node)
+    module.recompile()
 
 
 def main() -> None:

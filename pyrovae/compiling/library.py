@@ -1,4 +1,4 @@
-"""Steps as shared libraries: built by a process of their own, kept in the user's cache folder."""
+"""Steps and functions as shared libraries: built by a process of their own, kept in the user's cache folder."""
 
 from __future__ import annotations
 
@@ -35,20 +35,21 @@ def has_compiler() -> bool:
 
 
 class Library:
-    """The shared library of a step: found in the cache, or built in the background.
+    """The shared library of a step or of a function: found in the cache, or built in the background.
 
     Its name is a hash of the recipe, the shapes of the tensors, torch's version, the processor's capability, the number of
     threads and the code that builds it, so that a changed program is another library.
 
     Args:
-        recipe: what the step does.
+        recipe: what the step does; or the source of a function of tensors.
         inputs: the tensors that it reads and writes.
         threads: the threads of a step.
     """
 
-    def __init__(self, recipe: Recipe, inputs: Sequence[Tensor], threads: int) -> None:
+    def __init__(self, recipe: Recipe | str, inputs: Sequence[Tensor], threads: int) -> None:
         shapes = [(list(t.shape), list(t.stride()), str(t.dtype).removeprefix("torch.")) for t in inputs]
-        self.job = json.dumps({"recipe": asdict(recipe), "inputs": shapes, "threads": threads})
+        wanted = recipe if isinstance(recipe, str) else asdict(recipe)
+        self.job = json.dumps({"recipe": wanted, "inputs": shapes, "threads": threads})
         builders = [Path(__file__).with_name(name).read_text() for name in ("build.py", "step.py")]
         machine = [torch.__version__, torch.backends.cpu.get_cpu_capability(), *builders]
         name = hashlib.blake2b(json.dumps([self.job, machine]).encode(), digest_size=16).hexdigest()
@@ -105,12 +106,20 @@ class Library:
         if code:
             raise RuntimeError(words[-1] if words else f"the compiler's process ended with code {code}")
 
-    def load(self) -> Callable[[list[Tensor]], object]:
-        """The function that takes a step, given the tensors.
+    def function(self, wait: bool = False) -> Callable[[list[Tensor]], list[Tensor]] | None:
+        """The compiled function of the tensors, once it is there; else it is being built, and the answer is None.
+
+        Args:
+            wait: wait until it is built.
 
         Raises:
-            RuntimeError: the library cannot be loaded; it is removed from the cache.
+            RuntimeError: it cannot be built, or not be loaded, and is then removed from the cache.
         """
+        if not self.is_begun:
+            self.start()
+        self.finish(wait)
+        if not self.is_built:
+            return None
         try:
             return torch._C._aoti.AOTIModelContainerRunnerCpu(str(self.path), 1).run  # type: ignore[attr-defined]
         except RuntimeError:

@@ -90,11 +90,8 @@ class Update:
         unusual = ("amsgrad", "maximize", "differentiable")
         found = []
         for group in optimizer.param_groups:
-            several = len(optimizer.param_groups) > 1
-            if type(optimizer) not in (Adam, AdamW) or several or any(group.get(name) for name in unusual):
-                raise UntraceableError(
-                    "steps are compiled for Adam and AdamW with one group of parameters and no further options"
-                )
+            if type(optimizer) not in (Adam, AdamW) or any(group.get(name) for name in unusual):
+                raise UntraceableError("steps are compiled for Adam and AdamW with no further options")
             if isinstance(group["lr"], Tensor):
                 raise UntraceableError("steps are compiled for learning rates that are numbers, not tensors")
             decoupled = bool(group.get("decoupled_weight_decay", type(optimizer) is AdamW))
@@ -186,11 +183,16 @@ class Memory:
         return [*self.weights, *self.first, *self.second, *own, *self.numbers, *self.others]
 
 
+def forward_of(source: str) -> Callable[..., list[Tensor]]:
+    """The function that a graph's source defines; its first argument is not used."""
+    names: dict[str, Any] = {"torch": torch, "device": torch.device, "inf": float("inf"), "nan": float("nan")}
+    exec(source, names)
+    return names["forward"]
+
+
 def whole_step(recipe: Recipe) -> Callable[..., list[Tensor]]:
     """The function of a whole step, which takes the tensors of a :class:`Memory` and changes them."""
-    names: dict[str, Any] = {"torch": torch, "device": torch.device, "inf": float("inf"), "nan": float("nan")}
-    exec(recipe.source, names)
-    graph, flat, updates = names["forward"], Flat(recipe.shapes, recipe.groups), recipe.updates
+    graph, flat, updates = forward_of(recipe.source), Flat(recipe.shapes, recipe.groups), recipe.updates
     count = len(flat.parts)
 
     def step(*tensors: Tensor) -> list[Tensor]:

@@ -6,6 +6,7 @@ import itertools
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pyro
@@ -19,7 +20,7 @@ from pyrovae.training.engine import GatherRows, Outcomes, Plan, State
 from pyrovae.training.loss import Loss
 from pyrovae.training.optimizer import rate_of
 from pyrovae.training.rows import Memory as RowsInMemory
-from pyrovae.training.rows import draw_from, noise_seed
+from pyrovae.training.rows import noise_seed
 from pyrovae.training.traced import Traced
 
 LOADING, BUILDING = 2.0, 30.0
@@ -78,8 +79,16 @@ class Compiled(Traced):
 
     def ready(self, state: State, plan: Plan, rows: GatherRows) -> Call | None:
         """The compiled step, once it is there; it is asked for when it is worth it."""
+        if self.blocked or self.refused or not isinstance(rows, RowsInMemory) or not rows.of_tensors:
+            return None
+        if self.call is not None and self.call.step is not None:
+            return self.call
         graph = self.graphs.get((((plan.rows.shape[1],), torch.int64),))
-        if self.blocked or self.refused or graph is None or not isinstance(rows, RowsInMemory) or not rows.of_tensors:
+        if graph is None and self.waits and state.step:  # resumed: the next step is compiled, too
+            self.buffers.keep()
+            with suppress(UntraceableError), pyro.validation_enabled(False), complete_data(self.complete):
+                graph = self.graph(*self.inputs(state, plan.rows[0], rows), rows)
+        if graph is None:
             return None
         left = float("inf") if self.waits else (self.total - state.step) * self.seconds
         try:
@@ -87,7 +96,12 @@ class Compiled(Traced):
                 self.call = Call(self.loss, state, graph, plan, min(rows.steps, LONGEST), self.max_skipped)
             if self.call is None or (not self.call.library.is_begun and left < BUILDING):
                 return None
-            return self.call if self.call.has_moments() and self.call.is_built(self.waits) else None
+            if not self.call.has_moments():  # every step was skipped so far
+                return None
+            if self.waits:
+                self.call.is_built(False)  # begun first, so that both are built at once
+                self.beside()
+            return self.call if self.call.is_built(self.waits) else None
         except (UntraceableError, RuntimeError, OSError) as error:
             self.refused = str(error)
             if self.waits:
@@ -99,7 +113,7 @@ class Compiled(Traced):
         expected = None
         with pyro.validation_enabled(False), complete_data(self.complete), by_onednn(self.rounded):
             self.buffers.keep()
-            if self.audited(state.step):
+            if self.agreed is None or self.audited(state.step):
                 for name, table in plan.numbers.items():
                     self.set_number(state, name, float(table[0]))
                 expected = self.expected(state, plan.rows[0], rows)
@@ -179,7 +193,9 @@ class Call:
         self.library = Library(recipe, self.memory.tensors(), self.threads)
         self.onednn = False
         """Whether oneDNN multiplies matrices, in full precision."""
-        self.taken = 0
+        self.taken, self.block = 0, -1
+        self.factors = torch.empty(0)
+        """The corrections of Adam's biases for the steps of a block of ``LONGEST``, and of the block after it."""
         self.step: Callable[[list[Tensor]], object] | None = None
 
     def has_moments(self) -> bool:
@@ -196,12 +212,8 @@ class Call:
             RuntimeError: it could not be built.
         """
         if self.step is None:
-            if not self.library.is_begun:
-                self.library.start()
-            self.library.finish(waits)
-            if self.library.is_built:
-                self.step = self.library.load()
-                self.onednn = self._choice()
+            self.step = self.library.function(waits)
+            self.onednn = self.step is not None and self._choice()
         return self.step is not None
 
     @torch.no_grad()
@@ -219,20 +231,25 @@ class Call:
                 memory.others[place] = tensor.detach()
         memory.counts.copy_(torch.tensor([0, 0, int(state.bad)]))
         memory.order[:steps] = plan.rows
-        for number, (group, update) in enumerate(zip(self.torch_optimizer.param_groups, self.updates, strict=True)):
+        for number, group in enumerate(self.torch_optimizer.param_groups):
             table = plan.numbers.get("learning_rate")
             rates = group["lr"] if table is None else table.new_tensor([rate_of(group, v) for v in table.tolist()])
-            memory.rates[:steps, number], memory.factors[:steps, number] = rates, update.factors(self.taken, steps)
+            memory.rates[:steps, number] = rates
+        block, place = divmod(self.taken, LONGEST)
+        if block != self.block:  # whole blocks: a number then has the same last bit wherever a chunk begins
+            self.factors = torch.stack([update.factors(block * LONGEST, 2 * LONGEST) for update in self.updates], 1)
+            self.block = block
+        memory.factors[:steps] = self.factors[place : place + steps]
         for name, table in zip(self.places, memory.numbers, strict=True):
             table[:steps] = plan.numbers[name]
         inputs, take = memory.tensors(), self.step
         if take is None:
             raise ValueError("the compiled step is not built yet: ask is_built first")
-        threads = torch.get_num_threads()
+        threads, start_from = torch.get_num_threads(), torch.default_generator.manual_seed
         torch.set_num_threads(self.threads)
         try:
             for number in range(state.step, state.step + steps):
-                draw_from(noise_seed(state.seed, "step", number, rank), torch.device("cpu"))
+                start_from(noise_seed(state.seed, "step", number, rank))
                 take(inputs)
         finally:
             torch.set_num_threads(threads)

@@ -101,6 +101,8 @@ class Eager:
 
     blocked: str | None = None
     """Why steps are eager that were to be replayed."""
+    beside: Callable[[], object] = staticmethod(lambda: None)
+    """Begins to compile what is waited for beside the step."""
 
     @property
     def name(self) -> str:

@@ -177,6 +177,9 @@ def fit(
             engine_of(compile, precision, loss, rows, total, max_skipped, is_asked=bool(callbacks))
         )
         bar = stack.enter_context(Bar(total, progress))
+        evaluation = Evaluation(loss, rows, held_out, 0 if seed is None else seed, traced=bool(compile))
+        stack.callback(evaluation.close)
+        engine.beside = functools.partial(evaluation.compile, total / rows.steps)
         loop = Loop(
             state=State(loss.announced.tensors, trained, noise, loss.like.new_zeros((), dtype=torch.float32)),
             engine=engine,
@@ -184,7 +187,7 @@ def fit(
             numbers=numbers,
             total=total,
             history=History(variant=None if rows.data is None else rows.data.variant),
-            evaluation=Evaluation(loss, rows, held_out, 0 if seed is None else seed, traced=bool(compile)),
+            evaluation=evaluation,
             callbacks=[Epochs(), best, bar, asked],
         )
         if checkpoint is not None:

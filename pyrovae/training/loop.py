@@ -121,8 +121,8 @@ class Loop:
         step, steps = self.state.step, self.rows.steps
         limits = [length, steps - step % steps, self.total - step, *(callback.most for callback in self.callbacks)]
         count = int(min(limits)) if self.rows.replayable else 1
-        progress = [Progress.at(step + number, steps) for number in range(count)]
         schedules = {name: number for name, number in self.numbers.items() if callable(number)}
+        progress = [Progress.at(step + number, steps) for number in range(count)] if schedules else []
         tables = {name: [value_of(number, at) for at in progress] for name, number in schedules.items()}
         numbers = {name: torch.tensor(table, dtype=torch.float64) for name, table in tables.items()}
         return Plan(self.rows.plan(step, count), numbers)

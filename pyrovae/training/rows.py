@@ -126,7 +126,9 @@ class Memory(Rows):
     def table(self, batch: int, count: int) -> Tensor:
         """The numbers of the rows in ``count`` batches of this epoch."""
         rows = self.order[batch * self.size : (batch + count) * self.size]
-        return torch.nn.functional.pad(rows, (0, count * self.size - len(rows)), value=-1).view(count, self.size)
+        lacking = count * self.size - len(rows)
+        rows = torch.nn.functional.pad(rows, (0, lacking), value=-1) if lacking else rows
+        return rows.view(count, self.size)
 
     def __call__(self, index: Tensor) -> Batch:
         """The batch of these rows."""

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
 import pyro
 import torch
 from torch import Tensor
 
-from pyrovae.compiling import Graph, UntraceableError, tensors_of, trace
+from pyrovae.compiling import UntraceableError, tensors_of
 from pyrovae.data import Batch, Batches
 from pyrovae.errors import refusal
 from pyrovae.missing import complete_data
 from pyrovae.programs import announcements_off, eval_mode, log_terms, paired_traces
 from pyrovae.training.loss import Loss
 from pyrovae.training.rows import Memory, Rows, draw_from
+from pyrovae.training.terms import Terms
 
 BATCH_SIZE = 1024
 TRAINING_ROWS = 1000
 """Training rows on which the terms are computed; drawn once, so that the curve is not of different rows each epoch."""
+MANY = 100
+"""Epochs from which on a compiled training compiles the terms, too."""
 
 
 class Evaluation:
@@ -37,13 +41,14 @@ class Evaluation:
     """
 
     def __init__(self, loss: Loss, rows: Rows, held_out: Batches | None, seed: int, traced: bool = False) -> None:
-        self.loss, self.seed, self.traced = loss, seed, traced
-        self.graphs: dict[Any, tuple[Graph, list[str]]] = {}
+        self.loss, self.seed, self.traced, self.compiled = loss, seed, traced, False
+        self.graphs: dict[Any, Terms] = {}
         self.calls = 0
         self.numbers: Tensor | None = None
         """The numbers of the training rows that are looked at, for programs that look their rows up."""
         self.bad = torch.zeros(0, dtype=torch.bool)
-        """Which rows of the part that was evaluated last have an ELBO that is not finite."""
+        """Which validation rows have an ELBO that is not finite."""
+        self.few: list[Batch] = []
         self.parts: dict[str, Batches] = {}
         if isinstance(rows, Memory):
             data, size = rows.loader.data, BATCH_SIZE
@@ -97,45 +102,48 @@ class Evaluation:
 
     def means(self, prefix: str) -> dict[str, float]:
         """The means of :meth:`terms` over a part's rows."""
-        loader, numbers = self.parts[prefix], self.numbers if prefix == "" else None
+        part, size = self.parts[prefix], self.parts[prefix].num_rows
         found = []
         draw_from(self.seed, self.loss.like.device)
-        with complete_data(loader.data.complete), announcements_off():
-            for batch in loader.along(None):
-                index = batch.index if numbers is None else numbers[batch.index]
-                batch = Batch(index, batch.x, batch.covariates)
-                found.append((self.replayed if self.traced else self.terms)(batch, loader.num_rows))
-        columns = {name: torch.cat([part[name] for part in found]) for name in found[0]}
-        self.bad = torch.stack([*columns.values()]).isfinite().all(0).logical_not()
-        return {name: float(values.sum() / loader.num_rows) for name, values in columns.items()}
+        with complete_data(part.data.complete), announcements_off():
+            for batch in self.batches(prefix):
+                found.append((self.replayed if self.traced else self.terms)(batch, size))
+        columns = {name: torch.cat([terms[name] for terms in found]) for name in found[0]}
+        if prefix:
+            self.bad = torch.stack([*columns.values()]).isfinite().all(0).logical_not()
+        return {name: float(values.sum() / size) for name, values in columns.items()}
+
+    def batches(self, prefix: str) -> Iterable[Batch]:
+        """The batches of a part; the few training rows are cut from the data once."""
+        made, numbers = self.parts[prefix].along(None), self.numbers
+        if prefix or numbers is None:
+            return made
+        if not self.few:
+            self.few = [Batch(numbers[batch.index], batch.x, batch.covariates) for batch in made]
+        return self.few
 
     def replayed(self, batch: Batch, size: int) -> dict[str, Tensor]:
         """The terms by a graph; those of the program where it has none, or where the two differ."""
         inputs, tree_of = tensors_of((batch.index, batch.x, batch.covariates))
         key = size, tuple((tensor.shape, tensor.dtype) for tensor in inputs)
-        names: list[str] = []
         state = torch.get_rng_state()
         expected = None
         if self.calls & (self.calls - 1) == 0:
             with torch.random.fork_rng([] if self.loss.like.device.type == "cpu" else [self.loss.like.device]):
                 expected = self.terms(batch, size)
-
-        def stacked(*given: Tensor) -> Tensor:
-            terms = self.terms(Batch(*tree_of(*given)), size)
-            names[:] = terms
-            return torch.stack([*terms.values()])
-
         try:
             if key not in self.graphs:
-                self.graphs[key] = trace(stacked, inputs, [tensor.flip(0) for tensor in inputs], []), names
-            graph, names = self.graphs[key]
-            with torch.no_grad():
-                (values,) = graph.module.forward(*graph.captured, *inputs)
-            found = dict(zip(names, values, strict=True))
+                compiled = self.compiled and size == self.parts[""].num_rows
+                function = lambda *given: self.terms(Batch(*tree_of(*given)), size)  # noqa: E731
+                self.graphs[key] = Terms(function, inputs, compiled)
+            found = self.graphs[key](inputs, wait=self.calls > 0)
         except (UntraceableError, RuntimeError, ValueError):
             found = {}
+        largest = max(
+            (float(terms.abs().nan_to_num(0, 0, 0).max()) for terms in (expected or {}).values()), default=0.0
+        )
         close = expected is None or all(
-            name in found and torch.allclose(found[name], terms, rtol=1e-4, equal_nan=True)
+            name in found and torch.allclose(found[name], terms, rtol=1e-4, atol=1e-5 * largest, equal_nan=True)
             for name, terms in expected.items()
         )
         if found and close:
@@ -143,6 +151,18 @@ class Evaluation:
         self.traced = False
         torch.set_rng_state(state)
         return self.terms(batch, size)
+
+    def compile(self, epochs: float) -> None:
+        """Begin to compile the graph for the training rows, where epochs are many; the call after the first one waits for it."""
+        if "" in self.parts and not self.graphs and epochs >= MANY:
+            self.compiled = True
+            with torch.random.fork_rng():
+                self.means("")
+
+    def close(self) -> None:
+        """Stop compilers that are under way."""
+        for terms in self.graphs.values():
+            terms.close()
 
     def terms(self, batch: Batch, size: int) -> dict[str, Tensor]:
         """Reconstruction and divergence of each row, and the part of each of several latents, in double precision."""

@@ -1,10 +1,10 @@
 """Kill a training 20 times with SIGKILL, each time in a fresh process, and compare its end with an uninterrupted one.
 
-    python tests/benchmarks/kill_resume.py [KILLS] [SEED]
+    python tests/benchmarks/kill_resume.py [KILLS] [SEED] [LEVEL]
 
 The moments are spread over data, forward pass, update, validation and the stages of writing a checkpoint, and over the
 whole course of training; every fourth kill comes from outside at a random time. Dropout, batch norm, dynamic binarization,
-clipping, beta and learning-rate schedules are on.
+clipping, beta and learning-rate schedules are on. The level is ``trace`` or ``compile``; without one, steps are eager.
 """
 
 import random
@@ -23,11 +23,12 @@ sys.path.insert(0, str(TESTS))
 
 from pyrovae.files import CheckpointStore, load_state  # noqa: E402
 
+LEVEL = ["--level", sys.argv[3]] if len(sys.argv) > 3 else []
 MOMENTS = ["data", "forward", "updated", "validation", "half written", "written", "renamed", "rotated"]
 
 
 def command(folder, result, *options):
-    return [sys.executable, str(TESTS / "killed.py"), str(folder), str(result), *options]
+    return [sys.executable, str(TESTS / "killed.py"), str(folder), str(result), *LEVEL, *options]
 
 
 def step_of(folder):
@@ -88,4 +89,4 @@ def compare(result, expected):
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    main(*map(int, sys.argv[1:3]))
