@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import pyrovae as pvae
+from pyrovae.training.traced import Traced
 
 
 @pytest.fixture(autouse=True)
@@ -106,6 +107,18 @@ def test_in_double_precision_every_number_is_that_of_the_eager_engine(name):
     eager, traced = (trained(program, x, level, **options) for level in (False, "trace"))
     assert traced[2].engine == "traced"
     assert_same(eager, traced)
+
+
+def test_the_graph_is_compared_in_the_first_step_after_a_resumption_too(tmp_path, monkeypatch):
+    compared, expected = [], Traced.expected
+    monkeypatch.setattr(
+        Traced, "expected", lambda e, state, *rest: compared.append(state.step) or expected(e, state, *rest)
+    )
+    settings = {"learning_rate": 0.01, "checkpoint": tmp_path / "run"}
+    trained(counts_vae, COUNTS, "trace", **settings, steps=7, epochs=None)
+    assert compared == [0, 5]  # the first steps of epochs 1 and 2
+    trained(counts_vae, COUNTS, "trace", **settings, resume=True)
+    assert compared == [0, 5, 7]
 
 
 def test_in_single_precision_the_numbers_are_as_close_as_rounding():

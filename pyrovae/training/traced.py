@@ -28,7 +28,8 @@ class Traced(Eager):
     """The engine that replays a graph of loss and gradients.
 
     Its steps are those of :class:`~pyrovae.training.engine.Eager`, with the same noise. In the first step, and in those that
-    ``audited`` names, the graph is compared with the program itself. Where they differ, and where a program cannot be traced, steps are eager.
+    ``audited`` names, the graph is compared with the program itself. Where they differ, and where a program cannot be traced,
+    steps are eager.
 
     Args:
         loss: the loss, which owns the modules.
