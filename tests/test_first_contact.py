@@ -175,7 +175,8 @@ def test_a_program_whose_latents_are_all_summed_out_is_evaluated_exactly_by_ever
     report = pvae.diagnose(
         summed_out(False), x, checks=("reliability", "structure"), num_samples=20, seed=0, progress=False
     )
-    assert report.skipped == {"structure": "the guide draws no latent, so there is none whose use could be told"}
+    assert set(report.skipped) == {"structure"}
+    assert report.skipped["structure"].startswith("the guide draws no latent")
 
 
 def with_global():

@@ -56,8 +56,6 @@ def draw(work: RowWork) -> Drawn:
     A masked entry, on which neither function says anything, stands at a draw from its prior, which takes the guide's
     place: the entry carries no information and follows the prior.
     """
-    if not latent_names(work.dry_run.guide_trace):
-        raise ValueError("the guide draws no latent, so there is none whose use could be told")
     found = work.run(_drawn, "draws")
     parts = by_kind(found)
     return Drawn(

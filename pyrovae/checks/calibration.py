@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
-from pyrovae.checks.calls import Covariates, local_work, seed_or_drawn
+from pyrovae.checks.calls import Covariates, latent_work, seed_or_drawn
 from pyrovae.checks.entries import along_latent, array, by_kind, entry_kl, rows_second, sampled_traces
 from pyrovae.checks.findings import CAUTION, GOOD, Case, Check, Finding, Line, Result, listed, of_p, some_rows
 from pyrovae.checks.uniformity import central_coverage, defect, density_coverage, uniformity_p_value
@@ -110,7 +110,7 @@ def sbc(
     plan: dict[str, Any] = {"num_samples": num_samples, "max_bytes": max_bytes, "progress": progress}
     if data is not None:
         rows = some_rows(as_data(data, covariates), num_simulations, seed)
-        known = local_work(program, rows, seed=seed, **plan)
+        known = latent_work(program, rows, seed=seed, **plan)
         template, covariates = known.first(len(rows)).x, rows.covariates
     repeated = None
     if covariates is not None:
@@ -118,7 +118,7 @@ def sbc(
     with torch.random.fork_rng(), listening(program):
         torch.manual_seed(seed)
         truth = simulate(program.model, num_simulations, template, covariates)
-    work = local_work(program, truth.x, repeated, seed=mixed(seed, 0, 0, 1), **plan)
+    work = latent_work(program, truth.x, repeated, seed=mixed(seed, 0, 0, 1), **plan)
     rng = np.random.default_rng(seed)
     found = {
         name: array(values)

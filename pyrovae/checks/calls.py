@@ -11,7 +11,7 @@ from torch import Tensor
 from pyrovae.errors import check_seed
 from pyrovae.programs.masks import counted
 from pyrovae.programs.rows import Block, RowWork
-from pyrovae.programs.sites import data_axis, data_sites
+from pyrovae.programs.sites import data_axis, data_sites, latent_names
 
 Covariates = Mapping[str, Any]
 
@@ -28,6 +28,18 @@ def local_work(program: Any, data: Any, covariates: Covariates | None = None, **
             f"the checks take the rows one by one, and {work.dry_run.global_latents} lie outside the plate 'data': fix the "
             "global latents, e.g. at their posterior means by pyro.poutine.condition on both model and guide"
         )
+    return work
+
+
+def latent_work(program: Any, data: Any, covariates: Covariates | None = None, **plan: Any) -> RowWork:
+    """As :func:`local_work`, for what looks at the latents that the guide draws.
+
+    Raises:
+        ValueError: the program has global latents; or none that the guide draws.
+    """
+    work = local_work(program, data, covariates, **plan)
+    if not latent_names(work.dry_run.guide_trace):
+        raise ValueError("the guide draws no latent: the program has none, or only discrete ones that are summed out")
     return work
 
 

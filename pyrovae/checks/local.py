@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from pyrovae.checks.calls import Covariates, local_work, seed_or_drawn
+from pyrovae.checks.calls import Covariates, latent_work, seed_or_drawn
 from pyrovae.checks.entries import array, rows_second, sampled_traces
 from pyrovae.checks.findings import CAUTION, GOOD, OPEN, Finding, Result, share
 from pyrovae.data import as_data
@@ -96,12 +96,12 @@ def local_calibration(
     check_integer("num_null", num_null, 1)
     seed, program, rows = seed_or_drawn(seed), Program.of(program), as_data(data, covariates)
     plan: dict[str, Any] = {"max_bytes": max_bytes, "progress": progress}
-    work = local_work(program, rows, num_samples=num_samples, seed=mixed(seed, 1), **plan)
+    work = latent_work(program, rows, num_samples=num_samples, seed=mixed(seed, 1), **plan)
     repeated = {n: v[torch.arange(num_simulations) % len(v)] for n, v in (rows.covariates or {}).items()} or None
     with torch.random.fork_rng(), listening(program):
         torch.manual_seed(seed)
         truth = simulate(program.model, num_simulations, work.first(len(rows)).x, repeated)
-    simulated = local_work(program, truth.x, repeated, num_samples=1 + MOMENT_DRAWS, seed=mixed(seed, 2), **plan)
+    simulated = latent_work(program, truth.x, repeated, num_samples=1 + MOMENT_DRAWS, seed=mixed(seed, 2), **plan)
     sites = {name: simulated.dry_run.guide_trace.nodes[name] for name in latent_names(simulated.dry_run.guide_trace)}
     parts = [truth.latents[name].movedim(data_axis(site), 0) for name, site in sites.items()]
     actual = torch.cat([part.reshape(num_simulations, -1).double() for part in parts], -1)

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pyrovae.checks.calls import Covariates, local_work
+from pyrovae.checks.calls import Covariates, latent_work
 from pyrovae.checks.draws import EXACT_SHARE
 from pyrovae.checks.entries import along_latent, array, rows_second, sampled_traces
 from pyrovae.checks.findings import CAUTION, GOOD, OPEN, Finding, Result, share
@@ -87,7 +87,7 @@ def power_scaling(
     if not 0 < delta < 1:
         raise refusal(f"expected delta between 0 and 1, got {delta}", "delta")
     plan: dict[str, Any] = {"num_samples": num_samples, "seed": seed, "max_bytes": max_bytes, "progress": progress}
-    work = local_work(program, data, covariates, **plan)
+    work = latent_work(program, data, covariates, **plan)
     found = {
         name: array(value) for name, value in work.run(lambda block: _scaled(block, delta), "power_scaling").items()
     }

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pyrovae.checks.aggregate import Cross, Drawn, cross_densities, draw
-from pyrovae.checks.calls import Covariates, local_work
+from pyrovae.checks.calls import Covariates, latent_work
 from pyrovae.checks.entries import along_latent, array
 from pyrovae.checks.findings import CAUTION, GOOD, OPEN, PROBLEM, Case, Check, Finding, Line, Result, listed
 from pyrovae.programs.rows import MAX_BYTES, RowWork
@@ -104,7 +104,8 @@ def latent_structure(
     Returns:
         A result with all of :func:`elbo_surgery`, and over ``latent``: ``kl`` (the mean KL of each entry to its prior, nats)
         and ``mean_variance`` (the variance over rows of its posterior mean); ``num_active`` entries have a variance above
-        0.01, ``num_informative`` a KL above 0.1 nats; ``verdict`` is ``"collapsed"``, ``"prior hole"``, ``"in use"``, or
+        0.01, ``num_informative`` a KL above 0.1 nats (``kl`` is NaN where the prior depends on a discrete latent that is
+        summed out); ``verdict`` is ``"collapsed"``, ``"prior hole"``, ``"in use"``, or
         ``"undecided"`` where the rows are too few to tell.
 
     Raises:
@@ -118,7 +119,7 @@ def latent_structure(
     'collapsed'
     """
     plan: dict[str, Any] = {"num_samples": num_samples, "seed": seed, "max_bytes": max_bytes, "progress": progress}
-    work = local_work(program, data, covariates, **plan)
+    work = latent_work(program, data, covariates, **plan)
     if len(work) < 2:
         raise ValueError(f"an aggregate posterior needs at least two rows, got {len(work)}")
     drawn = draw(work)

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pyrovae.checks.calls import Covariates, local_work, seed_or_drawn
+from pyrovae.checks.calls import Covariates, latent_work, seed_or_drawn
 from pyrovae.checks.entries import array, entry_means, sampled_traces
 from pyrovae.checks.findings import CAUTION, GOOD, Case, Check, Finding, Line, Result, share
 from pyrovae.data import Data, batches
@@ -77,14 +77,14 @@ def typicality(
 
     seed, num_simulations = seed_or_drawn(seed), check_integer("num_simulations", num_simulations)
     plan: dict[str, Any] = {"num_samples": num_samples, "max_bytes": max_bytes, "progress": progress}
-    work = local_work(program, data, covariates, seed=seed, **plan)
+    work = latent_work(program, data, covariates, seed=seed, **plan)
     patterns = _patterns(work.data)
     each = max(FEWEST, num_simulations // len(patterns)) if len(patterns) > 1 else num_simulations
     rows = work.data[torch.cat([pattern[torch.arange(each) % len(pattern)] for pattern in patterns])]
     template = next(iter(batches(rows, len(rows), shuffle=False, **work.place)))
     with work.evaluating(mixed(seed, 0, 0, 1)):
         simulated = simulate(work.program.model, len(rows), template.x, rows.covariates)
-    there = local_work(work.program, simulated.x, rows.covariates, seed=mixed(seed, 0, 0, 2), **plan)
+    there = latent_work(work.program, simulated.x, rows.covariates, seed=mixed(seed, 0, 0, 2), **plan)
     (elbo, means), (elbos, reference) = _statistics(work), _statistics(there)
     distance, distances = _distances(means, reference), _distances(reference, reference)
     p_elbo, p_mean = np.empty(len(work)), np.empty(len(work))

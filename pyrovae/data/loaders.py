@@ -142,6 +142,12 @@ def _parts(item: Any, names: tuple[str, ...]) -> tuple[Any, dict[str, Any] | Non
         return _parts_of_dict({"x": item}, names)
     if not names and (len(item) == 1 or (len(item) == 2 and _is_labels(item[1]))):
         return item[0], None
+    if not names and len(item) == 2 and not isinstance(item[1], Tensor | Mapping):
+        label = item[1][0] if isinstance(item[1], Sequence) and item[1] else item[1]
+        raise TypeError(
+            f"expected a row's data, or its data and a whole number as its label, which is left out, got {label!r:.50} as "
+            "the second part: yield the first part alone"
+        )
     if len(item) != 1 + len(names):
         columns = all(isinstance(part, Tensor) and part.ndim == 1 for part in item)
         remedy = "a Dataset of lists: yield torch.tensor(row); " if isinstance(item, list) and columns else ""

@@ -10,17 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyrovae.data.convert import as_data
 from pyrovae.data.frames import aligned, time_ranks
 from pyrovae.data.kinds import is_number
 from pyrovae.data.table import Data
 from pyrovae.errors import check_word, refusal
 
 
-def split(data: Data, fraction: float, seed: int = 0, *, groups: Any = None, time: Any = None) -> tuple[Data, Data]:
+def split(data: Any, fraction: float, seed: int = 0, *, groups: Any = None, time: Any = None) -> tuple[Data, Data]:
     """Split rows into a part to train on and a part to validate on, at random unless ``time`` is given.
 
     Args:
-        data: the data.
+        data: rows of any kind that :func:`as_data` takes.
         fraction: the share of the rows in the second part, in (0, 1).
         seed: the seed of the split.
         groups: the group of each row, such as its patient: the name of a label, or one value per row. Rows of one group
@@ -40,6 +41,7 @@ def split(data: Data, fraction: float, seed: int = 0, *, groups: Any = None, tim
     """
     if not 0 < fraction < 1:
         raise ValueError(f"expected a fraction in (0, 1), got {fraction}; write fraction=0.1 for a tenth of the rows")
+    data = as_data(data)
     keys = keys_of_rows(data, groups, time)
     parts = parts_of_rows(len(data), {"validation": max(1, round(fraction * len(data)))}, seed, keys, time is not None)
     whole = replace(data, parts=parts, seed=seed)

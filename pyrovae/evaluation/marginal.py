@@ -18,7 +18,7 @@ from pyrovae.limits import FEWEST_SAMPLES, good_k, share_bad_k, too_many_bad_k
 from pyrovae.programs.call import Call
 from pyrovae.programs.masks import counted
 from pyrovae.programs.rows import MAX_BYTES, Block, RowWork
-from pyrovae.programs.sites import data_axis, frame_of, latent_names, sites_of
+from pyrovae.programs.sites import data_axis, data_sites, latent_names
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -148,9 +148,7 @@ def _observed(call: Call) -> dict[str, Tensor]:
     with torch.random.fork_rng():
         trace, _ = call.traces(None, enumerate_discrete=False)
     found = {name: torch.zeros(len(call.rows), dtype=torch.float64) for name in ("entries", "magnitude")}
-    for site in sites_of(trace):
-        if not site["is_observed"] or not site["value"].numel() or not frame_of(site):
-            continue
+    for site in data_sites(trace):
         value = site["value"].expand(torch.broadcast_shapes(site["value"].shape, site["fn"].shape()))
         counts = torch.ones_like(value, dtype=torch.bool) if (mask := counted(site)) is None else mask.expand_as(value)
         axis = data_axis({**site, "value": value})

@@ -19,8 +19,9 @@ from pyrovae.data import as_data, map_batches
 from pyrovae.errors import check_integer, plain_errors, refusal
 from pyrovae.graphs.rows import Covariates, Rows, covariate_names
 from pyrovae.networks import check_covariates
-from pyrovae.programs import DATA, eval_mode, latent_names, register
+from pyrovae.programs import DATA, Program, eval_mode, latent_names, register
 from pyrovae.programs.sites import Site, frame_of
+from pyrovae.programs.supports import data_named
 from pyrovae.programs.tables import rows_for
 
 RESERVED = ("mask", "index")
@@ -143,7 +144,7 @@ class Graph(nn.Module):
 
         def part(x: Any, own: Covariates | None) -> Any:
             run = self.guide if num_samples is None else self._many(num_samples)
-            with Means(num_samples is None):
+            with data_named(Program.of(self), (x,), {"covariates": own}), Means(num_samples is None):
                 trace = poutine.trace(run).get_trace(x, covariates=own)
             local = [trace.nodes[name] for name in latent_names(trace) if frame_of(trace.nodes[name])]
             latents = {site["name"]: _rows_last(site, num_samples) for site in local}
@@ -243,7 +244,10 @@ class Graph(nn.Module):
 
     def _placed_covariates(self, covariates: Covariates | None, parts: Sequence[str]) -> dict[str, Tensor]:
         if covariates is not None and not isinstance(covariates, Mapping):
-            raise TypeError(f"covariates must be a mapping from names to tensors, got {type(covariates).__name__}")
+            raise TypeError(
+                f"covariates must be a mapping from names to tensors, got {type(covariates).__name__}; the parts of a tuple of "
+                "data are handed to the model as its arguments: give the data alone"
+            )
         known = self.covariate_names
         unread = next((name for name in covariates or () if name not in (*known, WEIGHT)), None)
         if unread is not None:

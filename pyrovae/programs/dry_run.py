@@ -19,7 +19,7 @@ from pyrovae.errors import plain_errors
 from pyrovae.programs.masks import counted
 from pyrovae.programs.program import Program
 from pyrovae.programs.running import check_sites, run
-from pyrovae.programs.sites import Site, frame_of, sites_of
+from pyrovae.programs.sites import Site, data_sites, frame_of, sites_of
 
 
 @dataclass
@@ -146,8 +146,8 @@ class DryRun:
 
     @cached_property
     def data_sites(self) -> list[str]:
-        """The observed sites of the model, but for globals that are fixed."""
-        return [s["name"] for s in sites_of(self.model_trace) if s["is_observed"] and frame_of(s)]
+        """The names of the data sites of the model."""
+        return [site["name"] for site in data_sites(self.model_trace)]
 
     @cached_property
     def global_latents(self) -> list[str]:
@@ -170,9 +170,7 @@ class DryRun:
     @cached_property
     def measure(self) -> str:
         """``"mass"``, ``"density"``, both or ``"unknown"``: what the probabilities of the data sites are."""
-        supports = [
-            getattr(s["fn"], "support", None) for s in sites_of(self.model_trace) if s["name"] in self.data_sites
-        ]
+        supports = [getattr(site["fn"], "support", None) for site in data_sites(self.model_trace)]
         kinds = {
             getattr(support, "measure", "mass" if support.is_discrete else "density")
             for support in supports

@@ -149,11 +149,14 @@ def replicate(call: Call, latents: Mapping[str, Tensor], num_samples: int | None
         model = Release()(model)
     try:
         with torch.no_grad():
-            return poutine.trace(Substitute(latents)(many(call, model, num_samples))).get_trace(*args, **kwargs)
+            trace = poutine.trace(Substitute(latents)(many(call, model, num_samples))).get_trace(*args, **kwargs)
     except ValueError as error:
         if "size" in kwargs and f"inside plate('{DATA}')" in str(error):
             raise _other_rows(kwargs["size"]) from None
         raise
+    if "size" in kwargs:
+        _require_rows(trace, kwargs["size"])
+    return trace
 
 
 def replicated_data(call: Call, latents: Mapping[str, Tensor], num_samples: int) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pyro
@@ -19,7 +19,7 @@ from pyrovae.programs.sites import Site, sites_of
 
 @contextmanager
 def data_named(program: Program, args: tuple, kwargs: Mapping[str, Any]) -> Iterator[None]:
-    """Where a distribution refuses its parameters, look first whether the data lie outside their support, and say so.
+    """Where a program fails, look first whether the data have a wrong shape or lie outside their support, and say so.
 
     Args:
         program: the program that runs inside the ``with`` block.
@@ -27,10 +27,14 @@ def data_named(program: Program, args: tuple, kwargs: Mapping[str, Any]) -> Iter
         kwargs: keyword arguments of both functions.
 
     Raises:
-        ValueError: the data lie outside their support; or the program gives a distribution NaN.
+        ValueError: the data lie outside their support or have a wrong shape; or the program gives a distribution NaN.
     """
     try:
         yield
+    except RuntimeError:  # two shapes that do not broadcast, most often
+        with suppress(RuntimeError):
+            check_data(program, args, kwargs)
+        raise
     except ValueError as error:
         if not is_about_parameters(error):
             raise

@@ -118,7 +118,7 @@ def _looked_at(block: Block) -> dict[str, Tensor]:
         sd = moments(site)[1].sqrt().expand(site["value"].shape)
         columns[f"sd {n}"] = _flat(rows_second(sd, site).mean(0))
     columns |= {f"prior {n}": _flat(rows_second(prior.nodes[n]["value"], prior.nodes[n])[0]) for n in names}
-    observed = [n for n in block.work.dry_run.data_sites if block.work.dry_run.model_trace.nodes[n]["value"].numel()]
+    observed = block.work.dry_run.data_sites
     rows, found = block.batch.x, [model_trace.nodes[name] for name in observed]
     named = isinstance(rows, Tensor) or (isinstance(rows, Mapping) and set(observed) <= set(rows))
     leaves = by_site(rows, found) if named else dict(zip(observed, tree_leaves(rows), strict=True))

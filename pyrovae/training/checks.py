@@ -27,7 +27,7 @@ from pyrovae.objectives import CapacityELBO, FreeBitsELBO, ImportanceWeightedELB
 from pyrovae.programs import DATA, DryRun, Program, dry_run, eval_mode
 from pyrovae.programs.dry_run import listening
 from pyrovae.programs.program import unwrapped
-from pyrovae.programs.sites import expanded, frame_of, has_parents_before, sites_of
+from pyrovae.programs.sites import data_sites, expanded, frame_of, has_parents_before, sites_of
 from pyrovae.programs.supports import check_data, inside_support, is_about_parameters
 from pyrovae.training.loss import Loss
 from pyrovae.training.rows import Memory, Rows
@@ -271,7 +271,7 @@ def _check_rows(program: Program, loader: Batches, support: Any, name: str) -> N
 
 def _fixed_support(found: DryRun, batch: Batch) -> Any:
     """The support of the only data site, where it is the same for all rows and the site shows them as they are; or None."""
-    sites = [site for site in sites_of(found.model_trace) if site["is_observed"]]
+    sites = data_sites(found.model_trace)
     x = batch.x
     if len(sites) != 1 or batch.covariates or not isinstance(x, Tensor) or inside_support(sites[0]) is None:
         return None

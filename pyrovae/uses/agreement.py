@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pyrovae.checks.calls import local_work, seed_or_drawn
+from pyrovae.checks.calls import latent_work, seed_or_drawn
 from pyrovae.checks.entries import along_latent, array, entry_means, sampled_traces
 from pyrovae.checks.findings import CAUTION, GOOD, OPEN, Finding, Result, listed
 from pyrovae.data import as_data
@@ -126,7 +126,7 @@ def posterior_means(program: Any, data: Any, **plan: Any) -> xr.DataArray:
                 sums[name] = sums.get(name, 0.0) + mean.double().sum(0)
         return {name: value / block.work.num_samples for name, value in sums.items()}
 
-    found = local_work(program, data, **plan).run(task, "posterior means")
+    found = latent_work(program, data, **plan).run(task, "posterior means")
     return along_latent({name: array(value) for name, value in found.items()}, "data")
 
 

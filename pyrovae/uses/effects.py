@@ -12,7 +12,7 @@ from pyro.distributions import constraints
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
-from pyrovae.checks.calls import local_work, seed_or_drawn
+from pyrovae.checks.calls import latent_work, seed_or_drawn
 from pyrovae.checks.entries import array, entry_names, rows_second
 from pyrovae.checks.findings import CAUTION, GOOD, Finding, Result, listed
 from pyrovae.data import as_data
@@ -146,7 +146,7 @@ def _of_fit(
     program: Any, rows: Any, quantity: Quantity, steps: Sequence[float], sizes: tuple[int, int], plan: Mapping[str, Any]
 ) -> tuple[Array, Array, list[str]]:
     """Slopes ``(rows, entries, features)``, mean traversals ``(entries, steps, features)``, and the names of the entries."""
-    work = local_work(program, rows, num_samples=sizes[1], **plan)
+    work = latent_work(program, rows, num_samples=sizes[1], **plan)
     trace = work.dry_run.model_trace
     sites = _real(trace, latent_names(work.dry_run.guide_trace))
     shapes = {name: tuple(trace.nodes[name]["fn"].event_shape) for name in sites}

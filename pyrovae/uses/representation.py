@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pyrovae.checks.calls import local_work
+from pyrovae.checks.calls import latent_work
 from pyrovae.checks.entries import entry_means, sampled_traces
 from pyrovae.conditionals import GaussianMixture
 from pyrovae.data import Data, as_data
@@ -91,7 +91,7 @@ def representation_quality(
         raise refusal(f"expected two or more classes of {FOLDS} or more rows, got counts {np.bincount(y)}", "labels")
     check_integer("num_neighbors", num_neighbors, most=len(rows) - 1)
     seed = int(torch.randint(2**31, ())) if seed is None else seed
-    work = local_work(program, rows, num_samples=num_samples, seed=seed, max_bytes=max_bytes, progress=progress)
+    work = latent_work(program, rows, num_samples=num_samples, seed=seed, max_bytes=max_bytes, progress=progress)
     latents = work.run(_means, "representation_quality")["means"].numpy()
     clusters = _prior_clusters(program, latents)
     found = {
