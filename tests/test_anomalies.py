@@ -160,11 +160,12 @@ def test_it_is_said_beforehand_when_a_single_row_cannot_be_discovered(size, said
 
 def test_training_rows_are_refused_whatever_their_order_and_type():
     train = torch.cat([MODEL.simulate(50, seed=1), KNOWN.flip(0)])
-    with pytest.raises(ValueError, match="199 of 199 rows are training rows: their scores are too small") as caught:
+    with pytest.raises(ValueError, match="199 of 199 rows are training rows, whose scores are too small") as caught:
         detect(MODEL, ROWS, calibration=KNOWN.numpy(), train=train)
     assert caught.value.argument == "calibration"
-    with pytest.raises(ValueError, match="calibration rows are training rows"):
+    with pytest.raises(ValueError, match="the rows are training rows, whose scores") as caught:
         detect(MODEL, ROWS, calibration=pvae.data.split(as_data(KNOWN), 0.1)[0])
+    assert caught.value.argument == "calibration"
 
 
 def test_rows_that_are_calibration_or_training_rows_are_named():
@@ -230,7 +231,7 @@ def test_one_row_and_missing_entries():
     assert any("missing in some rows" in note for note in notes)
 
 
-def test_a_row_of_a_table_is_explained_though_its_likelihood_is_joint():
+def test_a_row_of_a_table_is_explained_by_its_column():
     def table(frame):
         return as_data(frame, kinds=dict.fromkeys("abc", "real"))
 

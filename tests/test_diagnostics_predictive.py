@@ -1,8 +1,10 @@
 """Predictive checks, leave-one-feature-out and imputations, against closed forms of probabilistic PCA."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -13,6 +15,7 @@ from programs import counts, counts_vae
 from scipy import stats
 from torch import nn
 
+import pyrovae as pvae
 from pyrovae.checks import (
     imputation,
     imputation_calibration,
@@ -166,6 +169,32 @@ def test_unreliable_entries_are_named_with_the_remedy():
     result = leave_one_feature_out(program, program.simulate(50), seed=0)
     assert result.share_bad_k > 0.2
     assert "Refine the guide" in result.summary()
+
+
+class AsThePrior(nn.Module):
+    """A guide that has not seen the rows."""
+
+    def forward(self, x, covariates=None):
+        return dist.Normal(torch.zeros_like(x[..., :1]), 1.0).to_event(1)
+
+
+def test_the_columns_of_a_table_are_left_out_one_by_one():
+    """Against the ratio of the evidence of the row and of the row without the entry, each estimated for itself."""
+    generator = np.random.default_rng(0)
+    frame = pd.DataFrame({"a": generator.normal(size=12), "n": generator.poisson(3.0, 12), "b": list("uvuuvvuvuvuu")})
+    frame.loc[2, "a"] = np.nan
+    data = pvae.data.as_data(frame, kinds={"a": "real", "n": "count"})
+    built = pvae.build_vae(data, latent_dim=1, hidden=(4,), seed=3)
+    vae = pvae.VAE(built.prior, built.likelihood, AsThePrior())  # whose weights are bounded
+    found = leave_one_feature_out(vae, data, num_samples=4000, seed=0)
+    whole = pvae.log_marginal(vae, data, num_samples=4000, seed=1)["log_marginal"].values
+    for column in range(3):
+        x = data.x.clone()
+        x[:, column] = torch.nan
+        others = pvae.log_marginal(vae, replace(data, x=x), num_samples=4000, seed=2)["log_marginal"].values
+        seen = ~data.x[:, column].isnan().numpy()
+        np.testing.assert_allclose(found.elpd[seen, column], (whole - others)[seen], atol=0.05)
+    assert np.isnan(found.elpd).sum() == 1
 
 
 def test_joint_likelihoods_are_refused():

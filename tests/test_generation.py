@@ -6,8 +6,50 @@ import torch
 from scipy import linalg
 
 import pyrovae as pvae
-from pyrovae.uses import augment, generation_quality
+from pyrovae.uses import augment, fit_prior, generation_quality
 from pyrovae.uses.generation import frechet_distance, kernel_distance
+
+
+@pytest.fixture(scope="module")
+def untrained():
+    """A VAE whose posterior lies away from its prior, and rows."""
+    vae = pvae.build_vae(5, likelihood="normal", latent_dim=2, hidden=(8,), seed=0)
+    with torch.no_grad():
+        vae.posterior.offset[0] += torch.tensor([3.0, -2.0])
+    return vae, torch.randn(400, 5, generator=torch.Generator().manual_seed(0))
+
+
+def test_a_prior_of_one_normal_is_fitted_at_the_moments_of_the_latents(untrained):
+    vae, x = untrained
+    prior = pvae.conditionals.GaussianMixture(event_shape=2, num_components=1)
+    fitted = fit_prior(vae, x, prior=prior, epochs=300, learning_rate=0.02, seed=0, progress=False)
+    torch.manual_seed(0)
+    latents = vae.encode(x, num_samples=1)[0]
+    np.testing.assert_allclose(fitted.prior().mean.detach(), latents.mean(0), atol=0.05)
+    np.testing.assert_allclose(fitted.prior().variance.sqrt().detach(), latents.std(0), rtol=0.05)
+    assert fitted.posterior is vae.posterior
+    assert fitted.likelihood is vae.likelihood
+
+
+@pytest.mark.parametrize("kind", ["GaussianMixture", "AffineFlow"])
+def test_a_prior_fitted_to_the_latents_raises_the_elbo_and_nothing_else_moves(untrained, kind):
+    vae, x = untrained
+    torch.manual_seed(0)
+    given = {"num_components": 4} if kind == "GaussianMixture" else {"transforms": 2, "hidden": (16,)}
+    prior = getattr(pvae.conditionals, kind)(event_shape=2, **given)
+    before = {name: value.clone() for name, value in vae.state_dict().items()}
+    fitted = fit_prior(vae, x, prior=prior, epochs=100, learning_rate=0.02, seed=0, progress=False)
+    old, new = (pvae.elbo(m, x, num_samples=20, seed=0, progress=False) for m in (vae, fitted))
+    assert float((new["elbo"] - old["elbo"]).mean()) > 4
+    np.testing.assert_allclose(new["reconstruction"], old["reconstruction"])
+    assert all(torch.equal(value, before[name]) for name, value in vae.state_dict().items())
+    assert (fitted.sample(500).mean(0) - fitted.decode(vae.encode(x)).mean(0)).abs().max() < 0.5
+
+
+def test_a_program_whose_prior_cannot_be_exchanged_is_refused():
+    with pytest.raises(TypeError, match="expected a VAE, whose prior can be exchanged, got tuple") as caught:
+        fit_prior((print, print), torch.zeros(3, 2), prior=pvae.standard_normal(2))
+    assert caught.value.argument == "vae"
 
 
 def test_the_frechet_distance_of_two_normals():

@@ -48,7 +48,7 @@ ROOMS = {
     "arviz": ("data", "evaluation", "programs"),
     "checks": ("arviz", "data", "evaluation", "plots", "programs"),
     "uses": (
-        *("checks", "comparison", "conditionals", "data", "distributions", "evaluation", "missing", "plots"),
+        *("checks", "comparison", "conditionals", "data", "distributions", "evaluation", "graphs", "missing", "plots"),
         *("programs", "training"),
     ),
     "sklearn": ("evaluation", "presets", "training"),

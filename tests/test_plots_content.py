@@ -454,3 +454,12 @@ def test_columns_of_few_whole_numbers_have_a_bar_each():
 def test_columns_beyond_the_most_are_left_out():
     columns = {f"c{number}": np.arange(5.0) for number in range(5)}
     assert len(plots.plot_columns(columns, columns, max_columns=2)) == 2
+
+
+def test_a_map_of_neighbors_parts_posteriors_of_unequal_width():
+    """Rows whose means agree and whose standard deviations do not: neighbors on the map are of the same group."""
+    group = np.arange(60) % 2
+    drawn = plots.plot_latent(0.01 * normal(60, 3), sd=np.where(group, 2.0, 0.1)[:, None] * np.ones((60, 3)))
+    points = np.asarray(drawn.collections[0].get_offsets())
+    distances = ((points[:, None] - points) ** 2).sum(-1) + np.diag(np.full(60, np.inf))
+    assert (group[distances.argmin(1)] == group).all()

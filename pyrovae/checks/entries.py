@@ -117,9 +117,10 @@ def entry_log_prob(site: Site, masked: bool = True) -> Tensor | None:
     With ``masked`` a masked entry has log density zero, as in evaluation; else masks are ignored.
     """
     base = unwrap(site["fn"])
-    if base.event_shape:
+    of_entries = getattr(base, "entry_log_prob", None)  # a table's, whose columns are of different kinds
+    if base.event_shape and of_entries is None:
         return None
-    value = base.log_prob(site["value"])
+    value = (of_entries or base.log_prob)(site["value"])
     counts = counted(site) if masked else None
     return value if counts is None else torch.where(counts, value, value.new_zeros(()))
 

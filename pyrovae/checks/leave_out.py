@@ -68,7 +68,7 @@ def leave_one_feature_out(
 
     Args:
         program: anything with ``model`` and ``guide``, a pair of them, or a ``pyro.infer.SVI``; one data site, with
-            entries that are independent given the latents.
+            entries (columns of a table) that are independent given the latents.
         data: data of N rows; NaN is a missing entry.
         covariates: for each name, a tensor of N rows.
         num_samples: draws per row.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -43,6 +44,7 @@ def detect(
     quiet: Quiet = False,
 ) -> None:
     """Find strange rows by p-values against usual rows, and write a table of all, the strangest first."""
+    given = dict(locals())
     from pyrovae.files import save_file_atomic
     from pyrovae.report.subject import rows_of
 
@@ -59,19 +61,9 @@ def detect(
     say(
         quiet, f"{len(usual)} calibration rows; to discover a single one of {len(rows)} rows it takes {needed * window}"
     )
-    found = pvae.uses.detect(
-        pvae.load(run),
-        rows,
-        calibration=usual,
-        train=None if own is None else own.train.drawn(seed),
-        score=score,
-        fdr=fdr,
-        window=window,
-        explain=explain,
-        num_samples=num_samples,
-        seed=seed,
-        progress=False if quiet else None,
-    )
+    options = {name: given[name] for name in signature(pvae.uses.detect).parameters if name in given}
+    options |= {"data": rows, "calibration": usual, "train": None if own is None else own.train.drawn(seed)}
+    found = pvae.uses.detect(pvae.load(run), **options, progress=False if quiet else None)
     frame = found.to_frame()
     save_file_atomic(path, frame.to_csv(index=False).encode())
     first = frame.head(SHOWN)

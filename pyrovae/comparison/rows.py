@@ -20,6 +20,7 @@ LEAKED = 0.01
 SAME = 1e-3
 """The relative difference at which two sums of observed numbers still count as the same numbers."""
 BLOCK = 4096
+OVERFITTING = "on which overfitting wins: give held-out rows, or accept training rows by in_sample"
 REMEDIES = {
     "rows": "evaluate all models on the same rows in the same order",
     "variant": "numbers on different variants of the data are of different things",
@@ -34,16 +35,18 @@ REMEDIES = {
 }
 
 
-def check_held_out(data: Data, train: Any, in_sample: bool) -> list[str]:
-    """Notes on the rows of a comparison.
+def check_held_out(
+    data: Data, train: Any, in_sample: bool = False, *, argument: str = "data", advice: str = OVERFITTING
+) -> list[str]:
+    """Notes on rows that are meant to be held out.
 
     A held-out row may equal a training row by chance, where data are discrete. How often is known from the training rows:
     the share of them that have a twin. Rows are refused where more of them are training rows than that share explains, by
-    five standard errors and one per cent of the rows, unless ``in_sample`` accepts training rows.
+    five standard errors and one per cent of the rows, unless ``in_sample`` accepts training rows. The refusal is of
+    ``argument`` and ends in ``advice``: what training rows do, and what to give instead.
     """
-    advice = "on which overfitting wins: give held-out rows, or accept training rows by in_sample"
     if data.split == "train" and not in_sample:
-        raise refusal(f"these are training rows, {advice}", "data")
+        raise refusal(f"the rows are training rows, {advice}", argument)
     rows, notes = row_hashes(data), []
     repeated = len(rows) - len(set(rows))
     if repeated:
@@ -58,7 +61,7 @@ def check_held_out(data: Data, train: Any, in_sample: bool) -> list[str]:
     expected = twins / seen.total()
     chance = len(rows) * expected + 5 * math.sqrt(len(rows) * expected * (1 - expected))
     if found > chance + LEAKED * len(rows):
-        raise refusal(f"{found} of {len(rows)} rows are training rows, {advice}", "data")
+        raise refusal(f"{found} of {len(rows)} rows are training rows, {advice}", argument)
     if found:
         notes.append(f"{found} of {len(rows)} rows are among the training rows")
     return notes

@@ -276,12 +276,16 @@ class TableDistribution(Maskable):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The log density in nats, in the columns' own units, of shape ``batch``."""
+        return self.entry_log_prob(value).sum(-1)
+
+    def entry_log_prob(self, value: Tensor) -> Tensor:
+        """The log density of each column, zero where it is masked, of shape ``(*batch, columns)``."""
         if self._mask is not None:
             value = torch.where(self._mask, value, self.schema.interior(value))
         terms = self._joined(
             distribution.log_prob(value[..., group.places.to(value.device)]) for group, distribution in self.groups()
         )
-        return (terms if self._mask is None else torch.where(self._mask, terms, 0.0)).sum(-1)
+        return terms if self._mask is None else torch.where(self._mask, terms, 0.0)
 
     @torch.no_grad()
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:

@@ -26,6 +26,9 @@ def plot_latent(
 
     Two dimensions are drawn as they are. Of more, a map is drawn that keeps neighbors together (t-SNE, of at most 1,000
     data, evenly chosen): near points are near in latent space; its axes, far distances and sizes of groups mean nothing.
+    With ``sd`` those are neighbors whose posteriors are near, by the Wasserstein distance of normals,
+
+    .. math:: W_2^2 = \lVert \mu - \mu' \rVert^2 + \lVert \sigma - \sigma' \rVert^2.
 
     Args:
         z: latents, usually posterior means, ``(data, latent_dim)`` with at least 2 dimensions.
@@ -52,8 +55,9 @@ def plot_latent(
         raise ValueError("z has one latent dimension: write plot_latent_density(z, prior_draws)")
     is_map = dims > 2
     kept = np.unique(np.linspace(0, num - 1, min(num, _MOST_MAPPED)).astype(int)) if is_map else np.arange(num)
-    flat = _map_of_neighbors(points[kept]) if is_map else points
     kinds, spread = (None if values is None else values[kept] for values in (kinds, spread))
+    places = points[kept] if spread is None else np.hstack([points[kept], spread])
+    flat = _map_of_neighbors(places) if is_map else points
     ax = one_panel(ax, 5.4, 4.2)
     sizes = np.full(len(kept), np.clip(16000 / len(kept), 5, 36))
     if spread is not None and is_map:

@@ -8,7 +8,7 @@ from pyrovae.uses.compression import coded_size, compress, decompress
 from pyrovae.uses.contrasts import Contrast, contrast
 from pyrovae.uses.effects import LatentEffects, latent_effects
 from pyrovae.uses.factors import Factors, factor_loadings, item_bias, rotate
-from pyrovae.uses.generation import generation_quality
+from pyrovae.uses.generation import fit_prior, generation_quality
 from pyrovae.uses.imputation import multiple_imputation, pool
 from pyrovae.uses.representation import representation_quality
 from pyrovae.uses.scores import anomaly_scores
@@ -34,6 +34,7 @@ __all__ = [
     "decompress",
     "detect",
     "factor_loadings",
+    "fit_prior",
     "generation_quality",
     "item_bias",
     "latent_effects",

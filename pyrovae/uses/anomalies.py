@@ -250,15 +250,8 @@ def _about(rows: Data, known: Data, train: Any, fdr: float, window: int) -> list
             f"discovered: give {calibration_needed(num_rows, num_rows, fdr)} or more",
             "calibration",
         )
-    try:
-        notes = [f"calibration: {note}" for note in check_held_out(known, train, in_sample=False)]
-    except ValueError as error:
-        message = str(error).split(", on which")[0].replace("these are", "the calibration rows are")
-        raise refusal(
-            f"{message}: their scores are too small, which makes false alarms of other rows; give rows that were left out "
-            "of training",
-            "calibration",
-        ) from None
+    advice = "whose scores are too small, which makes false alarms of others: give rows that were left out of training"
+    notes = [f"calibration: {note}" for note in check_held_out(known, train, argument="calibration", advice=advice)]
     if fewest > 1:
         notes.append(
             f"beside {size} calibration rows nothing is discovered among {num_rows} unless {fewest} or more are, together: a "

@@ -18,7 +18,7 @@ from pyrovae.distributions import (
     TableDistribution,
 )
 from pyrovae.distributions.counts import ZeroInflated
-from pyrovae.distributions.discretized import Discretized
+from pyrovae.distributions.discretized import Discretized, DiscretizedLogistic
 from pyrovae.errors import refusal
 
 Cumulative = Callable[[Any], np.ndarray]
@@ -27,7 +27,7 @@ MAX_LEVELS = 4096
 
 
 class Entries(NamedTuple):
-    """Some entries of each row.
+    """Some entries of each row, independent of each other given the entries before them.
 
     Args:
         places: where they stand in a flat row.
@@ -118,18 +118,20 @@ def _halvings(cumulative: Cumulative, depth: int, choose: Callable[[int, np.ndar
     return found
 
 
-def entries_of(distribution: Any, site: str) -> Iterator[Entries]:
-    """The entries of rows by the cumulative masses of a likelihood over rows.
+def entries_of(distribution: Any, site: str, values: np.ndarray) -> Iterator[Entries]:
+    """The entries of rows by the cumulative masses of a likelihood over rows, in the order in which they are decoded.
 
     Args:
         distribution: of batch shape ``(rows,)``.
         site: its name, for errors.
+        values: the rows as integers ``(rows, entries)``. Only entries that were yielded are read: a decoder fills them in
+            before it asks for the next.
 
     Raises:
         ValueError: a density, entries that depend on each other, or a family without cumulative masses.
 
     >>> coin = dist.Bernoulli(probs=torch.tensor([[0.25, 0.5]])).to_event(1)
-    >>> [entries] = entries_of(coin, "x")
+    >>> [entries] = entries_of(coin, "x", np.zeros((1, 2), dtype=int))
     >>> entries.cumulative(np.array([0, 0])).round(6).tolist(), entries.levels
     ([0.75, 0.5], 2)
     """
@@ -137,8 +139,8 @@ def entries_of(distribution: Any, site: str) -> Iterator[Entries]:
     if isinstance(found, TableDistribution):
         for group, part in found.groups():
             yield Entries(group.places.numpy(), *_cumulative(independent(part), f"{site} ({group.kind.kind} columns)"))
-    elif isinstance(found, DiscretizedLogisticMixture) and found.event_shape[0] == 1:
-        yield Entries(places, *_mixture(found))
+    elif isinstance(found, DiscretizedLogisticMixture):
+        yield from _mixture(found, values)
     else:
         yield Entries(places, *_cumulative(found, site))
 
@@ -216,11 +218,28 @@ def _looked_up(table: np.ndarray) -> Cumulative:
     return lambda k: table[entries, np.minimum(k, table.shape[1] - 1)]
 
 
-def _mixture(found: DiscretizedLogisticMixture) -> tuple[Cumulative, int]:
+def _mixture(found: DiscretizedLogisticMixture, values: np.ndarray) -> Iterator[Entries]:
+    """The channels one by one: those before move the locations, and tell the components apart."""
     from scipy.special import expit
 
-    axis = 1  # of the components, after the rows
-    size, last = found.logits.shape[axis], found.levels - 1
-    split = lambda t: t.detach().double().movedim(axis, 0).reshape(size, -1).cpu().numpy()  # noqa: E731
-    weights, loc, scale = (split(t) for t in (found.logits.exp(), found.loc, found.scale))
-    return (lambda k: (weights * expit(((2 * k + 1) / last - 1 - loc) / scale)).sum(0)), found.levels
+    last, channels, size = found.levels - 1, found.event_shape[0], found.event_shape[1:].numel()
+
+    def by_component(parameter: Tensor) -> Tensor:
+        """Components first and positions along one axis, in double precision."""
+        lead = parameter.shape[: parameter.ndim - found.position_dim]
+        return parameter.detach().double().cpu().reshape(*lead, size).movedim(1, 0)
+
+    log_weights, loc, scale, coupling = map(by_component, (found.logits, found.loc, found.scale, found.coupling))
+    pairs = iter(coupling.unbind(2))
+    for c in range(channels):
+        places = np.arange(c * size, (c + 1) * size)
+        before = torch.from_numpy(2 * values[:, : c * size] / last - 1).unflatten(-1, (c, size)).unbind(1) if c else ()
+        center = loc[:, :, c] + sum(next(pairs) * value for value in before if found.coupling.numel())
+        weights, middle, width = (t.flatten(1).numpy() for t in (log_weights.softmax(0), center, scale[:, :, c]))
+
+        def cumulative(k: Any, weights: Any = weights, middle: Any = middle, width: Any = width) -> np.ndarray:
+            return (weights * expit(((2 * k + 1) / last - 1 - middle) / width)).sum(0)
+
+        yield Entries(places, cumulative, found.levels)
+        own = DiscretizedLogistic(center, scale[:, :, c], found.levels, validate_args=False)
+        log_weights = log_weights + own.log_prob(torch.from_numpy(values[:, places]))

@@ -55,7 +55,8 @@ def compress(
 
     Args:
         program: one latent, whose prior has independent entries and whose posterior is normal (with any covariance) or has
-            independent entries; one data site of integers, each coded by its own distribution.
+            independent entries; one data site of integers, each coded by its own distribution, which may depend on those
+            before it (the channels of a logistic mixture).
         data: N rows without missing entries.
         covariates: for each name, N rows; :func:`decompress` needs the same.
         latent_bits: b. Bins should be narrower than the posterior; more cost time, not bits.
@@ -207,7 +208,9 @@ class Chain:
         if work.whole or work.dry_run.masked_latents:
             raise refusal("a guide with parameters for each row, or masked latents, cannot be coded", "program")
         (self.latent,), (self.site,) = latents, sites
-        list(entries_of(work.dry_run.model_trace.nodes[self.site]["fn"], self.site))  # refuses densities
+        node = work.dry_run.model_trace.nodes[self.site]
+        some = node["value"].reshape(len(node["value"]), -1).cpu().numpy()
+        list(entries_of(node["fn"], self.site, np.zeros_like(some)))  # refuses densities
         self.loader = batches(work.data, header["batch_size"], shuffle=False, **work.place)
         self.size = work.dry_run.guide_trace.nodes[self.latent]["value"][0].numel()
         self.stack = Stack(words, 64 + 2 * self.size * header["batch_size"])
@@ -234,7 +237,7 @@ class Chain:
         with self._running():
             for places, cumulative in self._bin_masses(posterior, prior, index):
                 index[:, places] = self.stack.pop(cumulative, self.depth).reshape(len(x), -1)
-            for part in self._decoded(batch, index)[1]:
+            for part in reversed(list(self._decoded(batch, index, values)[1])):
                 symbols = values[:, part.places]
                 self.stack.push(symbols.reshape(-1), *self._capped(part))
         self.stack.push_uniform(index.reshape(-1), self.bins)
@@ -244,8 +247,8 @@ class Chain:
         index = self.stack.pop_uniform(len(batch.index) * self.size, self.bins).reshape(-1, self.size)
         values = np.zeros((len(index), math.prod(self.header["shape"][1:])), dtype=np.int64)
         with self._running():
-            prior, parts = self._decoded(batch, index)
-            for part in reversed(parts):
+            prior, parts = self._decoded(batch, index, values)
+            for part in parts:
                 values[:, part.places] = self.stack.pop(*self._capped(part)).reshape(len(index), -1)
             x = torch.from_numpy(values).reshape(batch.x.shape)
             posterior = self._encoded(replace(batch, x=x.to(batch.x)))
@@ -265,7 +268,8 @@ class Chain:
             pattern = torch.arange(batch.x.numel()).reshape(batch.x.shape) % 2
             batch = replace(batch, x=pattern.to(batch.x))
             with self._running():
-                prior, parts = self._decoded(batch, self._middle(batch))
+                values = pattern.reshape(len(pattern), -1).numpy()
+                prior, parts = self._decoded(batch, self._middle(batch), values)
                 masses = [part.cumulative for part in parts]
                 masses += [masses for _, masses in self._bin_masses(self._encoded(batch), prior, self._middle(batch))]
                 for cumulative in masses:
@@ -287,12 +291,12 @@ class Chain:
     def _middle(self, batch: Batch) -> np.ndarray:
         return np.full((len(batch.index), self.size), self.bins // 2)
 
-    def _decoded(self, batch: Batch, index: np.ndarray) -> tuple[Any, list[Entries]]:
-        """The prior, and the entries' masses given the bins: the data are not shown to the model."""
+    def _decoded(self, batch: Batch, index: np.ndarray, values: np.ndarray) -> tuple[Any, Iterator[Entries]]:
+        """The prior, and the entries' masses given the bins and the entries before: the model is not shown the data."""
         at_bins = AtBins(self.latent, (index + 0.5) / self.bins)
         with at_bins:
             trace = replicate(self.work.call(replace(batch, x=torch.zeros_like(batch.x))), {})
-        return at_bins.prior, list(entries_of(trace.nodes[self.site]["fn"], self.site))
+        return at_bins.prior, entries_of(trace.nodes[self.site]["fn"], self.site, values)
 
     def _encoded(self, batch: Batch) -> Any:
         """The posterior given the rows."""

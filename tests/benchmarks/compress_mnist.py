@@ -15,52 +15,80 @@ import math
 import pathlib
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import torch
 from PIL import Image
+from torch.nn.functional import pixel_unshuffle
 
 import pyrovae as pvae
 from pyrovae.uses import coded_size, compress, decompress
 
 SPECS = {
     "dynamic": {"likelihood": "bernoulli", "posterior": "full_normal", "hidden": (500, 500)},
-    "uint8": {"likelihood": "logistic_mixture", "levels": 256, "components": 4, "hidden": (400, 400)},
+    "uint8": {
+        "likelihood": "logistic_mixture",
+        "levels": 256,
+        "components": 4,
+        "hidden": (500, 500),
+        "decoder_hidden": (500, 200),
+    },
 }
-ENGINE = {"dynamic": "trace", "uint8": "compile"}
 """What is trained on binarized digits, drawn anew for each batch, and on the levels 0 to 255."""
+FAST = {
+    "dynamic": {"compile": "trace", "batch_size": 256},
+    "uint8": {"compile": "trace", "batch_size": 256, "start_at_data": False},
+}
+BLOCK = {"dynamic": 1, "uint8": 2}
+"""Levels are arranged in blocks of so many pixels in height and width, whose pixels are channels: the mixture couples these."""
+
+
+def arranged(rows, block):
+    """Data whose images have blocks of pixels as channels."""
+    return rows if block == 1 else replace(rows, x=pixel_unshuffle(rows.x, block))
 
 
 def train(options):
-    rows = pvae.data.load("mnist", options.variant)
+    loaded = pvae.data.load("mnist", options.variant)
+    parts = (loaded.train, loaded.validation, loaded.test)
+    training, validation, test = (arranged(part, BLOCK[options.variant]) for part in parts)
     spec = {"latent_dim": 40, "normalization": "batch", **SPECS[options.variant]}
-    fast = {"batch_size": 256, "compile": ENGINE[options.variant], "precision": "bf16", "seed": 0, "progress": False}
-    first = pvae.build_vae((1, 28, 28), **spec, start=rows.train, seed=0)
-    pvae.fit(first, rows.train, steps=20, learning_rate=1e-3, **fast)
-    start = time.perf_counter()
-    pvae.fit(first, rows.train, steps=200, learning_rate=1e-3, **fast)
-    per_step = (time.perf_counter() - start) / 200
-    epochs = max(1, round(60 * options.minutes / (per_step * len(rows.train) / 256)))
-    print(f"{1000 * per_step:.0f} ms a step: {epochs} epochs in {options.minutes} minutes", flush=True)
-    fresh = pvae.build_vae((1, 28, 28), **spec, start=rows.train, seed=0)
-    vae = pvae.load(options.start) if options.start else fresh
-    rate = pvae.schedules.one_cycle(options.rate, warm_up=0.1, epochs=epochs)
+    fast = {"precision": "bf16", "seed": 0, "progress": False, **FAST[options.variant]}
+
+    if options.start:
+        vae = pvae.load(options.start)
+    else:
+        vae = pvae.build_vae(tuple(training.event_shape), **spec, start=training, seed=0)
+        if options.variant == "uint8":
+            vae.likelihood.initialize(training.x[:100].float(), steps=60)
+    begun = time.process_time(), time.perf_counter()
+
+    def spent():
+        """The share of the time that is over: CPU time, or the clock where it has an end."""
+        cpu, wall = time.process_time() - begun[0], time.perf_counter() - begun[1]
+        return max(cpu / (60 * options.minutes), wall / (60 * options.deadline) if options.deadline else 0.0)
+
+    cycle = pvae.schedules.one_cycle(options.rate, warm_up=0.1, steps=1e6)
+
+    def rate(progress):
+        return max(cycle(replace(progress, step=round(1e6 * min(spent(), 1.0)))), 1e-3 * options.rate)
 
     def tell(history):
         last = history.rows[-1]
-        if last["epoch"] % max(1, epochs // 20) == 0:
-            values = [f"{name} {last[name]:.2f}" for name in ("elbo", "validation_elbo", "seconds")]
-            print(f"epoch {last['epoch']}: {', '.join(values)}; CPU {time.process_time():.0f} s", flush=True)
+        values = [f"{name} {last[name]:.2f}" for name in ("elbo", "validation_elbo", "seconds")]
+        print(f"epoch {last['epoch']}: {', '.join(values)}; CPU {time.process_time():.0f} s", flush=True)
+        return spent() >= 1
 
     folder = f"{options.run}/checkpoints"
-    given = {"epochs": epochs, "learning_rate": rate, "validation": rows.validation, "checkpoint": folder}
-    history = pvae.fit(vae, rows.train, callbacks=[tell], keep_best=True, **given, **fast)
-    results = {"cpu_seconds": round(time.process_time()), "epochs": epochs}
+    given = {"epochs": 1000, "learning_rate": rate, "validation": validation, "checkpoint": folder}
+    history = pvae.fit(vae, training, callbacks=[tell], keep_best=True, **given, **fast)
+    results = {"cpu_seconds": round(time.process_time()), "epochs": len(history)}
     settings = {"data": "mnist"}
-    pvae.save(vae, options.run, history=history, data=rows.train, settings=settings, results=results, overwrite=True)
-    found = pvae.elbo(vae, rows.test, num_samples=1, seed=0, progress=False)
+    pvae.save(vae, options.run, history=history, data=training, settings=settings, results=results, overwrite=True)
+    found = pvae.elbo(vae, test, num_samples=1, seed=0, progress=False)
     bits = -float(found["elbo"].mean()) / 784 / torch.log(torch.tensor(2.0)).item()
-    print(f"{len(rows.test)} test rows: {bits:.4f} bits/dim, {results}")
+    print(f"{len(test)} test rows: {bits:.4f} bits/dim, {results}", flush=True)
 
 
 def neighbors(levels, binary):
@@ -83,7 +111,8 @@ def code(options):
     vae = pvae.load(options.run)
     kept = pvae.files.Run.read(options.run).config
     variant = "uint8" if vae.spec.levels else "static"
-    x = pvae.data.load("mnist", variant).test.x[: options.rows]
+    images = pvae.data.load("mnist", variant).test[: options.rows]
+    x = arranged(images, 28 // vae.spec.event_shape[-1]).x
     dimensions = x.numel()
     start = time.process_time()
     blob = compress(vae, x, seed=0, progress=False)
@@ -100,7 +129,7 @@ def code(options):
     print(", ".join(f"{name} {bits / dimensions:.4f}" for name, bits in parts.items()), "bits/dim")
     rates = [dimensions / (1e6 * seconds) for seconds in (middle - start, end - middle)]
     print(f"{rates[0]:.2f} MB/s in, {rates[1]:.2f} MB/s out, a byte an entry, of one thread's CPU time")
-    others = neighbors(x.to(torch.uint8).numpy(), variant != "uint8")
+    others = neighbors(images.x.to(torch.uint8).numpy(), variant != "uint8")
     print(", ".join(f"{name} {bits:.4f}" for name, bits in others.items()), "bits/dim")
     model = (pathlib.Path(options.run) / "state.safetensors").stat().st_size
     saved = (min(others.values()) * dimensions - size["file"]) / 8 / len(x)
@@ -112,7 +141,8 @@ def main():
     parser.add_argument("action", choices=("train", "code"))
     parser.add_argument("run")
     parser.add_argument("--variant", default="dynamic", choices=list(SPECS))
-    parser.add_argument("--minutes", type=float, default=40)
+    parser.add_argument("--minutes", type=float, default=40, help="of CPU time")
+    parser.add_argument("--deadline", type=float, help="minutes by the clock, where these end first")
     parser.add_argument("--rate", type=float, default=4e-3)
     parser.add_argument("--start", help="a run whose weights the training goes on from")
     parser.add_argument("--rows", type=int)
