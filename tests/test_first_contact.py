@@ -12,6 +12,7 @@ from PIL import Image
 from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO, config_enumerate
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
@@ -469,3 +470,16 @@ def test_a_table_of_constant_columns_is_refused_by_name(tmp_path):
     done = CliRunner().invoke(app, ["train", str(tmp_path / "t.csv"), "--out", str(tmp_path / "run")])
     assert done.exit_code == 2
     assert "every column holds one value or none" in " ".join(done.output.split())
+
+
+@pytest.mark.parametrize("wrap", [lambda rows: rows, DataLoader])
+def test_evaluation_from_a_dataset_is_told_to_stack_its_rows(wrap):
+    rows, program = TensorDataset(torch.randn(20, 5)), vae(pvae.Factorized(dist.Normal, pvae.MLP(2, (8,)), 5))
+    for call in (
+        lambda: pvae.elbo(program, wrap(rows), progress=False),
+        lambda: pvae.fit(program, rows, validation=wrap(rows), epochs=1, progress=False),
+    ):
+        with pytest.raises(TypeError, match=r"write torch\.stack\(\[row\[0\] for row in value.*only fit trains from"):
+            call()
+    stacked = torch.stack([row[0] for row in rows])
+    assert pvae.elbo(program, stacked, seed=0, progress=False).sizes["data"] == 20

@@ -200,10 +200,13 @@ def _from_tensor(value: Tensor, path: str) -> Rows:
 def _array(value: Any, path: str) -> np.ndarray:
     if value is None or isinstance(value, str | bytes | torch.utils.data.Dataset | torch.utils.data.DataLoader):
         came = "None" if value is None else f"{type(value).__name__} {value!r}"
-        raise TypeError(
-            f"expected {path} to be an array of numbers, got {came:.80}; write "
-            "pyrovae.data.load(name_or_path) for named data and files, pyrovae.data.loader_batches(loader) for loaders"
-        )
+        remedy = "pyrovae.data.load(name_or_path) for named data and files"
+        if isinstance(value, torch.utils.data.Dataset | torch.utils.data.DataLoader):
+            rows = "value" if isinstance(value, torch.utils.data.Dataset) else "value.dataset"
+            remedy = (
+                f"torch.stack([row[0] for row in {rows}]), its rows in memory: only fit trains from a Dataset or loader"
+            )
+        raise TypeError(f"expected {path} to be an array of numbers, got {came:.80}; write {remedy}")
     if isinstance(value, np.ma.MaskedArray):
         return np.ma.filled(value.astype(np.result_type(value.dtype, np.float32)), np.nan)
     if isinstance(value, list) and value and all(isinstance(row, Tensor) for row in value):

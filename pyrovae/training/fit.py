@@ -107,8 +107,9 @@ def fit(
         scheduler: takes the torch optimizer and returns a ``torch.optim.lr_scheduler``, stepped each step.
         weight_decay: decoupled weight decay of the default optimizer.
         clip_norm: clip the norm of the per-row gradient to this.
-        validation: data, or the fraction of the training rows to hold out; its ELBO at beta 1 is computed each epoch. Its
-            covariates come with it: ``as_data(x, covariates)``. With few rows it guards against overfitting.
+        validation: rows in memory (no loader), or the fraction of the training rows to hold out; its ELBO at beta 1 is
+            computed each epoch. Its covariates come with it: ``as_data(x, covariates)``. With few rows it guards against
+            overfitting.
         patience: stop after this many epochs without a better validation ELBO, and keep the best weights.
         keep_best: end with the weights of the best validation ELBO; by default where there are validation rows.
         callbacks: called with the history after each epoch; a true answer stops training.
