@@ -38,7 +38,11 @@ CASES = {
         TypeError,
         "expected x to be an array of numbers, got str 'digits'; write .*load",
     ),
-    "a loader": (lambda: as_data(DataLoader(PAIRS)), TypeError, r"got DataLoader.*loader_batches\(loader\)"),
+    "a loader": (
+        lambda: as_data(DataLoader(PAIRS)),
+        TypeError,
+        r"got DataLoader.*write torch\.stack\(\[row\[0\] for row in value\.dataset",
+    ),
     "a number": (
         lambda: as_data(3.0),
         ValueError,
