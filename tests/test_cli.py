@@ -196,11 +196,14 @@ def test_help_lists_every_option_its_words_and_its_defaults(monkeypatch):
             assert f"--{name.replace('_', '-')} " in said
             assert option.help[1:] in said
             assert all(word in said for word in option.known if word)
-    assert "fewer than 5,000 steps; by default 55 for mnist." in said
+    assert "fewer than 5,000 steps; by default 55 for mnist, 50 or more (2,500 steps) for tables." in said
     assert "by default 128,128 for digits" in said
     assert "by default what suits the data" in said
     assert "weight of the divergence; by default 1." in said.lower()
     assert "decoupled weight decay; by default 0." in said.lower()
+    assert "10 for digits, 40 for mnist, 20 for freyfaces, half the columns (2 to 10) for tables" in said
+    assert "Draw figures" in said
+    assert "by default yes" not in said
 
 
 def test_every_command_stands_in_a_file_of_its_name():
@@ -553,6 +556,10 @@ def test_a_table_of_ones_own_is_read_by_kinds_and_moves_with_its_run(tmp_path):
     done = invoke(*words, "--labels", "color")
     assert done.exit_code == 0, done.output
     assert "left out, since they hold one value or none: one" in done.output
+    lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in done.output.splitlines()]
+    assert ["weight", "weights (clinic)", "0.153846 to 1.84615, mean 1", "0%"] in lines
+    assert ["clinic", "groups", "12 distinct", "0%"] in lines
+    assert [line[:3] for line in lines if line[:1] == ["color"]] == [["color", "labels", "blue, red"]]
     kept = Run.read(tmp_path / "run").config
     assert kept["data"]["kinds"] == {
         "length [mm]": "bounded:0:1",
@@ -567,6 +574,9 @@ def test_a_table_of_ones_own_is_read_by_kinds_and_moves_with_its_run(tmp_path):
     assert "say where by data" in lost.output
     words = ["evaluate", tmp_path / "run", "--data", moved, "--num-samples", 5, "--quiet"]
     assert invoke(*words).exit_code == 0
+    own_table().iloc[1:].to_csv(tmp_path / "cut.csv", index=False)
+    changed = " ".join(invoke("evaluate", tmp_path / "run", "--data", tmp_path / "cut.csv").output.split())
+    assert "the data 'cut.csv', once 'my.csv', is no longer what" in changed
     other = own_table().iloc[:5, 4::-1]
     other.to_csv(tmp_path / "later.csv", index=False)
     done = invoke("encode", tmp_path / "run", tmp_path / "later.csv", "--out", tmp_path / "z.npz")
@@ -585,6 +595,30 @@ def test_a_likelihood_that_is_a_kind_is_that_of_all_columns(tmp_path, likelihood
     done = invoke("train", tmp_path / "t.csv", "--likelihood", likelihood, *words)
     assert done.exit_code == 0, done.output
     assert {column["kind"] for column in Run.read(tmp_path / "run").config["spec"]["columns"]} == {kind}
+
+
+def test_ids_of_groups_and_labels_do_not_reach_the_run(tmp_path):
+    frame = own_table()[["income", "color"]].assign(person=[f"Ann {number // 3}" for number in range(60)])
+    frame.fillna({"color": "red"}).assign(kind=["Zoe", "Max"] * 30).to_csv(tmp_path / "t.csv", index=False)
+    words = [
+        "--groups",
+        "person",
+        "--labels",
+        "kind",
+        "--covariates",
+        "color",
+        "--epochs",
+        1,
+        "--out",
+        tmp_path / "run",
+    ]
+    done = invoke("train", tmp_path / "t.csv", *words, "--no-figures", "--no-report")
+    assert done.exit_code == 0, done.output
+    assert Run.read(tmp_path / "run").config["data"]["levels"] == {"color": ["blue", "red"]}
+    assert invoke("evaluate", tmp_path / "run", "--num-samples", 5, "--quiet").exit_code == 0
+    kept = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert kept
+    assert not any(name in path.read_bytes() for path in kept for name in (b"Ann", b"Zoe"))
 
 
 def test_rows_of_a_group_are_never_split(tmp_path):
@@ -615,7 +649,7 @@ def test_the_last_rows_are_the_test_where_a_time_is_given(tmp_path):
     assert done.exit_code == 0, done.output
     assert Run.read(tmp_path / "run").config["settings"]["time"] == "day"
     for name, words in (
-        ("length [mm]", "in each row, got none"),
+        ("length [mm]", "of time 'length .mm.' in each row, got none in line [0-9]+: fill it in, or drop the row"),
         ("color", "numbers or dates written in one way, got 'color'"),
     ):
         own_table().to_csv(tmp_path / "t.csv", index=False)
@@ -635,21 +669,49 @@ def test_rows_are_split_by_groups_or_by_time_in_python():
     shuffled = pd.Series(range(40)).sample(frac=1, random_state=0)
     named = pyrovae.data.as_data(pd.DataFrame({"x": range(40)}))
     assert pyrovae.data.split(named, 0.25, time=shuffled)[1].x[:, 0].tolist() == list(range(30, 40))
-    for options, words in (
-        ({"groups": "site", "time": times}, "one of them"),
-        ({"time": times[:3]}, "one value per row"),
-    ):
-        with pytest.raises(ValueError, match=words):
-            pyrovae.data.split(data, 0.25, **options)
+    abroad = [
+        str(time) for time in pd.date_range("2020-10-24", periods=40, freq="h", tz="Europe/Berlin")
+    ]  # a clock change
+    for given in (list(map(str, range(40))), abroad):
+        assert pyrovae.data.split(data, 0.25, time=given)[1].x[:, 0].tolist() == list(range(30, 40))
+    with pytest.raises(ValueError, match="one value per row"):
+        pyrovae.data.split(data, 0.25, time=times[:3])
+    with pytest.raises(ValueError, match="got 'time', which holds 'x'"):
+        pyrovae.data.split(data, 0.25, time=["x"] * 40)
 
 
-@pytest.mark.parametrize(("each", "said"), [(2, True), (3, False)])
-def test_a_category_of_many_levels_may_be_an_id(tmp_path, each, said):
-    frame = own_table()[["income"]].assign(person=[f"p{number // each}" for number in range(60)])
+def test_groups_with_times_stay_whole_in_the_order_of_their_last_rows(tmp_path):
+    frame = pd.DataFrame({"x": np.arange(40) ** 0.5, "site": ["d", "a", "c", "b"] * 10, "hour": range(40)})
+    frame.loc[frame["site"] == "a", "hour"] += 100  # its rows are the last
+    frame.loc[2, "hour"] = 99  # one row of c comes late, so that c does
+    data = pyrovae.data.as_data(frame[["x"]], labels=frame[["site", "hour"]])
+    for time in ("hour", frame["hour"]):
+        first, second = pyrovae.data.split(data, 0.5, groups="site", time=time)
+        assert [set(part.labels["site"].tolist()) for part in (first, second)] == [{1, 3}, {0, 2}]  # b, d; a, c
+    frame.sample(frac=1, random_state=0).to_csv(tmp_path / "t.csv", index=False)
+    read = pyrovae.data.load(tmp_path / "t.csv", kinds={}, groups="site", time="hour")
+    assert read.columns == ("x",)
+    parts = [
+        {read.levels["site"][code] for code in part.labels["site"]} for part in (read.train, read.validation, read.test)
+    ]
+    assert parts == [{"b", "d"}, {"c"}, {"a"}]
+
+
+@pytest.mark.parametrize(("each", "refused"), [(4, True), (5, False)])
+def test_a_column_of_many_levels_is_an_id_unless_its_kind_is_named(tmp_path, each, refused):
+    frame = own_table(25 * each)[["income"]].assign(person=[f"p{number // each}" for number in range(25 * each)])
     frame.to_csv(tmp_path / "t.csv", index=False)
-    done = invoke("train", tmp_path / "t.csv", "--epochs", 1, "--no-figures", "--no-report", "--out", tmp_path / "run")
-    assert done.exit_code == 0, done.output
-    assert ("'person' has 30 levels in 60 rows: an id?" in " ".join(done.output.split())) == said
+    words = ["train", tmp_path / "t.csv", "--epochs", 1, "--no-figures", "--no-report", "--out"]
+    done = invoke(*words, tmp_path / "run")
+    assert done.exit_code == (2 if refused else 0), done.output
+    assert (
+        "25 distinct in 100 rows: make it the index, keep the rows of one id" in " ".join(done.output.split())
+    ) == refused
+    for number, remedy in enumerate((["--drop", "person"], ["--groups", "person"], ["--kinds", "person=category"])):
+        done = invoke(*words, tmp_path / f"remedy{number}", *remedy)
+        assert done.exit_code == 0, done.output
+        kinds = Run.read(tmp_path / f"remedy{number}").config["data"]["kinds"]
+        assert kinds.get("person") == ("category" if number == 2 else None)
 
 
 def test_covariates_of_a_table_condition_encoder_and_decoder(tmp_path):
@@ -677,24 +739,30 @@ def test_missing_entries_are_filled_once_and_several_times(tmp_path):
     frame = pd.DataFrame(
         {"size": size, "weight": size - 100 + rng.normal(0, 5, 80), "pet": rng.choice(["cat", "dog"], 80)}
     )
+    frame["visits"], frame["room"] = rng.poisson(30, 80), rng.integers(1, 90, 80)
     frame = frame.mask(rng.random(frame.shape) < 0.2).assign(name=[f"person {number}" for number in range(80)])
-    frame.to_csv(tmp_path / "t.csv", index=False)
-    words = ["--epochs", 2, "--hidden", 8, "--latent-dim", 2, "--drop", "name", "--no-figures", "--no-report"]
+    frame.astype({"visits": "Int64", "room": "Int64"}).to_csv(tmp_path / "t.csv", index=False)
+    words = ["--epochs", 2, "--hidden", 8, "--latent-dim", 2, "--drop", "name,room", "--no-figures", "--no-report"]
     done = invoke("train", tmp_path / "t.csv", *words, "--out", tmp_path / "run")
     assert done.exit_code == 0, done.output
     impute = ["impute", tmp_path / "run", tmp_path / "t.csv", "--out", tmp_path / "filled.csv"]
     done = invoke(*impute, "--tables", 2, "--num-samples", 20)
     assert done.exit_code == 0, done.output
-    assert f"{frame.isna().sum().sum()} missing entries of 80 rows" in done.output
+    missing = frame.drop(columns="room").isna().sum().sum()
+    assert f"{missing} missing entries of 80 rows" in done.output
     made = [pd.read_csv(tmp_path / f"filled{end}.csv") for end in ("", "-1", "-2")]
     seen = frame.notna()
     for table in made:
         pd.testing.assert_frame_equal(table.where(seen), frame)  # what was observed stays, columns beside the model too
-        assert table.notna().all(axis=None)
+        assert table.drop(columns="room").notna().all(axis=None)
         assert set(table["pet"]) == {"cat", "dog"}
     assert (made[1]["size"] != made[2]["size"])[~seen["size"]].all()
+    for end, whole in (("", seen["visits"]), ("-1", slice(None))):  # means are no integers, draws are
+        written = pd.read_csv(tmp_path / f"filled{end}.csv", dtype=str)
+        assert written["visits"].str.fullmatch(r"\d+")[whole].all()
+        assert written["room"].dropna().str.fullmatch(r"\d+").all()
     cells = pd.read_csv(tmp_path / "filled-cells.csv")
-    assert len(cells) == (~seen).sum().sum()
+    assert len(cells) == missing
     numbers = cells[cells["column"] != "pet"]
     assert numbers["estimate"].astype(float).between(numbers["low"], numbers["high"]).mean() > 0.9
     assert cells.loc[cells["column"] == "pet", "probability"].between(0.5, 1.0).all()
@@ -703,6 +771,29 @@ def test_missing_entries_are_filled_once_and_several_times(tmp_path):
     assert (done.exit_code, "--force" in done.output) == (2, True)
     assert invoke(*impute, "--force", "--num-samples", 20, "--quiet").output == ""
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "filled.csv"), before)
+
+
+def test_errors_about_rows_of_a_file_name_its_lines(tmp_path):
+    rows = [f"{number}.5,{'ab'[number % 2]}" for number in range(20)]
+    (tmp_path / "t.csv").write_text("\n".join(["x,pet", "", *rows]))  # a blank line
+    words = ["--epochs", 1, "--no-figures", "--no-report", "--out", tmp_path / "run"]
+    done = invoke("train", tmp_path / "t.csv", *words)
+    assert done.exit_code == 0, done.output
+    for place, row, says in (
+        (0, "1.5,c", "'pet' has the level 'c' in line 3"),
+        (1, '"1,5",a', "text among numbers, '1,5' in line 4"),
+        (19, "inf,a", "the first in line 22"),
+    ):
+        later = [*rows[:place], row, *rows[place + 1 :]]
+        (tmp_path / "later.csv").write_text("\n".join(["x,pet", "", *later]))
+        done = invoke("encode", tmp_path / "run", tmp_path / "later.csv", "--out", tmp_path / "z.npz")
+        assert done.exit_code == 2
+        assert says in " ".join(done.output.split())
+    (tmp_path / "later.csv").write_text(
+        "\n".join(["x,pet,day", "", *(f"{row},{len(row) if k else ''}" for k, row in enumerate(rows))])
+    )
+    with pytest.raises(ValueError, match=r"later.csv: expected a value of time 'day' in each row, got none in line 3"):
+        pyrovae.data.load(tmp_path / "later.csv", kinds={}, time="day")
 
 
 def test_a_table_without_holes_is_not_imputed(tmp_path):
@@ -750,9 +841,9 @@ def test_strange_rows_are_found_from_a_run_folder_alone(tmp_path):
 def test_columns_beyond_forty_are_counted():
     frame = pd.DataFrame({f"c{number}": np.arange(30.0) + 0.5 for number in range(41)}).assign(pet=["cat", "dog"] * 15)
     few, many = frame.iloc[:, :40], frame
-    heads, cells = kinds_table(pyrovae.data.as_data(few, kinds={}))
+    heads, cells = kinds_table(pyrovae.data.as_data(few, kinds={}), {})
     assert (heads[1], len(cells), cells[-1][:2]) == ("kind", 40, ["c39", "real"])
-    _, cells = kinds_table(pyrovae.data.as_data(many, kinds={}))
+    _, cells = kinds_table(pyrovae.data.as_data(many, kinds={}), {})
     assert cells[40:] == [["2 more", "", "1 real, 1 binary", "0%"]]
 
 

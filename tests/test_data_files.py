@@ -207,7 +207,7 @@ def test_columns_are_picked_by_name(tmp_path: Path):
         assert data.covariates["batch"].tolist() == [1, 0] * 6
         with pytest.raises(ValueError, match=f"{name}: expected a column 'ID' to drop, got: 'id', 'a'"):
             load(tmp_path / name, drop=["ID"])
-        with pytest.raises(TypeError, match="expected covariates and drop to be lists of names"):
+        with pytest.raises(TypeError, match="expected covariates, drop and missing to be lists of names"):
             load(tmp_path / name, drop="id")
         with pytest.raises(
             TypeError, match=rf"{name}: expected x to hold columns of numbers, got 'id' .ids: make it the index"

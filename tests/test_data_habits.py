@@ -77,14 +77,14 @@ def test_what_is_above_the_names_is_refused(tmp_path, rows, says):
             [f'"{1000 + 100 * b:,.2f}"' for b in Y],
             "numbers such as '[0-9],[0-9.]+': write plain numbers",
         ),
-        (['"1,000"' if number == 7 else b for number, b in enumerate(Y)], "'1,000' in row 7: write plain numbers"),
+        (['"1,000"' if number == 7 else b for number, b in enumerate(Y)], "'1,000' in line 9: write plain numbers"),
         ([f"{b}%" for b in Y], "write plain numbers, as in 1234.5"),
         ([f"${b}" for b in Y], "write plain numbers, as in 1234.5"),
         ([f"{number % 24:02d}:{number:02d}" for number in range(40)], "times: write minutes since midnight"),
         ([f"{number % 28 + 1} Jan 2024" for number in range(40)], "dates: write"),
         ([f'"January {number % 28 + 1}, 2024"' for number in range(40)], "dates: write"),
         (["Yes", "yes", "No", "no "] * 10, "levels that differ in case or spaces alone, 'No' and 'no ': write one"),
-        (["." if number % 9 == 0 else b for number, b in enumerate(Y)], "'.' in row 0: leave a missing entry empty"),
+        (["." if number % 9 == 0 else b for number, b in enumerate(Y)], "'.' in line 2: leave a missing entry empty"),
     ],
 )
 def test_a_column_that_is_neither_numbers_nor_levels_is_refused_with_a_remedy(tmp_path, values, says):
@@ -110,6 +110,22 @@ def test_a_counter_by_its_name_is_refused(tmp_path, name):
 
 
 @pytest.mark.parametrize(
+    ("name", "levels", "each", "refused"),
+    [("id", 21, 2, True), ("id", 20, 2, False), ("station_id", 21, 6, True), ("price index", 21, 2, False)],
+)
+def test_an_id_of_numbers_may_repeat(tmp_path, name, levels, each, refused):
+    rows = [f"{number // each},{number**0.5}" for number in range(levels * each)]
+    path = written(tmp_path, f"{name},x", *rows)
+    if refused:
+        with pytest.raises(TypeError, match=f"ids, 21 distinct in {21 * each} rows: make it the index, keep the rows"):
+            load(path, kinds={})
+        assert load(path, kinds={name: "category"}).kinds[name] == "category"
+        assert load(path, kinds={}, groups=name).columns == ("x",)
+    else:
+        assert load(path, kinds={}).columns == (name, "x")
+
+
+@pytest.mark.parametrize(
     ("values", "code"),
     [
         ([1, 2, 3, 4, 5, 99], "99"),
@@ -128,6 +144,90 @@ def test_a_code_for_missing_that_lies_apart_is_noted(tmp_path, values, code):
     rows = [f"{values[number % len(values)]},{a}" for number, a in enumerate(X)]
     notes = [note for note in load(written(tmp_path, "q,x", *rows), kinds={}).notes if "missing entry" in note]
     assert [note.split(" in ")[0] for note in notes] == ([f"q holds {code}"] if code else [])
+
+
+@pytest.mark.parametrize(
+    ("form", "days", "order"),
+    [
+        ("%d.%m.%Y", 12, True),
+        ("%d.%m.%Y", 31, True),
+        ("%d/%m/%Y", 31, True),
+        ("%m/%d/%Y", 31, True),
+        ("%Y-%m-%d", 12, True),
+        ("%d %b %Y", 12, True),
+        ("%d/%m/%Y", 12, False),
+        ("%m/%d/%y", 12, False),
+    ],
+)
+def test_times_whose_day_and_month_could_be_exchanged_are_refused(tmp_path, form, days, order):
+    import pandas as pd
+
+    dates = pd.date_range("2020-01-01", periods=365)
+    dates = dates[dates.day <= days][: len(X)]
+    rows = [f"{dates[k].strftime(form)},{k},{X[k]}" for k in RNG.permutation(len(X))]
+    path = written(tmp_path, "t,k,x", *rows)
+    if order:
+        data = load(path, kinds={}, time="t", drop=["x"])
+        assert data.test.x[:, 0].sort().values.tolist() == [36, 37, 38, 39]
+    else:
+        with pytest.raises(ValueError, match=r"'t'.*: write the year first, as in"):
+            load(path, kinds={}, time="t")
+
+
+def test_codes_with_leading_zeros_stay_text(tmp_path):
+    rows = [
+        f"{'01' if k % 3 else '10'},{number:05d},{a}"
+        for k, (a, number) in enumerate(zip(X, range(60, 100), strict=True))
+    ]
+    path = written(tmp_path, "area,zip,x", *rows)
+    data = load(path, kinds={}, drop=["zip"])
+    assert (data.kinds["area"], data.levels["area"]) == ("binary", ("01", "10"))
+    with pytest.raises(TypeError, match=r"'zip' \(codes with leading zeros, 40 distinct in 40 rows"):
+        load(path, kinds={})
+    assert load(path, kinds={"zip": "count"}).x[:2, 1].tolist() == [60, 61]
+
+
+def test_kinds_are_named_by_patterns_too():
+    import pandas as pd
+
+    frame = pd.DataFrame(
+        {"q1": ["low", "high"] * 6, "q2": ["high", "mid"] * 6, "q 3": [1.5, 2.5] * 6, "[q]": range(12)}
+    )
+    data = as_data(frame, kinds={"q?": "ordinal:low:mid:high", "q2": "category", "[q]": "count"})
+    assert data.kinds == {"q1": "ordinal", "q2": "category", "q 3": "binary", "[q]": "count"}
+    assert data.levels["q1"] == ("low", "mid", "high")
+    with pytest.raises(ValueError, match=r"expected a column 'r\*' in x"):
+        as_data(frame, kinds={"r*": "real"})
+
+
+@pytest.mark.parametrize(("weight", "line"), [("heavy", 2), ("0", 2), ("", 2), ("1", None)])
+def test_weights_are_numbers_above_zero(tmp_path, weight, line):
+    path = written(tmp_path, "w,x", *[f"{weight if k == 0 else 2},{a}" for k, a in enumerate(X)])
+    if line is None:
+        assert load(path, kinds={}, weights="w").covariates["weight"].mean() == pytest.approx(1)
+    else:
+        with pytest.raises(
+            ValueError, match=f"above 0 in the column of weights 'w', got .* in line {line}: name another"
+        ):
+            load(path, kinds={}, weights="w")
+
+
+def test_codes_for_missing_entries_are_named_once_and_read_as_missing(tmp_path):
+    answers = [(-99 if k % 7 == 0 else k % 5, -99 if k % 9 == 0 else k % 4) for k in range(40)]
+    rows = [f"{q},{r},{a}" for (q, r), a in zip(answers, X, strict=True)]
+    path = written(tmp_path, "q,r,x", *rows, "?,1,2")
+    with pytest.raises(
+        TypeError, match=r"'\?' in line 42: leave a missing entry empty, or say how it is written .--missing"
+    ):
+        load(path, kinds={})
+    (note,) = [note for note in load(path, kinds={}, missing=["?"]).notes if "missing entry" in note]
+    assert (
+        note == "q holds -99 in 6 rows, and 1 other column too: if it stands for a missing entry, --missing -99 says so"
+    )
+    data = load(path, kinds={}, missing=["?", "-99"])
+    assert data.x.isnan().sum(0).tolist() == [7, 5, 0]
+    assert not any("-99" in levels for levels in data.levels.values())
+    assert not any("missing entry" in note for note in data.notes)
 
 
 def test_rows_that_are_there_twice_are_noted_where_columns_are_continuous(tmp_path):
@@ -155,5 +255,5 @@ def test_the_order_of_text_levels_is_asked_for():
 
 
 def test_infinite_entries_are_refused_without_a_word_of_numpy(tmp_path):
-    with pytest.raises(ValueError, match="got 1 infinite entries, the first in row 40"):
+    with pytest.raises(ValueError, match="got 1 infinite entries, the first in line 42"):
         load(written(tmp_path, "x,y", *lines(), "inf,2"), kinds={})

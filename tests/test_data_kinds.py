@@ -46,12 +46,27 @@ def test_a_kind_is_guessed_from_values(values, kind):
     assert guess_kind(pd.Series(values)) == kind
 
 
+def test_whole_numbers_that_single_precision_confuses_are_no_counts():
+    counts = np.random.default_rng(0).negative_binomial(2, 2e-6, 200)
+    counts = counts * (2**24 - 1) // counts.max()
+    assert guess_kind(pd.Series(counts)) == "count"
+    assert guess_kind(pd.Series(counts + 1)) != "count"
+    assert guess_kind(pd.Series(1.6e9 + counts)) in ("real", "positive")  # times in seconds
+
+
 def test_levels_of_numbers_are_coded_and_named():
     data = as_data(pd.DataFrame({"grade": [3.0, 1.0, np.nan, 2.5]}), kinds={"grade": "ordinal"})
     assert data.kinds == {"grade": "ordinal"}
     assert data.levels == {"grade": ("1", "2.5", "3")}
     np.testing.assert_array_equal(data.x[:, 0], [2, 0, np.nan, 1])
     assert data.to_frame()["grade"].tolist()[:2] == ["3", "1"]
+
+
+def test_counts_are_integers_where_none_is_missing():
+    frame = pd.DataFrame({"n": [3, 40, 17, 8, 25, 31]})
+    whole, holed = as_data(frame, kinds={"n": "count"}), as_data(frame.mask(frame == 8), kinds={"n": "count"})
+    assert (whole.to_frame()["n"].dtype, holed.to_frame()["n"].dtype) == (np.int64, np.float64)
+    assert whole.to_frame(whole.x.double() / 2)["n"].tolist() == (frame["n"] / 2).tolist()  # means stay as they are
 
 
 def test_numbers_of_other_rows_are_matched_by_value_not_by_code():
@@ -61,6 +76,16 @@ def test_numbers_of_other_rows_are_matched_by_value_not_by_code():
         assert train.matched(rows).x[:, 0].tolist() == [1, 2]
     with pytest.raises(ValueError, match="'grade' has the level '4' in row 1, expected one of '1', '2', '3'"):
         train.matched(as_data(pd.DataFrame({"grade": [2, 4]})))
+
+
+@pytest.mark.parametrize("kind", ["category", "binary", "ordinal:a:b"])
+def test_levels_that_are_all_missing_are_missing(kind):
+    frame = pd.DataFrame({"s": ["a", "b"] * 10, "x": np.arange(20) ** 0.5})
+    train = as_data(frame, kinds={"s": kind})
+    for empty in (None, np.nan):
+        later = train.matched(frame.assign(s=empty)[:3])
+        assert later.x[:, 0].isnan().all()
+        assert later.levels["s"] == ("a", "b")
 
 
 def test_text_cannot_be_a_number():

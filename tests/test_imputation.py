@@ -143,6 +143,26 @@ def test_refits_take_the_rows_of_training_where_they_are_others():
     assert one.x[1] == 2.0
 
 
+def test_refits_draw_whole_groups_where_there_are_groups():
+    """Ten patients of three rows each, alike within a patient: the mean of a refit spreads as that of ten numbers."""
+    levels = torch.arange(10.0)
+    train = as_data(levels.repeat_interleave(3)[:, None], labels={"patient": [f"p{n // 3}" for n in range(30)]})
+    means = []
+
+    def refit(rows, seed):
+        counts = rows.x[:, 0].long().bincount(minlength=10)
+        assert len(rows) == 30
+        assert (counts % 3 == 0).all()
+        means.append(rows.x.mean().item())
+        return mean_program(rows.x.mean())
+
+    options = {"num_tables": 300, "num_proposals": 25, "seed": 0, "progress": False}
+    for groups in ("patient", train.labels["patient"]):
+        multiple_imputation(refit, torch.tensor([[NAN]]), train=train, groups=groups, **options)
+    assert means[:300] == means[300:]
+    assert np.var(means) == pytest.approx(levels.var(correction=0).item() / 10, rel=0.3)
+
+
 def test_pooled_numbers_are_those_of_the_formulas():
     """Rubin 1987 and Barnard & Rubin 1999, written out for one coefficient of five tables of 48 degrees of freedom."""
     q, se, m, complete = [0.8, 1.1, 0.9, 1.3, 1.0], [0.20, 0.22, 0.21, 0.19, 0.23], 5, 48
@@ -178,6 +198,7 @@ def test_tables_that_agree_lose_nothing():
         ([([1.0], [0.5])], "at least 2 completed tables, got 1"),
         ([([1.0], [0.5]), ([1.0, 2.0], [0.5, 0.5])], "the same coefficients"),
         ([([1.0], [0.5]), ([1.0], [0.0])], "positive standard errors"),
+        ([([1.0], [0.5]), ([1.0], [-0.5])], "positive standard errors"),
     ],
 )
 def test_what_cannot_be_pooled_is_refused(fits, words):

@@ -13,7 +13,7 @@ from pyrovae.cli.output import say, show
 from pyrovae.errors import refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     import pandas as pd
 
@@ -29,7 +29,10 @@ def impute(
     out: Annotated[Path, typer.Option(help="The CSV file of the completed table; others are written beside it.")],
     tables: Annotated[
         int,
-        typer.Option(help="Tables for multiple imputation, each by a VAE that is trained on rows drawn anew.", min=0),
+        typer.Option(
+            help="Tables for multiple imputation, each by a VAE that is trained on rows, or --groups, drawn anew.",
+            min=0,
+        ),
     ] = 0,
     train: Annotated[
         str | None, typer.Option(help="Where the training data lie now, if not where they were; for --tables.")
@@ -62,10 +65,11 @@ def impute(
     made = [found.completed()]
     if tables:
         options: dict[str, Any] = {"num_tables": tables, "seed": seed, "progress": progress}
+        options["groups"] = kept.config["settings"].get("groups")
         made += multiple_imputation(_refit(kept, quiet), rows, train=data_of(kept, train).train, **options)
     save_file_atomic(paths[1], cells.to_csv().encode())
     for path, table in zip([out, *paths[2:]], made, strict=True):
-        frame = _filled(data, table, kept.config["settings"].get("header"))
+        frame = _filled(data, table, kept.config["settings"])
         save_file_atomic(path, frame.to_csv(index=not isinstance(frame.index, pd.RangeIndex)).encode())
     by_column = cells.groupby("column", sort=False)
     lines = [[name, len(part), f"{len(part) / len(rows):.0%}"] for name, part in by_column]
@@ -80,8 +84,9 @@ def impute(
         say(quiet, "Analyse each table, and join the estimates by pyrovae.uses.pool.")
 
 
-def _filled(source: str, table: Data, header: bool | None) -> pd.DataFrame:
+def _filled(source: str, table: Data, settings: Mapping[str, Any]) -> pd.DataFrame:
     """The table of a file with its missing entries filled; columns that the model does not know stay as they are."""
+    import numpy as np
     import pandas as pd
 
     from pyrovae.data.delimited import read_delimited
@@ -90,10 +95,14 @@ def _filled(source: str, table: Data, header: bool | None) -> pd.DataFrame:
     filled = table.to_frame()
     if not is_table(source) or source.endswith(".parquet"):
         return filled
-    frame, _ = read_delimited(Path(source), header)
+    frame, _ = read_delimited(Path(source), settings.get("header"), settings.get("missing") or ())
+    is_whole = [column.dtype.kind == "f" and bool((column.dropna() % 1 == 0).all()) for _, column in frame.items()]
     for name, made in filled.set_axis(frame.index).items():
         made = pd.to_numeric(made) if frame[name].dtype.kind in "biuf" else made
         frame[name] = frame[name].where(frame[name].notna(), made)
+    for number in np.flatnonzero(is_whole):  # written without a decimal point, which pandas adds where there are holes
+        numbers = [int(value) if value == value // 1 else value for value in frame.iloc[:, number]]
+        frame.isetitem(number, pd.Series(numbers, frame.index, object))
     return frame
 
 

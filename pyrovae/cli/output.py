@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,21 +42,36 @@ def show(quiet: bool, title: str, columns: Sequence[str], rows: Sequence[Sequenc
     out.print(made)
 
 
-def kinds_table(rows: Data) -> tuple[list[str], list[list[str]]]:
-    """The columns of a table with their kinds, what they hold, and how much is missing: heads and cells."""
+def kinds_table(rows: Data, roles: Mapping[str, str]) -> tuple[list[str], list[list[str]]]:
+    """The columns of a table with their kinds, what they hold, and how much is missing: heads and cells.
+
+    Args:
+        rows: the rows.
+        roles: of the columns beside the model, by name in the rows; others are covariates.
+    """
+    import numpy as np
+
     frame, cells = rows.to_frame(), []
     for name, kind in list(rows.kinds.items())[:SHOWN]:
-        column, levels = frame[name], rows.levels.get(name)
-        if levels:
-            shown = ", ".join(levels[:6]) + (f", ... ({len(levels)})" if len(levels) > 6 else "")
-        else:
-            shown = f"{column.min():.6g} to {column.max():.6g}, mean {column.mean():.4g}"
-        cells.append([name, kind, shown, f"{column.isna().mean():.0%}"])
+        cells.append([name, kind, _held(frame[name], rows.levels.get(name)), f"{frame[name].isna().mean():.0%}"])
     rest = list(rows.kinds.values())[SHOWN:]
     if rest:
         counts = ", ".join(f"{rest.count(kind)} {kind}" for kind in dict.fromkeys(rest))
         cells.append([f"{len(rest)} more", "", counts, f"{frame.iloc[:, SHOWN:].isna().to_numpy().mean():.0%}"])
+    for name, values in {**(rows.covariates or {}), **(rows.labels or {})}.items():
+        role, column = roles.get(name, "covariate"), values.numpy()
+        is_key = role in ("groups", "time")
+        shown = f"{len(np.unique(column))} distinct" if is_key else _held(column, rows.levels.get(name))
+        missing = (column < 0) if name in rows.levels else np.isnan(column)
+        cells.append([name, role, shown, f"{missing.mean():.0%}"])
     return ["column", "kind", "values", "missing"], cells
+
+
+def _held(column: Any, levels: Sequence[str] | None) -> str:
+    """What a column holds: the first of its levels, or the range of its numbers."""
+    if levels:
+        return ", ".join(levels[:6]) + (f", ... ({len(levels)})" if len(levels) > 6 else "")
+    return f"{column.min():.6g} to {column.max():.6g}, mean {column.mean():.4g}"
 
 
 def number(value: float | None, form: str = ".2f") -> str:

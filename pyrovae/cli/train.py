@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 LINES = 20
 """About so many lines tell of the epochs where no bar can be shown."""
-IDS = 20
-"""A category of text with more levels than this, and than the rows divided by it, may be an id."""
 
 FROM_DATA = ("event_shape", "columns", "covariate_columns")
 """Fields of the spec that the data give."""
@@ -138,18 +136,15 @@ def _read(chosen: Mapping[str, Any], reading: Reading, quiet: bool) -> tuple[Dat
         return _read(chosen, replace(reading, drop=(*reading.drop, *constant)), quiet)
     for note in rows.notes:
         say(quiet, f"note: {note}")
-    for name, levels in rows.levels.items():
-        if rows.kinds.get(name) == "category" and len(levels) > max(IDS, len(rows) // IDS):
-            say(
-                quiet,
-                f"note: {name!r} has {len(levels)} levels in {len(rows)} rows: an id? --drop or --groups leaves it out",
-            )
     if not rows.parts:
         raise refusal(
             f"{len(rows)} rows cannot be split into training, validation and test rows: give 10 or more", "data"
         )
     if rows.kinds:
-        show(quiet, "columns: --kinds column=kind,... corrects a guess, --drop leaves out", *kinds_table(rows))
+        roles = {"weight": f"weights ({reading.weights})"} if reading.weights else {}
+        roles |= {getattr(reading, role): role for role in ("labels", "time", "groups") if getattr(reading, role)}
+        title = "columns: --kinds column=kind,... corrects a guess, --drop leaves out"
+        show(quiet, title, *kinds_table(rows, roles))
     return rows, reading
 
 

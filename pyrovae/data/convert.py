@@ -43,9 +43,10 @@ def as_data(
         variant: what kind of numbers these are ("grey", "counts", ...), printed beside every result.
         labels: one label a row, for figures and scores; a dict or DataFrame of these; or the name of a column of ``x``.
             Labels never become covariates by themselves.
-        kinds: the kinds of some columns of a table (real, positive, student_t, bounded, count, binary, category, ordinal);
-            those of the others, of all for ``{}``, are guessed, or are that of the entry ``"*"``. Levels become codes 0, 1,
-            ... By default columns are numbers, and text is refused, since most likelihoods would take its codes for numbers.
+        kinds: the kinds of some columns of a table (real, positive, student_t, bounded, count, binary, category, ordinal), by
+            name or pattern, as in ``{"q*": "ordinal"}``; those of the others, of all for ``{}``, are guessed, or are that of
+            the entry ``"*"``. Levels become codes 0, 1, ... By default columns are numbers, and text is refused, since most
+            likelihoods would take its codes for numbers.
 
     Raises:
         TypeError: something is no array of numbers.

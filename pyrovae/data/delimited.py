@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 SEPARATORS = ("\t", ";", "|", ",", " ")
 _NUMBER = re.compile(r"[-+]?(\d+[.,]?\d*|[.,]\d+)([eE][-+]?\d+)?")
+_CODE = re.compile(r"0\d+")
+"""Numbers with leading zeros, as in 01234, are codes, which stay text."""
 _MISSING = ("", "NA", "NaN", "nan", "null", "NULL", "None", "N/A")
 _CODES = frozenset(int(digit * length) for digit in "789" for length in range(1, 6)) | {1}
 """Numbers that stand for missing answers where they lie apart from the others: 9, 99, -1, -999, ..."""
@@ -41,8 +43,15 @@ class Dialect(NamedTuple):
         return f"separator {named}{', decimal comma' if self.decimal == ',' else ''}, {first}"
 
 
-def read_delimited(path: Path, header: bool | None = None) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """Return the table in a file, and what was assumed when it was read; ``header`` says whether the first line holds names.
+def read_delimited(
+    path: Path, header: bool | None = None, missing: Sequence[str] = ()
+) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Return the table in a file, and what was assumed when it was read.
+
+    Args:
+        path: the file.
+        header: whether the first line holds names.
+        missing: how missing entries are written, beside empty cells, NA and the like.
 
     Raises:
         ValueError: a line has more or fewer fields than the first, a column with values has no name, or it cannot be told
@@ -56,6 +65,8 @@ def read_delimited(path: Path, header: bool | None = None) -> tuple[pd.DataFrame
     names = dialect.names + [""] * _ends_in_separators(text, dialect)
     if dialect.has_names and not any(row for _, row in _rows(text, dialect.separator, dialect.start)):
         raise ValueError(f"its first line is taken for names ({', '.join(names)[:80]}), and no row follows")
+    first = itertools.islice(_rows(text, dialect.separator, dialect.start), SAMPLE_ROWS)
+    codes = {j for _, row in first for j, field in enumerate(row[: len(names)]) if _CODE.fullmatch(field)}
     with readable(path):
         frame = pd.read_csv(
             _from_line(text, dialect.start),
@@ -66,6 +77,8 @@ def read_delimited(path: Path, header: bool | None = None) -> tuple[pd.DataFrame
             index_col=False,
             skipinitialspace=True,
             low_memory=False,
+            na_values=list(missing),
+            dtype=dict.fromkeys(codes, str),
         )
     if names[0] == "" and len(frame) and frame[0].notna().all() and frame[0].is_unique:
         frame, names = frame.set_index(0).rename_axis(None), names[1:]
@@ -86,20 +99,31 @@ def read_delimited(path: Path, header: bool | None = None) -> tuple[pd.DataFrame
     return frame, (*notes, *_looks(frame))
 
 
+def row_lines(path: Path, header: bool | None = None) -> list[int]:
+    """The line of the file that each row of its table ends in, counted from 1."""
+    text, _ = _decoded(path)
+    dialect = _dialect(text, header)
+    return [line for line, row in _rows(text, dialect.separator, dialect.start) if row]
+
+
 def _looks(frame: pd.DataFrame) -> list[str]:
     """What looks like codes for missing values, and rows that are there twice."""
-    notes = []
+    codes: dict[float, dict[str, int]] = {}
     for number, (name, column) in enumerate(frame.items()):
         values = np.unique(column.dropna().astype(float)) if column.dtype.kind in "iuf" else np.zeros(0)
         for code, rest in ((values[-1], values[:-1]), (values[0], values[1:])) if len(values) > 2 else ():
             apart = min(abs(code - rest[0]), abs(code - rest[-1])) >= max(rest[-1] - rest[0], 3)
             if abs(code) in _CODES and (apart or (code < 0 and rest[0] >= 0)):
-                times = int((frame.iloc[:, number] == code).sum())
-                notes.append(
-                    f"{name} holds {code:g} in {times} rows: if it stands for a missing entry, leave that empty"
-                )
+                codes.setdefault(code, {})[str(name)] = int((frame.iloc[:, number] == code).sum())
+    notes = []
+    for code, times in codes.items():
+        name, *others = times
+        also = f", and {len(others)} other column{'s' * (len(others) > 1)} too" if others else ""
+        notes.append(
+            f"{name} holds {code:g} in {times[name]} rows{also}: if it stands for a missing entry, --missing {code:g} says so"
+        )
     fractions = [column.dtype.kind == "f" and bool((column % 1 > 0).any()) for _, column in frame.items()]
-    repeated = int(frame.duplicated().sum()) if any(fractions) else 0
+    repeated = int(frame.dropna(how="all").duplicated().sum()) if any(fractions) else 0
     if repeated:
         notes.append(f"{repeated} rows repeat another: a test row may be a training row (--groups keeps rows together)")
     return notes

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,14 +12,17 @@ from typing import Any
 import numpy as np
 
 from pyrovae.data.convert import as_data
-from pyrovae.data.delimited import read_delimited
+from pyrovae.data.delimited import read_delimited, row_lines
 from pyrovae.data.frames import time_ranks
 from pyrovae.data.idx import read_idx
 from pyrovae.data.images import image_folder
-from pyrovae.data.locate import TABLES, UNZIP, readable
+from pyrovae.data.locate import TABLES, UNZIP, is_table, readable
 from pyrovae.data.sequences import read_sequences
 from pyrovae.data.table import Data
 from pyrovae.errors import refusal
+
+_ROW = re.compile(r"(?<!')\brow (\d+)\b")
+"""How errors name a row of the data, counted from 0."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,7 @@ class Wanted:
     covariates: tuple[str, ...] = ()
     drop: tuple[str, ...] = ()
     header: bool | None = None
+    missing: tuple[str, ...] = ()
     kinds: Mapping[str, str] | None = None
     groups: str | None = None
     only: tuple[str, ...] = ()
@@ -56,13 +62,24 @@ def read_path(path: Path, variant: str | None, wanted: Wanted) -> Data:
             "give them as an array: pyrovae.data.as_data(x)"
         )
     _refuse_options(wanted, path, kind.options)
-    try:
+    with of_file(path, wanted.header):
         return replace(kind.read(path, wanted), name=path.name, variant=variant)
+
+
+@contextmanager
+def of_file(path: Path, header: bool | None = None) -> Iterator[None]:
+    """Errors about all rows of a file name it, and of a table of text the lines of the rows, counted from 1."""
+    try:
+        yield
     except (TypeError, ValueError) as error:
         if str(path) in str(error):
             raise
+        text = str(error)
+        if _ROW.search(text) and is_table(path) and path.suffix != ".parquet":
+            lines = row_lines(path, header)
+            text = _ROW.sub(lambda found: f"line {lines[int(found[1])]}", text)
         kind_of_error = TypeError if isinstance(error, TypeError) else ValueError
-        raise refusal(f"{path}: {error}", getattr(error, "argument", None), kind_of_error) from None
+        raise refusal(f"{path}: {text}", getattr(error, "argument", None), kind_of_error) from None
 
 
 def _refuse_options(wanted: Wanted, path: Path, options: Sequence[str]) -> None:
@@ -124,7 +141,7 @@ def _of_array(rows: np.ndarray, labels: Any = None) -> Data:
 
 
 def _read_text(path: Path, wanted: Wanted) -> Data:
-    frame, notes = read_delimited(path, wanted.header)
+    frame, notes = read_delimited(path, wanted.header, wanted.missing)
     return replace(_from_frame(frame, wanted), notes=notes)
 
 
@@ -143,6 +160,8 @@ def _read_parquet(path: Path, wanted: Wanted) -> Data:
 
 
 def _from_frame(frame: Any, wanted: Wanted) -> Data:
+    import pandas as pd
+
     beside = list(dict.fromkeys(name for name in (wanted.labels, wanted.groups, wanted.time) if name is not None))
     given = [*wanted.covariates, *([] if wanted.weights is None else [wanted.weights])]
     for what, names in (("to drop", wanted.drop), ("in the table", [*wanted.only, *beside, *given])):
@@ -154,10 +173,14 @@ def _from_frame(frame: Any, wanted: Wanted) -> Data:
     left = [name for name in wanted.only or frame.columns if name not in (*wanted.drop, *beside, *given)]
     covariates = frame[list(wanted.covariates)]
     if wanted.weights is not None:
-        weights = frame[wanted.weights].astype("float64")
-        if not bool((weights > 0).all()):
+        weights = pd.to_numeric(frame[wanted.weights], errors="coerce").astype("float64")
+        is_weight = weights.between(0, np.inf, inclusive="neither")
+        if not bool(is_weight.all()):
+            row = int((~is_weight).to_numpy().argmax())
             raise refusal(
-                f"expected weights above 0, got {weights[~(weights > 0)].iloc[0]:g}; drop such rows", "weights"
+                f"expected numbers above 0 in the column of weights {wanted.weights!r}, got "
+                f"{frame[wanted.weights].iloc[row]} in row {row}: name another column, or drop such rows",
+                "weights",
             )
         covariates = covariates.assign(weight=weights / weights.mean())
     labels = frame[beside] if beside else None
@@ -204,7 +227,7 @@ COLUMNS = ("labels", "covariates", "drop", "kinds", "groups", "only", "weights",
 
 KINDS = (
     Kind((".npy", ".npz"), _read_numpy, ("array", "labels")),
-    Kind(TABLES[:4], _read_text, (*COLUMNS, "header"), zipped=True),
+    Kind(TABLES[:4], _read_text, (*COLUMNS, "header", "missing"), zipped=True),
     Kind(TABLES[4:], _read_parquet, COLUMNS),
     Kind((".h5ad",), _read_anndata, ("array", "labels", "covariates")),
     Kind(("-ubyte",), _read_idx, zipped=True),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import re
 import sys
 import warnings
@@ -25,6 +26,9 @@ _DATE = re.compile(
 _TIME = re.compile(r"\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?( ?[ap]m)?", re.IGNORECASE)
 _DRESSED = re.compile(r"[-+(]?[$€£¥]? ?[-+]?\d[\d.,' ]*\d? ?[%$€£¥]?\)?")
 _ID = re.compile(r"(.*[ _.])?(id|uuid|index|row|no|nr|case|subject|participant|respondent)", re.IGNORECASE)
+_REPEATED_ID = re.compile(r"(.*[ _.])?(id|uuid|case|subject|participant|respondent)", re.IGNORECASE)
+MOST_LEVELS, ROWS_EACH = 20, 5
+"""Text of more levels than this, and of fewer rows for each of them on average, is ids or free text."""
 
 
 def is_from(value: Any, module: str, *names: str) -> bool:
@@ -98,17 +102,21 @@ def frame_values(
         frame: the table.
         path: the expression that leads to it, for messages.
         levels: gets the names of the levels of columns that become codes.
-        kinds: the kinds of some columns, under ``"*"`` that of all others; gets the others, guessed where there is no such
-            entry. None refuses columns of text.
+        kinds: the kinds of some columns, by name or pattern (``"q*"``), under ``"*"`` that of all others; gets the others,
+            guessed where there is no such entry. None refuses columns of text.
     """
     import pandas as pd
 
     names = list(map(str, frame.columns))
     if len(set(names)) < len(names):
         raise ValueError(
-            f"expected each column of {path} once, got {next(n for n in names if names.count(n) > 1)!r} twice"
+            f"expected each column of {path} once, got {next(n for n in names if names.count(n) > 1)!r} twice: rename one"
         )
     default = None if kinds is None else kinds.pop("*", None)
+    asked = {} if kinds is None else kinds
+    for pattern in [name for name in asked if name not in names and fnmatch.filter(names, name)]:
+        kind = asked.pop(pattern)
+        asked.update({name: kind for name in fnmatch.filter(names, pattern) if name not in asked})
     if kinds is not None and (absent := [name for name in kinds if name not in names]):
         raise refusal(f"expected a column {absent[0]!r} in {path}, got: {some(names)}; correct its name", "kinds")
     if frame.empty:
@@ -119,8 +127,16 @@ def frame_values(
     for name, (_, column) in zip(names, originals, strict=True):
         column = column.sparse.to_dense() if isinstance(column.dtype, pd.SparseDtype) else column
         is_odd = not is_number(column.dtype) or _ID.fullmatch(name)
-        is_asked = kinds is not None and name in kinds and column.dtype.kind not in "mM"
-        why = _not_numbers(column) if is_odd and not is_asked else None
+        kind = asked.get(name, "").partition(":")[0]
+        if (
+            kind
+            and kind not in LEVELED
+            and column.dtype.kind in "OU"
+            and (numbers := _plain_numbers(column)) is not None
+        ):
+            column = numbers
+        is_asked = kind in LEVELED or bool(kind and is_number(column.dtype))
+        why = _not_numbers(column) if is_odd and not (is_asked and column.dtype.kind not in "mM") else None
         if why is None and (kinds is not None or not is_number(column.dtype)):
             if kinds is not None and kinds.get(name, "").startswith("ordinal"):
                 column, kinds[name] = _in_order(column, kinds[name]), "ordinal"
@@ -136,8 +152,9 @@ def frame_values(
             elif own:
                 why = f"the levels {some(own)}: give it as a covariate or a label, or write kinds={{}}, which codes it"
             column = pd.Series(numbers, frame.index)
-            if own:
-                levels[name], column = own, column.where(column >= 0)
+            if own is not None:
+                column = column.where(column >= 0)
+                levels.update({name: own} if own else {})
         wrong += [] if why is None else [f"{name!r} ({why})"]
         columns.append(column)
     if wrong:
@@ -178,21 +195,28 @@ def _in_order(column: pd.Series, word: str) -> pd.Series:
 def time_ranks(times: pd.Series) -> pd.Series:
     """The rank of each row's time, a number or a date; NaN where there is none."""
     if not is_number(times.dtype) and times.dtype.kind not in "mM":
-        times = _dates(times)
+        numbers = _plain_numbers(times)
+        times = _dates(times) if numbers is None else numbers
     return times.rank(method="dense") - 1
 
 
 def _dates(column: pd.Series) -> pd.Series:
-    """Text as dates, which are written in one way; the day comes before the month where it cannot be the other way round."""
+    """Text as dates, which are written in one way: the day comes first in 31.12.2024, and elsewhere where it must."""
     import pandas as pd
 
-    for day_first in (False, True):
-        with warnings.catch_warnings(), suppress(ValueError, TypeError, UserWarning):
+    seen, found = column.dropna(), []
+    text = seen.astype(str)
+    is_dotted = text.str.match(r"\d+\.\d+\.").all()
+    orders = (False,) if text.str.match(r"\d{4}").all() else (True,) if is_dotted else (False, True)
+    for day_first in orders:
+        with warnings.catch_warnings(), suppress(ValueError, TypeError, Warning):
             warnings.simplefilter("error")  # a format that is guessed anew for each entry
-            return pd.to_datetime(column, dayfirst=day_first)
-    seen = column.dropna()
-    held = f", which holds {seen.iloc[0]!r}" if len(seen) else ""
-    raise refusal(f"expected numbers or dates written in one way, got {column.name!r}{held}", "time")
+            found.append(pd.to_datetime(column, dayfirst=day_first, utc=True))
+    if len(found) == 1 or (len(found) == 2 and found[0].rank().equals(found[1].rank())):
+        return found[0]
+    what = f"{column.name or 'time'!r}{f', which holds {seen.iloc[0]!r}' if len(seen) else ''}"
+    wrong = "dates whose day and month can be told apart" if found else "numbers or dates written in one way"
+    raise refusal(f"expected {wrong}, got {what}: write the year first, as in 2024-12-31", "time")
 
 
 def _not_numbers(column: pd.Series) -> str | None:
@@ -200,8 +224,15 @@ def _not_numbers(column: pd.Series) -> str | None:
     dtype, values = column.dtype, column.dropna()
     if dtype.kind in "mM":
         return "dates: write (column - start).dt.days, say, or split rows by them (--time, time=)"
+    groups = (
+        "make it the index, keep the rows of one id together (--groups, groups=), or name its kind "
+        f"(--kinds {column.name}=category, kinds=)"
+    )
     if dtype.kind in "iu" and len(values) >= 10 and values.is_unique:
         return "ids: make it the index, or leave it out"
+    is_whole = is_number(dtype) and _REPEATED_ID.fullmatch(str(column.name)) and bool((values % 1 == 0).all())
+    if is_whole and values.nunique() > MOST_LEVELS:
+        return f"ids, {values.nunique()} distinct in {len(values)} rows: {groups}"
     if is_number(dtype) or dtype.name == "category" or not len(values):
         return None
     text = values.astype(str)
@@ -210,27 +241,44 @@ def _not_numbers(column: pd.Series) -> str | None:
     if all(_TIME.fullmatch(value) for value in text.iloc[:20]):
         return "times: write minutes since midnight, or hours as in 13.5"
     distinct, numeric = text.nunique(), _numeric(values)
-    dressed = bool(text[numeric.isna()].map(lambda value: bool(_DRESSED.fullmatch(value))).all())
+    is_id = distinct > max(MOST_LEVELS // 2, len(values) // 2) or distinct > max(MOST_LEVELS, len(values) // ROWS_EACH)
+    has_codes = _are_codes(text)
+    dressed = not has_codes and bool(text[numeric.isna()].map(lambda value: bool(_DRESSED.fullmatch(value))).all())
     plain = "write plain numbers, as in 1234.5, without units, % and separators of thousands"
     if numeric.isna().any() and numeric.notna().mean() > 0.5:
         place = int(np.flatnonzero(column.notna())[np.flatnonzero(numeric.isna())[0]])
-        remedy = plain if dressed else "leave a missing entry empty"
+        remedy = plain if dressed else "leave a missing entry empty, or say how it is written (--missing, missing=)"
         return f"text among numbers, {text[numeric.isna()].iloc[0]!r} in row {place}: {remedy}"
     if numeric.isna().any() and dressed:
         return f"numbers such as {text[numeric.isna()].iloc[0]!r}: {plain}"
     alike = text.groupby(text.str.strip().str.casefold()).nunique()
-    if numeric.isna().any() and distinct <= max(10, len(column) // 2) and (alike > 1).any():
+    if numeric.isna().any() and not is_id and (alike > 1).any():
         first = text[text.str.strip().str.casefold() == alike[alike > 1].index[0]].unique()
         return f"levels that differ in case or spaces alone, {first[0]!r} and {first[1]!r}: write one of them"
-    if numeric.isna().any() and distinct > max(10, len(column) // 2):
-        return f"ids or free text, {distinct} distinct in {len(column)} rows: make it the index, or leave it out"
+    if numeric.isna().any() and is_id:
+        what = "codes with leading zeros" if has_codes else "ids or free text"
+        return f"{what}, {distinct} distinct in {len(values)} rows: {groups}"
     return None
 
 
 def _numeric(column: pd.Series) -> pd.Series:
+    """The numbers of a column, NaN where it holds other text, and everywhere where one is a code, as in 01234."""
     import pandas as pd
 
-    return pd.to_numeric(column, errors="coerce")
+    numbers = pd.to_numeric(column, errors="coerce")
+    return numbers if is_number(column.dtype) or not _are_codes(column) else pd.Series(np.nan, column.index)
+
+
+def _are_codes(column: pd.Series) -> bool:
+    return bool(column.astype(str).str.fullmatch(r"0\d+").any())
+
+
+def _plain_numbers(column: pd.Series) -> pd.Series | None:
+    """A column of text as numbers, leading zeros or not; None where one of them is none."""
+    import pandas as pd
+
+    numbers = pd.to_numeric(column, errors="coerce")
+    return numbers if numbers.notna().equals(column.notna()) else None
 
 
 def coded(column: pd.Series) -> tuple[Any, tuple[str, ...] | None]:

@@ -19,6 +19,8 @@ FEW, REPEATS = 10, 5
 """Numbers are levels where there are at most so many distinct ones, each there so many times on average."""
 STEPS = 4
 """Levels that are numbers at equal steps, so many or more, have an order: a scale, grades. Fewer are codes as often."""
+MOST = 2**24
+"""Whole numbers from here on are no counts, since single precision cannot tell them apart: times in seconds, sums of money."""
 SKEWED = 0.02
 """Nats per row by which a log-normal must beat a normal."""
 MISFIT = 0.1
@@ -60,7 +62,8 @@ def guess_kind(column: pd.Series) -> str:
     normal, log_normal = _normal(values), -math.inf
     if values.min() > 0:
         log_normal = _normal(np.log(values)) - float(np.log(values).mean())
-    counts = _counts(values) if whole and values.min() >= 0 else -math.inf
+    is_count = whole and values.min() >= 0 and values.max() < MOST
+    counts = _counts(values) if is_count else -math.inf
     if few:
         shares, penalty = repeats / len(values), 0.5 * (len(distinct) - 3) * math.log(len(values)) / len(values)
         if counts >= float((shares * np.log(shares)).sum()) - penalty:

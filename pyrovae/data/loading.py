@@ -21,7 +21,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pyrovae.data.files import Wanted, read_path
+from pyrovae.data.files import Wanted, of_file, read_path
 from pyrovae.data.locate import cache_folder, find
 from pyrovae.data.named import SOURCES, Source
 from pyrovae.data.rows import Index
@@ -44,6 +44,7 @@ def load(
     covariates: Sequence[str] = (),
     drop: Sequence[str] = (),
     header: bool | None = None,
+    missing: Sequence[str] = (),
     kinds: Mapping[str, str] | None = None,
     groups: str | None = None,
     only: Sequence[str] = (),
@@ -76,6 +77,7 @@ def load(
         covariates: the columns of a table that are covariates; text becomes codes, whose levels are kept.
         drop: the columns of a table to leave out.
         header: whether the first line of a table of text holds names; by default it is found out, and stands in ``notes``.
+        missing: how missing entries of a table of text are written, as ``["-99", "?"]``, beside empty cells and NA.
         kinds: the kinds of some columns of a table, as in ``as_data``; ``{}`` guesses all.
         groups: a column of a table, or one of its labels; rows of one value are never split. It is left out of the rows.
         only: the columns of a table to read, covariates among them; all by default.
@@ -93,9 +95,12 @@ def load(
     >>> load("digits").train
     Data('digits', variant='counts', split='train', rows=1258, event_shape=(1, 8, 8), seed=0)
     """
-    if isinstance(covariates, str) or isinstance(drop, str):
-        raise TypeError("expected covariates and drop to be lists of names, got one name; write ['batch'], say")
-    wanted = Wanted(array, labels, tuple(covariates), tuple(drop), header, kinds, groups, tuple(only), weights, time)
+    if any(isinstance(names, str) for names in (covariates, drop, missing)):
+        raise TypeError(
+            "expected covariates, drop and missing to be lists of names, got one name; write ['batch'], say"
+        )
+    columns = Wanted(array, labels, tuple(covariates), tuple(drop), header, tuple(missing), kinds)
+    wanted = replace(columns, groups=groups, only=tuple(only), weights=weights, time=time)
     found = re.fullmatch(r"(\w+)\(seed=(\d+)\)", variant or "")  # a variant in full, as `Data` names it
     if found:
         variant, seed = found[1], int(found[2])
@@ -103,8 +108,10 @@ def load(
         if wanted.given():
             raise ValueError(f"expected {wanted.given()[0]}= with a file only, got it for {name_or_path}; leave it out")
         return _load_named(str(name_or_path), variant, seed, (validation, test), download)
-    data = read_path(_checked_path(name_or_path), variant, wanted)
-    keys = keys_of_rows(data, groups, time)
+    path = _checked_path(name_or_path)
+    data = read_path(path, variant, wanted)
+    with of_file(path, header):
+        keys = keys_of_rows(data, groups, time)
     if len(data) < 10 and validation is None and test is None:
         return data
     return replace(

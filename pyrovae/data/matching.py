@@ -39,7 +39,7 @@ def match(reference: Data, other: Data) -> Data:
                 if given is None and came and reference.kinds:  # a table whose numbers are the levels themselves
                     values, codes = codes.unique(return_inverse=True)
                     codes = torch.where(rows[:, number].isnan(), rows[:, number], codes.to(rows.dtype))
-                    given = tuple(level_name(value) for value in values.tolist() if value == value)
+                    given = tuple(level_name(value) for value in values.tolist() if value == value) or None
                 rows[:, number] = recoded(codes, known, given, what)
         for number, name in enumerate(wanted or ()):
             if name in reference.kinds and isinstance(rows, Tensor):

@@ -26,14 +26,15 @@ def split(data: Any, fraction: float, seed: int = 0, *, groups: Any = None, time
         seed: the seed of the split.
         groups: the group of each row, such as its patient: the name of a label, or one value per row. Rows of one group
             stay together, so that the fraction is kept only roughly.
-        time: the time of each row, likewise: the last rows are validated on, and rows of one time stay together.
+        time: the time of each row, likewise: the last rows are validated on, and rows of one time stay together. With
+            groups too, these stay together instead, in the order of the times of their last rows.
 
     Returns:
         The training part and the validation part, each in the order of the data. Where the data has a per-batch
         transform, the validation part is drawn once, with the same seed.
 
     Raises:
-        ValueError: the fraction is not in (0, 1), or leaves a part without a row; groups and times together.
+        ValueError: the fraction is not in (0, 1), or leaves a part without a row.
 
     >>> first, second = split(Data(torch.zeros(10, 2)), 0.2, seed=0)
     >>> len(first), len(second)
@@ -49,12 +50,15 @@ def split(data: Any, fraction: float, seed: int = 0, *, groups: Any = None, time
 
 
 def keys_of_rows(data: Data, groups: Any, time: Any) -> Tensor | None:
-    """The number of each row's group or time, in ascending order of their values."""
-    if groups is not None and time is not None:
-        raise refusal("rows are split by groups or by time: leave out one of them", "time")
+    """The number of each row's group or time, in ascending order of their values; of groups with times by their last one."""
     import pandas as pd
 
+    if groups is not None and time is not None:
+        group, moment = (np.asarray(keys_of_rows(data, *key)) for key in ((groups, None), (None, time)))
+        last = pd.Series(moment).groupby(group).max().rank(method="first").to_numpy(np.int64) - 1
+        return torch.from_numpy(last[group])
     name, given = ("groups", groups) if time is None else ("time", time)
+    what = f"{name} {given!r}" if isinstance(given, str) else name
     if given is None:
         return None
     if isinstance(given, str):
@@ -65,7 +69,8 @@ def keys_of_rows(data: Data, groups: Any, time: Any) -> Tensor | None:
     if len(column) != len(data):
         raise refusal(f"expected one value per row, {len(data)} in all, got {len(column)}", name)
     if column.isna().any():
-        raise refusal(f"expected a value in each row, got none in row {int(column.isna().argmax())}", name)
+        message = f"expected a value of {what} in each row, got none in row {int(column.isna().argmax())}"
+        raise refusal(f"{message}: fill it in, or drop the row", name)
     values = column.astype(str) if time is None and not is_number(column.dtype) else column
     values = (values if time is None else time_ranks(values)).to_numpy()
     return torch.from_numpy(np.unique(values, return_inverse=True)[1])

@@ -237,6 +237,8 @@ class Data:
     def to_frame(self, x: Any = None) -> Any:
         """Return the rows as a pandas DataFrame: columns and rows by name, the levels of codes, None where missing.
 
+        Counts are integers where none is missing.
+
         Args:
             x: other rows of the same columns, such as draws or means, ``(rows, columns)``; by default the data's own.
 
@@ -257,6 +259,8 @@ class Data:
                 frame[name] = pd.Categorical.from_codes(codes, list(self.levels[name]), ordered).astype(
                     "category" if ordered else object
                 )
+            elif self.kinds.get(name) == "count" and (frame[name] % 1 == 0).all():
+                frame[name] = frame[name].astype(np.int64)
         return frame
 
     def matched(self, other: Any) -> Data:

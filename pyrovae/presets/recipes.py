@@ -27,8 +27,8 @@ class Reading:
     kinds: Annotated[
         Names,
         Option(
-            "kinds of columns where the guess is wrong, as in smoker=category,size=ordinal:S:M:L,share=bounded:0:1; others are "
-            "real, positive, student_t, count and binary"
+            "kinds of columns where the guess is wrong, as in smoker=category,size=ordinal:S:M:L,share=bounded:0:1 (a star "
+            "stands for any text, as in q*=ordinal); others are real, positive, student_t, count and binary"
         ),
     ] = ()
     labels: Annotated[str | None, Option("column of labels, for figures and scores; the model does not see it")] = None
@@ -38,6 +38,9 @@ class Reading:
     time: Annotated[str | None, Option("column of numbers or dates: the last rows are the test")] = None
     weights: Annotated[str | None, Option("column of how often each row counts in training")] = None
     header: Annotated[bool | None, Option("whether the first line holds names")] = None
+    missing: Annotated[
+        Names, Option("how missing entries are written, as in -99,? (empty cells and NA are missing)")
+    ] = ()
 
     def for_load(self, has_kinds: bool = True) -> dict[str, Any]:
         """The keywords of ``pyrovae.data.load`` that these options stand for.
@@ -53,7 +56,7 @@ class Reading:
             kinds[name] = kind
         given = {
             name: getattr(self, name)
-            for name in ("labels", "covariates", "drop", "groups", "time", "weights", "header")
+            for name in ("labels", "covariates", "drop", "groups", "time", "weights", "header", "missing")
         }
         given = {name: value for name, value in given.items() if value not in (None, ())}
         return given | ({"kinds": kinds} if kinds or has_kinds else {})
@@ -127,6 +130,8 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
 """By data set the fields of `Spec` and `Training` that differ from their defaults; tables, files and images are the user's."""
 TABLE_STEPS = 2500
 """Steps that a table's training takes by default, unless its 50 epochs take more."""
+TABLE_DEFAULTS = {"latent_dim": "half the columns (2 to 10)", "epochs": f"50 or more ({TABLE_STEPS:,} steps)"}
+"""The defaults that depend on the table, in words."""
 IMAGE_ENTRIES, IMAGE_STEPS = 1e8, 300
 """Entries that the training on a folder of images reads by default, which takes some minutes, and the fewest steps."""
 

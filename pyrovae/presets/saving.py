@@ -103,7 +103,9 @@ def save(
         "versions": {"pyrovae": __version__, "python": platform.python_version(), **versions},
     }
     if data is not None:
-        config["data"] |= {"rows": len(data), "fingerprint": data.fingerprint()}
+        read = {name for names in data.names().values() for name in names or ()} | {*(data.covariates or {})}
+        levels = {name: own for name, own in config["data"]["levels"].items() if name in read}  # no ids of groups
+        config["data"] |= {"levels": levels, "rows": len(data), "fingerprint": data.fingerprint()}
     json.dumps(config, allow_nan=False)
     with replaced_run(folder, overwrite) as staged:
         paths = [save_state(staged / STATE, dict(vae.state_dict()), "weights")]

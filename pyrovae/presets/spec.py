@@ -31,9 +31,7 @@ class Spec:
 
     event_shape: Annotated[Sizes, Option("shape of one datum; an integer for a vector", most=MAX_ENTRIES)]
     likelihood: Annotated[str, Option("distribution of the data given the latents", LIKELIHOODS)]
-    latent_dim: Annotated[
-        int, Option("latent dimensions; a table has half its columns, 2 to 10, images some for each place", most=2**12)
-    ] = 10
+    latent_dim: Annotated[int, Option("latent dimensions; a folder of images has some for each place", most=2**12)] = 10
     hidden: Annotated[Sizes, Option("widths of the encoder's layers, or channels of its stages", most=2**16)] = (128,)
     decoder_hidden: Annotated[Sizes | None, Option("those of the decoder; None mirrors the encoder", most=2**16)] = None
     prior: Annotated[str, Option("distribution of the latents", PRIORS)] = "standard_normal"

@@ -11,6 +11,7 @@ import torch
 
 from pyrovae import data as data_room
 from pyrovae.data import Data
+from pyrovae.data.files import of_file
 from pyrovae.data.kinds import kind_words
 from pyrovae.files import Run
 from pyrovae.graphs import VAE
@@ -113,7 +114,7 @@ def reading_of(run: Run, is_later: bool = False) -> dict[str, Any]:
     reading = Reading(**given)
     kinds: dict[str, Any] = {"kinds": kind_words(kept["kinds"], kept.get("levels") or {})} if kept.get("kinds") else {}
     if is_later and kinds:
-        reading = Reading(covariates=reading.covariates, header=reading.header)
+        reading = Reading(covariates=reading.covariates, header=reading.header, missing=reading.missing)
         kinds["only"] = [*kept["columns"], *reading.covariates]
     return replace(reading, kinds=()).for_load(has_kinds=False) | kinds
 
@@ -141,7 +142,8 @@ def rows_of(run: Run, source: str) -> Data:
         raise ValueError(f"{run.folder} does not say what data it was trained on: save it with data=")
     variant, reading = kept["variant"] if source == kept["name"] else None, reading_of(run, is_later=True)
     rows = data_room.load(source, variant, seed=kept["seed"] or 0, **reading)
-    return columns_of(run).matched(rows.drawn(kept["seed"] or 0))
+    with of_file(Path(source), reading.get("header")):
+        return columns_of(run).matched(rows.drawn(kept["seed"] or 0))
 
 
 def check_rows(run: Run, rows: Data) -> None:
@@ -152,7 +154,8 @@ def check_rows(run: Run, rows: Data) -> None:
     """
     kept = run.config["data"]
     if kept is not None and rows.train.fingerprint() != kept["fingerprint"]:
-        raise ValueError(f"the data {kept['name']!r} is no longer what {run.folder} was trained on: restore the file")
+        was = "" if rows.name == kept["name"] else f", once {kept['name']!r},"
+        raise ValueError(f"the data {rows.name!r}{was} is no longer what {run.folder} was trained on: restore the file")
 
 
 _DIFFERENCES = {"name": "data", "variant": "variant", "seed": "split seed", "rows": "number of training rows"} | {

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from pyrovae.data import Data, as_data
+from pyrovae.data.splits import keys_of_rows
 from pyrovae.errors import check_integer, refusal
 from pyrovae.evaluation import impute
 from pyrovae.programs.rows import MAX_BYTES, bar, mixed
@@ -25,6 +26,7 @@ def multiple_imputation(
     covariates: Mapping[str, Any] | None = None,
     *,
     train: Any = None,
+    groups: Any = None,
     num_tables: int = 20,
     num_proposals: int = 1000,
     seed: int | None = None,
@@ -33,7 +35,7 @@ def multiple_imputation(
 ) -> list[Data]:
     r"""Completes a table several times, each time by a program that is fitted to other rows drawn with replacement.
 
-    .. math:: \hat\theta_j = \hat\theta(\text{rows drawn with replacement}), \qquad
+    .. math:: \hat\theta_j = \hat\theta(\text{rows, or groups, drawn with replacement}), \qquad
         x^{(j)}_{\mathrm{mis}} \sim p_{\hat\theta_j}(x_{\mathrm{mis}} \mid x_{\mathrm{obs}}), \qquad j = 1, \dots, m
 
     The refits carry the uncertainty of the weights, the draws that of the entries given the weights. Analyse each table as if
@@ -44,6 +46,8 @@ def multiple_imputation(
         data: the table, N rows; NaN is a missing entry.
         covariates: for each name, a tensor of N rows.
         train: the rows to draw from for the refits, where they are others than the table's.
+        groups: the group of each row to draw from, such as its patient: the name of a label, or one value per row. Whole
+            groups are drawn then, since rows of one group are alike.
         num_tables: the number of tables, m.
         num_proposals: draws of the guide from which the latents of each row are chosen.
         seed: of rows, refits and draws; None takes one from torch's random state.
@@ -72,12 +76,16 @@ def multiple_imputation(
     check_integer("num_tables", num_tables)
     rows = as_data(data, covariates)
     source = rows if train is None else as_data(train)
+    keys = keys_of_rows(source, groups, None)
+    keys = torch.arange(len(source)) if keys is None else keys
+    units = keys.argsort(stable=True).split(keys.bincount().tolist())
     seed = int(torch.randint(2**31, ())) if seed is None else seed
     tables = []
     for number in bar(range(num_tables), "tables", progress):
         own = mixed(seed, number) % 2**31
         generator = torch.Generator().manual_seed(own)
-        chosen = source[torch.randint(len(source), (len(source),), generator=generator)]
+        picked = torch.randint(len(units), (len(units),), generator=generator)
+        chosen = source[torch.cat([units[unit] for unit in picked.tolist()])]
         options: dict[str, Any] = {"num_proposals": num_proposals, "max_bytes": max_bytes, "progress": False}
         found = impute(refit(chosen, own), rows, num_samples=1, seed=own, **options)
         tables.append(replace(rows, x=found.draws[0]))
@@ -120,14 +128,14 @@ def pool(fits: Sequence[Any], df: float | None = None, level: float = 0.95) -> p
         raise refusal(f"level is the content of the intervals, between 0 and 1, got {level}", "level")
     pairs = [(fit.params, fit.bse) if hasattr(fit, "params") else fit for fit in fits]
     estimates = pd.DataFrame([pd.Series(_plain(q)) for q, _ in pairs])
-    variances = pd.DataFrame([pd.Series(_plain(se)) ** 2 for _, se in pairs])
-    if variances.shape == estimates.shape and not isinstance(pairs[0][1], Mapping | pd.Series):
-        variances.columns = estimates.columns  # errors without names are in the order of the estimates
-    same = set(variances.columns) == set(estimates.columns)
-    if not same or estimates.isna().any(axis=None) or not (variances > 0).all(axis=None):
+    errors = pd.DataFrame([pd.Series(_plain(se)) for _, se in pairs])
+    if errors.shape == estimates.shape and not isinstance(pairs[0][1], Mapping | pd.Series):
+        errors.columns = estimates.columns  # errors without names are in the order of the estimates
+    same = set(errors.columns) == set(estimates.columns)
+    if not same or estimates.isna().any(axis=None) or not (errors > 0).all(axis=None):
         raise refusal("expected the same coefficients in every fit, with positive standard errors", "fits")
     df = min(float(getattr(fit, "df_resid", math.inf)) for fit in fits) if df is None else float(df)
-    count, within, between = len(fits), variances.mean(), estimates.var(ddof=1)
+    count, within, between = len(fits), (errors**2).mean(), estimates.var(ddof=1)
     added = (1 + 1 / count) * between
     total = within + added
     share, riv = added / total, added / within
