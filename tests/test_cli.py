@@ -196,7 +196,7 @@ def test_help_lists_every_option_its_words_and_its_defaults(monkeypatch):
             assert f"--{name.replace('_', '-')} " in said
             assert option.help[1:] in said
             assert all(word in said for word in option.known if word)
-    assert "fewer than 5,000 steps; by default 55 for mnist, 50 or more (2,500 steps) for tables." in said
+    assert "; by default 55 for mnist, 50 or more (2,500 steps) for tables." in said
     assert "by default 128,128 for digits" in said
     assert "by default what suits the data" in said
     assert "weight of the divergence; by default 1." in said.lower()

@@ -12,7 +12,7 @@ import typer
 
 from pyrovae.errors import refusal
 from pyrovae.presets.options import Option, options_of
-from pyrovae.presets.recipes import RECIPES, TABLE_DEFAULTS
+from pyrovae.presets.recipes import DEFAULTS, RECIPES
 
 Command = TypeVar("Command", bound=Callable[..., None])
 RunFolder = Annotated[Path, typer.Argument(help="Folder of a run.")]
@@ -82,7 +82,7 @@ def _parameter(name: str, option: Option, heading: str) -> inspect.Parameter:
     words = ", ".join(word for word in option.known if word is not None)
     meaning = option.help[0].upper() + option.help[1:] + (f": {words}" if words else "")
     defaults = {data: _shown(recipe.get(name, option.default)) for data, recipe in RECIPES.items()}
-    defaults |= {"tables": TABLE_DEFAULTS[name]} if name in TABLE_DEFAULTS else {}
+    defaults |= {data: words[name] for data, words in DEFAULTS.items() if name in words}
     default = defaults["files"]
     if len(set(defaults.values())) > 1:
         default = ", ".join(f"{value} for {data}" for data, value in defaults.items() if value)

@@ -130,8 +130,11 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
 """By data set the fields of `Spec` and `Training` that differ from their defaults; tables, files and images are the user's."""
 TABLE_STEPS = 2500
 """Steps that a table's training takes by default, unless its 50 epochs take more."""
-TABLE_DEFAULTS = {"latent_dim": "half the columns (2 to 10)", "epochs": f"50 or more ({TABLE_STEPS:,} steps)"}
-"""The defaults that depend on the table, in words."""
+DEFAULTS: Mapping[str, Mapping[str, str]] = {
+    "tables": {"latent_dim": "half the columns (2 to 10)", "epochs": f"50 or more ({TABLE_STEPS:,} steps)"},
+    "images": {"latent_dim": ""},
+}
+"""The defaults that depend on the data, in words; none where the meaning of the option says them."""
 IMAGE_ENTRIES, IMAGE_STEPS = 1e8, 300
 """Entries that the training on a folder of images reads by default, which takes some minutes, and the fewest steps."""
 
