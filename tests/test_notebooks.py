@@ -26,6 +26,7 @@ EXPECTED = [
     "12_anomalies",
     "13_compression",
     "14_generation",
+    "15_how_many_latents",
 ]
 MACHINE = re.compile(
     r"(?<![\w.:/])/(home|root|tmp|work|Users|opt|usr|var|mnt|private|content)/|\b[A-Z]:\\|site-packages|ipykernel_\d"
