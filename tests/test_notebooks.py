@@ -21,12 +21,15 @@ EXPECTED = [
     "07_your_own_parts",
     "08_covariates_and_missing_data",
     "09_mathematics",
-    "10_graphs",
+    "10_levels_and_labels",
     "11_questionnaire",
     "12_anomalies",
     "13_compression",
     "14_generation",
     "15_how_many_latents",
+    "18_modalities",
+    "19_sequences",
+    "20_your_own_model",
 ]
 MACHINE = re.compile(
     r"(?<![\w.:/])/(home|root|tmp|work|Users|opt|usr|var|mnt|private|content)/|\b[A-Z]:\\|site-packages|ipykernel_\d"
