@@ -18,6 +18,7 @@ from pyrovae.conditionals import Ordinal
 from pyrovae.presets.tables import LIKELIHOODS
 from pyrovae.uses import coded_size, compress, decompress
 from pyrovae.uses.coder import entries_of
+from pyrovae.uses.compression import Chain
 
 pytest.importorskip("constriction")
 MASSES = (
@@ -205,6 +206,15 @@ def test_the_same_weights_that_compute_other_numbers_are_refused(part):
     blob = compress(vae, x, seed=0)
     getattr(vae, part).preprocess = lambda value: 1.001 * value
     with pytest.raises(ValueError, match="computes other floating point numbers here"):
+        decompress(vae, blob)
+
+
+def test_a_value_that_comes_back_as_another_is_not_returned(monkeypatch):
+    """Whatever went wrong, the checksum of the rows tells it, though as many bits are left as there should be."""
+    vae, x = of("poisson")
+    blob, pop = compress(vae, x, seed=0), Chain.pop
+    monkeypatch.setattr(Chain, "pop", lambda chain, batch: pop(chain, batch) + 1)
+    with pytest.raises(ValueError, match="not those that were written"):
         decompress(vae, blob)
 
 
