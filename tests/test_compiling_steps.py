@@ -1,6 +1,8 @@
 """Compiled steps: the numbers of the eager engine up to rounding, kept on disk, and given up where they cannot be had."""
 
 import functools
+import subprocess
+import sys
 
 import pyro
 import pytest
@@ -144,6 +146,20 @@ def test_a_damaged_library_is_built_anew(cache, tmp_path, monkeypatch):
         traced = trained(make, COUNTS, "compile")
     assert not built[0].exists()
     assert traced[2].engine.startswith("traced, not compiled: ")
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [("import os; os.kill(os.getpid(), 9)", "ended with code -9"), ("raise SystemExit(1)", "^no space$")],
+)
+def test_a_compiler_that_is_killed_is_not_told_by_its_last_line(code, words, tmp_path):
+    library = Library("", [], 1)
+    library.work = tmp_path / "work"
+    library.work.mkdir()
+    (library.work / "log").write_text("a warning\nno space\n")
+    library.process = subprocess.Popen([sys.executable, "-c", code])
+    with pytest.raises(RuntimeError, match=words):
+        library.finish(wait=True)
 
 
 def test_without_a_compiler_steps_are_replayed_and_that_is_told(tmp_path, monkeypatch):

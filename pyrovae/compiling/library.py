@@ -103,8 +103,8 @@ class Library:
                 os.replace(extern, self.path.with_suffix(".json"))
             os.replace(self.work / "step.so", self.path)
         self.close()
-        if code:
-            raise RuntimeError(words[-1] if words else f"the compiler's process ended with code {code}")
+        if code:  # below 0 it is a signal, and the last line is not about it
+            raise RuntimeError(words[-1] if words and code > 0 else f"the compiler's process ended with code {code}")
 
     def function(self, wait: bool = False) -> Callable[[list[Tensor]], list[Tensor]] | None:
         """The compiled function of the tensors, once it is there; else it is being built, and the answer is None.
