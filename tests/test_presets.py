@@ -300,6 +300,8 @@ def test_rows_whose_squares_overflow_are_refused_by_column():
     ) as caught:
         build_vae(3, likelihood="normal", start=x)
     assert caught.value.argument == "start"
+    with pytest.raises(ValueError, match="column 'b' holds"):
+        build_vae(3, likelihood="normal", start=pd.DataFrame(x.numpy(), columns=list("abc")))
 
 
 def test_pseudo_inputs_are_rows_of_the_data():

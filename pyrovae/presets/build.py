@@ -96,7 +96,8 @@ def some_rows(data: Any, seed: int | None = None) -> Tensor:
     largest = x.reshape(len(x), -1).abs().nan_to_num(0.0, torch.inf).amax(0)
     if float(largest.max()) > torch.finfo(x.dtype).max ** 0.5:
         column = int(largest.argmax())
-        held = f"column {column} holds {float(largest[column]):.3g}, whose square overflows in single precision"
+        name = repr(rows.columns[column]) if isinstance(rows.columns, tuple) else column
+        held = f"column {name} holds {float(largest[column]):.3g}, whose square overflows in single precision"
         raise refusal(f"{held}: scale the data", "start")
     return x
 
