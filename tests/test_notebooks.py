@@ -27,6 +27,8 @@ EXPECTED = [
     "13_compression",
     "14_generation",
     "15_how_many_latents",
+    "16_is_the_difference_real",
+    "17_what_the_evidence_says",
     "18_modalities",
     "19_sequences",
     "20_your_own_model",
