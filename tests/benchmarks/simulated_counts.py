@@ -40,13 +40,13 @@ def simulate(cells: int, seed: int = 0) -> dict[str, np.ndarray]:
     }
 
 
-def likelihoods() -> dict[str, Callable[[], nn.Module]]:
+def likelihoods(genes: int = GENES, latents: int = LATENTS) -> dict[str, Callable[[], nn.Module]]:
     size = pvae.FromCovariate("size_factor")
 
     def factorized(family: type, dispersed: bool, **given: object) -> Callable[[], nn.Module]:
         def make() -> nn.Module:
-            own = {"dispersion": nn.Parameter(torch.ones(GENES))} if dispersed else {}
-            return pvae.Factorized(family, pvae.MLP(LATENTS, (64,)), event_shape=GENES, **own, **given)
+            own = {"dispersion": nn.Parameter(torch.ones(genes))} if dispersed else {}
+            return pvae.Factorized(family, pvae.MLP(latents, (64,)), event_shape=genes, **own, **given)
 
         return make
 
