@@ -560,7 +560,7 @@ def test_one_row_tells_nothing_apart():
     assert np.isnan(result.frame["dse"]).all()
     assert not result.told_apart("a", "b")
     assert result.notes == ("one row has no standard error: nothing can be told apart",)
-    assert result.lead() == "a and b are not told apart: 50.00 nats per datum, paired over 1 rows."
+    assert result.lead() == "a and b are not told apart: 50.00 nats per datum, paired over 1 row."
     assert compare({"a": np.zeros(2), "b": np.array([-50.0, -50.0])}).notes == ()
 
 

@@ -67,7 +67,7 @@ def assert_same_again(vae):
 @pytest.mark.parametrize("likelihood", [name for name in LIKELIHOODS if name != "table"])
 def test_every_likelihood_trains_decodes_and_survives_json(likelihood, network):
     torch.manual_seed(0)
-    vae = build_vae(IMAGE, **fields_of(likelihood, network=network))
+    vae = build_vae(IMAGE, **fields_of(likelihood, network=network, latent_dim=16 if network == "local" else 3))
     x = data_for(likelihood)
     assert vae.decode(vae.encode(x)).shape == x.shape
     assert_trains(vae, x)
@@ -137,10 +137,17 @@ def test_every_prior_goes_with_every_posterior_of_its_space(prior, posterior):
     assert_same_again(vae)
 
 
+@pytest.mark.parametrize(("latent_dim", "hidden"), [(3, (8, 8)), (8, (8,))])
+def test_a_local_network_needs_as_many_latents_for_each_place(latent_dim, hidden):
+    with pytest.raises(ValueError, match=r"a latent_dim that is a multiple of (4|16), got (3|8)$"):
+        build_vae(IMAGE, **fields_of("bernoulli", network="local", latent_dim=latent_dim, hidden=hidden))
+
+
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize(("network", "normalization"), [(n, norm) for n in NETWORKS for norm in NETWORKS[n]])
 def test_every_network_trains(network, normalization, activation):
     more = {"network": network, "normalization": normalization, "activation": activation, "hidden": (8, 8)}
+    more |= {"latent_dim": 4} if network == "local" else {}
     vae = build_vae(IMAGE, **fields_of("bernoulli", residual=True) | more)
     assert_trains(vae, data_for("bernoulli"))
     assert_same_again(vae)

@@ -114,6 +114,13 @@ class Spec:
             )
         if self.network == "local" and self.posterior != "normal":
             raise refusal("the local network codes each place by itself: take posterior normal", "posterior")
+        places = math.prod(math.ceil(side / 2 ** len(self.hidden)) for side in self.event_shape[1:])
+        if self.network == "local" and self.latent_dim % places:
+            raise refusal(
+                f"the local network has {places} places, each with as many latents: take a latent_dim that is a multiple of "
+                f"{places}, got {self.latent_dim}",
+                "latent_dim",
+            )
         for name in ("gated", "dropout", "covariate_columns"):
             if getattr(self, name):
                 raise refusal(f"{name} is for network mlp: leave {name} out", name)
