@@ -771,6 +771,14 @@ def test_missing_entries_are_filled_once_and_several_times(tmp_path):
     assert (done.exit_code, "--force" in done.output) == (2, True)
     assert invoke(*impute, "--force", "--num-samples", 20, "--quiet").output == ""
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "filled.csv"), before)
+    frame.assign(pet=None, size=None, visits=None).to_csv(
+        tmp_path / "none.csv", index=False
+    )  # not one entry of three columns
+    done = invoke("impute", tmp_path / "run", tmp_path / "none.csv", "--out", tmp_path / "all.csv", "--num-samples", 20)
+    assert done.exit_code == 0, done.output
+    table = pd.read_csv(tmp_path / "all.csv")
+    assert set(table["pet"]) <= {"cat", "dog"}
+    assert table.drop(columns="room").notna().all(axis=None)
 
 
 def test_errors_about_rows_of_a_file_name_its_lines(tmp_path):

@@ -96,10 +96,12 @@ def _filled(source: str, table: Data, settings: Mapping[str, Any]) -> pd.DataFra
     if not is_table(source) or source.endswith(".parquet"):
         return filled
     frame, _ = read_delimited(Path(source), settings.get("header"), settings.get("missing") or ())
-    is_whole = [column.dtype.kind == "f" and bool((column.dropna() % 1 == 0).all()) for _, column in frame.items()]
+    seen = frame.notna().any()  # a column without an entry has no dtype of its own
+    whole = [column.dtype.kind == "f" and bool((column.dropna() % 1 == 0).all()) for _, column in frame.items()]
+    is_whole = seen.to_numpy() & np.array(whole)
     for name, made in filled.set_axis(frame.index).items():
-        made = pd.to_numeric(made) if frame[name].dtype.kind in "biuf" else made
-        frame[name] = frame[name].where(frame[name].notna(), made)
+        made = pd.to_numeric(made) if seen[name] and frame[name].dtype.kind in "biuf" else made
+        frame[name] = frame[name].where(frame[name].notna(), made) if seen[name] else made
     for number in np.flatnonzero(is_whole):  # written without a decimal point, which pandas adds where there are holes
         numbers = [int(value) if value == value // 1 else value for value in frame.iloc[:, number]]
         frame.isetitem(number, pd.Series(numbers, frame.index, object))
