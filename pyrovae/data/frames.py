@@ -91,6 +91,17 @@ def _has_levels(column: pd.Series) -> bool:
     )
 
 
+def _spread(kinds: dict[str, str], names: list[str], path: str) -> str | None:
+    """Put the columns in the place of the patterns that match them; returns the kind of all other columns, or None."""
+    default = kinds.pop("*", None)
+    for pattern in [name for name in kinds if name not in names and fnmatch.filter(names, name)]:
+        kind = kinds.pop(pattern)
+        kinds.update({name: kind for name in fnmatch.filter(names, pattern) if name not in kinds})
+    if absent := [name for name in kinds if name not in names]:
+        raise refusal(f"expected a column {absent[0]!r} in {path}, got: {some(names)}; correct its name", "kinds")
+    return default
+
+
 def frame_values(
     frame: pd.DataFrame, path: str, levels: dict[str, tuple[str, ...]], kinds: dict[str, str] | None
 ) -> Any:
@@ -112,13 +123,8 @@ def frame_values(
         raise ValueError(
             f"expected each column of {path} once, got {next(n for n in names if names.count(n) > 1)!r} twice: rename one"
         )
-    default = None if kinds is None else kinds.pop("*", None)
     asked = {} if kinds is None else kinds
-    for pattern in [name for name in asked if name not in names and fnmatch.filter(names, name)]:
-        kind = asked.pop(pattern)
-        asked.update({name: kind for name in fnmatch.filter(names, pattern) if name not in asked})
-    if kinds is not None and (absent := [name for name in kinds if name not in names]):
-        raise refusal(f"expected a column {absent[0]!r} in {path}, got: {some(names)}; correct its name", "kinds")
+    default = _spread(asked, names, path)
     if frame.empty:
         return np.empty(frame.shape)
     if all(isinstance(dtype, pd.SparseDtype) for dtype in frame.dtypes):

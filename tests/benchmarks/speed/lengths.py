@@ -9,12 +9,11 @@ costs when it is not built anew; a compiler beside the training is another proce
 from __future__ import annotations
 
 import argparse
-import functools
 import statistics
 import time
 
 import torch
-from ways import SIZES, Size, rows_of
+from ways import SIZES, Size, rows_of, vae_of
 
 LEVELS = {"eager": False, "trace": "trace", "compile": "compile", "auto": "auto"}
 EAGER_MOST = 3000
@@ -23,18 +22,9 @@ EAGER_MOST = 3000
 
 def seconds(size: Size, level: str, steps: int) -> tuple[float, str]:
     """The processor's seconds of a training, and how its steps were taken."""
-    import pyro.distributions as dist
-    from torch import nn
-
     import pyrovae as pvae
 
-    torch.manual_seed(0)
-    mlp = functools.partial(pvae.MLP, activation=nn.Softplus)
-    vae = pvae.VAE(
-        pvae.standard_normal(size.latent_dim),
-        pvae.Factorized(dist.Bernoulli, mlp(size.latent_dim, (size.hidden,)), event_shape=size.data_dim),
-        pvae.Factorized(dist.Normal, mlp(size.data_dim, (size.hidden,)), event_shape=size.latent_dim),
-    )
+    vae = vae_of(size)
     x, given = torch.from_numpy(rows_of(size)), {"batch_size": size.batch_size, "seed": 0, "progress": False}
     started = time.process_time()
     history = pvae.fit(vae, x, steps=steps, compile=LEVELS[level], **given)

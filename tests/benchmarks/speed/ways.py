@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -54,23 +54,32 @@ def timed(run: Callable[[int], object], size: Size, clock: Callable[[], float]) 
     return seconds
 
 
-def by_fit(size: Size, clock: Callable[[], float], **options: object) -> Run:
-    """``pyrovae.fit``, the second half of a training: its history's columns and its audits included, the preparation not."""
+def vae_of(size: Size) -> Any:
+    """The variational autoencoder that ``pyrovae.fit`` trains."""
     import pyro.distributions as dist
     import torch
     from torch import nn
 
     import pyrovae as pvae
-    from pyrovae.training import loop
 
-    loop.time = SimpleNamespace(monotonic=clock)  # the history's seconds by this clock
     torch.manual_seed(0)
     mlp = functools.partial(pvae.MLP, activation=nn.Softplus)
-    vae = pvae.VAE(
+    return pvae.VAE(
         pvae.standard_normal(size.latent_dim),
         pvae.Factorized(dist.Bernoulli, mlp(size.latent_dim, (size.hidden,)), event_shape=size.data_dim),
         pvae.Factorized(dist.Normal, mlp(size.data_dim, (size.hidden,)), event_shape=size.latent_dim),
     )
+
+
+def by_fit(size: Size, clock: Callable[[], float], **options: object) -> Run:
+    """``pyrovae.fit``, the second half of a training: its history's columns and its audits included, the preparation not."""
+    import torch
+
+    import pyrovae as pvae
+    from pyrovae.training import loop
+
+    loop.time = SimpleNamespace(monotonic=clock)  # the history's seconds by this clock
+    vae = vae_of(size)
     x = torch.from_numpy(rows_of(size))
     given = {"batch_size": size.batch_size, "seed": 0, "progress": False, "learning_rate": 1e-3, **options}
 
