@@ -164,6 +164,7 @@ def multimodal(name: str) -> Kind:
         found["kl"],
         {site: found["mean"][:, cut] for site, cut in sites.items()},
         {site: found["sd"][:, cut] for site, cut in sites.items()},
+        left_out=found["left_out"],
     )
 
 

@@ -265,10 +265,13 @@ def test_a_vae_with_missing_entries_is_diagnosed():
     assert vae.training
 
 
-def test_what_cannot_be_done_is_left_out_with_the_reason():
+@pytest.mark.parametrize("weighed", [False, True])
+def test_what_cannot_be_done_is_left_out_with_the_reason(weighed):
     def model(x):
         with pyro.plate("data", len(x["a"])):
             z = pyro.sample("z", dist.Normal(torch.zeros(len(x["a"])), 1.0))
+            if weighed:
+                pyro.factor("penalty", 0.0 * z)
             pyro.sample("a", dist.Normal(z, 1.0), obs=x["a"])
             pyro.sample("b", dist.Normal(z, 1.0), obs=x["b"])
 
@@ -279,6 +282,25 @@ def test_what_cannot_be_done_is_left_out_with_the_reason():
     torch.manual_seed(0)
     z = torch.randn(50)
     report = diagnose((model, guide), {"a": z + torch.randn(50), "b": z + torch.randn(50)}, **FEW)
-    assert list(report.skipped) == ["predictive", "prior"]
-    assert "not done: this check takes programs with one data site" in report.summary()
-    assert report.calibration.p_value > 1e-4
+    assert list(report.skipped) == (["calibration", "typicality", "prior"] if weighed else [])
+    assert ("not done: the model weighs its draws by the factor 'penalty'" in report.summary()) is weighed
+    assert {"mean of a", "mean of b"} < set(report.predictive.p_values)
+    assert weighed or report.calibration.p_value > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("check", "labels", "options"),
+    [
+        (pvae.sbc, ["sbc"], {"num_simulations": 20, "num_samples": 9}),
+        (pvae.checks.typicality, ["typicality"], {"num_simulations": 20, "num_samples": 4}),
+        (pvae.checks.latent_structure, ["draws", "aggregate posterior"], {"num_samples": 4}),
+    ],
+)
+def test_checks_that_take_long_show_bars_where_they_are_asked_to(check, labels, options, capsys):
+    program = correlated(exact)
+    x = program.simulate(20)
+    check(program, x, **options, seed=0, progress=False)
+    assert capsys.readouterr().err == ""
+    check(program, x, **options, seed=0, progress=True)
+    shown = capsys.readouterr().err
+    assert all(f"{label}: " in shown for label in labels)

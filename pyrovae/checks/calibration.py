@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pyro import poutine
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
@@ -20,7 +21,7 @@ from pyrovae.errors import refusal
 from pyrovae.programs import Program, latent_names, log_terms
 from pyrovae.programs.dry_run import listening
 from pyrovae.programs.masks import counted
-from pyrovae.programs.rows import MAX_BYTES, Block, Tile, mixed
+from pyrovae.programs.rows import MAX_BYTES, Block, RowWork, Tile, mixed
 from pyrovae.programs.simulate import Simulated, Substitute, simulate
 from pyrovae.programs.sites import data_axis
 
@@ -76,9 +77,10 @@ def sbc(
     on which neither model nor guide says anything, gets a rank at random.
 
     Args:
-        program: anything with ``model`` and ``guide``, a pair of them, or a ``pyro.infer.SVI``; local latents only.
+        program: anything with ``model`` and ``guide``, a pair of them, or a ``pyro.infer.SVI``. The latents of the rows
+            are ranked; global ones are held at one draw of the guide.
         data: rows whose shapes and missing entries are used (not their values), in turn, or some chosen at random where there
-            are more than simulations; needed where the model cannot be called without data.
+            are more than simulations; needed where the model cannot be called without data, or has global latents.
         covariates: for each name, a tensor of rows, used in turn.
         num_simulations: rows simulated from the model.
         num_samples: guide draws per row.
@@ -110,7 +112,9 @@ def sbc(
     plan: dict[str, Any] = {"num_samples": num_samples, "max_bytes": max_bytes, "progress": progress}
     if data is not None:
         rows = some_rows(as_data(data, covariates), num_simulations, seed)
-        known = latent_work(program, rows, seed=seed, **plan)
+        known = RowWork(program, rows, seed=seed, **plan)
+        if drawn := known.global_draws(None):
+            program = Program(*(poutine.condition(fn, data=drawn) for fn in (program.model, program.guide)))
         template, covariates = known.first(len(rows)).x, rows.covariates
     repeated = None
     if covariates is not None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from pyrovae.errors import check_seed
 from pyrovae.programs.masks import counted
@@ -43,6 +44,24 @@ def latent_work(program: Any, data: Any, covariates: Covariates | None = None, *
     return work
 
 
+def sharing_work(
+    program: Any, data: Any, covariates: Covariates | None = None, of_prior: bool = False, **plan: Any
+) -> RowWork:
+    """A program and data, ready for work per datum under draws of the global latents, if any, that all rows share.
+
+    Args:
+        program: the program.
+        data: N rows.
+        covariates: for each name, N rows.
+        of_prior: draw the global latents from their prior rather than from the guide.
+        **plan: as for :class:`pyrovae.programs.rows.RowWork`.
+    """
+    work = RowWork(program, data, covariates, **plan)
+    if work.dry_run.global_latents:
+        work.share_globals(of_prior)
+    return work
+
+
 def one_tensor(x: Any) -> Tensor:
     """The data of a program with one data site.
 
@@ -54,21 +73,41 @@ def one_tensor(x: Any) -> Tensor:
     return x
 
 
-def counted_data(block: Block) -> Tensor:
-    """The rows of a block, NaN where an entry is missing or the program masks it, so that it counts nowhere.
+def counted_data(block: Block) -> dict[str, Tensor]:
+    """By data site the rows of a block, NaN where an entry is missing or the program masks it, so that it counts nowhere.
 
     Raises:
-        ValueError: the program has several data sites.
+        ValueError: the data sites and the tensors of the data cannot be matched, by name in a dict, else in their order.
     """
-    x = one_tensor(block.batch.x)
-    trace, _ = block.call.traces(None, enumerate_discrete=False)
-    site = data_sites(trace)[0]
-    mask = counted(site)
-    if mask is None:
-        return x
-    counts = mask.expand(site["value"].shape).movedim(data_axis(site), 0).reshape(x.shape)
-    x = x if x.is_floating_point() else x.to(torch.get_default_dtype())
-    return torch.where(counts, x, torch.nan)
+    rows, sites = block.batch.x, data_sites(block.call.traces(None, enumerate_discrete=False)[0])
+    names = [site["name"] for site in sites]
+    is_named = isinstance(rows, Mapping) and set(names) <= set(rows)
+    leaves = [rows[name] for name in names] if is_named else tree_leaves(rows)
+    if len(leaves) != len(sites):
+        raise ValueError(f"expected one data site for each tensor of the data, got {names} and {len(leaves)} tensors")
+    found = {}
+    for site, x in zip(sites, leaves, strict=True):
+        if (mask := counted(site)) is not None:
+            counts = mask.expand(site["value"].shape).movedim(data_axis(site), 0).reshape(x.shape)
+            x = torch.where(counts, x if x.is_floating_point() else x.to(torch.get_default_dtype()), torch.nan)
+        found[site["name"]] = x
+    return found
+
+
+def side_by_side(sites: Mapping[str, Tensor], lead: int = 1) -> Tensor:
+    """The values of one data site as they are; of several all entries of a row side by side, after so many axes."""
+    if len(sites) == 1:
+        return next(iter(sites.values()))
+    return torch.cat([values.reshape(*values.shape[:lead], -1) for values in sites.values()], -1)
+
+
+def entry_names(work: RowWork) -> list[str] | None:
+    """The names of the entries that :func:`side_by_side` gives for several data sites; None for one."""
+    sites = data_sites(work.dry_run.model_trace)
+    sizes = {site["name"]: site["value"].numel() // site["value"].shape[data_axis(site)] for site in sites}
+    if len(sizes) == 1:
+        return None
+    return [name if size == 1 else f"{name}[{entry}]" for name, size in sizes.items() for entry in range(size)]
 
 
 def evaluated(block: Block) -> dict[str, Tensor]:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pyro import poutine
 from torch import Tensor
 
 from pyrovae.checks import pit
-from pyrovae.checks.calls import Covariates, counted_data, local_work
+from pyrovae.checks.calls import Covariates, counted_data, entry_names, sharing_work, side_by_side
 from pyrovae.checks.entries import array, entry_log_prob, rows_second, sampled_traces
 from pyrovae.checks.findings import CAUTION, GOOD, Finding, Result
 from pyrovae.evaluation.psis import psis
 from pyrovae.limits import good_k, share_bad_k, too_many_bad_k
 from pyrovae.programs import latent_names, log_terms
 from pyrovae.programs.rows import MAX_BYTES, Block, Tile
-from pyrovae.programs.simulate import replicated_data
+from pyrovae.programs.simulate import Substitute, replicated_data
 from pyrovae.programs.sites import data_sites
 
 if TYPE_CHECKING:
@@ -67,23 +70,23 @@ def leave_one_feature_out(
     whatever the guide gets wrong.
 
     Args:
-        program: anything with ``model`` and ``guide``, a pair of them, or a ``pyro.infer.SVI``; one data site, with
-            entries (columns of a table) that are independent given the latents.
+        program: anything with ``model`` and ``guide``, a pair of them, or a ``pyro.infer.SVI``, whose
+            entries (columns of a table) are independent given the latents.
         data: data of N rows; NaN is a missing entry.
         covariates: for each name, a tensor of N rows.
-        num_samples: draws per row.
+        num_samples: draws per row; all rows share each draw of global latents from the guide, which no entry corrects.
         corrected: reweight the guide's draws to the posterior.
         seed: of the draws; None takes one from torch's random state.
         max_bytes: refuse what needs more memory.
         progress: True shows a bar, False none; by default there is one on a terminal.
 
     Returns:
-        A result over ``data`` and the axes of a datum: ``elpd``, log p(x_ij | other entries of row i) in nats, NaN where
-        missing; ``pareto_k`` of the weights behind each; ``pit`` of the same predictions, with ``p_values`` and ``p_value``
-        as in :func:`marginal_pit`.
+        A result over ``data`` and the axes of a datum (``entry`` where there are several data sites): ``elpd``,
+        log p(x_ij | other entries of row i) in nats, NaN where missing; ``pareto_k`` of the weights behind each; ``pit`` of
+        the same predictions, with ``p_values`` and ``p_value`` as in :func:`marginal_pit`.
 
     Raises:
-        ValueError: a joint likelihood, several data sites, or global latents.
+        ValueError: a joint likelihood.
 
     Reference: Vehtari, Gelman & Gabry 2017, arXiv:1507.04544; Vehtari et al. 2024, arXiv:1507.02646.
 
@@ -93,9 +96,9 @@ def leave_one_feature_out(
     (20, 5)
     """
     plan: dict[str, Any] = {"num_samples": num_samples, "seed": seed, "max_bytes": max_bytes, "progress": progress}
-    work = local_work(program, data, covariates, **plan)
+    work = sharing_work(program, data, covariates, **plan)
     found = work.run(lambda block: _left_out(block, corrected), "leave_one_feature_out")
-    dataset = pit.dataset_of(array(found["pit"]))
+    dataset = pit.dataset_of(array(found["pit"]), entry_names(work))
     for name in ("elpd", "pareto_k"):
         dataset[name] = (dataset["pit"].dims, array(found[name]))
     return FeatureLOO(dataset.assign_attrs(num_samples=num_samples, corrected=int(corrected)), judge, pit.draw)
@@ -116,25 +119,54 @@ def entry_pieces(tile: Tile) -> Pieces:
         ValueError: the likelihood is joint over its entries, or depends on a discrete site that is summed out.
     """
     model_trace, guide_trace = sampled_traces(tile)
-    site = data_sites(model_trace)[0]
-    entries = entry_log_prob(site)
-    if entries is None or len(site["fn"].batch_shape) > 1 + tile.call.nesting:
-        raise ValueError(
-            f"the likelihood of {site['name']!r} is not a product over its entries given the drawn latents, so one entry "
-            "cannot be left out: use a factorized likelihood, or sample discrete sites in the guide"
-        )
+    log_likelihood = {}
+    for site in data_sites(model_trace):
+        entries = entry_log_prob(site)
+        if entries is None or len(site["fn"].batch_shape) > 1 + tile.call.nesting:
+            raise ValueError(
+                f"the likelihood of {site['name']!r} is not a product over its entries given the drawn latents, so one entry "
+                "cannot be left out: use a factorized likelihood, or sample discrete sites in the guide"
+            )
+        layout = {**site, "value": site["value"].expand(tile.num_samples, *entries.shape[1:])}
+        log_likelihood[site["name"]] = rows_second(entries.expand(layout["value"].shape), layout).double().cpu()
     values = {name: guide_trace.nodes[name]["value"] for name in latent_names(guide_trace)}
-    replicates = replicated_data(tile.call, values, tile.num_samples)
-    layout = {**site, "value": site["value"].expand(tile.num_samples, *entries.shape[1:])}
     return Pieces(
         log_terms(model_trace, guide_trace, dtype=torch.float64).log_weights.cpu(),
-        rows_second(entries.expand(layout["value"].shape), layout).double().cpu(),
-        replicates.cpu(),
+        side_by_side(log_likelihood, 2),
+        side_by_side(replicated_data(tile.call, values, tile.num_samples), 2).cpu(),
     )
 
 
+def _refuse_dependent(block: Block) -> None:
+    """Refuse data sites that depend on each other given the latents: under other rows of one the others have another density.
+
+    Raises:
+        ValueError: a data site depends on another.
+    """
+    x = block.batch.x
+    model_trace, guide_trace = block.call.traces(None)
+    given = Substitute({name: guide_trace.nodes[name]["value"] for name in latent_names(guide_trace)})
+    names = [site["name"] for site in data_sites(model_trace)]
+    for place, name in enumerate(names):
+        if isinstance(x, Mapping):
+            other: Any = {**x, name: x[name].flip(0)}
+        else:
+            other = tuple(leaf.flip(0) if number == place else leaf for number, leaf in enumerate(x))
+        call = block.work.call(replace(block.batch, x=other))
+        trace = poutine.trace(given(call.program.model)).get_trace(*call.args, **call.kwargs)
+        for rest in (rest for rest in names if rest != name):
+            one, two = (t.nodes[rest]["fn"].log_prob(model_trace.nodes[rest]["value"]) for t in (model_trace, trace))
+            if not torch.allclose(one, two, equal_nan=True):
+                raise ValueError(
+                    f"{rest!r} depends on {name!r} given the latents, so that one entry cannot be left out: their likelihood "
+                    "is not a product over its entries"
+                )
+
+
 def _left_out(block: Block, corrected: bool) -> dict[str, Tensor]:
-    x = counted_data(block).cpu()
+    if not isinstance(block.batch.x, Tensor):
+        _refuse_dependent(block)
+    x = side_by_side(counted_data(block)).cpu()
     pieces = [entry_pieces(tile) for tile in block.tiles()]
     log_weights, log_likelihood, replicates = (torch.cat(columns) for columns in zip(*pieces, strict=True))
     del pieces

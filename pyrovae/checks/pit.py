@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pyrovae.checks.calls import Covariates, counted_data, local_work
+from pyrovae.checks.calls import Covariates, counted_data, entry_names, sharing_work, side_by_side
 from pyrovae.checks.entries import array
 from pyrovae.checks.findings import CAUTION, GOOD, Finding, Result, of_p
 from pyrovae.checks.predictive import prior_replicates
@@ -35,26 +35,27 @@ def marginal_pit(
     max_bytes: int = MAX_BYTES,
     progress: bool | None = None,
 ) -> Result:
-    r"""Where each feature lies in the model's own marginal distribution of it; no guide is involved.
+    r"""Where each feature lies in the model's own marginal distribution of it; the rows' guide is not involved.
 
     .. math:: u_{ij} = \Pr(x^{\mathrm{rep}}_j < x_{ij}) + v\, \Pr(x^{\mathrm{rep}}_j = x_{ij}), \qquad
         x^{\mathrm{rep}} \sim p(x), \quad v \sim \mathrm{Uniform}(0, 1)
 
     Args:
-        program: anything with ``model`` and ``guide``, a pair of them, or a ``pyro.infer.SVI``; one data site.
+        program: anything with ``model`` and ``guide``, a pair of them, or a ``pyro.infer.SVI``.
         data: data of N rows, best held out.
         covariates: for each name, a tensor of N rows.
-        num_samples: draws of the model for each row.
+        num_samples: draws of the model for each row; all rows share each draw of global latents from the guide.
         seed: of the draws; None takes one from torch's random state.
         max_bytes: refuse what needs more memory.
         progress: True shows a bar, False none; by default there is one on a terminal.
 
     Returns:
-        A result over ``data`` and the axes of a datum: ``pit`` (uniform over the rows where predictions are calibrated, NaN
-        where missing), ``p_values`` of uniformity for each feature alone, and ``p_value``, the smallest times their number.
+        A result over ``data`` and the axes of a datum (``entry`` where there are several data sites): ``pit`` (uniform over
+        the rows where predictions are calibrated, NaN where missing), ``p_values`` of uniformity for each feature alone, and
+        ``p_value``, the smallest times their number.
 
     Raises:
-        ValueError: several data sites, or global latents.
+        ValueError: the model cannot be simulated.
 
     Reference: Czado, Gneiting & Held 2009, doi:10.1111/j.1541-0420.2009.01191.x (counts).
 
@@ -64,32 +65,37 @@ def marginal_pit(
     (20, 5)
     """
     plan: dict[str, Any] = {"num_samples": num_samples, "seed": seed, "max_bytes": max_bytes, "progress": progress}
-    work = local_work(program, data, covariates, **plan)
+    work = sharing_work(program, data, covariates, **plan)
 
     def task(block: Block) -> dict[str, Tensor]:
-        x = counted_data(block)
+        x = side_by_side(counted_data(block))
         below, at = torch.zeros_like(x, dtype=torch.float64), torch.ones_like(x, dtype=torch.float64)
         for tile in block.tiles():
-            replicates = prior_replicates(tile).reshape(-1, *x.shape)
+            replicates = side_by_side(prior_replicates(tile), 2).reshape(-1, *x.shape)
             below += (replicates < x).sum(0)
             at += (replicates == x).sum(0)
         pit = (below + torch.rand_like(at) * at) / (num_samples + 1)
         return {"pit": torch.where(x.isnan(), torch.nan, pit)}
 
-    return Result(dataset_of(array(work.run(task, "marginal_pit")["pit"])), judge, draw)
+    return Result(dataset_of(array(work.run(task, "marginal_pit")["pit"]), entry_names(work)), judge, draw)
 
 
-def dataset_of(pit: Array) -> xr.Dataset:
-    """Transforms, ``(data, *event_shape)``, with the p-values of their uniformity over rows, as a Dataset."""
+def dataset_of(pit: Array, names: list[str] | None = None) -> xr.Dataset:
+    """Transforms, ``(data, *event_shape)``, with the p-values of their uniformity over rows, as a Dataset.
+
+    Args:
+        pit: the transforms.
+        names: of the entries, where they are those of several data sites side by side.
+    """
     import xarray as xr
 
     flat = pit.reshape(len(pit), -1)
     ranks = [_ranks(column) for column in flat.T]
     p = np.array([float(uniformity_p_value(r, BINS)) if len(r) > 1 else np.nan for r in ranks])
     smallest = min(1.0, float(np.nanmin(p)) * int(np.isfinite(p).sum())) if np.isfinite(p).any() else np.nan
-    dims = [f"x_dim_{axis}" for axis in range(pit.ndim - 1)]
+    dims = ["entry"] if names else [f"x_dim_{axis}" for axis in range(pit.ndim - 1)]
     variables = {"pit": (("data", *dims), pit), "p_values": (dims, p.reshape(pit.shape[1:])), "p_value": smallest}
-    return xr.Dataset(variables)
+    return xr.Dataset(variables, {"entry": names} if names else {})
 
 
 def _ranks(pit: Array) -> NDArray[np.int64]:

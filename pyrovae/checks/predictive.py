@@ -10,7 +10,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from pyrovae.checks.calls import Covariates, counted_data, local_work
+from pyrovae.checks.calls import Covariates, counted_data, sharing_work
 from pyrovae.checks.entries import array, sampled_traces
 from pyrovae.checks.findings import CAUTION, GOOD, Case, Check, Finding, Result, listed
 from pyrovae.errors import check_word
@@ -27,13 +27,19 @@ LEVEL = 0.05
 """The Bonferroni-adjusted p-value below which a statistic is called not reproduced."""
 
 
+def _sd_of_row_means(x: Array) -> float:
+    """The standard deviation of the rows' means, rows without an entry left out."""
+    rows = x.reshape(len(x), -1)
+    return float(np.nanstd(np.nanmean(rows[~np.isnan(rows).all(1)], axis=1)))
+
+
 STATISTICS: Mapping[str, Statistic] = {
     "mean": np.nanmean,
     "sd": np.nanstd,
     "smallest": np.nanmin,
     "largest": np.nanmax,
     "share of zeros": lambda x: (x == 0).sum() / (~np.isnan(x)).sum(),
-    "sd of row means": lambda x: np.nanstd(np.nanmean(x.reshape(len(x), -1), axis=1)),
+    "sd of row means": _sd_of_row_means,
 }
 """The default statistics of :func:`predictive_check`; each takes data ``(rows, *event_shape)``, NaN where missing."""
 
@@ -59,22 +65,23 @@ def predictive_check(
     missing. The posterior check uses each row twice and is lenient; the prior check tests the model as a generator.
 
     Args:
-        program: anything with ``model`` and ``guide``, a pair of them, or a ``pyro.infer.SVI``; one data site.
+        program: anything with ``model`` and ``guide``, a pair of them, or a ``pyro.infer.SVI``.
         data: data of N rows.
         covariates: for each name, a tensor of N rows.
         statistics: from a name to a function of an array ``(rows, *event_shape)``; :data:`STATISTICS` by default.
         kind: ``"posterior"`` or ``"prior"``.
-        num_samples: replicated data sets; the smallest p-value is twice one in so many.
+        num_samples: replicated data sets, each with one draw of the global latents, from the guide or from the prior; the
+            smallest p-value is twice one in so many.
         seed: of the draws; None takes one from torch's random state.
         max_bytes: refuse what needs more memory.
         progress: True shows a bar, False none; by default there is one on a terminal.
 
     Returns:
-        A result over ``statistic`` and ``draw``: ``observed``, ``replicated``, and ``p_values``: twice the smaller tail, the
-        data themselves counted as one replicate.
+        A result over ``statistic`` (those of each data site where there are several) and ``draw``: ``observed``,
+        ``replicated``, and ``p_values``: twice the smaller tail, the data themselves counted as one replicate.
 
     Raises:
-        ValueError: another kind, several data sites, or global latents.
+        ValueError: another kind, or a model that cannot be simulated.
 
     Reference: Gelman, Meng & Stern 1996 (Statistica Sinica 6); Gabry et al. 2019, arXiv:1709.01449.
 
@@ -86,13 +93,18 @@ def predictive_check(
     check_word("kind", kind, _KINDS)
     statistics = STATISTICS if statistics is None else statistics
     plan: dict[str, Any] = {"num_samples": num_samples, "seed": seed, "max_bytes": max_bytes, "progress": progress}
-    work = local_work(program, data, covariates, **plan)
-    values = array(work.run(lambda block: {"x": counted_data(block)}, "data")["x"])
-    observed = {name: float(statistic(values)) for name, statistic in statistics.items()}  # type: ignore[arg-type]
-    replicated: dict[str, list[float]] = {name: [] for name in statistics}
+    work = sharing_work(program, data, covariates, of_prior=kind == "prior", **plan)
+    values = {site: array(rows) for site, rows in work.run(counted_data, "data").items()}
+    named = {
+        name if len(values) == 1 else f"{name} of {site}": (site, statistic)
+        for site in values
+        for name, statistic in statistics.items()
+    }
+    observed = {name: float(statistic(values[site])) for name, (site, statistic) in named.items()}  # type: ignore[arg-type]
+    replicated: dict[str, list[float]] = {name: [] for name in named}
     for replicate in _replicates(work, _KINDS[kind], values):
-        for name, statistic in statistics.items():
-            replicated[name].append(float(statistic(replicate)))  # type: ignore[arg-type]
+        for name, (site, statistic) in named.items():
+            replicated[name].append(float(statistic(replicate[site])))  # type: ignore[arg-type]
     return Result(dataset_of(observed, replicated, kind), judge, draw)
 
 
@@ -134,34 +146,44 @@ def draw(found: xr.Dataset, ax: Any = None) -> Any:
     )
 
 
-def _replicates(work: RowWork, make: Callable[[Tile], Tensor], data: Array) -> Iterator[Array]:
-    """Replicated data sets, some at a time, NaN where the data are."""
-    at_once = max(1, min(work.max_bytes, 2**29) // (32 * data.size))
+def _replicates(
+    work: RowWork, make: Callable[[Tile], dict[str, Tensor]], data: Mapping[str, Array]
+) -> Iterator[dict[str, Array]]:
+    """Replicated data sets by data site, some at a time, NaN where the data are."""
+    at_once = max(1, min(work.max_bytes, 2**29) // (32 * sum(values.size for values in data.values())))
     for stream, start in enumerate(range(0, work.num_samples, at_once)):
         size = min(at_once, work.num_samples - start)
 
-        def task(block: Block, size: int = size, stream: int = stream) -> dict[str, Tensor]:
-            made = torch.cat([make(tile).cpu() for tile in block.tiles(size, stream)])
-            return {"x": made.reshape(size, *block.batch.x.shape)}
+        def task(block: Block, size: int = size, stream: int = stream, start: int = start) -> dict[str, Tensor]:
+            made = [make(tile) for tile in block.tiles(size, stream, start)]
+            rows, joined = (
+                len(block.batch.index),
+                {site: torch.cat([part[site].cpu() for part in made]) for site in data},
+            )
+            return {site: values.reshape(size, rows, *data[site].shape[1:]) for site, values in joined.items()}
 
-        for values in array(work.run(task, "replicates", dim=1)["x"]):
-            yield np.where(np.isnan(data), np.nan, values)
+        found = {site: array(values) for site, values in work.run(task, "replicates", dim=1).items()}
+        for number in range(size):
+            yield {site: np.where(np.isnan(data[site]), np.nan, values[number]) for site, values in found.items()}
 
 
-def posterior_replicates(tile: Tile) -> Tensor:
-    """Data drawn from the likelihood at draws of the guide, ``(samples, rows, *event_shape)``."""
+def posterior_replicates(tile: Tile) -> dict[str, Tensor]:
+    """By data site data drawn from the likelihood at draws of the guide, ``(samples, rows, *event_shape)``."""
     _, guide_trace = sampled_traces(tile)
     latents = {n: guide_trace.nodes[n]["value"] for n in latent_names(guide_trace)}
     latents |= enumerated_draws(tile.call, latents, tile.num_samples)
     return replicated_data(tile.call, latents, tile.num_samples)
 
 
-def prior_replicates(tile: Tile) -> Tensor:
-    """Data drawn from the model, one datum for each row and its covariates, ``(samples, rows, *event_shape)``."""
+def prior_replicates(tile: Tile) -> dict[str, Tensor]:
+    """By data site data drawn from the model, a datum for each row and its covariates, ``(samples, rows, *event_shape)``."""
     return replicated_data(tile.call, {}, tile.num_samples)
 
 
-_KINDS: Mapping[str, Callable[[Tile], Tensor]] = {"posterior": posterior_replicates, "prior": prior_replicates}
+_KINDS: Mapping[str, Callable[[Tile], dict[str, Tensor]]] = {
+    "posterior": posterior_replicates,
+    "prior": prior_replicates,
+}
 
 
 def _run(case: Case) -> xr.Dataset:

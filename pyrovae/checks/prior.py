@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.checks import predictive
-from pyrovae.checks.calls import Covariates, counted_data, local_work
+from pyrovae.checks.calls import Covariates, counted_data, entry_names, sharing_work, side_by_side
 from pyrovae.checks.entries import array
 from pyrovae.checks.findings import CAUTION, GOOD, Case, Check, Finding, Result, listed
 from pyrovae.programs.rows import MAX_BYTES, Block
@@ -60,10 +60,10 @@ def prior_predictive(
     No guide is involved, and no weight is changed. Draws lack the entries that the data lack.
 
     Args:
-        program: anything with ``model`` and ``guide``, a pair of them, or a ``pyro.infer.SVI``; one data site.
+        program: anything with ``model`` and ``guide``, a pair of them, or a ``pyro.infer.SVI``.
         data: data of N rows.
         covariates: for each name, a tensor of N rows.
-        num_samples: draws of the model for each row.
+        num_samples: draws of the model for each row; all rows share each draw of global latents.
         seed: of the draws; None takes one from torch's random state.
         max_bytes: refuse what needs more memory.
         progress: True shows a bar, False none; by default there is one on a terminal.
@@ -74,7 +74,7 @@ def prior_predictive(
         ``x`` over ``data`` and ``drawn`` over ``draw`` and ``data``. ``plot()`` draws the columns.
 
     Raises:
-        ValueError: several data sites, or global latents.
+        ValueError: the model cannot be simulated.
 
     Reference: Gabry et al. 2019, arXiv:1709.01449.
 
@@ -84,16 +84,21 @@ def prior_predictive(
     (2, 3)
     """
     plan: dict[str, Any] = {"num_samples": num_samples, "seed": seed, "max_bytes": max_bytes, "progress": progress}
-    work = local_work(program, data, covariates, **plan)
+    work = sharing_work(program, data, covariates, of_prior=True, **plan)
 
     def task(block: Block) -> dict[str, Tensor]:
-        x = counted_data(block).cpu()
-        made = torch.cat([predictive.prior_replicates(tile).cpu().reshape(-1, *x.shape) for tile in block.tiles()])
-        return {"x": x, "drawn": torch.where(x.isnan(), torch.nan, made).movedim(1, 0)}
+        x = side_by_side(counted_data(block)).cpu()
+        made = [side_by_side(predictive.prior_replicates(tile), 2).cpu() for tile in block.tiles()]
+        drawn = torch.cat(made).reshape(-1, *x.shape)
+        return {"x": x, "drawn": torch.where(x.isnan(), torch.nan, drawn).movedim(1, 0)}
 
     found = {name: array(values) for name, values in work.run(task, "prior_predictive").items()}
     x, drawn = found["x"].reshape(len(work), -1), found["drawn"].reshape(len(work), num_samples, -1)
-    names = work.data.columns or [f"[{', '.join(map(str, entry))}]" for entry in np.ndindex(*found["x"].shape[1:])]
+    names = (
+        entry_names(work)
+        or work.data.columns
+        or [f"[{', '.join(map(str, entry))}]" for entry in np.ndindex(*found["x"].shape[1:])]
+    )
     names = [str(name) for name in names]
     levels = {name: list(work.data.levels[name]) for name in names if name in work.data.levels}
     return PriorPredictive(dataset_of(x, drawn, names, levels), judge_columns, draw_columns)

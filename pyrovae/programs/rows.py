@@ -26,6 +26,7 @@ from pyrovae.programs.footprint import Footprint, footprint
 from pyrovae.programs.program import Program, eval_mode
 from pyrovae.programs.results import Results
 from pyrovae.programs.running import plate_nesting
+from pyrovae.programs.simulate import Substitute, replicate
 from pyrovae.programs.supports import data_named
 from pyrovae.programs.tables import rows_for
 from pyrovae.programs.terms import Terms, log_terms
@@ -85,19 +86,27 @@ class Block:
     batch: Batch
     call: Call
 
-    def tiles(self, num_samples: int | None = None, stream: int = 0) -> Iterator[Tile]:
+    def tiles(self, num_samples: int | None = None, stream: int = 0, first: int = 0) -> Iterator[Tile]:
         """The draws of these rows, some at a time, each tile under a seed of its own.
 
         Args:
             num_samples: draws per row; by default those of the plan.
             stream: tells several passes over the draws apart.
+            first: the number of the first of these draws.
         """
-        total = self.work.num_samples if num_samples is None else num_samples
-        for number, start in enumerate(range(0, total, self.work.draws)):
+        stop = first + (self.work.num_samples if num_samples is None else num_samples)
+        for number, start in enumerate(range(first, stop, self.work.draws)):
             torch.manual_seed(mixed(self.work.seed, self.number, 1 + number, stream))
             with checked(number == 0):
-                samples = slice(start, min(start + self.work.draws, total))
-                yield Tile(self.call, samples, self.work.vectorize, number == 0)
+                samples = slice(start, min(start + self.work.draws, stop))
+                yield Tile(self._sharing(samples), samples, self.work.vectorize, number == 0)
+
+    def _sharing(self, samples: slice) -> Call:
+        """The call under the draws of the global latents that all rows share, where there are some."""
+        if not self.work.shared:
+            return self.call
+        share = Substitute({name: draws[samples] for name, draws in self.work.shared.items()})
+        return self.call.using(model=share(self.call.program.model), guide=share(self.call.program.guide))
 
     def terms(self, num_samples: int | None = None, stream: int = 0) -> Iterator[Terms]:
         """The log densities per datum of fresh draws, tile by tile."""
@@ -148,6 +157,7 @@ class RowWork:
             raise refusal(f"vectorize must be True or False, got {vectorize!r:.100}", "vectorize", TypeError)
         seed = check_seed(seed)
         self.seed = int(torch.randint(2**62, ())) if seed is None else seed
+        self.shared: dict[str, Tensor] = {}
         for owner in self.program.owners:
             check_covariates(owner, self.data.covariates or {}, self.data.levels)
         like = announced_like(self.program, lambda: self.call(self.first(2, {}), nesting=0)[:3])
@@ -228,6 +238,20 @@ class RowWork:
             if seed is not None:
                 torch.manual_seed(seed)
             yield
+
+    def global_draws(self, num_samples: int | None, of_prior: bool = False, stream: int = 0) -> dict[str, Tensor]:
+        """Draws of the global latents, by site: from the guide, or from their prior; with None one, without an axis for draws."""
+        if not self.dry_run.global_latents:
+            return {}
+        with self.evaluating(mixed(self.seed, 0, 0, 0, 1 + stream)):
+            trace = replicate(self._few, {}, num_samples) if of_prior else self._few.traces(num_samples)[1]
+        return {name: trace.nodes[name]["value"] for name in self.dry_run.global_latents if name in trace}
+
+    def share_globals(self, of_prior: bool = False) -> None:
+        """Draw the global latents once for all rows: each tile of :meth:`run` then takes its draws of them."""
+        starts = range(0, self.num_samples, self.draws)
+        parts = [self.global_draws(min(self.draws, self.num_samples - start), of_prior, start) for start in starts]
+        self.shared = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     @property
     def index(self) -> Tensor:

@@ -49,6 +49,21 @@ class Substitute(Messenger):
             msg["done"] = True
 
 
+class OfRows(Messenger):
+    """Refuses a model that, called without data, draws another number of rows than it was asked for, at its first site."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
+        if any(frame.name == DATA and frame.size != self.size for frame in msg["cond_indep_stack"]):
+            raise ValueError(
+                f"the model, called without data for size={self.size}, draws another number of rows: where x is None write "
+                "pyro.plate('data', size)"
+            )
+
+
 class Release(UnconditionMessenger):
     """Draws the sites of the rows that were observed, but neither fixed globals nor what ``pyro.deterministic`` computes."""
 
@@ -78,8 +93,7 @@ def simulate(model: Callable, size: int, x: Any = None, covariates: Mapping[str,
     given = {} if covariates is None else {"covariates": {n: v[rows % len(v)] for n, v in covariates.items()}}
     with torch.no_grad():
         if callable_without_data(model):
-            trace = poutine.trace(model).get_trace(size=size, **given)
-            _require_rows(trace, size)
+            trace = poutine.trace(OfRows(size)(model)).get_trace(size=size, **given)
             template = (
                 trace.nodes["_RETURN"]["value"] if x is None else tree_map(lambda leaf: leaf[rows % len(leaf)], x)
             )
@@ -108,20 +122,6 @@ def _missing_as_in(made: Any, template: Any) -> Any:
     return torch.where(template.isnan(), torch.nan, made.to(template))
 
 
-def _require_rows(trace: Trace, size: int) -> None:
-    """Refuse a model that, called without data, has another number of rows than it was asked for."""
-    plates = [frame for site in sites_of(trace) for frame in site["cond_indep_stack"] if frame.name == DATA]
-    if any(frame.size != size for frame in plates):
-        raise _other_rows(size)
-
-
-def _other_rows(size: int) -> ValueError:
-    return ValueError(
-        f"the model, called without data for size={size}, draws another number of rows: where x is None write "
-        "pyro.plate('data', size)"
-    )
-
-
 def _refuse_factors(trace: Trace) -> None:
     factors = [s["name"] for s in sites_of(trace) if isinstance(getattr(s["fn"], "base_dist", s["fn"]), Unit)]
     if factors:
@@ -145,34 +145,24 @@ def replicate(call: Call, latents: Mapping[str, Tensor], num_samples: int | None
     model, args, kwargs = call.program.model, call.args, dict(call.kwargs)
     if callable_without_data(model):
         args, kwargs["size"] = (), len(tree_leaves(call.args)[0])
+        model = OfRows(kwargs["size"])(model)
     else:
         model = Release()(model)
-    try:
-        with torch.no_grad():
-            trace = poutine.trace(Substitute(latents)(many(call, model, num_samples))).get_trace(*args, **kwargs)
-    except ValueError as error:
-        if "size" in kwargs and f"inside plate('{DATA}')" in str(error):
-            raise _other_rows(kwargs["size"]) from None
-        raise
-    if "size" in kwargs:
-        _require_rows(trace, kwargs["size"])
-    return trace
+    with torch.no_grad():
+        return poutine.trace(Substitute(latents)(many(call, model, num_samples))).get_trace(*args, **kwargs)
 
 
-def replicated_data(call: Call, latents: Mapping[str, Tensor], num_samples: int) -> Tensor:
-    """The draws of the one data site of :func:`replicate`, of shape ``(samples, rows, *rest)``.
+def replicated_data(call: Call, latents: Mapping[str, Tensor], num_samples: int) -> dict[str, Tensor]:
+    """By data site the draws of :func:`replicate`, of shape ``(samples, rows, *rest)``.
 
     Raises:
-        ValueError: there is not one data site; no latents are given, and the model has a factor.
+        ValueError: no latents are given, and the model has a factor.
     """
     names = [s["name"] for s in data_sites(call.traces(None)[0])]
-    if len(names) != 1:
-        raise ValueError(f"expected one data site to draw from, got {names}")
     trace = replicate(call, latents, num_samples)
     if not latents:
         _refuse_factors(trace)
-    site = trace.nodes[names[0]]
-    return site["value"].movedim(data_axis(site), 1)
+    return {name: trace.nodes[name]["value"].movedim(data_axis(trace.nodes[name]), 1) for name in names}
 
 
 def enumerated_draws(call: Call, latents: Mapping[str, Tensor], num_samples: int | None) -> dict[str, Tensor]:
