@@ -34,6 +34,15 @@ def refusal(message: str, argument: str | None = None, kind: type[Error] = Value
     return error
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things as messages and pages write it.
+
+    >>> counted(1, "test row"), counted(2000, "row")
+    ('1 test row', '2,000 rows')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def check_seed(seed: Any) -> Any:
     """Return the seed if it is a non-negative integer, or None.
 

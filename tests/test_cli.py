@@ -628,6 +628,8 @@ def test_rows_of_a_group_are_never_split(tmp_path):
     assert sum(map(len, parts)) == 12
     assert len(data.train) + len(data.validation) + len(data.test) == 60
     assert len(data.test) in (5, 6)
+    assert (data.keys, data.label) == (("clinic",), None)
+    assert pyrovae.data.load(tmp_path / "t.csv", kinds={}, groups="clinic", labels="clinic").keys == ()
     with pytest.raises(ValueError, match="expected more groups than 2"):
         pyrovae.data.load(tmp_path / "t.csv", kinds={}, groups="one")
 
@@ -844,6 +846,17 @@ def test_strange_rows_are_found_from_a_run_folder_alone(tmp_path):
     assert len(pd.read_csv(out)) == 10
     assert "--force" in invoke(*detect, "--data", tmp_path / "elsewhere.csv", "--out", out).output
     assert "--out: the output must end in .csv" in invoke(*detect, "--out", tmp_path / "found.txt").output
+
+
+def test_labels_with_holes_are_described_by_what_they_hold():
+    labels = {"age": torch.tensor([30.0, torch.nan, 50.0]), "dose": torch.full((3,), torch.nan)}
+    data = pyrovae.data.as_data(pd.DataFrame({"x": [0.0, 1.0, 3.0]}), labels=labels, kinds={})
+    rows = {name: (shown, missing) for name, _, shown, missing in kinds_table(data, {"age": "labels"})[1]}
+    assert rows == {
+        "x": ("0 to 3, mean 1.333", "0%"),
+        "age": ("30 to 50, mean 40", "33%"),
+        "dose": ("none", "100%"),
+    }
 
 
 def test_columns_beyond_forty_are_counted():

@@ -32,10 +32,11 @@ from pyrovae.files import DamagedError
 from pyrovae.files.config import sealed
 from pyrovae.report.evidence import Evidence, Mean, read_evaluated, remembered
 from pyrovae.report.page import RunPage, shown_value
-from pyrovae.report.pictures import draw_figures
+from pyrovae.report.pictures import draw_figures, view_pictures
 from pyrovae.report.render import signed
 from pyrovae.report.snippet import fit_snippet, load_snippet
 from pyrovae.report.subject import read_subject
+from pyrovae.report.views import views
 
 CHROMIUM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
@@ -292,11 +293,37 @@ def test_the_same_run_gives_the_same_page(copy):
     assert pvae.write_report(copy, rows=10).read_bytes() == first
 
 
-def test_it_leaves_the_generators_alone(copy):
+def test_it_leaves_the_generators_alone_and_shows_bars_where_it_is_asked_to(copy, capsys):
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    pvae.write_report(copy, rows=10)
+    pvae.write_report(copy, rows=10, progress=True)
     assert torch.equal(torch.get_rng_state(), before)
+    shown = capsys.readouterr().err
+    assert all(f"{label}: " in shown for label in ("reliability", "draws", "sbc", "typicality", "replicates"))
+
+
+@pytest.mark.parametrize(
+    ("keys", "classes", "shown"),
+    [
+        ((), 2, ["0", "0"]),  # the patients
+        (("patient",), 2, ["well", "ill"]),
+        (("patient", "state"), 2, None),
+        (("patient",), 60, None),  # names of too many classes
+    ],
+)
+def test_latents_are_colored_by_labels_and_not_by_the_groups_of_the_split(keys, classes, shown):
+    rows = 120
+    names = ["well", "ill"] if classes == 2 else [f"state {number}" for number in range(classes)]
+    labels = {"patient": torch.arange(rows) // 3, "state": [names[number % classes] for number in range(rows)]}
+    data = replace(pvae.data.as_data(torch.randn(rows, 3), labels=labels), keys=keys)
+    vae = pvae.build_vae(3, likelihood="normal", latent_dim=2, hidden=(4,), seed=0)
+    found = views(vae, data, seed=0).label
+    assert (found is None) is (shown is None)
+    if shown is not None:
+        assert [str(value) for value in found[:2].tolist()] == shown
+    many = views(vae, replace(data, labels={"age": torch.arange(rows)}, keys=()), seed=0)
+    assert many.label.dtype == torch.float64  # a number, with a bar of colors
+    assert view_pictures(many)["latent"].draw().figure.axes[1].get_ylabel() == "age"
 
 
 def test_a_run_without_results_is_evaluated(tmp_path):

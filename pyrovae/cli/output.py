@@ -68,10 +68,14 @@ def kinds_table(rows: Data, roles: Mapping[str, str]) -> tuple[list[str], list[l
 
 
 def _held(column: Any, levels: Sequence[str] | None) -> str:
-    """What a column holds: the first of its levels, or the range of its numbers."""
+    """What a column holds: the first of its levels, or the range of its numbers, holes left out."""
+    import numpy as np
+
     if levels:
         return ", ".join(levels[:6]) + (f", ... ({len(levels)})" if len(levels) > 6 else "")
-    return f"{column.min():.6g} to {column.max():.6g}, mean {column.mean():.4g}"
+    column = np.asarray(column, np.float64)
+    seen = column[~np.isnan(column)]
+    return f"{seen.min():.6g} to {seen.max():.6g}, mean {seen.mean():.4g}" if len(seen) else "none"
 
 
 def number(value: float | None, form: str = ".2f") -> str:

@@ -114,9 +114,8 @@ def load(
         keys = keys_of_rows(data, groups, time)
     if len(data) < 10 and validation is None and test is None:
         return data
-    return replace(
-        data, seed=seed, parts=_parts_by_share(len(data), (validation, test), (0.1, 0.1), seed, keys, time is not None)
-    )
+    parts = _parts_by_share(len(data), (validation, test), (0.1, 0.1), seed, keys, time is not None)
+    return replace(data, seed=seed, parts=parts, keys=tuple(key for key in (groups, time) if key not in (None, labels)))
 
 
 def _load_named(name: str, variant: str | None, seed: int, sizes: tuple[Size, Size], download: bool) -> Data:

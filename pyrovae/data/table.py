@@ -57,6 +57,7 @@ class Data:
         transform: ``transform(x, generator)``, applied afresh to each training batch (dynamic binarization), or None.
         parts: the rows of ``train``, ``validation`` and ``test``: an index or a slice for each.
         notes: what was assumed when the rows were read.
+        keys: the names of labels that the rows were split by, groups and times, which are no classes of rows.
 
     Raises:
         TypeError: rows are neither a tensor nor compact rows (``as_data`` converts arrays and tables).
@@ -83,6 +84,7 @@ class Data:
     transform: Transform | None = None
     parts: Mapping[str, Index] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not leaves(self.x):
@@ -127,9 +129,19 @@ class Data:
         return map_tree(lambda rows, _: torch.Size(rows.shape[1:]), self.x)
 
     @property
+    def label_name(self) -> str | None:
+        """The name of the first of the labels that is no key, or None."""
+        return next((name for name in self.labels or () if name not in self.keys), None)
+
+    @property
     def label(self) -> Tensor | None:
-        """The first of the labels, or None."""
-        return next(iter((self.labels or {}).values()), None)
+        """The first of the labels that is no key, or None.
+
+        >>> labels = {"patient": torch.tensor([0, 0, 1]), "smoker": torch.tensor([1, 1, 0])}
+        >>> Data(torch.zeros(3, 2), labels, keys=("patient",)).label
+        tensor([1, 1, 0])
+        """
+        return None if self.labels is None or self.label_name is None else self.labels[self.label_name]
 
     def names(self) -> dict[str, tuple[str, ...] | None]:
         """The names of the columns of each leaf of ``x``, by the expression that leads to it.

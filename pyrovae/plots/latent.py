@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from pyrovae.plots.arrays import Values
 
+MOST_CLASSES = 48
+"""So many classes can be told apart by colors and markers."""
 _MOST_MAPPED = 1000
 """At most so many data are on a map of neighbors, whose time grows faster than their number."""
 
@@ -97,7 +99,7 @@ def _scatter(
     groups: dict[str, Any] = {"": np.ones(len(points), bool)}
     if labels is not None and labels.dtype.kind != "f":
         groups = {str(value): labels == value for value in np.unique(labels)}
-    if len(groups) > 48:
+    if len(groups) > MOST_CLASSES:
         raise ValueError(
             f"labels hold {len(groups)} classes, more than can be told apart: pass real numbers for a color bar"
         )

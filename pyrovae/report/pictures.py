@@ -13,6 +13,7 @@ import numpy as np
 from pyrovae import plots
 from pyrovae.checks import Report
 from pyrovae.data import Data
+from pyrovae.errors import counted
 from pyrovae.evaluation import impute
 from pyrovae.graphs import MissingnessModel, SemiSupervisedVAE
 from pyrovae.plots.style import BLUE, finding, ink, one_panel
@@ -112,7 +113,7 @@ def _of_images(seen: Views, view: View) -> dict[str, Picture]:
         "reconstructions": Picture(
             "Reconstructions",
             lambda: plots.plot_reconstructions(view.rows[:rows], view.again[:rows], vmin=0, vmax=top),
-            f"The first {rows} test rows above what the model makes of their posterior means.",
+            f"The first {counted(rows, 'test row')} above what the model makes of their posterior means.",
             f"Two rows of {rows} images: test rows, and their reconstructions below them.",
         ),
         "samples": Picture(
@@ -155,7 +156,7 @@ def _of_sequences(seen: Views, view: View) -> dict[str, Picture]:
         ax.legend(frameon=False)
         return ax
 
-    words = f"Mean and standard deviation of rows at each step: {len(view.rows):,} test rows beside draws of the model."
+    words = f"Mean and standard deviation of rows at each step: {counted(len(view.rows), 'test row')} beside draws of the model."
     return {"sequences": Picture("Sequences", draw, words, f"Two lines with bands. {words}")}
 
 
@@ -166,7 +167,7 @@ def _of_columns(seen: Views, view: View) -> dict[str, Picture]:
     if not known:
         return {}
     rows, draws = ({names[n]: side[:, n] for n in known} for side in sides)
-    words = f"{len(view.rows):,} test rows beside draws of the model, each column in its units."
+    words = f"{counted(len(view.rows), 'test row')} beside draws of the model, each column in its units."
     return {
         "columns": Picture(
             "Columns of the data",
@@ -181,7 +182,7 @@ def _of_latent(seen: Views, name: str, means: Tensor) -> Picture:
     size = means.shape[1]
     title = "Latent space" if len(seen.latents) == 1 else f"Latent space of {name}"
     if size < 2:
-        words = f"Posterior means of {len(means):,} test rows beside draws of the prior."
+        words = f"Posterior means of {counted(len(means), 'test row')} beside draws of the prior."
         return Picture(
             title,
             lambda: plots.plot_latent_density(means, seen.prior[name], names=[name]),
@@ -190,11 +191,11 @@ def _of_latent(seen: Views, name: str, means: Tensor) -> Picture:
         )
     where = "" if size == 2 else f" on a map that keeps neighbors in {size} dimensions together"
     colored = "" if seen.label is None else ", colored by label"
-    words = f"Posterior means of {len(means):,} test rows{where}{colored}, with the posterior's standard deviation."
+    words = f"Posterior means of {counted(len(means), 'test row')}{where}{colored}, with the posterior's standard deviation."
     sd = seen.sd[name] if bool(seen.sd[name].isfinite().all()) else None
-    label = next(iter(seen.work.data.labels or ()), None)
+    of = seen.work.data.label_name
     return Picture(
-        title, lambda: plots.plot_latent(means, seen.label, sd=sd, title=label), words, f"Scatter plot. {words}"
+        title, lambda: plots.plot_latent(means, seen.label, sd=sd, title=of), words, f"Scatter plot. {words}"
     )
 
 

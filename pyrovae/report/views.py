@@ -14,7 +14,9 @@ from torch.utils._pytree import tree_leaves
 from pyrovae import plots
 from pyrovae.checks.entries import by_kind, entry_means, moments, rows_second, sampled_traces
 from pyrovae.data import Data
+from pyrovae.errors import counted
 from pyrovae.evaluation.impute import by_site
+from pyrovae.plots.latent import MOST_CLASSES
 from pyrovae.programs.rows import Block, RowWork
 from pyrovae.programs.simulate import enumerated_draws, replicate
 from pyrovae.programs.sites import Site
@@ -80,10 +82,15 @@ def views(program: Any, data: Data, seed: int) -> Views:
     sites = {name: work.dry_run.model_trace.nodes[name] for name in parts["again"]}
     kinds = ("rows", "again", "means", "draws")
     seen = {n: View(kind_of(site), *(parts[kind][n] for kind in kinds)) for n, site in sites.items()}
-    label, names = data.label, data.levels.get(next(iter(data.labels or ()), ""))
-    if label is not None and names and label.min() >= 0:
-        label = np.asarray(names)[label.numpy()]
-    return Views(seen, parts["latent"], parts["sd"], parts["prior"], label, work)
+    return Views(seen, parts["latent"], parts["sd"], parts["prior"], _labels(data), work)
+
+
+def _labels(data: Data) -> Any:
+    """The rows' labels, by the names of their classes where these are known; of too many classes only numbers can be shown."""
+    label, names = data.label, data.levels.get(data.label_name or "")
+    if label is None or len(label.unique()) <= MOST_CLASSES:
+        return label if label is None or not names else np.asarray([*names, "missing"])[label.numpy()]  # coded -1
+    return None if names else label.double()
 
 
 def kind_of(site: Site) -> str:
@@ -175,7 +182,7 @@ def column_tables(seen: Views, most: int = 20) -> list[dict[str, Any]]:
                 cells += [f"{(column.dropna() == 0).mean():.0%}" for column in columns[:2]]
             lines.append([name, *("–" if cell.startswith("nan") else cell for cell in cells)])
         more = f" The first {most} of {len(names)} columns." if len(names) > most else ""
-        note = f"{len(rows):,} test rows beside as many draws of the model, and beside their own reconstructions.{more}"
+        note = f"{counted(len(rows), 'test row')} beside as many draws of the model, and beside their own reconstructions.{more}"
         title = f"Columns of {site}" if len(seen.data) > 1 else "Columns"
         found.append({"title": title, "note": note, "heads": heads, "lines": lines})
     return found
