@@ -631,8 +631,8 @@ def test_models_without_names_are_refused():
         ({"a": PPCA.random()}, {}, "held-out rows to evaluate it on"),
         ({"a": probabilistic_pca}, {}, "must be fitted"),
         ({"a": np.zeros((3, 2))}, {}, "must be a vector"),
-        ({"a": np.array([0.0, np.inf])}, {}, "NaN or plus infinity in 1 rows"),
-        ({"a": np.array([0.0, np.nan])}, {}, "NaN or plus infinity in 1 rows"),
+        ({"a": np.array([0.0, np.inf])}, {}, "NaN or plus infinity in 1 row"),
+        ({"a": np.array([0.0, np.nan])}, {}, "NaN or plus infinity in 1 row"),
     ],
 )
 def test_wrong_arguments_are_refused(models, options, message):

@@ -50,7 +50,7 @@ def test_one_column_of_decimal_commas(tmp_path):
 def test_empty_rows_at_the_end_stay_and_are_noted(tmp_path):
     data = load(written(tmp_path, "x,y", *lines(), ",", ","), kinds={})
     assert len(data) == 42
-    assert any("2 rows at the end hold no value: delete their lines" in note for note in data.notes)
+    assert any("2 rows without a value at the end: delete the lines" in note for note in data.notes)
     inside = load(written(tmp_path, "x,y", ",", *lines()), kinds={})
     assert not any("at the end" in note for note in inside.notes)
 
@@ -85,6 +85,8 @@ def test_what_is_above_the_names_is_refused(tmp_path, rows, says):
         ([f'"January {number % 28 + 1}, 2024"' for number in range(40)], "dates: write"),
         (["Yes", "yes", "No", "no "] * 10, "levels that differ in case or spaces alone, 'No' and 'no ': write one"),
         (["." if number % 9 == 0 else b for number, b in enumerate(Y)], "'.' in line 2: leave a missing entry empty"),
+        (["kg", *Y[1:]], "'kg' in line 2: delete a second line of names or units; leave a missing entry empty"),
+        ([Y[0], "?", *Y[2:]], "'[?]' in line 3: leave a missing entry empty"),
     ],
 )
 def test_a_column_that_is_neither_numbers_nor_levels_is_refused_with_a_remedy(tmp_path, values, says):
@@ -232,7 +234,7 @@ def test_codes_for_missing_entries_are_named_once_and_read_as_missing(tmp_path):
 
 def test_rows_that_are_there_twice_are_noted_where_columns_are_continuous(tmp_path):
     notes = load(written(tmp_path, "x,y", *lines(), lines()[3]), kinds={}).notes
-    assert any("1 rows repeat another" in note for note in notes)
+    assert any("1 row repeats another" in note for note in notes)
     for rows in (["x,y", *lines()], ["a,b", *["red,1"] * 20, *["blue,2"] * 20]):
         assert not any("repeat" in note for note in load(written(tmp_path, *rows), kinds={}).notes)
 

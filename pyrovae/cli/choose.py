@@ -12,7 +12,7 @@ import typer
 import pyrovae as pvae
 from pyrovae.cli.options import Method, Quiet, Seed
 from pyrovae.cli.output import named, save_axes, say
-from pyrovae.cli.train import asked_for, chosen_of
+from pyrovae.cli.train import asked_for, recipe_of
 from pyrovae.errors import refusal
 
 
@@ -36,8 +36,8 @@ def choose(
     from pyrovae.files import save_file_atomic
     from pyrovae.uses import choose as choose_among
 
-    begun = chosen_of({"data": data}, None, False)
     rows = pvae.data.load(data)
+    begun = {"data": data, **recipe_of(data, rows)}
     grid: dict[str, list[Any]] = {"latent_dim": _parsed(latent_dim, _number), "prior": _parsed(prior, str)}
     if likelihood is not None:
         grid["likelihood"] = _parsed(likelihood, str)

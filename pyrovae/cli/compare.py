@@ -10,7 +10,7 @@ import typer
 import pyrovae as pvae
 from pyrovae.cli.options import DataPath, Force, Method, NumSamples, Quiet, Rows, Seed, Steps, estimator_of
 from pyrovae.cli.output import named, save_axes, say, show
-from pyrovae.errors import refusal
+from pyrovae.errors import counted, refusal
 
 
 def compare(
@@ -57,7 +57,7 @@ def compare(
         )
         for name, row in result.per_datum().iterrows()
     ]
-    show(quiet, f"{named(test)}, {len(test)} test rows, {method}: nats per datum", columns, cells)
+    show(quiet, f"{named(test)}, {counted(len(test), 'test row')}, {method}: nats per datum", columns, cells)
     say(quiet, "\n".join([result.lead(), *(f"- {note}" for note in result.notes)]))
     save_file_atomic(written, result.frame.to_csv().encode())
     say(quiet, f"table  {written}")

@@ -10,7 +10,7 @@ import typer
 import pyrovae as pvae
 from pyrovae.cli.options import Quiet, RunFolder
 from pyrovae.cli.output import save_rows, say
-from pyrovae.errors import refusal
+from pyrovae.errors import counted, refusal
 
 
 def decompress(
@@ -29,4 +29,4 @@ def decompress(
     table = columns_of(kept) if (kept.config["data"] or {}).get("columns") else None
     rows = read(vae, file.read_bytes(), progress=False if quiet else None)
     save_rows(out, rows, table)
-    say(quiet, f"{len(rows)} rows  {out}")
+    say(quiet, f"{counted(len(rows), 'row')}  {out}")

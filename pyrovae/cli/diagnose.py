@@ -10,6 +10,7 @@ import pyrovae as pvae
 from pyrovae.cli.endings import complain
 from pyrovae.cli.options import DataPath, Quiet, Rows, RunFolder, Seed
 from pyrovae.cli.output import save_axes, say, why_not_writable
+from pyrovae.errors import counted
 
 
 def diagnose(
@@ -45,6 +46,6 @@ def diagnose(
         test = data.test[:posterior]
         one = datasets_of(pvae.from_pyro_svi(vae, test[:1], seed=seed, progress=False))
         size = len(test) * sum(group.nbytes for group in one.values())
-        say(quiet, f"posterior.nc will take about {size / 1e6:.0f} MB for {len(test)} rows")
+        say(quiet, f"posterior.nc will take about {size / 1e6:.0f} MB for {counted(len(test), 'row')}")
         idata = pvae.from_pyro_svi(vae, test, seed=seed, progress=progress)
         say(quiet, f"posterior  {to_netcdf(idata, run / 'posterior.nc')}")

@@ -13,6 +13,7 @@ import pyrovae as pvae
 from pyrovae.cli.endings import complain
 from pyrovae.cli.options import DataPath, Method, NumSamples, Quiet, Rows, RunFolder, Seed, Steps, estimator_of
 from pyrovae.cli.output import named, number, say, show, why_not_writable
+from pyrovae.errors import counted
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -46,7 +47,8 @@ def evaluate(
         progress=False if quiet else None,
         resume=unfinished,
     )
-    _show(quiet, f"{named(test)}, {len(test)} test rows, {method}: nats per datum", result, test.event_shape.numel())
+    title = f"{named(test)}, {counted(len(test), 'test row')}, {method}: nats per datum"
+    _show(quiet, title, result, test.event_shape.numel())
     if out is not None:
         say(quiet, f"per row  {save_file_atomic(out, result.to_dataframe().to_csv().encode())}")
     elif reason:

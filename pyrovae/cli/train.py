@@ -16,7 +16,7 @@ from pyrovae.cli.begun import keep, remembered
 from pyrovae.cli.endings import INTERRUPTED, complain
 from pyrovae.cli.options import Quiet, with_options
 from pyrovae.cli.output import kinds_table, named, number, say, show
-from pyrovae.errors import refusal
+from pyrovae.errors import counted, refusal
 from pyrovae.presets.options import options_of, to_plain
 from pyrovae.presets.recipes import RECIPES, TABLE_STEPS, Reading, Training, image_epochs
 from pyrovae.presets.spec import Spec
@@ -52,13 +52,12 @@ def train(
     from pyrovae.presets.build import are_images
     from pyrovae.report.pictures import draw_figures
 
-    chosen = chosen_of({"data": data, **options}, out, resume)
-    reading = Reading(**{name: chosen[name] for name in options_of(Reading) if name in chosen})
-    if _is_table(chosen["data"]) and (kind := KINDS_OF.get(chosen.get("likelihood", ""))):
-        chosen["likelihood"], reading = "table", replace(reading, kinds=(*reading.kinds, f"*={kind}"))
-    rows, reading = _read(chosen, reading, quiet)
-    images = are_images(rows) and rows.name not in RECIPES
-    chosen = chosen_of({"data": data, **options}, out, resume, "images") if images else chosen
+    given = given_options({"data": data, **options}, out, resume)
+    reading = Reading(**{name: given[name] for name in options_of(Reading) if name in given})
+    if _is_table(given["data"]) and (kind := KINDS_OF.get(given.get("likelihood", ""))):
+        given["likelihood"], reading = "table", replace(reading, kinds=(*reading.kinds, f"*={kind}"))
+    rows, reading = _read(given, reading, quiet)
+    chosen = {**recipe_of(given["data"], rows), **given}
     if rows.kinds:
         latents = min(10, max(2, len(rows.kinds) // 2))
         epochs = max(50, math.ceil(TABLE_STEPS * chosen["batch_size"] / len(rows.train)))
@@ -67,7 +66,7 @@ def train(
         size = chosen.get("batch_size", Training.batch_size)
         chosen["epochs"] = (
             image_epochs(rows.event_shape.numel(), len(rows.train), size)
-            if images
+            if are_images(rows) and given["data"] not in RECIPES
             else pvae.schedules.default_epochs(math.ceil(len(rows.train) / size))
         )
     training = Training(**{name: chosen[name] for name in options_of(Training) if name in chosen})
@@ -77,7 +76,7 @@ def train(
         require_no_run(folder, overwrite=resume)
         keep(folder, {**spec.to_json(), **settings})
         vae = pvae.build_vae(spec, start=rows.train, seed=training.seed)
-        say(quiet, f"{named(rows)}: {len(rows.train)} rows to train on, {_described(vae)}")
+        say(quiet, f"{named(rows)}: {counted(len(rows.train), 'row')} to train on, {_described(vae)}")
         history = _fit(vae, rows, training, folder, resume, quiet)
         if not len(history):
             raise KeyboardInterrupt  # before the end of an epoch: the checkpoint is all that there is
@@ -107,16 +106,22 @@ def train(
         raise typer.Exit(INTERRUPTED)
 
 
-def chosen_of(options: Mapping[str, Any], out: Path | None, resume: bool, kind: str | None = None) -> dict[str, Any]:
-    """What differs from the defaults: the recipe of the data, what a resumed training was begun with, what is given."""
+def given_options(options: Mapping[str, Any], out: Path | None, resume: bool) -> dict[str, Any]:
+    """The options that are given, the data always, and those that a resumed training was begun with."""
     given = {name: value for name, value in options.items() if value is not None}
     if resume:
         if out is None:
             raise refusal("give --out, the folder of the run that was stopped", "resume")
         given = remembered(out, given)
-    data = given.get("data", "digits")
-    kind = kind or ("images" if Path(data).is_dir() else "tables" if _is_table(data) else "files")
-    return {"data": data, **RECIPES.get(data, RECIPES[kind]), **given}
+    return {"data": "digits", **given}
+
+
+def recipe_of(data: str, rows: Data) -> Mapping[str, Any]:
+    """What differs from the defaults for rows, by the name or the path that they were read from."""
+    from pyrovae.presets.build import are_images
+
+    kind = "images" if are_images(rows) else "tables" if _is_table(data) else "files"
+    return RECIPES.get(data, RECIPES[kind])
 
 
 def _is_table(path: str) -> bool:
@@ -125,20 +130,21 @@ def _is_table(path: str) -> bool:
     return is_table(path)
 
 
-def _read(chosen: Mapping[str, Any], reading: Reading, quiet: bool) -> tuple[Data, Reading]:
+def _read(given: Mapping[str, Any], reading: Reading, quiet: bool) -> tuple[Data, Reading]:
     """The rows, and how they were read: columns of one value are left out; the kinds of a table's columns are printed."""
-    asked = reading.for_load(_is_table(chosen["data"]) and chosen.get("likelihood", "table") == "table")
-    rows = pvae.data.load(chosen["data"], chosen.get("variant"), seed=chosen.get("split_seed", 0), **asked)
+    asked = reading.for_load(_is_table(given["data"]) and given.get("likelihood", "table") == "table")
+    rows = pvae.data.load(given["data"], given.get("variant"), seed=given.get("split_seed", 0), **asked)
     if constant := tuple(name for name, kind in rows.kinds.items() if kind == "constant"):
         if len(constant) == len(rows.kinds):
             raise refusal("every column holds one value or none, so there is nothing to model: give other rows", "data")
         say(quiet, f"note: left out, since they hold one value or none: {', '.join(constant)}")
-        return _read(chosen, replace(reading, drop=(*reading.drop, *constant)), quiet)
+        return _read(given, replace(reading, drop=(*reading.drop, *constant)), quiet)
     for note in rows.notes:
         say(quiet, f"note: {note}")
     if not rows.parts:
         raise refusal(
-            f"{len(rows)} rows cannot be split into training, validation and test rows: give 10 or more", "data"
+            f"{counted(len(rows), 'row')} cannot be split into training, validation and test rows: give 10 or more",
+            "data",
         )
     if rows.kinds:
         roles = {"weight": f"weights ({reading.weights})"} if reading.weights else {}
@@ -235,9 +241,8 @@ def _show(quiet: bool, rows: Data, history: pvae.training.History, results: Mapp
     ended = "" if history.ended == "finished" else f" ({history.ended})"
     if history.best_epoch not in (None, len(history)):
         ended += f", with the weights of epoch {history.best_epoch}, the best in validation"
-    title = (
-        f"{named(rows)}, {results['test_rows']} test rows after {len(history)} epochs{ended}: nats per datum at beta 1"
-    )
+    after = f"{counted(results['test_rows'], 'test row')} after {counted(len(history), 'epoch')}{ended}"
+    title = f"{named(rows)}, {after}: nats per datum at beta 1"
     show(quiet, title, list(cells), [list(cells.values())])
     levels = getattr(rows.x, "levels", 256)
     if are_images(rows) and (results["bits_per_dim"] or 0) > math.log2(levels):

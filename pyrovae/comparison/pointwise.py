@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
+from pyrovae.errors import counted
 from pyrovae.limits import ERRORS, share_bad_k
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class Pointwise:
         unusable = np.isnan(self.log_p) | (self.log_p == np.inf)
         if unusable.any():
             raise ValueError(
-                f"log_p holds NaN or plus infinity in {int(unusable.sum())} rows: leave those rows out for all models"
+                f"log_p holds NaN or plus infinity in {counted(int(unusable.sum()), 'row')}: leave these out for all models"
             )
 
     @property

@@ -11,7 +11,7 @@ import numpy as np
 
 from pyrovae.comparison.pointwise import Difference, Pointwise, averaged, less
 from pyrovae.comparison.weights import pseudo_bma_weights, stacking_weights
-from pyrovae.errors import check_word
+from pyrovae.errors import check_word, counted
 from pyrovae.limits import BAD_SHARE, ERRORS, good_k, too_many_bad_k
 
 if TYPE_CHECKING:
@@ -147,9 +147,7 @@ class Comparison:
         best, second = self.frame.index[:2]
         rows, found = self.frame["num_data"].iloc[0], self.difference(best, second)
         error = f" ± {found.error / rows:.2f}" if np.isfinite(found.error) else ""
-        numbers = (
-            f"{found.elpd_diff / rows:.2f}{error} nats per datum, paired over {rows:,} row{'' if rows == 1 else 's'}"
-        )
+        numbers = f"{found.elpd_diff / rows:.2f}{error} nats per datum, paired over {counted(rows, 'row')}"
         if np.isinf(found.elpd_diff):
             return f"{best} is ahead of {second}, which gives some of the {rows:,} rows a density of zero."
         if not found.told_apart:
@@ -216,7 +214,7 @@ class Comparison:
     def __repr__(self) -> str:
         pairs = zip(self.frame["estimator"], self.frame["num_samples"], strict=True)
         how = ", ".join(dict.fromkeys(f"{estimator} x {count}" if count else estimator for estimator, count in pairs))
-        about = f"nats, sums over {self.frame['num_data'].iloc[0]} rows; estimator: {how}"
+        about = f"nats, sums over {counted(self.frame['num_data'].iloc[0], 'row')}; estimator: {how}"
         return "\n".join([self._shown().to_string(), about, *(f"- {note}" for note in self.notes)])
 
     def _repr_html_(self) -> str:
@@ -298,8 +296,8 @@ def _impossible(table: Comparison) -> Iterable[str]:
         rows = np.flatnonzero(np.isneginf(table.pointwise[name].log_p))
         if len(rows):
             yield (
-                f"{name!r} gives {len(rows)} rows, the first of them row {rows[0]}, a density of zero: its elpd is minus "
-                "infinity and has no standard error"
+                f"{name!r} gives {counted(len(rows), 'row')}, the first of them row {rows[0]}, a density of zero: its elpd is "
+                "minus infinity and has no standard error"
             )
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from pyrovae.data.locate import read_bytes, readable
+from pyrovae.errors import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,7 +86,9 @@ def read_delimited(
         notes.append("the first column, which has no name, is taken for the names of the rows")
     full = frame.notna().any(axis=1).to_numpy().nonzero()[0]
     if len(full) and (blank := len(frame) - full[-1] - 1):
-        notes.append(f"{blank} rows at the end hold no value: delete their lines, unless they stand for rows")
+        notes.append(
+            f"{counted(blank, 'row')} without a value at the end: delete the lines, unless they stand for rows"
+        )
     unnamed = [number for number, name in zip(frame.columns, names, strict=True) if not name]
     values = [number for number in unnamed if frame[number].notna().any()]
     if values:
@@ -119,13 +122,13 @@ def _looks(frame: pd.DataFrame) -> list[str]:
     for code, times in codes.items():
         name, *others = times
         also = f", and {len(others)} other column{'s' * (len(others) > 1)} too" if others else ""
-        notes.append(
-            f"{name} holds {code:g} in {times[name]} rows{also}: if it stands for a missing entry, --missing {code:g} says so"
-        )
+        found = f"{name} holds {code:g} in {counted(times[name], 'row')}{also}"
+        notes.append(f"{found}: if it stands for a missing entry, --missing {code:g} says so")
     fractions = [column.dtype.kind == "f" and bool((column % 1 > 0).any()) for _, column in frame.items()]
     repeated = int(frame.dropna(how="all").duplicated().sum()) if any(fractions) else 0
     if repeated:
-        notes.append(f"{repeated} rows repeat another: a test row may be a training row (--groups keeps rows together)")
+        repeat = f"{counted(repeated, 'row')} {'repeats' if repeated == 1 else 'repeat'} another"
+        notes.append(f"{repeat}: a test row may be a training row (--groups keeps rows together)")
     return notes
 
 

@@ -254,6 +254,8 @@ def _not_numbers(column: pd.Series) -> str | None:
     if numeric.isna().any() and numeric.notna().mean() > 0.5:
         place = int(np.flatnonzero(column.notna())[np.flatnonzero(numeric.isna())[0]])
         remedy = plain if dressed else "leave a missing entry empty, or say how it is written (--missing, missing=)"
+        if place == 0 and numeric.isna().sum() == 1:
+            remedy = f"delete a second line of names or units; {remedy}"
         return f"text among numbers, {text[numeric.isna()].iloc[0]!r} in row {place}: {remedy}"
     if numeric.isna().any() and dressed:
         return f"numbers such as {text[numeric.isna()].iloc[0]!r}: {plain}"

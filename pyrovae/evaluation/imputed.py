@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from pyrovae.data import Data
-from pyrovae.errors import refusal
+from pyrovae.errors import counted, refusal
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -130,7 +130,7 @@ class Imputation:
 
     def __repr__(self) -> str:
         missing = sum(int(leaf.isnan().sum()) for leaf in tree_leaves(self.data.dense().x) if leaf.is_floating_point())
-        return f"Imputation({missing:,} missing entries in {len(self.data):,} rows, {self.num_samples} draws each)"
+        return f"Imputation({missing:,} missing entries in {counted(len(self.data), 'row')}, {self.num_samples} draws each)"
 
     def _repr_html_(self) -> str:
         first = replace(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pyrovae.errors import check_integer
+from pyrovae.errors import check_integer, counted
 from pyrovae.plots.arrays import by_name, same_length, to_finite, to_shape
 from pyrovae.plots.style import BLUE, ORANGE, VERMILLION, color, finding, ink, legend, line, marker, number, one_panel
 
@@ -172,7 +172,7 @@ def plot_comparison(
         heights, values = (np.concatenate(parts) for parts in zip(*several, strict=True))
         ticks: dict[str, Any] = {"color": ORANGE, "markersize": 9, "markeredgewidth": 1.6, "label": "refits"}
         ax.errorbar((values - best) / count, heights, fmt="|", **ticks)
-    unit = "nats" if count == 1 else f"nats per datum, {count:,} rows"
+    unit = "nats" if count == 1 else f"nats per datum, {counted(count, 'row')}"
     ax.locator_params(axis="x", nbins=5)
     ax.set_yticks(at[order], [str(names[i]) for i in order])
     ax.set(ylim=(len(score) - 0.4, -0.6), xlabel=f"held-out elpd less the best ({unit})")

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 from pyrovae.checks import Finding
 from pyrovae.checks.findings import CAUTION, GOOD
 from pyrovae.data import Data
+from pyrovae.errors import counted
 from pyrovae.evaluation import elbo
 from pyrovae.files import Run, read_json, save_file_atomic, write_json_atomic
 from pyrovae.files.config import STATE, digest
@@ -176,9 +177,10 @@ class Evidence:
         by, which, few = "importance sampling with the guide", "a random", source.sizes["data"]
         if source is self.kept:
             by, which = f"pyrovae evaluate --method {source.attrs['method']} ({source.attrs['file']})", "the first"
+        rows = counted(whole.rows, "test row")
         if few == whole.rows:
-            return f"{whole.rows:,} test rows, by {by}"
-        return f"{whole.rows:,} test rows, extrapolated from {which} {few:,}: test ELBO plus the gap found on those by {by}"
+            return f"{rows}, by {by}"
+        return f"{rows}, extrapolated from {which} {few:,}: test ELBO plus the gap found on those by {by}"
 
     def judged(self, findings: list[Finding]) -> list[Finding]:
         """The findings of the checks, that on the evidence held against better estimates, if there are any."""

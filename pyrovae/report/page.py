@@ -13,6 +13,7 @@ import torch
 from pyrovae.checks import Case, Report, headline, run_checks
 from pyrovae.checks.diagnose import with_best_epoch
 from pyrovae.checks.findings import GOOD, some_rows, tones_by_subject
+from pyrovae.errors import counted
 from pyrovae.limits import BAD_SHARE
 from pyrovae.presets.options import kinds_in_words
 from pyrovae.report.evidence import (
@@ -96,7 +97,7 @@ class RunPage:
         entries, where = [], f"{self.subject.variant or self.subject.data_name}, "
         if "elbo" in self.evidence.test:
             elbo = self.evidence.test["elbo"]
-            rows = f"{where}{elbo.rows:,} test rows"
+            rows = f"{where}{counted(elbo.rows, 'test row')}"
             entries.append(_entry("Test ELBO", signed(elbo.value), elbo.error, f"nats per datum; {rows}"))
             if (bits := self.bits_per_dim) is not None:
                 entries.append(_entry("Bits per dimension", f"{bits:.3f}", math.nan, f"from the test ELBO; {rows}"))
@@ -290,7 +291,7 @@ def _plain(word: Any) -> str:
 
 def _count(number: Any, what: str) -> str:
     known = isinstance(number, int) and not isinstance(number, bool)
-    return f"{number:,} {what}{'' if number == 1 else 's'}" if known else f"an unknown number of {what}s"
+    return counted(number, what) if known else f"an unknown number of {what}s"
 
 
 def shown_value(value: Any) -> str:

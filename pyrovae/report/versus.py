@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyrovae.checks.findings import some_rows
 from pyrovae.comparison import compare
+from pyrovae.errors import counted
 from pyrovae.report.evidence import EVIDENCE_DRAWS, affordable_rows
 from pyrovae.report.page import RunPage, shown_value
 from pyrovae.report.pictures import Picture, shown
@@ -73,8 +74,8 @@ def _paired(result: Comparison, subject: Subject, skipped: dict[str, str]) -> di
     )
     how = (
         f"Nats per datum, {subject.variant or subject.data_name}: importance sampling with each guide on the same "
-        f"{frame['num_data'].iloc[0]:,} test rows chosen at random, {EVIDENCE_DRAWS:,} draws each. The difference to the "
-        "best is paired row by row, and its error is the one to judge by."
+        f"{counted(frame['num_data'].iloc[0], 'test row')} chosen at random, {EVIDENCE_DRAWS:,} draws each. The difference to "
+        "the best is paired row by row, and its error is the one to judge by."
     )
     form = {"mcse": ",.3f"}
     return {
