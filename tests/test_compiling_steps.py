@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from programs import counts, counts_vae
@@ -240,6 +241,29 @@ def test_auto_replays_where_it_pays(steps, cores, engine, monkeypatch):
     found = trained(lambda: counts_vae().double(), COUNTS, "auto", steps=steps, epochs=None)
     assert found[2].engine.startswith(engine)
     assert (found[2].engine == engine) == (cores == 1 or steps == 9)
+
+
+def test_a_short_training_runs_the_program_and_the_terms_of_its_history(monkeypatch):
+    """Below the least number of steps nothing is traced, neither a step nor the ELBO columns."""
+    monkeypatch.setattr("pyrovae.training.validation.Terms", None)
+    monkeypatch.setattr("pyrovae.training.traced.trace", None)
+    assert trained(counts_vae, COUNTS, "auto", steps=levels.FEW_STEPS - 1, epochs=None)[2].engine == "eager"
+
+
+@pytest.mark.parametrize("total_count", [16, 10**6])
+def test_the_terms_of_a_binomial_are_traced(total_count, monkeypatch):
+    """Whether its counts are small is not asked inside of a graph, where no number can be read."""
+    ends = []
+    monkeypatch.setattr(validation.Evaluation, "close", lambda self: ends.append((self.traced, len(self.graphs))))
+
+    def make():
+        vae = counts_vae()
+        vae.likelihood = pvae.Factorized(dist.Binomial, pvae.MLP(2, (16,)), event_shape=5, total_count=total_count)
+        return vae
+
+    runs = [trained(make, counts(40).clamp(max=16), level)[1] for level in (False, "trace")]
+    assert ends == [(False, 0), (True, 1)]
+    assert [row["elbo"] for row in runs[1]] == pytest.approx([row["elbo"] for row in runs[0]], rel=1e-5)
 
 
 def test_auto_runs_what_cannot_be_traced_without_a_warning(monkeypatch):

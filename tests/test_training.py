@@ -332,6 +332,27 @@ def test_a_transform_redraws_each_batch_and_is_asked_once_for_it():
     assert len(seen[False]) == len(seen["trace"])
 
 
+@pytest.mark.parametrize(("hidden", "threads"), [(16, 1), (1024, 2)])
+def test_small_networks_train_on_one_thread_and_give_the_others_back(hidden, threads):
+    torch.manual_seed(0)
+    vae, seen, before = pvae.build_vae(counts(64), hidden=[hidden, hidden]), [], torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        pvae.fit(vae, counts(64), steps=1, seed=0, callbacks=[lambda history: seen.append(torch.get_num_threads())])
+        assert seen == [threads]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_function_in_place_of_the_bar_is_told_of_each_epoch():
+    torch.manual_seed(0)
+    told = []
+    tell = lambda history: told.append((history.rows[-1]["epoch"], len(history))) or True  # noqa: E731  it ends nothing
+    pvae.fit(counts_vae(), counts(64), epochs=3, batch_size=32, seed=0, progress=tell)
+    assert told == [(1, 1), (2, 2), (3, 3)]
+
+
 def test_early_stopping_keeps_the_best_weights():
     torch.manual_seed(0)
     vae, validation = counts_vae(), counts(40, seed=1)

@@ -192,8 +192,7 @@ def _fit(
             rows.train,
             **training.for_fit(),
             validation=rows.validation,
-            callbacks=[] if quiet or sys.stderr.isatty() else [_teller(training.epochs or 1)],
-            progress=False if quiet else None,
+            progress=False if quiet else None if sys.stderr.isatty() else _teller(training.epochs or 1),
             checkpoint=folder / "checkpoints",
             resume=resume,
         )

@@ -15,6 +15,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from pyrovae.distributions.special import log_gamma_ratio
 
@@ -139,6 +140,10 @@ _FORMS[dist.StudentT] = StudentT
 globals().update({form.__name__: form for form in _FORMS.values()})  # pickle finds a class by its name
 
 
+class SmallBinomial(dist.Binomial):
+    """Pyro's binomial, of a total count that is known to lose no digits: its log masses need no second look at the count."""
+
+
 def precise(family: Any, total_count: float | Tensor | None = None) -> Any:
     """The precise form of a family of Pyro whose log masses or densities lose digits; any other family as it is.
 
@@ -150,12 +155,13 @@ def precise(family: Any, total_count: float | Tensor | None = None) -> Any:
     (<class 'pyro.distributions.torch.Normal'>, 'Precise')
     """
     if family is dist.Binomial and total_count is not None:
-        return family if _is_small(torch.as_tensor(total_count)) else _FORMS[family]
+        return SmallBinomial if _is_small(torch.as_tensor(total_count)) else _FORMS[family]
     return _FORMS.get(family, family)
 
 
 def _is_small(total_count: Tensor) -> bool:
-    return bool(total_count.detach().max() <= _SMALL_COUNT)
+    """Whether all total counts are small; while a graph is traced no number can be read, and the answer is no."""
+    return get_proxy_mode() is None and bool(total_count.detach().max() <= _SMALL_COUNT)
 
 
 def _doubled(distribution: Any) -> tuple[Any, torch.dtype]:

@@ -16,6 +16,7 @@ from pyro.infer.elbo import ELBO
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
 from torch.utils._pytree import tree_map_only
+from torch.utils.flop_counter import FlopCounterMode
 
 from pyrovae.data import Batch, Batches, Data
 from pyrovae.data.rows import leaves
@@ -74,7 +75,9 @@ def checked_loss(
     loss = Loss(program, objective, found, rows.num_rows, numbers, checked=() if own is not None else known)
     with torch.random.fork_rng(), pyro.validation_enabled(True), eval_mode(loss.announced.modules.values()):
         try:  # with Pyro's own checks, which are off in the steps
-            loss.by_objective(*loss.arguments(batch)[:3])
+            with FlopCounterMode(display=False) as counted:
+                loss.by_objective(*loss.arguments(batch)[:3])
+            loss.operations = counted.get_total_flops()
         except (ValueError, RuntimeError) as error:
             if isinstance(error, NotImplementedError) or (
                 isinstance(error, ValueError) and not is_about_parameters(error)

@@ -27,12 +27,13 @@ from pyrovae.schedules import Progress, default_decay, default_epochs, default_r
 from pyrovae.training.checks import check_least, checked_loss
 from pyrovae.training.engine import State
 from pyrovae.training.history import History
-from pyrovae.training.levels import engine_of
+from pyrovae.training.levels import engine_of, threads_of
 from pyrovae.training.loop import Asked, Bar, Best, Epochs, Loop, Number, value_of
 from pyrovae.training.optimizer import Factory, TorchOptimizer
 from pyrovae.training.rows import divide, placed_rows
 from pyrovae.training.saving import checkpoints
 from pyrovae.training.start import OWN_RATE, single_numbers, start_likelihoods
+from pyrovae.training.traced import Traced
 from pyrovae.training.validation import BATCH_SIZE, Evaluation
 
 
@@ -67,9 +68,9 @@ def fit(
     callbacks: Sequence[Callable[[History], Any]] = (),
     seed: int | None = None,
     device: str | torch.device | None = None,
-    compile: str | bool = False,  # noqa: A002
+    compile: str | bool = "auto",  # noqa: A002
     precision: str | None = None,
-    progress: bool | None = None,
+    progress: bool | Callable[[History], object] | None = None,
     max_skipped: int = 10,
     # files
     checkpoint: str | PathLike[str] | None = None,
@@ -116,15 +117,17 @@ def fit(
         seed: the source of all randomness here; the global generator is then left as it was. By default one number is drawn
             from the global generator.
         device: where to train; the modules are moved there.
-        compile: ``"trace"`` replays a graph of loss and gradients, traced once for each shape of a batch; ``"compile"`` makes one
-            compiled call of each step, kept on disk for the next time (it needs a C++ compiler, and some ten seconds at first);
-            False runs the program at every step; ``"auto"`` does so in trainings of fewer than 1,000 steps, replays a graph in
-            longer ones, and compiles in the background where replayed steps would go on for another half a minute. The noise
-            is the same; a program that cannot be traced is run.
+        compile: how steps are taken, with the same noise. False runs the program at every step. ``"trace"`` replays a graph of
+            loss and gradients, traced once for each shape of a batch. ``"compile"`` makes one compiled call of each step, kept
+            on disk for the next time (it needs a C++ compiler, and some ten seconds at first). ``"auto"`` runs the program in
+            trainings of fewer than 200 steps and on other devices than the processor; else it replays a graph, and compiles in
+            the background where replayed steps would go on for another half a minute. A program that cannot be traced is run:
+            the history's ``engine`` says why.
         precision: ``"bf16"`` rounds the factors of products of matrices in the steps to bfloat16, and adds up in single
             precision, where the processor multiplies these faster (AMX); log densities, moments and the history's columns
             are as exact as before.
-        progress: True shows a bar, False none; by default there is one on a terminal.
+        progress: True shows a bar, False none; by default there is one on a terminal. A function is called with the history
+            after each epoch in place of the bar; unlike a callback it must leave the program alone.
         max_skipped: steps in a row whose loss or gradient may be non-finite (they are skipped) before an error is raised.
         checkpoint: a folder for checkpoints; it must hold none yet unless ``resume``.
         resume: go on from the newest checkpoint in it, if there is one; data, parts, objective, beta, optimizer and the other
@@ -173,12 +176,13 @@ def fit(
         if optimizer is None and learning_rate is None and scheduler is None:
             numbers["learning_rate"], own = default_rate(total), single_numbers(loss.announced.trained)
             factory = functools.partial(factory, own=own, betas=(0.9, default_decay(total)))
+        stack.enter_context(threads_of(loss))
         trained = TorchOptimizer(factory, loss.announced.trained.values(), clip_norm=clip_norm, scheduler=scheduler)
         engine = stack.enter_context(
             engine_of(compile, precision, loss, rows, total, max_skipped, is_asked=bool(callbacks))
         )
         bar = stack.enter_context(Bar(total, progress))
-        evaluation = Evaluation(loss, rows, held_out, 0 if seed is None else seed, traced=bool(compile))
+        evaluation = Evaluation(loss, rows, held_out, 0 if seed is None else seed, traced=isinstance(engine, Traced))
         stack.callback(evaluation.close)
         engine.beside = functools.partial(evaluation.compile, total / rows.steps)
         loop = Loop(

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from pyrovae.compiling.products import SMALL
 from pyrovae.errors import check_word
 from pyrovae.training.compiled import Compiled
 from pyrovae.training.engine import Eager
@@ -16,7 +17,7 @@ from pyrovae.training.loss import Loss
 from pyrovae.training.rows import Rows
 from pyrovae.training.traced import Traced
 
-FEW_STEPS = 1000
+FEW_STEPS = 200
 """Steps in all below which tracing takes longer than it saves."""
 KEPT = 2**25 - 2**16
 """Bytes of a block after which glibc keeps freed blocks of up to this size (at most 32 MiB) for the next step."""
@@ -48,7 +49,7 @@ def engine_of(
     options = {**common, "audited": audited}
     check_word("compile", level or None, [None, "auto", "trace", "compile"])
     torch.empty(KEPT, dtype=torch.uint8)  # else each step gets its memory from the system anew, page by page
-    if not level or (level == "auto" and total < FEW_STEPS):
+    if not level or (level == "auto" and (total < FEW_STEPS or loss.like.device.type != "cpu")):
         yield Eager(loss, max_skipped, **common)
     elif level == "trace" or (level == "auto" and cores() < 2):
         replaying = Traced(loss, max_skipped, **options)
@@ -61,6 +62,18 @@ def engine_of(
             yield engine
         finally:
             engine.close()
+
+
+@contextmanager
+def threads_of(loss: Loss) -> Iterator[None]:
+    """One thread while a loss trains whose products are so small that a second one would cost more than it does."""
+    before = torch.get_num_threads()
+    if 0 < (loss.operations or 0) < 2 * SMALL / 3:  # two operations for each multiplication, a third of all in the loss
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def cores() -> int:

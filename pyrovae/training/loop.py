@@ -178,12 +178,13 @@ class Loop:
 
 
 class Bar(Callback):
-    """A tqdm bar of steps; by default shown on a terminal alone."""
+    """A tqdm bar of steps, by default shown on a terminal alone; or a function that is told of each epoch in its place."""
 
-    def __init__(self, total: int, progress: bool | None) -> None:
+    def __init__(self, total: int, progress: bool | Callable[[History], object] | None) -> None:
         from tqdm.auto import tqdm
 
-        hidden = not sys.stderr.isatty() if progress is None else not progress
+        self.tell = progress if callable(progress) else None
+        hidden = self.tell is not None or (not sys.stderr.isatty() if progress is None else not progress)
         self.bar = tqdm(total=total, disable=hidden, unit="step", dynamic_ncols=True)
         self.done = 0
 
@@ -195,6 +196,8 @@ class Bar(Callback):
             row = loop.history.rows[-1]
             shown = {name: row[name] for name in ("loss", "elbo", "validation_elbo") if row[name] is not None}
             self.bar.set_postfix({name: f"{value:.2f}" for name, value in shown.items()})
+            if self.tell:
+                self.tell(loop.history)
         return None
 
     def __enter__(self) -> Bar:

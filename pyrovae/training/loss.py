@@ -54,6 +54,8 @@ class Loss(nn.Module):
         self.announced, self.num_rows, self.checked = dry_run.announced, num_rows, frozenset(checked)
         self.parts = nn.ModuleList(self.announced.modules.values())
         self.known = {id(tensor) for tensor in self.announced.parameters.values()}
+        self.operations: int | None = None
+        """Floating point operations in the products of the first batch's loss, where they were counted."""
         frames = [frame for site in sites_of(dry_run.model_trace) if (frame := frame_of(site))]
         scaled = [frame.full_size for frame in frames if frame.full_size not in (None, frame.size)]
         self.full_size: int | None = max(scaled, default=None)
