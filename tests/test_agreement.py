@@ -32,6 +32,11 @@ def test_a_permutation_with_signs_is_undone():
     np.testing.assert_allclose([found.cca, found.r2, found.neighbors], 1.0, atol=1e-6)
     assert [finding.tone for finding in found.findings()] == ["good", "good"]
     assert "z[0] in 3 of 3" in found.summary()
+    weight = WEIGHT.numpy()
+    spread = np.linalg.inv(np.eye(3) + weight.T @ weight / 0.01)
+    means = programs[0].posterior(x).loc.detach().numpy()
+    exact = 0.5 * (np.diag(spread) + (means**2).mean(0) - 1 - np.log(np.diag(spread)))
+    np.testing.assert_allclose(found.kl["z"], np.tile(exact, (3, 1)), atol=0.02)  # of the latent that is matched
 
 
 def test_a_rotation_leaves_neighbors_and_linear_maps_alone_and_no_single_latent():
@@ -72,6 +77,7 @@ def test_a_latent_that_carries_nothing_is_found_in_no_fit():
     np.testing.assert_array_equal(found.holds["z"], [2, 2, 0])
     np.testing.assert_array_equal(found.matched["z"], [[0, 1, -1]])
     assert "z[2]" not in found.summary()
+    np.testing.assert_array_equal(np.isnan(found.kl["z"]), [[False] * 3, [False, False, True]])
 
 
 def test_more_latents_than_the_other_has_stay_unmatched():

@@ -1,6 +1,7 @@
 """Choosing among models: the number of latents that made the data, halving, resumption, refusals."""
 
 import numpy as np
+import pandas as pd
 import pyro.distributions as dist
 import pytest
 import torch
@@ -9,7 +10,7 @@ from oracles import PPCA
 import pyrovae as pvae
 from pyrovae.comparison import Comparison, Pointwise
 from pyrovae.uses import Choice, choose
-from pyrovae.uses.choosing import _rungs
+from pyrovae.uses.choosing import _places, _rungs
 
 
 def linear(latent_dim):
@@ -45,7 +46,8 @@ def results(spread, refits=2):
     shifts = np.linspace(-spread, spread, refits)
     models = {"small": [Pointwise(log_p + shift) for shift in shifts]}
     models["large"] = [Pointwise(log_p + 0.1 + shift) for shift in shifts]
-    return Choice({}, "", None, Comparison.of(models, "stacking"), ("small", "large"))
+    options = {"small": {"latent_dim": 2, "prior": "a"}, "large": {"latent_dim": 8, "prior": "a"}}
+    return Choice({}, "small", pd.DataFrame(), Comparison.of(models, "stacking"), options)
 
 
 @pytest.mark.parametrize(("spread", "apart"), [(0.035, True), (0.036, False)])
@@ -53,6 +55,65 @@ def test_two_finalists_are_told_apart_beyond_two_errors_of_rows_and_refits(sprea
     """The difference is 20 without an error over rows; the means of two refits that lie d apart have variance d^2 / 4 each."""
     assert (2 * np.sqrt(2 * (400 * spread) ** 2 / 4) < 20) == apart
     assert results(spread).told_apart("small", "large") == apart
+    assert results(spread).error("small", "small") == 0.0
+
+
+def test_the_figure_is_evidence_against_latent_size_with_error_bars():
+    found = results(0.036)
+    ax = found.plot()
+    (bars,) = ax.containers
+    middle, _, (lines,) = bars.lines
+    np.testing.assert_allclose(middle.get_xdata().astype(float), [2, 8])
+    frame = found.comparison.frame.loc[["small", "large"], "elpd"] / 200
+    np.testing.assert_allclose(middle.get_ydata().astype(float), frame)
+    ends = [segment[:, 1] for segment in lines.get_segments()]
+    np.testing.assert_allclose(np.ptp(ends, axis=1), [4 * found.error("small", "large") / 200, 0.0], atol=1e-12)
+    assert ends[0][1] > frame["large"]  # not told apart: the bar reaches the line of the best
+    assert ax.get_xlabel() == "latent_dim"
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["2", "8"]
+    assert ax.get_title(loc="left") == "chosen: small"
+
+
+@pytest.mark.parametrize(
+    ("models", "axis", "series"),
+    [
+        (
+            {"a": {"n": 1, "p": "x"}, "b": {"n": 3, "p": "x"}, "c": {"n": 1, "p": "y"}},
+            "n",
+            {"p=x": ["a", "b"], "p=y": ["c"]},
+        ),
+        ({"a": {"n": 1}, "b": {"n": 3}}, "n", {"": ["a", "b"]}),
+        ({"a": {"p": "x"}, "b": {"p": "y"}}, "", {"": ["a", "b"]}),
+        ({"a": {"n": 1, "p": "x"}, "b": {"n": 1, "p": "y"}}, "", {"": ["a", "b"]}),
+        ({"a": {"f": True, "s": 0.5}, "b": {"f": False, "s": 2}}, "s", {"f=True": ["a"], "f=False": ["b"]}),
+    ],
+)
+def test_the_axis_is_the_first_option_of_several_numbers(models, axis, series):
+    at, label, found, ticks = _places(models)
+    assert (label, found) == (axis, series)
+    expected = {name: one[axis] for name, one in models.items()} if axis else {"a": 0, "b": 1}
+    assert at == expected
+    assert list(ticks) == sorted(set(expected.values()))
+
+
+def test_beta_is_chosen_by_the_evidence_and_not_by_the_loss_that_it_defines():
+    """At beta 0 the loss is the lowest, since nothing holds the guide to the prior; the first of the grid would win a tie."""
+    x = PPCA.random(2, 8, noise=0.1, seed=3, dtype=torch.float32).simulate(200)
+
+    def make(beta):
+        vae = linear(2)
+        return pvae.beta(vae.model, beta), pvae.beta(vae.guide, beta)
+
+    losses = [
+        pvae.fit(make(beta), x, epochs=30, learning_rate=3e-2, seed=0, progress=False)["loss"][-1] for beta in (0, 1)
+    ]
+    assert losses[0] < losses[1]
+    options = {"budget": 120, "refits": 2, "fit_options": {"learning_rate": 3e-2, "batch_size": 60}, "progress": False}
+    found = choose(make, x, {"beta": [0.0, 1.0]}, **options)
+    assert found.chosen == {"beta": 1.0}
+    same = {**options, "fit_options": {"learning_rate": 1e-12, "start_at_data": False}}
+    untrained = choose(make, x, {"beta": [0.0, 1.0]}, **same)
+    np.testing.assert_array_equal(*untrained.comparison.frame["elpd"].to_numpy().reshape(2, 1))
 
 
 def test_a_stopped_search_goes_on(tmp_path):

@@ -17,6 +17,7 @@ from pyrovae.comparison import (
     Comparison,
     Pointwise,
     compare,
+    crps,
     factor_analysis,
     probabilistic_pca,
     pseudo_bma_weights,
@@ -353,6 +354,7 @@ class Observer(torch.nn.Module):
         (lambda x: x[:, :2], "differ in entries: 'all' 80.0, 'other' 40.0. Log densities of different columns"),
         (lambda x: x / 10, "differ in magnitude: .* changes with the unit"),
         (lambda x: x.log(), "differ in magnitude"),
+        (lambda x: x[:, [0, 1, 2, 2]], "differ in magnitude"),
         (lambda x: x[:, [3, 1, 2, 0]].double(), None),
     ],
 )
@@ -651,7 +653,7 @@ def test_it_prints_and_goes_into_a_paper():
     assert latex.count("\\\\") == 3
     assert r"a\_1" in latex
     assert r"elpd\_diff" in latex
-    assert latex.startswith(r"\begin{tabular}{lrrrrrrrrrrrrr}")
+    assert latex.startswith(r"\begin{tabular}{lrrrrrrrrrrrr}")
     assert "<table" in result._repr_html_()
     np.testing.assert_allclose(result.per_datum()["elpd"], result.frame["elpd"] / 300)
 
@@ -770,3 +772,80 @@ def test_the_rows_that_decide_come_first():
     drawn = result.plot_influence("a", "b").lines[0].get_ydata()
     assert drawn[1] == pytest.approx(rows.iloc[0])
     assert drawn[-1] == pytest.approx(rows.sum())
+
+
+def doubtful(k=0.1, flagged=False, half=0.0, log_p=0.0):
+    """Ten rows, of which the last three are as asked."""
+    last = np.arange(10) > 6
+    columns = {"pareto_k": np.where(last, k, 0.1), "flagged": last & flagged, "half": np.where(last, -half, 0.0)}
+    return Pointwise(np.where(last, log_p, 0.0), num_samples=1000, **columns)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({}, ""),
+        ({"k": 0.66}, ""),
+        ({"k": 0.67}, "3 k-hat > 0.67"),
+        ({"flagged": True}, "3 flagged"),
+        ({"half": 0.16}, ""),
+        ({"half": 0.17}, "rising"),
+        ({"log_p": -np.inf, "half": np.inf}, "3 -inf"),
+        ({"k": 0.67, "flagged": True, "half": 1.0}, "3 k-hat > 0.67, 3 flagged, rising"),
+    ],
+)
+def test_an_estimate_that_is_not_to_be_believed_says_why(options, reason):
+    result = compare({"a": doubtful(**options), "b": np.full(10, -3.0)})
+    assert result.frame["diag_elpd"].to_dict() == {"a": reason, "b": ""}
+    assert any("bound of 3 rows of 'a' lies above" in note for note in result.notes) == ("flagged" in reason)
+    both = compare({"a": [doubtful(), doubtful(**options)]})  # refits are checked like everything else
+    assert ("flagged" in both.frame.loc["a", "diag_elpd"]) == ("flagged" in reason)
+    assert ("k-hat" in both.frame.loc["a", "diag_elpd"]) == ("k-hat" in reason)
+
+
+def test_predictions_are_drawn_from_the_stacked_mixture():
+    log_p = densities(models=3)
+    log_p[:, 2] -= 50.0
+    result = compare(dict(zip("abc", log_p.T, strict=True)))
+    weight = result.frame["weight"]
+    assert weight["c"] == 0.0
+    draws = {"a": np.arange(3000.0).reshape(1000, 3), "b": -1.0 - np.arange(1500.0).reshape(500, 3)}
+    drawn = result.weight_predictions(draws, seed=0)
+    assert drawn.shape == (500, 3)
+    known = {tuple(row) for part in draws.values() for row in part}
+    assert len({tuple(row) for row in drawn} & known) == 500  # whole draws, none of them twice
+    assert abs((drawn[:, 0] >= 0).sum() - 500 * weight["a"]) < 1
+    assert (np.diff(drawn[:100, 0] >= 0) != 0).any()  # in random order
+    many = result.weight_predictions(draws, num_samples=5000, seed=0)
+    assert abs((many[:, 0] < 0).mean() - weight["b"]) < 1 / 5000
+    np.testing.assert_array_equal(drawn, result.weight_predictions(draws, seed=0))
+
+
+@pytest.mark.parametrize(
+    ("draws", "message"),
+    [
+        ({"a": np.zeros((4, 2))}, "got none of b"),
+        ({"a": np.zeros((4, 2)), "b": np.zeros((4, 3))}, "draws .* of one shape"),
+        ({"a": np.zeros((4, 2)), "b": np.zeros((0, 2))}, "draws .* of one shape"),
+    ],
+)
+def test_draws_that_make_no_mixture_are_refused(draws, message):
+    log_p = densities(models=2)
+    with pytest.raises(ValueError, match=message):
+        compare({"a": log_p[:, 0], "b": log_p[:, 1]}).weight_predictions(draws)
+
+
+def test_the_score_of_draws_is_the_closed_form_and_unbiased():
+    generator = np.random.default_rng(0)
+    x = np.array([-1.5, 0.0, 2.0])
+    expected = x * (2 * stats.norm.cdf(x) - 1) + 2 * stats.norm.pdf(x) - 1 / math.sqrt(math.pi)
+    np.testing.assert_allclose(crps(generator.normal(size=(200_000, 3)), x), expected, atol=0.01)
+    few = np.stack([crps(generator.normal(size=(2, 3)), x) for _ in range(20_000)])
+    assert (np.abs(few.mean(0) - expected) < 5 * few.std(0) / math.sqrt(20_000)).all()
+    draws = generator.normal(size=(7, 3))
+    pairs = np.abs(draws[:, None] - draws[None]).sum((0, 1)) / (7 * 6)
+    np.testing.assert_allclose(crps(draws, x), np.abs(draws - x).mean(0) - pairs / 2)
+    assert np.isnan(crps(draws[:, :1], np.array([np.nan]))).all()
+    for wrong in (draws[:1], draws[:, :2]):
+        with pytest.raises(ValueError, match="two draws or more of each entry"):
+            crps(wrong, x)

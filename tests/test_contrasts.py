@@ -138,6 +138,19 @@ def test_refits_add_their_spread():
     assert both.difference == pytest.approx(0.75, abs=0.01)
     assert both.sd == pytest.approx(0.25, abs=0.01)
     assert both.refits == 2
+    assert (alone.holds, both.holds) == (1, 2)
+    assert "Of these 1 hold in 2 of 2 refits" in both.summary()
+    assert "refits" not in alone.summary()
+
+
+@pytest.mark.parametrize(("scale", "holds"), [(-3.0, 2), (100.0, 2)])
+def test_a_feature_holds_in_the_fits_that_call_it_on_the_same_side(scale, holds):
+    """Of three fits the third has the effect on the other side, or next to none of it."""
+    fits = [PPCA(one * torch.ones(1, 1, dtype=torch.float64), 1e-4, exact=True) for one in (1.0, 1.0, scale)]
+    a, b = torch.full((5, 1), 1.0).double(), torch.zeros(5, 1).double()
+    options = {"delta": 0.1, "num_samples": 50, "num_proposals": 200, "seed": 0}
+    found = contrast(fits, a, b, quantity=lambda latents, _: latents["z"], **options)
+    assert found.holds == holds
 
 
 def test_the_expected_false_discoveries_are_the_mean_over_all_surer_features():

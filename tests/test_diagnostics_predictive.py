@@ -118,11 +118,32 @@ def test_marginal_pit_is_uniform_for_the_model_and_matches_the_closed_form():
     assert "too narrow" in wide.summary()
 
 
+def test_the_scores_of_a_feature_are_the_closed_forms_of_its_marginal():
+    program = MissingPPCA.random(latent=2, data=4, noise=0.5)
+    x = program.simulate(10)
+    x[-1, :3] = torch.nan
+    marginal = program.marginal()
+    scale, at = marginal.variance.sqrt().detach(), (x - marginal.mean.detach())
+    law = dist.Normal(0.0, 1.0, validate_args=False)
+    expected = scale * (at / scale * (2 * law.cdf(at / scale) - 1) + 2 * law.log_prob(at / scale).exp() - math.pi**-0.5)
+    found = marginal_pit(program, x, num_samples=20_000, seed=0)
+    np.testing.assert_allclose(found.crps, expected, atol=0.05 * float(scale.max()))  # equal where NaN, too
+    np.testing.assert_allclose(found.log_score, law.log_prob(at / scale) - scale.log(), atol=0.1)
+    tiled = marginal_pit(program, x, num_samples=20_000, seed=0, max_bytes=2**22)
+    np.testing.assert_allclose(tiled.crps, found.crps, rtol=1e-9)
+    np.testing.assert_allclose(tiled.log_score, found.log_score, rtol=1e-9)
+
+
 def test_pit_of_counts_is_randomized():
     vae = counts_vae()
     with torch.no_grad():
         x = vae.sample(500)
-    assert marginal_pit(vae, x, seed=0).p_value > FALSE_ALARM
+    found = marginal_pit(vae, x, seed=0)
+    assert found.p_value > FALSE_ALARM
+    assert (found.log_score < 0).all()  # a mass
+    off = marginal_pit(vae, x + 5, seed=0)
+    assert off.crps.mean() > found.crps.mean()
+    assert off.log_score.mean() < found.log_score.mean()
 
 
 @pytest.mark.parametrize("corrected", [True, False])

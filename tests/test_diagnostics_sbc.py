@@ -284,3 +284,61 @@ def test_a_test_quantity_sees_what_no_marginal_sees():
 def test_a_test_quantity_gives_one_number_for_each_draw_and_row():
     with pytest.raises(ValueError, match=r"'all' has shape .* expected \(draws, rows\)"):
         sbc(PPCA.random(exact=True), num_simulations=10, test_quantities={"all": lambda z, x: z["z"]}, seed=0)
+
+
+def test_contraction_scores_and_recovery_are_those_of_the_closed_form():
+    """The prior's variance is 1: what is left of it is the posterior's, and the means' is the rest."""
+    program = correlated(exact)
+    found = sbc(program, num_simulations=2000, seed=0)
+    left = program.posterior(program.simulate(1)).variance[0].detach().numpy()
+    np.testing.assert_allclose(found.contraction["z"], 1 - left, atol=0.05)
+    np.testing.assert_allclose(found.recovery["z"], np.sqrt(1 - left), atol=0.05)
+    assert found.z_score["z"].shape == found.truth["z"].shape == (2000, 3)
+    np.testing.assert_allclose(found.z_score["z"].mean(0), 0.0, atol=5 / math.sqrt(2000))
+    np.testing.assert_allclose(found.z_score["z"].std(0), 1.0, atol=0.1)
+    off = sbc(correlated(shifted(0.5)), num_simulations=1000, seed=0)
+    np.testing.assert_allclose(off.z_score["z"].mean(0), 0.5, atol=0.2)
+    narrow = sbc(correlated(tempered(0.5)), num_simulations=1000, seed=0)
+    np.testing.assert_allclose(narrow.z_score["z"].std(0), 2.0, atol=0.3)
+    assert "z[0] " + f"{found.contraction['z'][0]:.2f}, {found.recovery['z'][0]:.2f}, " in found.summary()
+
+
+@pytest.mark.parametrize(("guide", "inside"), [(exact, True), (tempered(0.7), False)])
+def test_coverage_lies_in_its_band_under_an_exact_guide(guide, inside):
+    found = sbc(correlated(guide), num_simulations=2000, seed=1).dataset
+    every = np.column_stack([found["central_coverage"], found["joint_coverage"]])
+    low, high = (found[f"coverage_{edge}"].values[:, None] for edge in ("low", "high"))
+    within = ((every >= low) & (every <= high)).all(0)
+    assert within.all() == inside
+    assert found.sizes["level"] == 19
+    middle = found["level"].values[9]
+    assert low[9] < middle < high[9]
+
+
+def test_masked_latents_have_no_truth_to_recover():
+    x = ragged_rows(64)
+    found = sbc((ragged_model, ragged_guide), x, num_simulations=64, num_samples=49, seed=0)
+    np.testing.assert_array_equal(np.isnan(found.truth["z"]), np.isnan(x.numpy()))
+    assert np.isfinite(found.recovery["z"]).all()
+
+
+@pytest.mark.parametrize(
+    ("of", "label"),
+    [
+        ("ranks", "rank among 19 draws (share)"),
+        ("coverage", "credible level (probability)"),
+        ("recovery", "truth (sd of the prior)"),
+        ("contraction", "contraction of the variance (share)"),
+    ],
+)
+def test_each_figure_of_calibration(of, label):
+    found = sbc(correlated(exact), num_simulations=100, num_samples=19, seed=0)
+    ax = found.plot(of=of)
+    assert ax.get_xlabel() == label
+    assert "z[1]" in {text.get_text() for text in ax.get_legend().get_texts()}
+    if of == "recovery":
+        drawn = ax.collections[1].get_offsets()
+        truth = found.truth["z"][:, 1]
+        np.testing.assert_allclose(drawn[:, 0], (truth - truth.mean()) / truth.std())
+    with pytest.raises(ValueError, match="of must be one of"):
+        found.plot(of="rank")

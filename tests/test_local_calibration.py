@@ -75,6 +75,17 @@ def test_rows_that_the_model_does_not_simulate_are_outside():
     assert "rows below 0.05" in found.plot().get_title(loc="left")
 
 
+def test_the_null_is_fitted_once_whatever_the_number_of_rows(monkeypatch):
+    """One ridge regression of the class and of all permuted classes, side by side."""
+    from sklearn.linear_model import Ridge
+
+    fitted, fit = [], Ridge.fit
+    monkeypatch.setattr(Ridge, "fit", lambda self, x, y: fitted.append(y.shape) or fit(self, x, y))
+    program = PPCA(WEIGHT, 0.5, exact=True)
+    local_calibration(program, program.simulate(30), num_simulations=100, num_null=20, num_samples=50, seed=0)
+    assert fitted == [(200, 21)]
+
+
 def numbers(off, rows=40, p=0.049, distance=0.5):
     import xarray as xr
 

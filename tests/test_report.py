@@ -715,6 +715,19 @@ def test_runs_are_compared_row_by_row(run, other, versus):
     ]
 
 
+def test_what_holds_over_refits_is_on_their_page_and_on_no_other(run, versus, tmp_path):
+    again, _ = train(tmp_path / "again", "--seed", 1, "--no-report")
+    done = invoke("report", run[0], again, "--out", tmp_path / "page.html", "--rows", 30)
+    assert done.exit_code == 0, done.output
+    page = page_of(tmp_path / "page.html")
+    assert "What holds over these refits" in page.text
+    assert re.search(r"Latents that hold over refits .*z\[\d\] in [12] of 2", page.text)
+    assert "What holds over these refits" not in page_of(versus).text
+    few = invoke("report", run[0], again, "--out", tmp_path / "few.html", "--rows", 5)
+    assert few.exit_code == 0, few.output
+    assert "Agreement of the latents, not done: expected more than 11 rows" in page_of(tmp_path / "few.html").text
+
+
 def test_runs_on_different_data_are_not_compared(run, tmp_path):
     split_anew, _ = train(tmp_path / "other", "--split-seed", 1, "--no-report")
     done = invoke("report", run[0], split_anew, "--out", tmp_path / "page.html")

@@ -15,9 +15,10 @@ from torch import Tensor
 from pyrovae.checks.calls import Covariates, latent_work, seed_or_drawn
 from pyrovae.checks.entries import along_latent, array, by_kind, entry_kl, rows_second, sampled_traces
 from pyrovae.checks.findings import CAUTION, GOOD, Case, Check, Finding, Line, Result, listed, of_p, some_rows
+from pyrovae.checks.recovery import covered, draw_contraction, draw_coverage, draw_recovery, finding, moments, recovered
 from pyrovae.checks.uniformity import central_coverage, defect, density_coverage, uniformity_p_value
 from pyrovae.data import as_data
-from pyrovae.errors import refusal
+from pyrovae.errors import check_word, refusal
 from pyrovae.programs import Program, latent_names, log_terms
 from pyrovae.programs.dry_run import listening
 from pyrovae.programs.masks import counted
@@ -53,6 +54,16 @@ class SBC(Result):
         """
         central = {name: central_coverage(ranks, self.num_samples, levels) for name, ranks in self.ranks.items()}
         return {**central, "joint": density_coverage(self.log_q_ranks, self.num_samples, levels)}
+
+    def plot(self, ax: Any = None, of: str = "ranks") -> Any:
+        """Draw one of the figures; returns the axes.
+
+        Args:
+            ax: where to draw; by default a new figure.
+            of: ``"ranks"`` (their distribution functions), ``"coverage"`` (against the credible level), ``"recovery"``
+                (posterior means against the truths) or ``"contraction"`` (z-scores against contraction).
+        """
+        return FIGURES[check_word("of", of, FIGURES)](self.dataset, ax)
 
 
 def sbc(
@@ -93,13 +104,17 @@ def sbc(
     Returns:
         A result over ``simulation`` and ``latent``: ``ranks`` from 0 to ``num_samples``, ``log_joint_ranks`` and
         ``log_q_ranks`` (of log p(x, z) and log q(z | x)), ``kl`` (nats per entry, averaged over simulations), ``p_values``
-        and ``p_values_log_joint`` of each alone, and ``p_value``, the smallest times ``num_tests``.
+        and ``p_values_log_joint`` of each alone, and ``p_value``, the smallest times ``num_tests``. ``truth``,
+        ``posterior_mean``, ``posterior_sd`` and ``z_score`` = (mean - truth) / sd of each simulation; over ``latent`` alone
+        ``contraction``, 1 - E[sd^2] / Var[truth], and ``recovery``, the correlation of truths and means; and over ``level``
+        ``central_coverage`` of each latent, ``joint_coverage``, and the band ``coverage_low`` to ``coverage_high`` that all
+        of them stay inside with probability .95. ``plot(of="ranks" | "coverage" | "recovery" | "contraction")``.
 
     Raises:
         ValueError: fewer than two simulations or draws; the model cannot be simulated.
 
     Reference: Talts et al. 2018, arXiv:1804.06788; Modrák et al. 2023, arXiv:2211.02383 (log p(x, z) among the
-    test quantities).
+    test quantities); Schad, Betancourt & Vasishth 2021, arXiv:1904.12765 (contraction and z-scores).
 
     >>> import pyrovae as pvae, torch
     >>> vae = pvae.build_vae(5, likelihood="normal", latent_dim=2, hidden=(8,))
@@ -131,25 +146,27 @@ def sbc(
     parts = by_kind(found)
     kl = {name: values.mean(0) for name, values in parts["kl"].items()}
     more = parts.get("quantity", {})
-    return SBC(dataset_of(parts["ranks"], found["log_joint"], found["log_q"], kl, num_samples, more), judge, draw)
+    made = dataset_of(parts["ranks"], found["log_joint"], found["log_q"], kl, num_samples, more, parts)
+    return SBC(made, judge, draw)
 
 
 def _ranked(
     block: Block, truth: Simulated, rng: np.random.Generator, more: Mapping[str, Quantity]
 ) -> dict[str, Tensor]:
     """The ranks of some simulated rows among the guide's draws for them, and the KL of each entry."""
-    own, sites = {}, block.work.dry_run.guide_trace.nodes
+    fixed_at, sites = {}, block.work.dry_run.guide_trace.nodes
     for name, value in truth.latents.items():
         if name not in sites:  # which only the model has, and sums out
             continue
         site = sites[name]
         rows = value.index_select(data_axis(site), block.batch.index.to(value.device))
         lacking = block.call.nesting - (rows.ndim - len(site["fn"].event_shape))
-        own[name] = rows.reshape(1, *[1] * lacking, *rows.shape)
-    fixed = block.call.using(guide=Substitute(own)(block.call.program.guide))
+        fixed_at[name] = rows.reshape(1, *[1] * lacking, *rows.shape)
+    fixed = block.call.using(guide=Substitute(fixed_at)(block.call.program.guide))
     exact = sampled_traces(Tile(fixed, slice(0, 1)))
     values = _quantities(*exact, more, block.batch.x)
     counts = {name: [np.zeros(v.shape[1:], int), np.zeros(v.shape[1:], int)] for name, v in values.items()}
+    sums = {name: [np.zeros(v.shape[1:]), np.zeros(v.shape[1:])] for name, v in values.items()}
     kl: dict[str, Tensor] = {}
     for tile in block.tiles():
         model_trace, guide_trace = sampled_traces(tile)
@@ -157,13 +174,18 @@ def _ranked(
         for name, drawn in _quantities(model_trace, guide_trace, more, block.batch.x).items():
             counts[name][0] += (drawn < values[name]).sum(0)
             counts[name][1] += (drawn == values[name]).sum(0)
+            sums[name][0] += (drawn - values[name]).sum(0)
+            sums[name][1] += ((drawn - values[name]) ** 2).sum(0)
     columns = {f"kl {name}": value for name, value in kl.items()}
     for name, (below, ties) in counts.items():
         ranks = below + rng.integers(0, ties + 1)
-        site = exact[1].nodes.get(name)
+        site, seen = exact[1].nodes.get(name), np.ones((), bool)
         if site is not None and (mask := counted(site)) is not None:
             seen = array(rows_second(mask.expand(site["value"].shape), site)[0])
             ranks = np.where(seen, ranks, rng.integers(0, block.work.num_samples + 1, ranks.shape))
+        if site is not None:
+            own = moments(values[name][0], *sums[name], block.work.num_samples)
+            columns |= {f"{kind} {name}": torch.as_tensor(np.where(seen, v, np.nan)) for kind, v in own.items()}
         columns[name if site is None else f"ranks {name}"] = torch.as_tensor(ranks)
     return columns
 
@@ -193,8 +215,12 @@ def dataset_of(
     kl: dict[str, Any],
     num_samples: int,
     quantities: Mapping[str, Any] | None = None,
+    parts: Mapping[str, Any] | None = None,
 ) -> xr.Dataset:
-    """Ranks, by latent site ``(num_simulations, *event_shape)``, and the KL of each entry, with the p-values of uniform ranks."""
+    """Ranks, by latent site ``(num_simulations, *event_shape)``, and the KL of each entry, with the p-values of uniform ranks.
+
+    With truth, mean and sd of the draws by site among the ``parts``, there is recovery, too.
+    """
     import xarray as xr
 
     along = along_latent(ranks, "simulation")
@@ -217,6 +243,7 @@ def dataset_of(
     if more:
         variables |= {"quantity": list(more), "quantity_ranks": (("simulation", "quantity"), more_ranks)}
         variables["p_values_quantities"] = ("quantity", p_more)
+    variables |= covered(along.values, np.asarray(log_q_ranks), num_samples) | (recovered(parts) if parts else {})
     attributes = {"num_samples": num_samples, "num_simulations": len(along), "num_tests": tests}
     return xr.Dataset(variables, attrs=attributes)
 
@@ -247,14 +274,16 @@ def judge(found: xr.Dataset) -> list[Finding]:
         if len(empty)
         else ""
     )
+    more = [finding(found)] if "contraction" in found else []
     if not words:
         claim = "Every rank is uniform as far as these simulations tell: the guide's draws can stand for the posterior."
-        return [Finding(GOOD, "calibration", f"{claim} {test}{follows}")]
+        return [Finding(GOOD, "calibration", f"{claim} {test}{follows}"), *more]
     advice = (
         f"Do not read posterior intervals off the guide alone: {'; '.join(steps)}; or correct its draws "
         "(`posterior_draws(method='psis')`)."
     )
-    return [Finding(CAUTION, "calibration", f"{' '.join(words)} The guide is not calibrated. {test}{follows}", advice)]
+    claim = f"{' '.join(words)} The guide is not calibrated. {test}{follows}"
+    return [Finding(CAUTION, "calibration", claim, advice), *more]
 
 
 _FURTHER = "train the guide further (the model may stay frozen), or refine it per datum"
@@ -287,6 +316,14 @@ def draw(found: xr.Dataset, ax: Any = None) -> Any:
     if "quantity" in found:
         ranks |= dict(zip(found["quantity"].values, found["quantity_ranks"].values.T, strict=True))
     return plot_sbc_ecdf({"log p(x, z)": found["log_joint_ranks"].values, **ranks}, found.attrs["num_samples"], ax=ax)
+
+
+FIGURES: Mapping[str, Callable[[Any, Any], Any]] = {
+    "ranks": draw,
+    "coverage": draw_coverage,
+    "recovery": draw_recovery,
+    "contraction": draw_contraction,
+}
 
 
 def _run(case: Case) -> xr.Dataset:

@@ -1,7 +1,8 @@
-"""Where each feature lies in its predictive distribution: probability integral transforms."""
+"""Where each feature lies in its predictive distribution, and how well that foretells it: PIT, CRPS, log score."""
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,11 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pyrovae.checks.calls import Covariates, counted_data, entry_names, sharing_work, side_by_side
-from pyrovae.checks.entries import array
+from pyrovae.checks.entries import array, entry_log_prob
 from pyrovae.checks.findings import CAUTION, GOOD, Finding, Result, of_p
-from pyrovae.checks.predictive import prior_replicates
 from pyrovae.checks.uniformity import defect, uniformity_p_value
 from pyrovae.programs.rows import MAX_BYTES, Block
+from pyrovae.programs.simulate import replicated_sites
+from pyrovae.programs.sites import Site, data_axis
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -40,6 +42,13 @@ def marginal_pit(
     .. math:: u_{ij} = \Pr(x^{\mathrm{rep}}_j < x_{ij}) + v\, \Pr(x^{\mathrm{rep}}_j = x_{ij}), \qquad
         x^{\mathrm{rep}} \sim p(x), \quad v \sim \mathrm{Uniform}(0, 1)
 
+    Beside it stand two proper scores of the same distribution, whatever its kind: the continuous ranked probability score, in
+    the units of the feature, and the log score.
+
+    .. math:: \mathrm{CRPS}_{ij} = \mathbb{E}|x^{\mathrm{rep}}_j - x_{ij}|
+        - \tfrac12\, \mathbb{E}|x^{\mathrm{rep}}_j - x^{\mathrm{rep}\prime}_j|, \qquad
+        \log p(x_{ij}) = \log \mathbb{E}_{p(z)}[p(x_{ij} \mid z)]
+
     Args:
         program: anything with ``model`` and ``guide``, a pair of them, or a ``pyro.infer.SVI``.
         data: data of N rows, best held out.
@@ -52,12 +61,15 @@ def marginal_pit(
     Returns:
         A result over ``data`` and the axes of a datum (``entry`` where there are several data sites): ``pit`` (uniform over
         the rows where predictions are calibrated, NaN where missing), ``p_values`` of uniformity for each feature alone, and
-        ``p_value``, the smallest times their number.
+        ``p_value``, the smallest times their number; ``crps``, the smaller, the better, and ``log_score`` in nats, the larger, the
+        better (too low where the noise is so small that draws seldom come near; left out where a likelihood is joint over
+        entries).
 
     Raises:
         ValueError: the model cannot be simulated.
 
-    Reference: Czado, Gneiting & Held 2009, doi:10.1111/j.1541-0420.2009.01191.x (counts).
+    Reference: Czado, Gneiting & Held 2009, doi:10.1111/j.1541-0420.2009.01191.x (counts); Gneiting & Raftery 2007,
+    doi:10.1198/016214506000001437 (scores).
 
     >>> import pyrovae as pvae
     >>> vae = pvae.build_vae(5, likelihood="normal", latent_dim=2, hidden=(8,))
@@ -68,24 +80,50 @@ def marginal_pit(
     work = sharing_work(program, data, covariates, **plan)
 
     def task(block: Block) -> dict[str, Tensor]:
-        x = side_by_side(counted_data(block))
-        below, at = torch.zeros_like(x, dtype=torch.float64), torch.ones_like(x, dtype=torch.float64)
+        given = counted_data(block)
+        x, dense = side_by_side(given), dict[str, Tensor]()
+        sums = {name: torch.zeros_like(x, dtype=torch.float64) for name in ("below", "at", "near", "spread")}
+        last: Tensor | None = None
         for tile in block.tiles():
-            replicates = side_by_side(prior_replicates(tile), 2).reshape(-1, *x.shape)
-            below += (replicates < x).sum(0)
-            at += (replicates == x).sum(0)
-        pit = (below + torch.rand_like(at) * at) / (num_samples + 1)
-        return {"pit": torch.where(x.isnan(), torch.nan, pit)}
+            sites = replicated_sites(tile.call, {}, tile.num_samples)
+            drawn = {name: site["value"].movedim(data_axis(site), 1) for name, site in sites.items()}
+            replicates = side_by_side(drawn, 2).reshape(-1, *x.shape)
+            sums["below"] += (replicates < x).sum(0)
+            sums["at"] += (replicates == x).sum(0)
+            sums["near"] += (replicates - x).abs().sum(0, dtype=torch.float64)
+            chain = replicates if last is None else torch.cat([last, replicates])  # successive draws are independent
+            sums["spread"] += chain.diff(dim=0).abs().sum(0, dtype=torch.float64)
+            last = replicates[-1:]
+            for name, site in sites.items():
+                log_p = _log_masses(site, given[name])
+                if log_p is not None:
+                    dense[name] = torch.logaddexp(dense[name], log_p) if name in dense else log_p
+        pit = (sums["below"] + torch.rand_like(sums["at"]) * (sums["at"] + 1)) / (num_samples + 1)
+        columns = {"pit": pit, "crps": sums["near"] / num_samples - sums["spread"] / max(num_samples - 1, 1) / 2}
+        if set(dense) == set(given):
+            columns["log_score"] = side_by_side(dense) - math.log(num_samples)
+        return {name: torch.where(x.isnan(), torch.nan, value) for name, value in columns.items()}
 
-    return Result(dataset_of(array(work.run(task, "marginal_pit")["pit"]), entry_names(work)), judge, draw)
+    found = {name: array(value) for name, value in work.run(task, "marginal_pit").items()}
+    return Result(dataset_of(found.pop("pit"), entry_names(work), **found), judge, draw)
 
 
-def dataset_of(pit: Array, names: list[str] | None = None) -> xr.Dataset:
-    """Transforms, ``(data, *event_shape)``, with the p-values of their uniformity over rows, as a Dataset.
+def _log_masses(site: Site, x: Tensor) -> Tensor | None:
+    """The log of the sum over draws of the density of each entry, in the shape of the data; None where entries are joint."""
+    axis = data_axis(site)
+    drawn = site["value"].movedim(axis, 1)
+    seen = torch.where(x.isnan(), drawn.reshape(-1, *x.shape), x).reshape(drawn.shape).movedim(1, axis)
+    density = entry_log_prob({**site, "value": seen}, masked=False)
+    return None if density is None else density.movedim(axis, 1).reshape(-1, *x.shape).double().logsumexp(0)
+
+
+def dataset_of(pit: Array, names: list[str] | None = None, **scores: Array) -> xr.Dataset:
+    """Transforms, ``(data, *event_shape)``, with the p-values of their uniformity over rows, and scores, as a Dataset.
 
     Args:
         pit: the transforms.
         names: of the entries, where they are those of several data sites side by side.
+        **scores: by name, in the shape of the transforms.
     """
     import xarray as xr
 
@@ -95,6 +133,7 @@ def dataset_of(pit: Array, names: list[str] | None = None) -> xr.Dataset:
     smallest = min(1.0, float(np.nanmin(p)) * int(np.isfinite(p).sum())) if np.isfinite(p).any() else np.nan
     dims = ["entry"] if names else [f"x_dim_{axis}" for axis in range(pit.ndim - 1)]
     variables = {"pit": (("data", *dims), pit), "p_values": (dims, p.reshape(pit.shape[1:])), "p_value": smallest}
+    variables |= {name: (("data", *dims), value) for name, value in scores.items()}
     return xr.Dataset(variables, {"entry": names} if names else {})
 
 

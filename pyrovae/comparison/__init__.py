@@ -3,6 +3,7 @@
 from pyrovae.comparison.baselines import factor_analysis, probabilistic_pca
 from pyrovae.comparison.held_out import compare
 from pyrovae.comparison.pointwise import Difference, Pointwise
+from pyrovae.comparison.predictions import crps
 from pyrovae.comparison.table import Comparison
 from pyrovae.comparison.weights import pseudo_bma_weights, stacking_weights
 
@@ -11,6 +12,7 @@ __all__ = [
     "Difference",
     "Pointwise",
     "compare",
+    "crps",
     "factor_analysis",
     "probabilistic_pca",
     "pseudo_bma_weights",

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from pyrovae.errors import counted
-from pyrovae.limits import ERRORS, share_bad_k
+from pyrovae.limits import ERRORS, good_k, share_bad_k
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 UNKNOWN = ("unknown", "None", "")
 KNOWN = ("measure", "variant", "rows", "estimator", "num_samples", "split", "entries", "magnitude")
 """What is known of an evaluation beside its numbers."""
+COLUMNS = ("elbo", "mcse", "pareto_k", "half", "flagged")
+"""Numbers of each row beside its log density."""
+CONVERGED = 0.05
+"""Nats per row that an estimate may rise when its samples are doubled, to be called converged."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class Pointwise:
         mcse: each row's Monte-Carlo standard error, 0 for an exact density.
         pareto_k: each row's Pareto shape, NaN without one.
         half: the estimate from half of the samples; by default ``log_p``.
+        flagged: whether each row's bound lies above the estimate, which then lost a mode; None where it is not known.
         estimator: how it was estimated; None for an exact density.
         num_samples: samples per row; None for an exact density.
         split: ``"train"`` for training rows; None where it is not known.
@@ -52,6 +57,7 @@ class Pointwise:
     mcse: np.ndarray | None = None
     pareto_k: np.ndarray | None = None
     half: np.ndarray | None = None
+    flagged: np.ndarray | None = None
     estimator: str | None = None
     num_samples: int | None = None
     split: str | None = None
@@ -59,7 +65,7 @@ class Pointwise:
     magnitude: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("log_p", "elbo", "mcse", "pareto_k", "half"):
+        for name in ("log_p", *COLUMNS):
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, _vector(value, name))
@@ -101,11 +107,23 @@ class Pointwise:
             return float("nan")
         return 100.0 * share_bad_k(self.pareto_k, self.num_samples)
 
+    @property
+    def doubts(self) -> str:
+        """Why ``elpd`` is not to be believed as it stands: how many rows speak against it, and how; empty without a reason."""
+        bad = 0.0 if np.isnan(self.bad_k) else self.bad_k
+        counts = {
+            f"k-hat > {good_k(self.num_samples):.2f}": round(bad / 100 * len(self.log_p)),
+            "flagged": 0 if self.flagged is None else int(self.flagged.sum()),
+            "-inf": int(np.isneginf(self.log_p).sum()),
+        }
+        rising = ["rising"] if abs(self.bias) > CONVERGED * len(self.log_p) else []
+        return ", ".join([*(f"{count} {why}" for why, count in counts.items() if count), *rising])
+
     @classmethod
     def of_dataset(cls, dataset: xr.Dataset) -> Pointwise:
         """From what ``log_marginal`` returns."""
         known = {name: value for name in KNOWN if (value := dataset.attrs.get(name)) not in UNKNOWN}
-        known |= {name: dataset[name].values for name in ("elbo", "mcse", "pareto_k", "half") if name in dataset}
+        known |= {name: dataset[name].values for name in COLUMNS if name in dataset}
         return cls(dataset["log_marginal"].values, **known)
 
 
@@ -169,6 +187,7 @@ def averaged(refits: Sequence[Pointwise]) -> Pointwise:
         mcse=np.sqrt(np.mean(np.square(errors), 0) / len(refits)),
         pareto_k=np.max(shapes, 0) if len(shapes) == len(refits) else None,
         half=np.mean(halves, 0),
+        flagged=np.max(alarms, 0) if (alarms := [r.flagged for r in refits if r.flagged is not None]) else None,
         **{name: next((v for refit in refits if (v := getattr(refit, name)) is not None), None) for name in KNOWN},
     )
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pyrovae.comparison.pointwise import Difference, Pointwise, averaged, less
+from pyrovae.comparison.pointwise import CONVERGED, Difference, Pointwise, averaged, less
+from pyrovae.comparison.predictions import mixed_draws
 from pyrovae.comparison.weights import pseudo_bma_weights, stacking_weights
 from pyrovae.errors import check_word, counted
 from pyrovae.limits import BAD_SHARE, ERRORS, good_k, too_many_bad_k
@@ -34,18 +35,15 @@ SHOWN = [
     "elbo",
     "gap",
     "mcse",
-    "pct_bad_k",
-    "k_converged",
+    "diag_elpd",
 ]
-DECIMALS = {"weight": 3, "p_worse": 3, "pct_bad_k": 1}
+DECIMALS = {"weight": 3, "p_worse": 3}
 FEW_ROWS = 100
 """With fewer rows the normal approximation of a difference understates its error."""
 SMALL_DIFFERENCE = 4.0
 """Nats below which the error of a difference cannot be trusted, whatever it is: the models predict alike."""
 MANY_MODELS = 11
 """With more models the best of them leads by luck, even where all are alike."""
-CONVERGED = 0.05
-"""Nats per row that an estimate may rise when its samples are doubled, to be called converged."""
 NEGLIGIBLE = 1e-3
 """Nats that no one asks about."""
 
@@ -69,6 +67,9 @@ class Comparison:
       since the best is the best on these rows.
     * ``diag_diff``: why ``dse`` and ``p_worse`` are too optimistic: ``"N < 100"`` rows, or ``"|elpd_diff| < 4"`` nats (Sivula
       et al. 2020, arXiv:2008.10296); empty where there is no reason.
+    * ``diag_elpd``: why ``elpd`` is not to be believed as it stands: how many rows have a k-hat above the limit
+      (``"12 k-hat > 0.67"``), an estimate below their own bound (``"3 flagged"``: a mode was lost) or a density of zero
+      (``"2 -inf"``), and ``"rising"`` where ``k_converged`` is False; empty where there is no reason.
     * ``weight``: of the model in the mixture of all of them, from 0 to 1 (stacking, or pseudo-BMA+).
     * ``elbo``: the sum of the rows' bounds under the program's own guide, in nats; NaN without a guide.
     * ``gap``: ``elpd`` less ``elbo``, in nats: what the guide loses.
@@ -117,7 +118,7 @@ class Comparison:
         frame.insert(0, "rank", range(len(frame)))
         refits = {name: [refit.elpd for refit in found] for name, found in results.items()}
         result = cls(frame, points, refits, (), fixed)
-        made = (_reliability, _convergence, _order, _impossible, _elbo, _apart, _spread)
+        made = (_reliability, _lost, _convergence, _order, _impossible, _elbo, _apart, _spread)
         notes = [note for make in made for note in make(result)]
         notes += _many(result, reference is None)
         return cls(frame, points, refits, (*notes, *about_rows), fixed)
@@ -176,6 +177,29 @@ class Comparison:
 
         return plot_influence(self.influence(one, other).to_numpy(), names=(one, other), ax=ax)
 
+    def weight_predictions(
+        self, draws: Mapping[str, Any], num_samples: int | None = None, seed: int | None = None
+    ) -> np.ndarray:
+        """Predictive draws of the mixture of all models, each in proportion to its ``weight``.
+
+        Args:
+            draws: by model, ``(samples, *shape)``: of new rows, of missing entries, of what is predicted; a model of weight 0
+                needs none.
+            num_samples: draws of the mixture; by default the smallest number that a model with a weight has.
+            seed: of the selection.
+
+        Raises:
+            ValueError: a model with a weight has no draws, or shapes differ.
+
+        Reference: Yao, Vehtari, Simpson & Gelman 2018, arXiv:1704.02030.
+
+        >>> from pyrovae import compare
+        >>> table = compare({"a": np.array([0.0, -9, 0, -9]), "b": np.array([-9.0, 0, -9, 0])})
+        >>> table.weight_predictions({"a": np.zeros((10, 1)), "b": np.ones((10, 1))}, seed=0).mean()
+        np.float64(0.5)
+        """
+        return mixed_draws(draws, self.frame["weight"].to_dict(), num_samples, seed)
+
     def per_datum(self) -> pd.DataFrame:
         """The table divided by the number of rows: nats per datum."""
         frame = self.frame.copy()
@@ -223,7 +247,8 @@ class Comparison:
 
 
 def _columns(point: Pointwise, reference: Pointwise, refits: Sequence[Pointwise]) -> dict[str, Any]:
-    difference = Difference.between(point, reference)
+    difference, elpds = Difference.between(point, reference), [refit.elpd for refit in refits]
+    spread = float(np.std(elpds, ddof=1)) if len(refits) > 1 and np.isfinite(elpds).all() else float("nan")
     small = abs(difference.elpd_diff) < SMALL_DIFFERENCE
     reason = "N < 100" if len(point.log_p) < FEW_ROWS else "|elpd_diff| < 4" if small else ""
     return {
@@ -233,6 +258,7 @@ def _columns(point: Pointwise, reference: Pointwise, refits: Sequence[Pointwise]
         "dse": difference.dse,
         "p_worse": float("nan") if point is reference else difference.p_worse,
         "diag_diff": "" if point is reference else reason,
+        "diag_elpd": point.doubts,
         "weight": 0.0,
         "elbo": point.elbo_sum,
         "gap": point.elpd - point.elbo_sum,
@@ -241,7 +267,7 @@ def _columns(point: Pointwise, reference: Pointwise, refits: Sequence[Pointwise]
         "pct_bad_k": point.bad_k,
         "k_converged": abs(point.bias) <= CONVERGED * len(point.log_p),
         "num_refits": len(refits),
-        "refit_sd": float(np.std([refit.elpd for refit in refits], ddof=1)) if len(refits) > 1 else float("nan"),
+        "refit_sd": spread,
         "estimator": point.estimator or "exact",
         "num_samples": point.num_samples or 0,
         "num_data": len(point.log_p),
@@ -267,6 +293,17 @@ def _reliability(table: Comparison) -> Iterable[str]:
             f"Pareto k too large (above {limit}) on more than {BAD_SHARE:.0%} of the rows of {_quoted(bad.index)}: "
             f"{_remedy(estimator)}"
         )
+
+
+def _lost(table: Comparison) -> Iterable[str]:
+    """A row whose own bound lies above its estimate: the estimator lost a part of the posterior."""
+    for name in table.frame.index:
+        flagged = table.pointwise[name].flagged
+        if flagged is not None and flagged.any():
+            yield (
+                f"the bound of {int(flagged.sum())} rows of {name!r} lies above their estimate, which has lost a part of the "
+                f"posterior: {_remedy(table.frame.loc[name, 'estimator'])}"
+            )
 
 
 def _convergence(table: Comparison) -> Iterable[str]:

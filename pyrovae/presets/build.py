@@ -52,7 +52,8 @@ def build_vae(spec: Any, *, start: Any = None, seed: int | None = None, **fields
             given: for a table with ``kinds`` that of its columns.
         start: the training data, as :func:`pyrovae.fit` takes rows in memory: the decoder starts at their mean, the
             encoder's input is standardized by their moments, and pseudo-inputs are some of them.
-        seed: the seed of the initial weights, the global generator left as it was; by default the global generator.
+        seed: the seed of the initial weights, the global generator left as it was; by default the global generator. Given to
+            ``fit`` as well, one number covers weights, split and training.
         fields: the fields of `Spec`; ``likelihood`` at least, unless ``spec`` has it.
 
     Returns:
@@ -85,6 +86,7 @@ def build_vae(spec: Any, *, start: Any = None, seed: int | None = None, **fields
             likelihood.initialize(start)
         vae = VAE(_prior(spec, posterior, start), likelihood, posterior, name=spec.name)
     vae.spec = spec  # type: ignore[assignment]  # a plain attribute, in no state_dict
+    vae.weights_seed = seed  # type: ignore[assignment]
     return vae
 
 

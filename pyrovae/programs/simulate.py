@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflat
 from pyrovae.programs.call import Call
 from pyrovae.programs.program import callable_without_data
 from pyrovae.programs.running import PARTICLES
-from pyrovae.programs.sites import DATA, data_axis, data_sites, frame_of, latent_names, sites_of
+from pyrovae.programs.sites import DATA, Site, data_axis, data_sites, frame_of, latent_names, sites_of
 
 
 class Simulated(NamedTuple):
@@ -153,7 +153,13 @@ def replicate(call: Call, latents: Mapping[str, Tensor], num_samples: int | None
 
 
 def replicated_data(call: Call, latents: Mapping[str, Tensor], num_samples: int) -> dict[str, Tensor]:
-    """By data site the draws of :func:`replicate`, of shape ``(samples, rows, *rest)``.
+    """By data site the draws of :func:`replicate`, of shape ``(samples, rows, *rest)``."""
+    sites = replicated_sites(call, latents, num_samples)
+    return {name: site["value"].movedim(data_axis(site), 1) for name, site in sites.items()}
+
+
+def replicated_sites(call: Call, latents: Mapping[str, Tensor], num_samples: int) -> dict[str, Site]:
+    """The data sites of :func:`replicate`, with their distributions and draws.
 
     Raises:
         ValueError: no latents are given, and the model has a factor.
@@ -162,7 +168,7 @@ def replicated_data(call: Call, latents: Mapping[str, Tensor], num_samples: int)
     trace = replicate(call, latents, num_samples)
     if not latents:
         _refuse_factors(trace)
-    return {name: trace.nodes[name]["value"].movedim(data_axis(trace.nodes[name]), 1) for name in names}
+    return {name: trace.nodes[name] for name in names}
 
 
 def enumerated_draws(call: Call, latents: Mapping[str, Tensor], num_samples: int | None) -> dict[str, Tensor]:

@@ -12,11 +12,15 @@ from pyrovae.report.evidence import EVIDENCE_DRAWS, affordable_rows
 from pyrovae.report.page import RunPage, shown_value
 from pyrovae.report.pictures import Picture, shown
 from pyrovae.report.render import attempt, render, signed
+from pyrovae.uses import agreement
 
 if TYPE_CHECKING:
     from pyrovae.comparison import Comparison
     from pyrovae.report.subject import Subject
+    from pyrovae.uses import Agreement
 
+AGREED_ROWS = 1000
+"""Test rows on which the latents of refits are compared."""
 COLUMNS = ("elpd", "se", "elpd_diff", "dse", "weight", "elbo", "gap", "mcse")
 
 
@@ -25,13 +29,18 @@ def comparison_page(pages: Sequence[RunPage], rows: int | None, seed: int) -> st
     skipped: dict[str, str] = {}
     subjects = [page.subject for page in pages]
     result = attempt("paired comparison", lambda: compared(subjects, rows, seed, pages[0].progress), skipped)
+    differences = _differences(subjects)
+    agreed = None
+    if result is not None and {line[0] for line in differences} <= {"seed"}:  # refits of one spec on the same data
+        agreed = attempt("agreement of the latents", lambda: _agreement(subjects, rows, seed), skipped)
     each = [(page, page.figures(("history", "samples", "reconstructions"), f"run{i}-")) for i, page in enumerate(pages)]
     return render(
         "comparison.html",
         title=f"{len(pages)} runs: {subjects[0].data_name}",
         pages=each,
         rows=0 if result is None else len(next(iter(result.pointwise.values())).log_p),
-        differences=_differences(subjects),
+        differences=differences,
+        agreed=None if agreed is None else agreed.findings(),
         paired=None if result is None else _paired(result, subjects[0], skipped),
         skipped=skipped,
         reached=[_reached(page) for page in pages],
@@ -51,6 +60,12 @@ def compared(subjects: Sequence[Subject], rows: int | None, seed: int, progress:
     rows = rows or min(affordable_rows(vae, data.test, EVIDENCE_DRAWS) for vae in models.values())
     test = some_rows(data.test, rows, seed)
     return compare(models, test, num_samples=EVIDENCE_DRAWS, seed=seed, progress=progress)
+
+
+def _agreement(subjects: Sequence[Subject], rows: int | None, seed: int) -> Agreement:
+    """Which latents of the first run are found again in the others, on the same test rows."""
+    data = next(subject.data for subject in subjects if subject.data is not None)
+    return agreement([subject.vae for subject in subjects], some_rows(data.test, rows or AGREED_ROWS, seed), seed=seed)
 
 
 def _differences(subjects: Sequence[Subject]) -> list[list[str]]:

@@ -36,6 +36,12 @@ from pyrovae.training.start import OWN_RATE, single_numbers, start_likelihoods
 from pyrovae.training.traced import Traced
 from pyrovae.training.validation import BATCH_SIZE, Evaluation
 
+UNSEEDED = (
+    "seed={seed} covers split and training; the first weights came from torch's random state when the VAE was built: "
+    "build_vae(seed={seed}) makes them reproducible, too"
+)
+"""The note on a VAE that was built without the seed that its training has."""
+
 
 def fit(
     program: Any,
@@ -115,7 +121,7 @@ def fit(
         keep_best: end with the weights of the best validation ELBO; by default where there are validation rows.
         callbacks: called with the history after each epoch; a true answer stops training.
         seed: the source of all randomness here; the global generator is then left as it was. By default one number is drawn
-            from the global generator.
+            from the global generator. The first weights are older than this call: give the seed to ``build_vae``, too.
         device: where to train; the modules are moved there.
         compile: how steps are taken, with the same noise. False runs the program at every step. ``"trace"`` replays a graph of
             loss and gradients, traced once for each shape of a batch. ``"compile"`` makes one compiled call of each step, kept
@@ -162,6 +168,7 @@ def fit(
     best, asked = Best(patience, keep_best, validation is not None), Asked(callbacks)
     check_seed(seed)
     check_positive("weight_decay", weight_decay, or_zero=True)
+    unseeded = seed is not None and getattr(program, "weights_seed", seed) is None
     program = Program.of(program)
     numbers = _numbers(beta, learning_rate, objective)
     factory = _factory(optimizer, weight_decay, learning_rate, scheduler)
@@ -205,6 +212,8 @@ def fit(
             }
             given |= {"batch_size": batch_size, "drop_last": drop_last, "seed": seed, "precision": precision}
             stack.enter_context(checkpoints(loop, store, best, held_out, resume, **given))
+        if unseeded and loop.state.step == 0:
+            loop.history.notes.append(UNSEEDED.format(seed=seed))
         if start_at_data and loop.state.step == 0:
             start_likelihoods(program, rows, noise)
         return loop.run()

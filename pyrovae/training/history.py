@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,7 +77,8 @@ class History:
             return f"History(no epochs, {self.ended})"
         last = {name: self.rows[-1].get(name) for name in ("loss", "elbo", "validation_elbo")}
         shown = ", ".join(f"{name}={value:.4g}" for name, value in last.items() if value is not None)
-        return f"History({len(self)} epochs, {self.ended}, variant={self.variant!r}, last: {shown} nats per datum)"
+        about = f"History({len(self)} epochs, {self.ended}, variant={self.variant!r}, last: {shown} nats per datum)"
+        return "\n".join([about, *(f"- {note}" for note in self.notes)])
 
     def _repr_html_(self) -> str:
         if not self.rows:
@@ -85,7 +87,9 @@ class History:
         shown = frame[frame["epoch"].isin([self.rows[0]["epoch"], self.best_epoch, self.rows[-1]["epoch"]])]
         best = "" if self.best_epoch is None else f", weights of epoch {self.best_epoch}"
         about = f"{len(self)} epochs ({self.ended}){best}; nats per datum, variant {self.variant or 'not named'}"
-        return f"<p>{about}</p>" + shown.to_html(index=False, float_format="{:.4g}".format)
+        notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes)
+        table = shown.to_html(index=False, float_format="{:.4g}".format)
+        return f"<p>{about}</p>" + (f"<ul>{notes}</ul>" if notes else "") + table
 
     def plot(self, ax: Any = None) -> Any:
         """Draw the ELBO, its two terms and beta by epoch; returns the axes.

@@ -10,6 +10,7 @@ from pyrovae.uses.effects import LatentEffects, latent_effects
 from pyrovae.uses.factors import Factors, factor_loadings, item_bias, rotate
 from pyrovae.uses.generation import fit_prior, generation_quality
 from pyrovae.uses.imputation import multiple_imputation, pool
+from pyrovae.uses.priors import PriorSensitivity, prior_sensitivity
 from pyrovae.uses.representation import representation_quality
 from pyrovae.uses.scores import anomaly_scores
 from pyrovae.uses.tipping import TippingPoints, tipping_points
@@ -21,6 +22,7 @@ __all__ = [
     "Detection",
     "Factors",
     "LatentEffects",
+    "PriorSensitivity",
     "TippingPoints",
     "agreement",
     "anomaly_scores",
@@ -40,6 +42,7 @@ __all__ = [
     "latent_effects",
     "multiple_imputation",
     "pool",
+    "prior_sensitivity",
     "representation_quality",
     "rotate",
     "tipping_points",

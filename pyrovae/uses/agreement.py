@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from pyrovae.checks.calls import latent_work, seed_or_drawn
-from pyrovae.checks.entries import along_latent, array, entry_means, sampled_traces
+from pyrovae.checks.entries import along_latent, array, by_kind, entry_kl, entry_means, sampled_traces
 from pyrovae.checks.findings import CAUTION, GOOD, OPEN, Finding, Result, listed
 from pyrovae.data import as_data
 from pyrovae.errors import check_integer, refusal
@@ -63,9 +63,10 @@ def agreement(
     Returns:
         A result over ``refit`` (those after the first) and ``latent`` (those of the first): ``matched``, the number of the latent
         in the refit, -1 for none; ``correlation``, with its sign; ``holds``, in how many fits the latent is found (the first
-        counts, a latent that is not active is found in none); over ``refit``: ``cca`` (the mean canonical correlation), ``r2``
-        (of the first's latents by linear maps of the refit's), ``neighbors`` (the share in common, by chance
-        ``num_neighbors / (N - 1)``).
+        counts, a latent that is not active is found in none); ``kl``, nats per row of the latent in the first fit (``fit`` 0) and
+        of its matches in the others, over ``fit`` and ``latent``, NaN without a match; over ``refit``: ``cca`` (the mean
+        canonical correlation), ``r2`` (of the first's latents by linear maps of the refit's), ``neighbors`` (the share in
+        common, by chance ``num_neighbors / (N - 1)``).
 
     Raises:
         ValueError: fewer than two programs, too few rows, global latents, or no active latent.
@@ -88,7 +89,7 @@ def agreement(
             f"expected more than {num_neighbors + 1} rows for {num_neighbors} neighbors, got {len(rows)}", "data"
         )
     plan: dict[str, Any] = {"num_samples": num_samples, "seed": seed, "max_bytes": max_bytes, "progress": progress}
-    means = [posterior_means(fit, rows, **plan) for fit in fits]
+    means, kls = zip(*(_described(fit, rows, **plan) for fit in fits), strict=True)
     active = [one.values.var(0) > ACTIVE for one in means]
     if not all(one.any() for one in active):
         raise ValueError(f"a fit has no active latent (posterior means of variance above {ACTIVE}): nothing can agree")
@@ -103,10 +104,13 @@ def agreement(
         same = (near[0][:, :, None] == near[fit + 1][:, None, :]).any(2).mean()
         whole[:, fit] = [_canonical(kept[0], kept[fit + 1]), _explained(kept[0], kept[fit + 1]), same]
     latent = means[0].coords["latent"]
+    own = [kls[fit + 1].values[number[fit]] for fit in range(others)]
+    kl = np.stack([kls[0].values, *(np.where(number[fit] < 0, np.nan, own[fit]) for fit in range(others))])
     found = xr.Dataset(
         {
             "matched": (("refit", "latent"), number),
             "correlation": (("refit", "latent"), correlation),
+            "kl": (("fit", "latent"), kl),
             "holds": ("latent", np.where(active[0], 1 + (np.abs(correlation) >= SAME).sum(0), 0)),
             **dict(zip(("cca", "r2", "neighbors"), (("refit", part) for part in whole), strict=True)),
         },
@@ -118,16 +122,26 @@ def agreement(
 
 def posterior_means(program: Any, data: Any, **plan: Any) -> xr.DataArray:
     """The guide's mean of every latent entry of each row, ``(data, latent)``."""
+    return _described(program, data, **plan)[0]
+
+
+def _described(program: Any, data: Any, **plan: Any) -> tuple[xr.DataArray, xr.DataArray]:
+    """The guide's means ``(data, latent)``, and the mean over rows of the KL of every entry to its prior, ``(latent,)``."""
 
     def task(block: Block) -> dict[str, torch.Tensor]:
         sums: dict[str, torch.Tensor] = {}
-        for tile in block.tiles():
-            for name, mean in entry_means(sampled_traces(tile)[1], masked=True).items():
-                sums[name] = sums.get(name, 0.0) + mean.double().sum(0)
-        return {name: value / block.work.num_samples for name, value in sums.items()}
+        for number, tile in enumerate(block.tiles()):
+            model_trace, guide_trace = sampled_traces(tile)
+            for name, mean in entry_means(guide_trace, masked=True).items():
+                key = f"mean {name}"
+                sums[key] = sums.get(key, 0.0) + mean.double().sum(0) / block.work.num_samples
+            if not number:
+                sums |= {f"kl {name}": value for name, value in entry_kl(model_trace, guide_trace).items()}
+        return sums
 
-    found = latent_work(program, data, **plan).run(task, "posterior means")
-    return along_latent({name: array(value) for name, value in found.items()}, "data")
+    parts = by_kind({n: array(v) for n, v in latent_work(program, data, **plan).run(task, "posterior means").items()})
+    kl = {name: value.mean(0) for name, value in parts["kl"].items()}
+    return along_latent(parts["mean"], "data"), along_latent(kl)
 
 
 def matched(one: Array, other: Array) -> tuple[NDArray[np.int64], Array]:
@@ -169,7 +183,7 @@ def judge(found: xr.Dataset) -> list[Finding]:
     fits, names = found.attrs["refits"], found["latent"].values
     holds = found["holds"].values
     counted = [f"{name} in {number} of {fits}" for name, number in zip(names, holds, strict=True) if number]
-    claim = f"Latents found (|r| >= {SAME:g}): {listed(counted)}."
+    claim = f"Latents that hold over refits (|r| >= {SAME:g}): {listed(counted)}."
     whole = (
         f"Linear maps between fits explain {float(found['r2'].min()):.0%} of the latents' variance at least; "
         f"{float(found['neighbors'].mean()):.0%} of the neighbors are shared (by chance {found.attrs['chance']:.0%})."

@@ -38,32 +38,69 @@ class Choice:
         name: its name in the tables.
         trials: one row for each model and rung of the halving: epochs, mean log p(x) of the selection rows, whether it stayed.
         comparison: the finalists by their refits, on rows that selected nothing.
-        names: all models, the simplest first.
+        models: the options of all models by name, the simplest first.
     """
 
     chosen: Mapping[str, Any]
     name: str
     trials: pd.DataFrame
     comparison: Comparison
-    names: tuple[str, ...]
+    models: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All models, the simplest first."""
+        return tuple(self.models)
 
     def told_apart(self, one: str, other: str) -> bool:
-        r"""Whether two finalists differ by more than two standard errors, over rows, draws and refits together.
+        """Whether two finalists differ by more than two standard errors, over rows, draws and refits together."""
+        return abs(self.comparison.difference(one, other).elpd_diff) > ERRORS * self.error(one, other)
+
+    def error(self, one: str, other: str) -> float:
+        r"""The standard error of the difference of two finalists, in nats, over rows, draws and refits together.
 
         .. math:: \mathrm{error}^2 = \mathrm{dse}^2 + \mathrm{mcse}^2 + \frac{s_1^2}{R} + \frac{s_2^2}{R}
         """
-        found = self.comparison.difference(one, other)
-        spread = [
-            np.var(self.comparison.refits[name], ddof=1)
-            for name in (one, other)
-            if len(self.comparison.refits[name]) > 1
-        ]
-        refits = len(self.comparison.refits[one])
-        return abs(found.elpd_diff) > ERRORS * math.sqrt(found.error**2 + sum(spread) / refits)
+        found, refits = self.comparison.difference(one, other).error, self.comparison.refits
+        spread = [np.var(refits[name], ddof=1) / len(refits[name]) for name in (one, other) if len(refits[name]) > 1]
+        return math.sqrt(found**2 + (sum(spread) if one != other else 0.0))
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw the finalists' differences from the best, the simplest on top."""
-        return self.comparison.plot(ax)
+        """Draw the evidence of the finalists against the first option that is a number, such as the size of the latent.
+
+        Bars are two standard errors of the difference from the best: those that reach its line are not told apart from it. Small
+        dots are refits; hollow ones all models on the selection rows, at the longest training that each had in the halving.
+        """
+        from pyrovae.plots.style import ORANGE, color, finding, ink, legend, marker, one_panel
+
+        ax, frame = one_panel(ax), self.comparison.frame
+        best, rows = frame.index[0], frame["num_data"].iloc[0]
+        at, label, series, ticks = _places(self.models)
+        for number, (name, members) in enumerate(series.items()):
+            if tried := [one for one in members if one in set(self.trials.get("model", ()))]:
+                last = self.trials.drop_duplicates("model", keep="last").set_index("model")["log_p"]
+                hollow: dict[str, Any] = {"facecolors": "none", "edgecolors": color(number), "s": 18}
+                ax.scatter([at[one] for one in tried], last[tried], **hollow, label=f"{name} selection rows".strip())
+            final = [one for one in members if one in frame.index]
+            heights, bars = (
+                frame.loc[final, "elpd"].to_numpy() / rows,
+                [ERRORS * self.error(one, best) / rows for one in final],
+            )
+            look: dict[str, Any] = {"color": color(number), "marker": marker(number), "capsize": 3, "linewidth": 1}
+            ax.errorbar(
+                [at[one] for one in final], heights, bars, **look, label=f"{name} ± 2 errors from the best".strip()
+            )
+            for one in final:
+                refits = np.asarray(self.comparison.refits[one]) / rows
+                ax.plot([at[one]] * len(refits), refits, ".", color=color(number), markersize=3)
+        ax.axhline(frame.loc[best, "elpd"] / rows, color=ink(ax), linestyle="--", linewidth=1, alpha=0.6)
+        place = (at[self.name], frame.loc[self.name, "elpd"] / rows)
+        ax.plot(*place, "o", markersize=13, markerfacecolor="none", color=ORANGE, label="chosen")
+        ax.set_xticks(list(ticks), list(ticks.values()))
+        ax.set(xlabel=label, ylabel="held-out log p(x) (nats per datum)")
+        finding(ax, f"chosen: {self.name}")
+        legend(ax, outside=True)
+        return ax
 
     def __repr__(self) -> str:
         best = self.comparison.frame.index[0]
@@ -94,7 +131,8 @@ def choose(
     first model of the grid that is not told apart from the best, over rows, draws and refits.
 
     Every training starts anew from its seed, so that a stopped search goes on with the trainings that are not done. Models
-    are never compared at their training loss, so that beta, say, is not chosen by the loss that it defines.
+    are never compared at their training loss, so that beta is not chosen by the loss that it defines: of programs
+    ``(pvae.beta(vae.model, b), pvae.beta(vae.guide, b))`` the evidence at beta 1 decides.
 
     Args:
         make: ``make(**options)`` builds a new program; its weights follow torch's random state, which is seeded.
@@ -125,7 +163,7 @@ def choose(
     import pandas as pd
 
     check_integer("refits", refits)
-    models = _models(grid)
+    models = models_of(grid)
     rows = as_data(data, covariates)
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
     first, second = int(0.6 * len(rows)), int(0.8 * len(rows))
@@ -163,12 +201,12 @@ def choose(
         results[name].append(score(name, final, last, number))
     comparison = Comparison.of(results, "stacking")
     best = comparison.frame.index[0]
-    choice = Choice(models[best], best, pd.DataFrame(trials), comparison, tuple(models))
+    choice = Choice(models[best], best, pd.DataFrame(trials), comparison, models)
     name = next(name for name in left if not choice.told_apart(name, best))
-    return Choice(models[name], name, choice.trials, comparison, tuple(models))
+    return Choice(models[name], name, choice.trials, comparison, models)
 
 
-def _models(grid: Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+def models_of(grid: Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
     """The options of each model by its name, in the order of the grid."""
     if isinstance(grid, Mapping):
         options = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
@@ -177,6 +215,32 @@ def _models(grid: Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]]) -> 
     if not options or not options[0]:
         raise refusal("expected options to choose among, such as {'latent_dim': [2, 4, 8]}; the grid is empty", "grid")
     return {", ".join(f"{key}={value}" for key, value in one.items()): one for one in options}
+
+
+def _places(
+    models: Mapping[str, Mapping[str, Any]],
+) -> tuple[dict[str, float], str, dict[str, list[str]], dict[float, str]]:
+    """Where each model stands in a figure, the label of the axis, the models of each series, and the ticks.
+
+    The axis is the first option of several numbers, the others make series; without one, models stand side by side.
+    """
+    values: dict[str, list[Any]] = {}
+    for option, value in itertools.chain.from_iterable(one.items() for one in models.values()):
+        values.setdefault(option, []).append(value)
+    numbers = [
+        option
+        for option, given in values.items()
+        if len(given) == len(models) and len(set(map(repr, given))) > 1 and {type(v) for v in given} <= {int, float}
+    ]
+    if not numbers:
+        at = {name: float(place) for place, name in enumerate(models)}
+        return at, "", {"": list(models)}, {place: name for name, place in at.items()}
+    axis, series = numbers[0], {}
+    for name, one in models.items():
+        rest = ", ".join(f"{key}={value}" for key, value in one.items() if key != axis)
+        series.setdefault(rest if len(values) > 1 else "", []).append(name)
+    at = {name: float(one[axis]) for name, one in models.items()}
+    return at, axis, series, {place: f"{place:g}" for place in sorted(set(at.values()))}
 
 
 def _rungs(count: int, budget: int) -> list[tuple[int, int]]:
