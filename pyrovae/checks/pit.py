@@ -61,8 +61,8 @@ def marginal_pit(
     Returns:
         A result over ``data`` and the axes of a datum (``entry`` where there are several data sites): ``pit`` (uniform over
         the rows where predictions are calibrated, NaN where missing), ``p_values`` of uniformity for each feature alone, and
-        ``p_value``, the smallest times their number; ``crps``, the smaller, the better, and ``log_score`` in nats, the larger, the
-        better (too low where the noise is so small that draws seldom come near; left out where a likelihood is joint over
+        ``p_value``, the smallest times their number; ``crps``, the smaller, the better, and ``log_score`` in nats, the larger,
+        the better (too low where the noise is so small that draws seldom come near; left out where a likelihood is joint over
         entries).
 
     Raises:
@@ -81,8 +81,9 @@ def marginal_pit(
 
     def task(block: Block) -> dict[str, Tensor]:
         given = counted_data(block)
-        x, dense = side_by_side(given), dict[str, Tensor]()
+        x = side_by_side(given)
         sums = {name: torch.zeros_like(x, dtype=torch.float64) for name in ("below", "at", "near", "spread")}
+        dense: dict[str, Tensor] = {}
         last: Tensor | None = None
         for tile in block.tiles():
             sites = replicated_sites(tile.call, {}, tile.num_samples)

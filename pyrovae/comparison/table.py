@@ -301,8 +301,8 @@ def _lost(table: Comparison) -> Iterable[str]:
         flagged = table.pointwise[name].flagged
         if flagged is not None and flagged.any():
             yield (
-                f"the bound of {int(flagged.sum())} rows of {name!r} lies above their estimate, which has lost a part of the "
-                f"posterior: {_remedy(table.frame.loc[name, 'estimator'])}"
+                f"the bound of {counted(int(flagged.sum()), 'row')} of {name!r} lies above the estimate, which has lost a part "
+                f"of the posterior: {_remedy(table.frame.loc[name, 'estimator'])}"
             )
 
 
