@@ -184,7 +184,7 @@ def _ranked(
             seen = array(rows_second(mask.expand(site["value"].shape), site)[0])
             ranks = np.where(seen, ranks, rng.integers(0, block.work.num_samples + 1, ranks.shape))
         if site is not None:
-            own = moments(values[name][0], *sums[name], block.work.num_samples)
+            own = moments(values[name][0], sums[name][0], sums[name][1], block.work.num_samples)
             columns |= {f"{kind} {name}": torch.as_tensor(np.where(seen, v, np.nan)) for kind, v in own.items()}
         columns[name if site is None else f"ranks {name}"] = torch.as_tensor(ranks)
     return columns

@@ -235,7 +235,8 @@ def _places(
     if not numbers:
         at = {name: float(place) for place, name in enumerate(models)}
         return at, "", {"": list(models)}, {place: name for name, place in at.items()}
-    axis, series = numbers[0], {}
+    axis = numbers[0]
+    series: dict[str, list[str]] = {}
     for name, one in models.items():
         rest = ", ".join(f"{key}={value}" for key, value in one.items() if key != axis)
         series.setdefault(rest if len(values) > 1 else "", []).append(name)

@@ -175,8 +175,8 @@ def draw(found: xr.Dataset, ax: Any = None) -> Any:
 
     names = list(found["conclusion"].values)
     ax = one_panel(ax, 5.0, 1.4 + 0.4 * len(names))
-    scale = np.sqrt((found["sd"] ** 2).mean("prior"))
-    values = ((found["value"] - found["mean"][0]) / scale.where(scale > 0, 1.0)).values
+    scale = np.sqrt((found["sd"].values ** 2).mean(0))
+    values = (found["value"].values - found["mean"].values[0]) / np.where(scale > 0, scale, 1.0)
     count = len(values)
     for number, (prior, own) in enumerate(zip(found["prior"].values, values, strict=True)):
         at = np.arange(len(names)) + 0.4 * ((number + 0.5) / count - 0.5)
