@@ -13,7 +13,8 @@ Likelihoods:        MeanBetaBinomial, SizedPoisson, SizedNegativeBinomial, Discr
                     LogisticMixture, Categories, OneHot, TableLikelihood (columns of different kinds, by a TableSchema)
 Training:           fit, CompiledELBO (in plain SVI), beta, schedules, CapacityELBO, FreeBitsELBO, ImportanceWeightedELBO,
                     StickingTheLanding
-Evidence:           elbo (with its parts), log_weights, log_marginal, refine, inference_gaps, impute
+Evidence:           elbo (with its parts), log_weights, log_marginal, log_conditional (of some
+                    entries given others), refine, inference_gaps, impute
 Estimators:         Importance, Refined, AIS
 Comparison:         compare, probabilistic_pca, factor_analysis
 Checks:             diagnose (all at once), sbc, reliability, posterior_draws, reference_posterior, predictive_check,

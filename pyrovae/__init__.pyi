@@ -57,6 +57,7 @@ from .evaluation import Refined as Refined
 from .evaluation import elbo as elbo
 from .evaluation import impute as impute
 from .evaluation import inference_gaps as inference_gaps
+from .evaluation import log_conditional as log_conditional
 from .evaluation import log_marginal as log_marginal
 from .evaluation import log_weights as log_weights
 from .evaluation import refine as refine

@@ -147,6 +147,19 @@ def log_marginal(f: Callable, kind: Kind) -> None:
     within(found.elbo, kind.elbo, 0.2 if kind.has_globals else 0.0, floor=kind.tolerance)
 
 
+def log_conditional(f: Callable, kind: Kind) -> None:
+    """Of a row given all of it nothing is left; an entry given the others has the density of dense algebra."""
+    options = {"num_samples": 200, "seed": 0, "progress": False}
+    masks = tree_map(lambda x: torch.ones(x.shape, dtype=torch.bool), kind.data)
+    nothing = f(kind.program, kind.data, kind.covariates, given=masks, **options)
+    within(nothing.log_conditional, torch.zeros(ROWS), nothing.mcse, floor=kind.tolerance)
+    if not kind.missing or kind.left_out is None:
+        return
+    masks[:, 0] = False
+    found, counts = f(kind.program, kind.data, kind.covariates, given=masks, **options), ~kind.left_out[:, 0].isnan()
+    within(_tensor(found.log_conditional)[counts], kind.left_out[counts, 0], _tensor(found.mcse)[counts], floor=1e-3)
+
+
 def refine(f: Callable, kind: Kind) -> None:
     guide = f(kind.program, kind.data, kind.covariates, num_steps=60, learning_rate=0.2, seed=0, progress=False)
     w = pvae.log_weights(guide, kind.data, kind.covariates, num_samples=400, seed=1)
@@ -484,6 +497,7 @@ LAWS: dict[str, Callable[[Callable, Kind], None]] = {
         latent_structure,
         leave_one_feature_out,
         local_calibration,
+        log_conditional,
         log_marginal,
         log_weights,
         marginal_pit,
@@ -539,6 +553,7 @@ REFUSALS: dict[tuple[str, str], str] = {
     },
     **{("imputation_calibration", k): ONE_SITE for k in SEVERAL},
     ("impute", "tuple"): ONE_SITE,
+    ("log_conditional", "missingness"): r"which entries are missing",
     ("imputation_calibration", "sentence"): r"after a missing one",
     ("leave_one_feature_out", "sentence"): r"not a product over its entries",
     ("leave_one_feature_out", "semi_supervised"): r"'x' depends on 'y'",
@@ -647,6 +662,7 @@ FEW: dict[str, dict[str, Any]] = {
     "diagnose": {"num_samples": 50, "num_simulations": 50},
     "fit": {"epochs": 1},
     "inference_gaps": {"num_steps": 2},
+    "log_conditional": {"given": torch.tensor([True, False, False])},
     "posterior_draws": {"sampler": pvae.checks.Sampler(2, 2, 4, 1)},
     "reference_posterior": {"sampler": pvae.checks.Sampler(2, 2, 4, 1)},
     "refine": {"num_steps": 2},
@@ -690,6 +706,7 @@ LOADS: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("leave_one_feature_out", "reliability"), MANY),
     **{name: {"num_samples": 4} for name in ("elbo_surgery", "latent_structure")},
     "agreement": MANY,
+    "log_conditional": {**MANY, "given": torch.tensor(True)},
     "power_scaling": MANY,
     "local_calibration": {"num_simulations": 256, "num_samples": 250},
     "anomaly_scores": MANY,
@@ -711,7 +728,7 @@ LOADS: dict[str, dict[str, Any]] = {
 }
 """Work that takes many times the bound if it is done at once. `fit` is bounded by its batches."""
 BOUNDED = {"agreement", "bdmc", "compare", "elbo", "from_pyro_svi", "impute", "inference_gaps", "joint_log_weights"}
-BOUNDED |= {"local_calibration", "power_scaling"}
+BOUNDED |= {"local_calibration", "log_conditional", "power_scaling"}
 BOUNDED |= {"anomaly_scores", "detect", "log_marginal", "log_weights", "refine", "representation_quality"}
 BOUNDED |= {
     "diagnose",

@@ -1,5 +1,6 @@
 """Graphs beside the VAE, each against a closed form."""
 
+import math
 import warnings
 
 import behavior_graphs
@@ -27,6 +28,7 @@ from pyrovae.graphs import (
     StateSpaceVAE,
     random_subsets,
 )
+from pyrovae.programs import log_terms, paired_traces
 
 EXACT = {"rtol": 0, "atol": 1e-9}
 
@@ -282,6 +284,62 @@ def test_a_mixture_of_products_is_the_mean_of_the_products_over_the_present_subs
     )
 
 
+@pytest.mark.parametrize("combine", ["mixture", "mixture of products"])
+def test_in_training_the_draws_of_a_row_are_shared_out_among_its_experts(combine):
+    """The bound is that of quadrature, and its variance what is left within the components."""
+    likelihoods = {"a": LinearView(1.0, 0.2), "b": LinearView(-1.0, 0.3)}
+    prior = pvae.standard_normal(1)
+    experts = {v: OneView(part) for v, part in likelihoods.items()}
+    vae = MultimodalVAE(prior, likelihoods, pvae.Experts(experts, prior, combine=combine)).double()
+    draws = 4000
+    x = {"a": torch.ones(draws + 2, 1).double(), "b": torch.full((draws + 2, 1), 0.5).double()}
+    x["a"][-1], x["b"][-2:] = torch.nan, torch.nan  # all rows are alike but for one with one view, and one without any
+    grid = torch.linspace(-6, 6, 4001).double()[:, None]
+    precisions, means = [1 + 1 / 0.2, 1 + 1 / 0.3], [1 / 0.2 / (1 + 1 / 0.2), -0.5 / 0.3 / (1 + 1 / 0.3)]
+    parts = [dist.Normal(m, p**-0.5) for m, p in zip(means, precisions, strict=True)]
+    total = sum(precisions) - 1
+    pull = sum(p * m for p, m in zip(precisions, means, strict=True))
+    parts += [dist.Normal(pull / total, total**-0.5)] if combine != "mixture" else []
+    masses = torch.stack([part.log_prob(grid[:, 0]).exp() for part in parts]) * (12 / 4000)
+    log_q = masses.mean(0).log() - torch.tensor(12 / 4000).double().log()
+    terms = [part(grid).log_prob(x[v][0]) for v, part in likelihoods.items()]
+    term = dist.Normal(0.0, 1.0).log_prob(grid[:, 0]) + sum(terms) - log_q
+    bounds = (masses * term).sum(1)
+    within = (masses * (term - bounds[:, None]) ** 2).sum(1)
+    torch.manual_seed(0)
+    count, traces = len(parts), paired_traces(vae.train(), (x,), num_particles=len(parts))
+    weight = log_terms(*traces).log_weights  # (particles, rows)
+    assert weight[:, -1].abs().max() < 1e-9
+    one_view = dist.Normal(0 * x["a"][0], 1.2**0.5).log_prob(x["a"][0])
+    torch.testing.assert_close(weight[:, -2], one_view.expand(count), **EXACT)
+    bound = weight[:, :draws].mean(0)
+    assert abs(bound.mean() - bounds.mean()) < 5 * (within.mean() / count / draws) ** 0.5
+    assert float(bound.var() * count / within.mean()) == pytest.approx(1.0, abs=0.1)
+
+
+class LinearView(nn.Module):
+    """x ~ N(weight z, variance)."""
+
+    def __init__(self, weight, variance):
+        super().__init__()
+        self.weight, self.variance = weight, variance
+
+    def forward(self, z, covariates=None):
+        return dist.Normal(self.weight * z, self.variance**0.5).to_event(1)
+
+
+class OneView(nn.Module):
+    """The exact posterior of one linear view, as an expert: its mean, and what it adds to the precision of N(0, 1)."""
+
+    def __init__(self, view):
+        super().__init__()
+        self.view = view
+
+    def forward(self, x, covariates=None):
+        added = self.view.weight**2 / self.view.variance
+        return dist.Normal(x * self.view.weight / self.view.variance / (1 + added), added**-0.5).to_event(1)
+
+
 def halves_of_digits(train):
     """What ten epochs of ``fit`` without options make of the two halves of digits: the mean KL of a row."""
     torch.manual_seed(0)
@@ -316,18 +374,31 @@ def test_experts_are_normals_of_known_modalities():
         MultimodalVAE(vae.prior, {"a": vae.likelihood_a}, vae.posterior, private={"c": (vae.prior, vae.posterior)})
 
 
-def test_conditional_evidence_is_a_difference_of_two():
+def test_the_conditional_evidence_of_two_views_is_the_closed_form_in_one_call():
     kind = behavior_graphs.multimodal("multimodal")
-    v = kind.data
-    both = pvae.log_marginal(kind.program, v, num_samples=3, seed=0, progress=False).log_marginal
-    given = {"x": torch.full_like(v["x"], torch.nan), "w": v["w"]}
-    alone = pvae.log_marginal(kind.program, given, num_samples=3, seed=0, progress=False).log_marginal
+    v, options = kind.data, {"num_samples": 3, "seed": 0, "progress": False}
+    found = pvae.log_conditional(kind.program, v, given="w", **options)
     weight = torch.cat([kind.program.likelihood_x.weight, torch.zeros(3, 1)], 1), kind.program.likelihood_w.weight
     cov = torch.cat(weight) @ torch.cat(weight).T + torch.tensor([1.0] * 3 + [0.5] * 3).double().diag()
     mean = cov[:3, 3:] @ torch.linalg.inv(cov[3:, 3:]) @ v["w"][0]
     left = cov[:3, :3] - cov[:3, 3:] @ torch.linalg.inv(cov[3:, 3:]) @ cov[3:, :3]
     expected = dist.MultivariateNormal(mean, (left + left.T) / 2).log_prob(v["x"][0])
-    assert abs(float(both[0] - alone[0]) - float(expected.detach())) < 1e-9
+    assert abs(float(found.log_conditional[0]) - float(expected.detach())) < 1e-9
+    assert abs(float(found.log_conditional[1])) < 1e-9  # a row without x: nothing is left to explain
+    masks = {"x": torch.zeros(3, dtype=torch.bool), "w": torch.ones(3, dtype=torch.bool)}
+    again = pvae.log_conditional(kind.program, v, given=masks, **options)
+    assert again.equals(found)
+    both = pvae.log_conditional(kind.program, v, given=("x", "w"), **options)
+    assert abs(both.log_conditional).max() == 0
+    assert (found.mcse**2 >= 0).all()
+    with pytest.raises(ValueError, match=r"given names \['y'\]; the data sites or columns are 'x', 'w'"):
+        pvae.log_conditional(kind.program, v, given="y")
+    with pytest.raises(ValueError, match=r"given must have a mask for each of the data's parts"):
+        pvae.log_conditional(kind.program, v, given=masks["x"])
+    with pytest.raises(
+        ValueError, match=r"given must be a boolean mask of x\['x'\], of shape \(16, 3\) or \(3,\), got"
+    ):
+        pvae.log_conditional(kind.program, v, given={**masks, "x": torch.zeros(2, dtype=torch.bool)})
 
 
 def only(data, *names):
@@ -419,6 +490,62 @@ def test_the_predictive_evidence_with_a_global_mean_is_the_closed_form():
     q = kind.program.guide(new) and kind.program.global_posterior(covariates=None)
     expected = dist.Normal(q.mean, (2 + q.variance).sqrt()).log_prob(new)
     assert abs(found - expected.detach().numpy()).max() < 1e-3
+
+
+class Layer(nn.Module):
+    """A decoder's last layer as a latent of all rows: w ~ N(0, I), z ~ N(0, 1), x ~ N(w . features(c) + z, 1)."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = pvae.MLP(1, (), out_shape=2, activation=nn.Tanh).requires_grad_(False)
+
+    def features(self, c):
+        return torch.tanh(self.body(c))
+
+    def model(self, x=None, covariates=None, size=None):
+        pvae.register(layer=self)
+        w = pyro.sample("w", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        rows = len(covariates["c"])
+        with pyro.plate("data", size or rows, subsample=torch.arange(rows)):
+            z = pyro.sample("z", dist.Normal(0 * w[..., 0], 1.0))
+            return pyro.sample("x", dist.Normal((self.features(covariates["c"]) * w).sum(-1) + z, 1.0), obs=x)
+
+
+def test_a_last_layer_with_a_prior_trains_by_the_same_fit_and_has_both_evidences_of_the_closed_form():
+    torch.manual_seed(0)
+    layer, c = Layer(), torch.linspace(-2, 2, 60)[:, None]
+    design = layer.features(c)
+    x = design @ torch.tensor([1.5, -0.5]) + 2**0.5 * torch.randn(60)
+
+    class Given(nn.Module):
+        """z given x and w is exact; what is learned is the layer."""
+
+        covariate_names = ("w", "c")
+
+        def forward(self, x, covariates=None):
+            mean = (layer.features(covariates["c"]) * covariates["w"]).sum(-1)
+            return dist.Normal(((x - mean) / 2).unsqueeze(-1), 0.5**0.5).to_event(1)
+
+    guide = AmortizedGuide(layer.model, Given(), "full")
+    rate = pvae.schedules.cosine(5e-2, 1e-4, epochs=150)
+    pvae.fit(guide, x, {"c": c}, epochs=150, batch_size=60, learning_rate=rate, seed=0, progress=False)
+    precision = torch.eye(2) + design.T @ design / 2
+    mean = torch.linalg.solve(precision, design.T @ x / 2)
+    q = guide.global_posterior(covariates=None)
+    assert (precision.diagonal().sqrt() * (q.mean - mean)).abs().max() < 0.25  # of a posterior sd
+    together = dist.MultivariateNormal(0 * x, design @ design.T + 2 * torch.eye(60)).log_prob(x)
+    joint = pvae.evaluation.joint_log_weights(guide, x, {"c": c}, num_samples=2000, seed=0)
+    assert float(joint.logsumexp(0)) - math.log(2000) == pytest.approx(float(together), abs=0.03)
+    assert (
+        float(together) - 0.2 < float(joint.mean()) < float(together)
+    )  # the bound: q has all but reached the posterior
+    new, held_out = torch.tensor([[0.3], [5.0]]), torch.tensor([1.0, 2.0])
+    g, s = layer.features(new), q.scale_tril @ q.scale_tril.T
+    expected = dist.Normal(g @ q.mean, (2 + (g @ s * g).sum(-1)).sqrt()).log_prob(held_out)
+    options = {"num_samples": 5000, "seed": 0, "progress": False}
+    found = pvae.log_marginal(guide, held_out, {"c": new}, **options)
+    error = (torch.as_tensor(found.log_marginal.values) - expected.detach()).abs()  # without a divergence of w
+    assert (error < 4 * torch.as_tensor(found.mcse.values) + 1e-3).all()
 
 
 def items(x=None, size=None):
@@ -637,6 +764,36 @@ def test_counterfactual_draws_keep_the_latents_and_change_the_covariates():
     assert found.shape == (2000, *kind.data.shape)
     assert ((found.mean(0) - expected).abs() < 5 * found.std(0) / 2000**0.5).all()
     assert (found.std(0) > 1).all()  # draws, not means
+
+
+def test_the_information_of_the_latents_about_a_covariate_is_that_of_the_closed_form():
+    generator = torch.Generator().manual_seed(0)
+    c = torch.randint(2, (2000,), generator=generator)
+    number = torch.randn(2000, generator=generator)
+    noise = torch.randn(2000, 3, generator=generator)
+    grid = torch.linspace(-8, 8, 4001).double()
+    one, two = (dist.Normal(mean, 1.0).log_prob(grid) for mean in (-1.0, 1.0))
+    both = torch.logaddexp(one, two) - torch.tensor(2.0).log()
+    exact = float((one.exp() * (one - both)).sum() * 16 / 4000)
+    z = {"z1": noise[:, :2] + torch.stack([2.0 * c - 1, 0 * number], 1), "z2": noise[:, 2] + number}
+    other = {"level": torch.randint(3, (2000,), generator=generator), "image": torch.zeros(2000, 2, 2)}
+    found = pvae.checks.covariate_information(z, {"c": c, "number": number, **other})
+    assert found.covariate.values.tolist() == ["c", "number", "level"]
+    information, error = found.information.values, found.mcse.values
+    assert abs(information[0] - exact) < 4 * error[0]
+    assert 0.8 * 0.5 * math.log(2) < information[1] < 0.5 * math.log(2) + 3 * error[1]  # ten groups lose some of it
+    assert abs(information[2]) < 0.005
+    tones = [finding.tone for finding in pvae.checks.covariates.judge(found)]
+    assert tones == ["open", "open", "good"]
+    with pytest.raises(ValueError, match="expected a covariate of categories or numbers, got none that varies"):
+        pvae.checks.covariate_information(z, {"image": other["image"]})
+    with pytest.raises(ValueError, match=r"covariates\['c'\] has 5 rows, expected 2000"):
+        pvae.checks.covariate_information(z, {"c": c[:5]})
+    kind = behavior_programs.make()["covariates"]
+    many = {"x": kind.data.repeat(20, 1), "c": kind.covariates["c"].repeat(20)}
+    report = pvae.diagnose(kind.program, many["x"], {"c": many["c"]}, checks=["covariates"], seed=0, progress=False)
+    assert str(report.findings()[0]).startswith("The latents ")
+    assert "MI(z; c), at least" in str(report)
 
 
 def test_an_autoencoder_is_a_point_posterior_at_beta_zero_and_has_no_evidence():

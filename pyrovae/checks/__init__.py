@@ -7,6 +7,7 @@ what it finds.
 
 from pyrovae.checks.agreement import PosteriorComparison, compare_posteriors
 from pyrovae.checks.calibration import CALIBRATION, SBC, sbc
+from pyrovae.checks.covariates import COVARIATES, covariate_information
 from pyrovae.checks.diagnose import Report, diagnose, run_checks
 from pyrovae.checks.draws import PosteriorDraws, posterior_draws
 from pyrovae.checks.findings import Case, Check, Finding, Line, Result, headline
@@ -33,6 +34,7 @@ CHECKS: tuple[Check, ...] = (
     TYPICALITY,
     PREDICTIVE,
     PRIOR,
+    COVARIATES,
     IMPUTATION,
     OVERFITTING,
 )
@@ -62,6 +64,7 @@ __all__ = [
     "Sampler",
     "Surgery",
     "compare_posteriors",
+    "covariate_information",
     "diagnose",
     "elbo_surgery",
     "headline",

@@ -165,7 +165,9 @@ class Case:
         return some_rows(self.data, self.max_rows, self.seed)
 
     def has(self, need: str) -> bool:
-        """Whether something is at hand: ``"train"``, ``"history"`` or ``"missing"`` (missing entries in the rows)."""
+        """Whether something is at hand: ``"train"``, ``"history"``, ``"covariates"`` or ``"missing"`` (entries of the rows)."""
+        if need == "covariates":
+            return bool(self.data.covariates)
         if need != "missing":
             return getattr(self, need) is not None
         leaves = [leaf for leaf in tree_leaves(self.some.dense().x) if isinstance(leaf, Tensor)]

@@ -30,6 +30,10 @@ class Experts(nn.Module):
     zeros for missing rows: a row that has its view takes their place, and they ignore the result. Where all is linear and
     normal the product is the exact posterior.
 
+    In training a mixture is stratified: several draws of a row are shared out among its components, for two views by
+    ``fit(..., objective=Trace_ELBO(num_particles=2, vectorize_particles=True, max_plate_nesting=1))``. Draws in eval mode
+    are independent.
+
     An expert whose view tells nothing yet still moves the mean, as the posterior of a ``VAE`` does. Means that count in
     proportion to their precision, the other way to write this product, stay where they are as soon as training has widened
     the experts, and the latents are never used.
@@ -93,7 +97,8 @@ class Experts(nn.Module):
             return dist.Normal(loc.squeeze(-2), total.squeeze(-2).rsqrt()).to_event(1)
         complete = (seen.unsqueeze(-2) | ~self.members).all(-1)  # (rows, components)
         usable = complete | ~seen.any(-1, keepdim=True)
-        return DiagonalNormalMixture(torch.where(usable, 0.0, -1e10).to(loc), loc, total.rsqrt())
+        logits = torch.where(usable, 0.0, -1e10).to(loc)
+        return DiagonalNormalMixture(logits, loc, total.rsqrt(), stratified=self.training)
 
     def _added(
         self, name: str, x: Tensor, mask: Tensor, covariates: Covariates | None, pull: Tensor, base: Tensor

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -25,6 +25,8 @@ class DiagonalNormalMixture(Maskable):
         logits: unnormalized log weights, of shape ``(*batch, K)``.
         locs: means, of shape ``(*batch, K, d)``.
         scales: standard deviations, of shape ``(*batch, K, d)``.
+        stratified: several draws of one row, along axes in front of the batch, are shared out among its components by their
+            weights: two draws of two equal components are one of each. Each draw alone follows the mixture.
 
     Reference: Graves 2016, arXiv:1607.05690; Figurnov et al. 2018, arXiv:1805.08498.
 
@@ -38,11 +40,19 @@ class DiagonalNormalMixture(Maskable):
     has_rsample = True
     axes: Mapping[str, int] = {"logits": 1, "locs": 2, "scales": 2}
 
-    def __init__(self, logits: Tensor, locs: Tensor, scales: Tensor, validate_args: bool | None = None) -> None:
+    def __init__(
+        self,
+        logits: Tensor,
+        locs: Tensor,
+        scales: Tensor,
+        stratified: bool = False,
+        validate_args: bool | None = None,
+    ) -> None:
         batch_shape = torch.broadcast_shapes(logits.shape[:-1], locs.shape[:-2], scales.shape[:-2])
         self.logits = logits.log_softmax(-1).expand(*batch_shape, -1)
         self.locs = locs.expand(*batch_shape, *locs.shape[-2:])
         self.scales = scales.expand(*batch_shape, *locs.shape[-2:])
+        self.stratified, self.row_axes = stratified, len(batch_shape)
         super().__init__(batch_shape, locs.shape[-1:], validate_args=validate_args)
 
     @property
@@ -68,12 +78,27 @@ class DiagonalNormalMixture(Maskable):
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Draws of shape ``(*sample_shape, *batch, d)``."""
         shape = torch.Size(sample_shape)
-        which = torch.distributions.Categorical(logits=self.logits, validate_args=False).sample(shape)
+        which = self._shares(shape) if self.stratified else self._components(shape)
         index = which[..., None, None].expand(*which.shape, 1, self.event_shape[0])
         loc, scale = (
             t.expand(*which.shape, *t.shape[-2:]).gather(-2, index).squeeze(-2) for t in (self.locs, self.scales)
         )
         return loc + scale * torch.randn_like(loc)
+
+    def _components(self, shape: torch.Size) -> Tensor:
+        return torch.distributions.Categorical(logits=self.logits, validate_args=False).sample(shape)
+
+    def _shares(self, shape: torch.Size) -> Tensor:
+        """Components by systematic sampling: the draws of a row lie in equal parts of its weights, in random order."""
+        batch = shape + self.batch_shape
+        rows = batch[len(batch) - self.row_axes :]
+        count = batch.numel() // max(rows.numel(), 1)
+        like: dict[str, Any] = {"dtype": self.logits.dtype, "device": self.logits.device}
+        part = torch.rand(count, *rows, **like).argsort(0)
+        points = ((part + torch.rand(rows, **like)) / count).reshape(*batch, 1)
+        ends = self.logits.exp().cumsum(-1)
+        ends = (ends / ends[..., -1:]).expand(*batch, -1).contiguous()
+        return torch.searchsorted(ends, points.clamp(max=1 - 1e-6), right=True).squeeze(-1)
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Draws whose derivatives hold their conditional distribution functions fixed, entry after entry."""

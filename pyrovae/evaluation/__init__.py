@@ -2,6 +2,7 @@
 
 from pyrovae.evaluation import psis
 from pyrovae.evaluation.bdmc import Sandwich, bdmc
+from pyrovae.evaluation.conditional import log_conditional
 from pyrovae.evaluation.elbo import elbo
 from pyrovae.evaluation.estimators import AIS, Estimator, Importance, Mixture, Refined
 from pyrovae.evaluation.gaps import inference_gaps
@@ -27,6 +28,7 @@ __all__ = [
     "impute",
     "inference_gaps",
     "joint_log_weights",
+    "log_conditional",
     "log_marginal",
     "log_weights",
     "psis",

@@ -185,8 +185,8 @@ class Graph(nn.Module):
     ) -> Any:
         """Draws of the data under other covariates, given the latents that the guide finds under their own.
 
-        What changes is associational: an effect of the covariates only where the latents do not depend on them. Show the
-        mutual information of latents and covariates beside it.
+        What changes is associational: an effect of the covariates only where the latents do not depend on them.
+        :func:`pyrovae.checks.covariate_information` tells how far they do, in nats; ``diagnose`` and the report do, too.
 
         Args:
             data: N rows.

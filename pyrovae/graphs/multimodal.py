@@ -43,7 +43,7 @@ class MultimodalVAE(Graph):
 
     Data are ``{"image": x1, "text": x2}``, NaN where an entry is missing; one batch may hold every subset of modalities.
     Sites are ``z``, each modality by its name, and ``z_image`` for a private latent. Cross-generation is ``impute`` on rows
-    without a modality; log p(a | b) is ``log_marginal`` of the rows minus that of the same rows without a.
+    without a modality; log p(a | b) is ``log_conditional(vae, data, given="b")``.
 
     Complete rows train the experts together and leave each alone undetermined; the transform :func:`random_subsets` of
     ``fit`` trains them for every subset. Over rows of the model itself log p(a | b) exceeds log p(a) on average, by their
