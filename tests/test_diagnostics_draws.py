@@ -181,6 +181,18 @@ def test_resampled_draws_are_corrected(defect, factor):
     assert corrected.abs().max() < 0.1
 
 
+def test_auto_corrects_by_the_weights_where_nearly_all_draws_are_effective():
+    """95 % of the draws are effective, and the guide's own means would be off by .05 standard deviations."""
+    program = correlated(shifted(0.05))
+    x = program.simulate(40)
+    found = posterior_draws(program, x, method="auto", num_samples=1000, num_proposals=4000, seed=0)
+    assert (found.ess > 0.9 * 4000).all()
+    assert set(found.method.tolist()) == {"psis"}
+    posterior = program.posterior(x)
+    off = ((found.values["z"].mean(0) - posterior.mean) / posterior.variance.sqrt()).mean(0)
+    assert off.abs().max() < 0.02
+
+
 def test_auto_escalates_row_by_row():
     """Rows 0-9 have an exact guide, rows 10-19 one too wide, rows 20-24 one far off in a corner."""
 

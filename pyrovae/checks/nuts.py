@@ -9,7 +9,8 @@ from pyro import poutine
 from pyro.infer import MCMC, NUTS
 from torch import Tensor
 
-from pyrovae.evaluation.unconstrained import LatentSpace
+from pyrovae.errors import refusal
+from pyrovae.evaluation.unconstrained import Direction, LatentSpace
 from pyrovae.programs.call import Call
 from pyrovae.programs.masks import Unmask
 
@@ -20,6 +21,9 @@ def nuts_chains(call: Call, num_chains: int, num_warmup: int, num_samples: int) 
     The model is run without its param messages, for which NUTS would ask the parameter store.
     """
     space = LatentSpace(call)
+    directions = [block.name for block in space.blocks if isinstance(block.transform, Direction)]
+    if directions:
+        raise refusal(f"NUTS takes no directions, and the latents {directions} are: use method='hmc'", "method")
     starts = [space.guide_draws(num_chains), space.prior_draws(num_chains)]
     sampled = poutine.trace(poutine.block(call.program.model, expose_types=["sample"]))
     shaped = sampled.get_trace(*call.args, **call.kwargs)

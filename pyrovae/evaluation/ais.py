@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +17,12 @@ from pyrovae.evaluation.unconstrained import LatentSpace
 PILOT_CHAINS = 4
 MASS_DRAWS = 64
 """Draws of the start from which the scale of the proposals is taken."""
+
+
+SMOOTHED = 9
+"""Temperatures over which the spread of the log ratio is averaged."""
+KEPT = 0.2
+"""The share of the temperatures that stays on the grid of the pilot."""
 
 
 class Start(NamedTuple):
@@ -58,6 +65,28 @@ def from_gaussian(space: LatentSpace, gaussian: Gaussian) -> Start:
     return Start(gaussian.draw, densities, gaussian.frozen(space.counted))
 
 
+def from_mixture(space: LatentSpace, starts: Sequence[Start]) -> Start:
+    """Start at the mixture of several starts, from which draws are taken by turns.
+
+    Raises:
+        ValueError: some latents are masked, and the starts count them differently.
+    """
+    if not space.counted.all():
+        raise ValueError("some latents of these rows are masked: give one start, since several count them differently")
+
+    def draw(num_samples: int) -> Tensor:
+        drawn = torch.stack([start.draw(num_samples) for start in starts])
+        first = int(torch.randint(len(starts), ())) if num_samples % len(starts) else 0  # as likely from each
+        turns = (torch.arange(num_samples) + first) % len(starts)
+        return drawn[turns, torch.arange(num_samples)]
+
+    def densities(u: Tensor) -> tuple[Tensor, Tensor]:
+        pairs = [start.log_density(u) for start in starts]
+        return torch.stack([one for one, _ in pairs]).logsumexp(0) - math.log(len(starts)), pairs[0][1]
+
+    return Start(draw, densities, Gaussian.of_draws(draw(MASS_DRAWS)))
+
+
 @dataclass(frozen=True)
 class Schedule:
     """How to anneal: inverse temperatures and transitions; frozen, so that one schedule serves forward and backward.
@@ -65,36 +94,77 @@ class Schedule:
     Args:
         num_temperatures: T, the number of steps from the start to the target.
         leapfrog_steps: gradients per step.
+        betas: from 0 to 1 for each row, of shape (T + 1, rows), frozen after a pilot; None before.
         step_sizes: of shape (T, rows), frozen after a pilot; None before.
     """
 
     num_temperatures: int = 100
     leapfrog_steps: int = 3
+    betas: Tensor | None = None
     step_sizes: Tensor | None = None
 
     @property
-    def betas(self) -> list[float]:
-        """From 0 to 1, denser at both ends."""
+    def grid(self) -> Tensor:
+        """From 0 to 1, denser at both ends, of shape (T + 1,), float64: the temperatures of the pilot."""
         grid = torch.linspace(-4.0, 4.0, self.num_temperatures + 1, dtype=torch.float64).sigmoid()
-        return ((grid - grid[0]) / (grid[-1] - grid[0])).tolist()
+        return (grid - grid[0]) / (grid[-1] - grid[0])
 
 
 def pilot(start: Start, schedule: Schedule, num_chains: int = PILOT_CHAINS) -> Schedule:
-    """Anneal once to choose a step size for each temperature and datum; its weights are thrown away.
+    """Anneal once to choose temperatures and step sizes for each row; its weights are thrown away.
 
     Args:
         start: where to start.
-        schedule: temperatures and leapfrog steps.
+        schedule: the number of temperatures, and leapfrog steps.
         num_chains: chains of the pilot.
     """
     state = at(start.log_density, start.draw(num_chains))
-    step_size = torch.full_like(state.start[0], 0.5)
-    sizes = []
-    for beta in schedule.betas[1:]:
+    grid = schedule.grid.to(state.start.device)[:, None].expand(-1, state.start.shape[1])
+    step_size, sizes = torch.full_like(state.start[0], 0.5), []
+    spreads = [_ratio(state).nan_to_num(posinf=0.0, neginf=0.0).std(0)]
+    for beta in grid[1:]:
         state, acceptance = transition(start.log_density, state, beta, step_size, schedule.leapfrog_steps, start.mass)
         step_size = adapted(step_size, acceptance)
         sizes.append(step_size)
-    return Schedule(schedule.num_temperatures, schedule.leapfrog_steps, torch.stack(sizes))
+        spreads.append(_ratio(state).nan_to_num(posinf=0.0, neginf=0.0).std(0))
+    betas = evenly_spread(grid, torch.stack(spreads))
+    step_sizes = interpolated(betas[1:], grid[1:], torch.stack(sizes).double().log()).exp().to(state.start)
+    return replace(schedule, betas=betas, step_sizes=step_sizes)
+
+
+def evenly_spread(grid: Tensor, spreads: Tensor) -> Tensor:
+    r"""As many temperatures, between which the weights of the chains lose equally much of their effective sample size.
+
+    A step by delta leaves a share of about 1 - delta^2 s^2 of it, s being the standard deviation of the log ratio there, so
+    that all steps are equal in the integral of s. Since few chains estimate s, it is smoothed over neighboring temperatures,
+    and a part of the steps stays as the grid has it.
+
+    Args:
+        grid: temperatures from 0 to 1, of shape (T + 1, rows).
+        spreads: the standard deviation of log target - log start over chains, of the same shape.
+
+    Reference: Zhou, Johansen & Aston 2016, Towards automatic model comparison, arXiv:1303.3123.
+    """
+    width = min(SMOOTHED, len(grid) // 2 * 2 - 1)
+    padded = torch.nn.functional.pad(spreads.T[:, None], (width // 2, width // 2), mode="replicate")
+    smooth = torch.nn.functional.avg_pool1d(padded, width, 1)[:, 0].T
+    steps = (smooth[1:] + smooth[:-1]) / 2 * grid.diff(dim=0)
+    steps = steps / steps.sum(0).clamp_min(torch.finfo(torch.float64).tiny)
+    even = torch.full_like(steps, 1 / len(steps))
+    lengths = torch.cat([torch.zeros_like(steps[:1]), ((1 - KEPT) * steps + KEPT * even).cumsum(0)])
+    lengths = lengths / lengths[-1]
+    wanted = torch.linspace(0, 1, len(grid), dtype=torch.float64, device=grid.device)[:, None].expand_as(grid)
+    betas = interpolated(wanted, lengths, grid)
+    betas[0], betas[-1] = 0.0, 1.0
+    return betas
+
+
+def interpolated(x: Tensor, places: Tensor, values: Tensor) -> Tensor:
+    """Linear interpolation down each column; x, the ascending places and the values are of shapes (any or many, rows)."""
+    above = torch.searchsorted(places.T.contiguous(), x.T.contiguous()).T.clamp(1, len(places) - 1)
+    (x0, x1), (y0, y1) = ((part.gather(0, above - 1), part.gather(0, above)) for part in (places, values))
+    share = ((x - x0) / (x1 - x0).clamp_min(torch.finfo(torch.float64).tiny)).clamp(0, 1)
+    return y0 + share * (y1 - y0)
 
 
 def anneal(start: Start, schedule: Schedule, num_chains: int) -> tuple[Tensor, Tensor]:
@@ -112,9 +182,8 @@ def anneal(start: Start, schedule: Schedule, num_chains: int) -> tuple[Tensor, T
 
     Reference: Neal 2001, doi:10.1023/A:1008923215028; Wu, Burda, Salakhutdinov & Grosse 2017, arXiv:1611.04273.
     """
-    state = at(start.log_density, start.draw(num_chains))
+    state, betas = at(start.log_density, start.draw(num_chains)), _betas(schedule)
     log_weight = torch.zeros_like(state.start, dtype=torch.float64)
-    betas = schedule.betas
     for t in range(1, len(betas)):
         log_weight += (betas[t] - betas[t - 1]) * _ratio(state)
         if t < len(betas) - 1:
@@ -135,9 +204,8 @@ def anneal_back(start: Start, schedule: Schedule, u: Tensor) -> Tensor:
 
     Reference: Grosse, Ghahramani & Adams 2015, arXiv:1511.02543.
     """
-    state = at(start.log_density, u)
+    state, betas = at(start.log_density, u), _betas(schedule)
     log_weight = torch.zeros_like(state.start, dtype=torch.float64)
-    betas = schedule.betas
     for t in range(len(betas) - 1, 0, -1):
         if t < len(betas) - 1:
             state = _move(start, schedule, state, betas[t], t)
@@ -149,8 +217,12 @@ def _ratio(state: State) -> Tensor:
     return (state.target - state.start).double()
 
 
-def _move(start: Start, schedule: Schedule, state: State, beta: float, t: int) -> State:
-    if schedule.step_sizes is None:
-        raise ValueError("the schedule has no step sizes: run pilot(start, schedule) first")
-    step_size = schedule.step_sizes[t - 1]
-    return transition(start.log_density, state, beta, step_size, schedule.leapfrog_steps, start.mass)[0]
+def _betas(schedule: Schedule) -> Tensor:
+    if schedule.betas is None:
+        raise ValueError("the schedule has no temperatures and step sizes: run pilot(start, schedule) first")
+    return schedule.betas
+
+
+def _move(start: Start, schedule: Schedule, state: State, beta: Tensor, t: int) -> State:
+    step_size: Any = schedule.step_sizes
+    return transition(start.log_density, state, beta, step_size[t - 1], schedule.leapfrog_steps, start.mass)[0]

@@ -110,7 +110,7 @@ def bdmc(
     def task(block: Block) -> dict[str, Tensor]:
         space = LatentSpace(block.call)
         rows = {name: _rows(latents[name], block.batch.index, name, space) for name in space.names}
-        lower, upper = _bounds(space, estimator, chains, space.flatten(rows), block.batch.index)
+        lower, upper = _bounds(block, space, estimator, chains, space.flatten(rows))
         return {"lower": lower, "upper": upper}
 
     return Sandwich(**work.run(task, "bdmc"))
@@ -124,8 +124,8 @@ def _rows(value: Tensor, index: Tensor, name: str, space: LatentSpace) -> Tensor
     return value.reshape(1, *[1] * missing, *value.shape)
 
 
-def _bounds(space: LatentSpace, estimator: AIS, chains: int, posterior: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-    start, schedule = estimator.prepare(space, index)
+def _bounds(block: Block, space: LatentSpace, estimator: AIS, chains: int, posterior: Tensor) -> tuple[Tensor, Tensor]:
+    start, schedule = estimator.prepare(block, space)
     forward, _ = ais.anneal(start, schedule, chains)
     backward = ais.anneal_back(start, schedule, posterior.expand(chains, -1, -1))
     count = math.log(chains)

@@ -13,7 +13,7 @@ from torch import Tensor
 from pyrovae.errors import check_word
 from pyrovae.evaluation import ais, mixture
 from pyrovae.evaluation.gaussian import Gaussian
-from pyrovae.evaluation.refine import RefinedGuide, fit_gaussian
+from pyrovae.evaluation.refine import Fit, RefinedGuide, fit_rows
 from pyrovae.evaluation.unconstrained import LatentSpace
 from pyrovae.programs.call import checked
 from pyrovae.programs.rows import Block
@@ -64,14 +64,14 @@ class Refined(Estimator):
     """Importance sampling from a guide that is first optimized for each datum, then drawn from afresh.
 
     Args:
-        family: ``"full"`` or ``"normal"``, see :func:`pyrovae.evaluation.refine`.
+        family: ``"auto"``, ``"full"``, ``"low_rank"`` or ``"normal"``, see :func:`pyrovae.evaluation.refine`.
         num_steps: steps of Adam.
         num_particles: draws per datum and step.
         learning_rate: of the first step.
         guide: a refined guide of these rows, to be used instead of optimizing one.
     """
 
-    family: str = "full"
+    family: str = "auto"
     num_steps: int = 300
     num_particles: int = 8
     learning_rate: float = 0.05
@@ -83,19 +83,23 @@ class Refined(Estimator):
         """The particles of a step: samples can be drawn a few at a time."""
         return self.num_particles
 
-    def gaussian(self, space: LatentSpace, index: Tensor) -> Gaussian:
+    def fit(self, block: Block, space: LatentSpace) -> Fit:
         """The optimized Gaussians of these rows."""
         if self.guide is not None:
-            return self.guide.select_rows(index).gaussian
-        if self.family not in ("normal", "full"):
-            raise ValueError(f"family must be 'normal' or 'full', got {self.family!r}")
-        return fit_gaussian(space, self.family == "full", self.num_steps, self.num_particles, self.learning_rate)
+            guide = self.guide.select_rows(block.call.rows)
+            return Fit(guide.gaussian, guide.converged)
+        return fit_rows(block, space, self.family, self.num_steps, self.num_particles, self.learning_rate)
 
     def log_weights(self, block: Block) -> Tensor:
         """One weight for each fresh draw of the optimized guide."""
+        return self.evaluate(block)[0]
+
+    def evaluate(self, block: Block) -> tuple[Tensor, dict[str, Tensor]]:
+        """The log weights, and whether the optimization of each row has converged."""
         space = LatentSpace(block.call)
-        gaussian = self.gaussian(space, block.call.rows)
-        return torch.cat([_weights(space, gaussian, tile.num_samples) for tile in block.tiles()])
+        fit = self.fit(block, space)
+        weights = [_weights(space, fit.gaussian, tile.num_samples) for tile in block.tiles()]
+        return torch.cat(weights), {"converged": fit.converged}
 
 
 def _weights(space: LatentSpace, gaussian: Gaussian, size: int) -> Tensor:
@@ -121,7 +125,7 @@ class Mixture(Estimator):
         components: Gaussians at distinct optima, beside the one at the guide's moments.
         starts: from which optima are searched for.
         candidates: draws of each source among which half of the starts are chosen.
-        family: ``"full"`` or ``"normal"``, see :func:`pyrovae.evaluation.refine`.
+        family: as in :func:`pyrovae.evaluation.refine`.
         num_steps: steps of Adam for each component.
         num_particles: draws per component and step.
         learning_rate: of the first step.
@@ -133,7 +137,7 @@ class Mixture(Estimator):
     components: int = 5
     starts: int = 32
     candidates: int = 32
-    family: str = "full"
+    family: str = "auto"
     num_steps: int = 100
     num_particles: int = 4
     learning_rate: float = 0.02
@@ -162,7 +166,7 @@ class Mixture(Estimator):
         options: dict[str, Any] = {"num_steps": self.num_steps, "num_particles": self.num_particles}
         options["rate"] = self.learning_rate
         found = [
-            mixture.proposals(space, one, len(numbers), full=self.family == "full", **options)
+            mixture.proposals(space, one, len(numbers), family=self.family, **options)
             for one, numbers in zip(optima, by, strict=True)
             if numbers
         ]
@@ -174,7 +178,7 @@ class Mixture(Estimator):
                     at, places = zip(*mine, strict=True)
                     weights[at, :], alone[at, :] = one.log_weights(places)
         known = {
-            "pareto_k": mixture.settled_k(weights, alone),
+            "pareto_k": mixture.bounded_k(weights, alone),
             "starts": torch.full((space.rows,), len(by) * self.starts),
         }
         known["optima"] = torch.stack([one.counts for one in optima]).amax(0)
@@ -186,15 +190,19 @@ class Mixture(Estimator):
 
 @dataclass(frozen=True)
 class AIS(Estimator):
-    """Annealed importance sampling with HMC; the samples are chains. Step sizes are adapted on a pilot, then frozen.
+    """Annealed importance sampling with HMC; the samples are chains.
+
+    A pilot chooses the step sizes of each row and its temperatures, between which the effective sample size falls by the same
+    share; then both are frozen.
 
     Args:
         num_temperatures: steps from the start to the posterior.
         leapfrog_steps: gradients per step.
-        start: where chains start: a function of the latent space, ``ais.from_guide`` or ``ais.from_prior``, or a
-            :class:`Refined`, whose Gaussians are fitted first.
+        start: where chains start: a function of the latent space, ``ais.from_guide`` or ``ais.from_prior``, a
+            :class:`Refined`, whose Gaussians are fitted first, or a tuple of these, whose mixture is then the start: chains
+            start from each by turns, and a mode that one of them misses is reached from another.
 
-    Reference: Wu, Burda, Salakhutdinov & Grosse 2017, arXiv:1611.04273.
+    Reference: Wu, Burda, Salakhutdinov & Grosse 2017, arXiv:1611.04273; Zhou, Johansen & Aston 2016, arXiv:1303.3123.
     """
 
     num_temperatures: int = 100
@@ -203,20 +211,25 @@ class AIS(Estimator):
     name = "ais"
     num_samples = 16
 
-    def begin(self, space: LatentSpace, index: Tensor) -> ais.Start:
-        """Where the chains of these rows start."""
-        if isinstance(self.start, Refined):
-            return ais.from_gaussian(space, self.start.gaussian(space, index))
-        return self.start(space)
+    @property
+    def strata(self) -> int:
+        """The starts that take turns."""
+        return len(self.start) if isinstance(self.start, tuple) else 1
 
-    def prepare(self, space: LatentSpace, index: Tensor) -> tuple[ais.Start, ais.Schedule]:
-        """The start, and the schedule with step sizes from a pilot."""
-        start = self.begin(space, index)
+    def begin(self, block: Block, space: LatentSpace, one: Any) -> ais.Start:
+        """Where the chains of these rows start."""
+        if isinstance(one, tuple):
+            return ais.from_mixture(space, [self.begin(block, space, each) for each in one])
+        return ais.from_gaussian(space, one.fit(block, space).gaussian) if isinstance(one, Refined) else one(space)
+
+    def prepare(self, block: Block, space: LatentSpace) -> tuple[ais.Start, ais.Schedule]:
+        """The start, and the schedule with temperatures and step sizes from a pilot."""
+        start = self.begin(block, space, self.start)
         return start, ais.pilot(start, ais.Schedule(self.num_temperatures, self.leapfrog_steps))
 
     def log_weights(self, block: Block) -> Tensor:
         """One weight for each chain."""
-        start, schedule = self.prepare(LatentSpace(block.call), block.call.rows)
+        start, schedule = self.prepare(block, LatentSpace(block.call))
         return torch.cat([ais.anneal(start, schedule, tile.num_samples)[0] for tile in block.tiles()])
 
 

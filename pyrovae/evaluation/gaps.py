@@ -40,13 +40,14 @@ def inference_gaps(
         \underbrace{\mathcal{L}[q^*] - \mathcal{L}[q]}_{\text{amortization}}
 
     q* is the best Gaussian of the family for each datum by itself. Where the guide is of another family than ``family``,
-    or its optimization has not converged, the second part holds that too, and may be negative.
+    or its optimization has not converged (``notes`` among the attributes count such rows), the second part holds that too, and
+    may be negative.
 
     Args:
         program: as in :func:`pyrovae.evaluation.log_weights`.
         data: the data, N rows.
         covariates: for each name, a tensor of N rows.
-        family: of q*: ``"normal"`` or ``"full"``, on the unconstrained latents.
+        family: of q*, as in :func:`pyrovae.evaluation.refine`, on the unconstrained latents.
         method: how log p(x) is estimated, as in :func:`pyrovae.evaluation.log_marginal`.
         num_samples: draws per datum (or chains) of the estimate of log p(x); by default those of the method. The two bounds
             take 1,000 draws.
@@ -88,4 +89,6 @@ def inference_gaps(
     found["amortization_error"] = (best.elbo_error**2 + own.elbo_error**2) ** 0.5
     for name in found.data_vars:
         found[name].attrs = {} if name == "pareto_k" else {"units": "nats"}
+    if guide.notes:
+        found.attrs["notes"] = guide.notes
     return found

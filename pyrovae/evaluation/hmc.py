@@ -26,13 +26,14 @@ class State(NamedTuple):
     start_gradient: Tensor
     target_gradient: Tensor
 
-    def tempered(self, beta: float) -> Tensor:
-        """(1 - beta) start + beta target, of shape (chains, rows)."""
-        return torch.lerp(self.start, self.target, beta)
+    def tempered(self, beta: Tensor | float) -> Tensor:
+        """(1 - beta) start + beta target, of shape (chains, rows); beta is one number, or one for each row."""
+        return torch.lerp(self.start, self.target, torch.as_tensor(beta).to(self.start))
 
-    def gradient(self, beta: float) -> Tensor:
+    def gradient(self, beta: Tensor | float) -> Tensor:
         """The gradient of the tempered log density."""
-        return torch.lerp(self.start_gradient, self.target_gradient, beta)
+        weight = torch.as_tensor(beta).to(self.u)[..., None]
+        return torch.lerp(self.start_gradient, self.target_gradient, weight)
 
 
 def at(log_density: LogDensity, u: Tensor) -> State:
@@ -56,7 +57,12 @@ def _gradient(values: Tensor, u: Tensor) -> Tensor:
 
 
 def transition(
-    log_density: LogDensity, state: State, beta: float, step_size: Tensor, leapfrog_steps: int, mass: Gaussian
+    log_density: LogDensity,
+    state: State,
+    beta: Tensor | float,
+    step_size: Tensor,
+    leapfrog_steps: int,
+    mass: Gaussian,
 ) -> tuple[State, Tensor]:
     r"""One step of HMC that leaves the tempered density invariant.
 
@@ -65,7 +71,7 @@ def transition(
     Args:
         log_density: both log densities.
         state: where the chains are.
-        beta: the inverse temperature, between the start (0) and the target (1).
+        beta: the inverse temperature, between the start (0) and the target (1), or one for each row.
         step_size: of shape (rows,), in units of the mass's scale.
         leapfrog_steps: gradients per transition.
         mass: the proposal's scale for each row.

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 from pyrovae.evaluation.estimators import Estimator, Importance, as_estimator
-from pyrovae.evaluation.psis import pareto_k
+from pyrovae.evaluation.psis import settled_k
+from pyrovae.evaluation.refine import not_converged
 from pyrovae.limits import FEWEST_SAMPLES, good_k, share_bad_k, too_many_bad_k
 from pyrovae.programs.call import Call
 from pyrovae.programs.masks import counted
@@ -38,6 +39,7 @@ LONG_NAMES = {
     "starts": "starts from which modes were searched for",
     "optima": "distinct optima that the search for modes found",
     "apart": "how far two searches for modes lie apart",
+    "converged": "whether the optimization of the row's guide came to rest",
     "refitted": "estimated again, since the guide's own bound lay above",
     "flagged": "whether the guide's own bound still lies above the estimate",
 }
@@ -83,12 +85,13 @@ def log_marginal(
         A Dataset over ``data`` with ``log_marginal, mcse, ess, pareto_k, elbo, gap`` and ``half`` (the estimate from half of
         the samples, to see whether it has converged), in nats, float64. Other methods than importance sampling compare each
         estimate with the ELBO under the program's own guide: a row whose ELBO lies above by three standard errors of each is
-        estimated again (``refitted``), and ``flagged`` where it stays so; the two are never combined. A mixture tells its
-        ``starts`` and distinct ``optima``, and, if ``robust``, how far its two searches lie ``apart``; its ``pareto_k`` is at
-        most 0 where the tail of the weights is worth less than .02 nats. Its attributes tell the method, the rows, and how
-        many numbers the program observes in all complete rows (``entries``), with the sum of their absolute values
-        (``magnitude``); ``notes`` is among them where the estimates are unreliable: more than 5 % of the rows have a Pareto
-        shape above the limit for so many samples. The evidence of a relaxed discrete latent is the relaxed model's, and says so.
+        estimated again (``refitted``), and ``flagged`` where it stays so; the two are never combined. Refined guides tell which
+        rows have ``converged``; a mixture tells its ``starts`` and distinct ``optima``, and, if ``robust``, how far its two
+        searches lie ``apart``. ``pareto_k`` does not exceed the limit where the tail of the weights is worth less than .02 nats.
+        The attributes tell the method, the rows, and how many numbers the program observes in all complete rows (``entries``),
+        with the sum of their absolute values (``magnitude``); ``notes`` is among them where rows have not converged, or where the
+        estimates are unreliable: more than 5 % of the rows have a Pareto shape above the limit for so many samples. The evidence
+        of a relaxed discrete latent is the relaxed model's, and says so.
 
     Raises:
         ValueError: an unknown method; ``resume`` without a seed, or with a folder of another call.
@@ -180,7 +183,7 @@ def summary(log_weights: Tensor, strata: int = 1) -> dict[str, Tensor]:
         "log_marginal": total - math.log(samples),
         "mcse": variance.sqrt() if samples > 1 else torch.full_like(total, torch.nan),
         "ess": ess,
-        "pareto_k": pareto_k(log_weights),
+        "pareto_k": settled_k(log_weights),
         "elbo": log_weights.mean(0),
         "half": log_weights[: max(1, samples // 2)].logsumexp(0) - math.log(max(1, samples // 2)),
     }
@@ -229,6 +232,7 @@ def _dataset(columns: Mapping[str, Tensor], estimator: Estimator, work: RowWork)
     if columns["entries"].any():
         attributes |= {name: columns[name].sum().item() for name in ("entries", "magnitude")}
     notes = [_note(columns["pareto_k"].numpy(), work.num_samples, estimator), _lost(columns)]
+    notes += [not_converged(columns["converged"])] if "converged" in columns else []
     if any(notes):
         attributes["notes"] = "; ".join(filter(None, notes))
     if work.dry_run.relaxed_latents:

@@ -12,8 +12,8 @@ from pyro import poutine
 from torch import Tensor
 
 from pyrovae.evaluation.gaussian import Gaussian
-from pyrovae.evaluation.psis import beyond_the_draws
-from pyrovae.evaluation.refine import fit_gaussian
+from pyrovae.evaluation.psis import settled_k
+from pyrovae.evaluation.refine import family_for, fit_gaussian
 from pyrovae.evaluation.unconstrained import LatentSpace
 from pyrovae.programs.call import checked
 
@@ -21,8 +21,6 @@ STRATA = 10
 """Proposals take turns of so many; two of each turn are the guide's."""
 VALLEY = 0.1
 """Nats by which the density must fall between two optima for them to be two."""
-WORTH = 0.02
-"""Nats below which a tail of weights does not matter."""
 DEAD = 1e-3
 """A component with a smaller share of the evidence among the pilot draws gets no draws."""
 WIDEST = 3.0
@@ -227,15 +225,19 @@ def laplace(space: LatentSpace, places: Tensor, spread: Tensor) -> Gaussian:
 
 
 def proposals(
-    space: LatentSpace, optima: Optima, total: int, *, full: bool, num_steps: int, num_particles: int, rate: float
+    space: LatentSpace, optima: Optima, total: int, *, family: str, num_steps: int, num_particles: int, rate: float
 ) -> Proposals:
     """Gaussians fitted at the guide's moments and at the optima; a pilot decides how many strata each of them gets."""
     own, copies = Gaussian.of_draws(space.guide_draws(PILOT**2)), len(optima.places) + 1
-    around = laplace(space, optima.places, own.tril)
-    loc, tril = torch.cat([own.loc[None], around.loc]), torch.cat([torch.diag_embed(own.tril)[None], around.tril])
+    family = family_for(family, space.size)
+    if family == "full":
+        around, scale = laplace(space, optima.places, own.tril), torch.diag_embed(own.tril)
+    else:  # the curvature would be as large as a full covariance
+        around, scale = Gaussian(optima.places, own.tril.expand_as(optima.places)), own.tril
+    loc, tril = torch.cat([own.loc[None], around.loc]), torch.cat([scale[None], around.tril])
     start = Gaussian(loc.flatten(0, 1), tril.flatten(0, 1))
     stack: Any = Stack(space, copies)
-    gaussian = fit_gaussian(stack, full, num_steps, num_particles, rate, start=start)
+    gaussian = fit_gaussian(stack, family, num_steps, num_particles, rate, start=start).gaussian
     takes_part = not space.auxiliary and space.masked_alike
     strata = STRATA - 2 if takes_part else STRATA
     every = torch.arange(copies)
@@ -264,11 +266,10 @@ def shared_out(pilot: Proposals, strata: int) -> Tensor:
     return torch.stack(turns)
 
 
-def settled_k(log_weights: Tensor, alone: Tensor) -> Tensor:
-    r"""The Pareto shape of a mixture's weights, or 0 where their tail is worth less than ``WORTH`` nats.
+def bounded_k(log_weights: Tensor, alone: Tensor) -> Tensor:
+    r"""The Pareto shape of a mixture's weights, whose tail is bounded too.
 
-    Weights that are nearly constant may have any shape, and it says nothing. What lies beyond the largest of S weights is
-    extrapolated by the fitted tail to ten times as many draws; it is also bounded, since the guide's share bounds the weights:
+    The guide's share bounds each weight:
 
     .. math:: w(u) \le \frac{w_{\mathrm{guide}}(u)}{0.2}
 
@@ -276,8 +277,5 @@ def settled_k(log_weights: Tensor, alone: Tensor) -> Tensor:
         log_weights: under the mixture, of shape (samples, rows).
         alone: under the guide alone at the same draws; infinite where the guide takes no part.
     """
-    k, beyond = beyond_the_draws(log_weights)
     mean = log_weights.logsumexp(0) - math.log(len(log_weights))
-    bound = (alone.amax(0) - mean).exp() * STRATA / 2 / len(log_weights)
-    worth = torch.fmin(beyond, bound)
-    return torch.where(worth < WORTH, k.clamp_max(0.0), k)
+    return settled_k(log_weights, (alone.amax(0) - mean).exp() * STRATA / 2 / len(log_weights))

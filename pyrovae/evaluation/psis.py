@@ -11,6 +11,8 @@ from torch import Tensor
 
 from pyrovae.limits import good_k
 
+WORTH = 0.02
+"""Nats below which a tail of weights does not matter."""
 ROWS = 64
 """Rows that are fitted at once: their candidates fill about the second-level cache."""
 
@@ -85,6 +87,8 @@ def beyond_the_draws(log_weights: Tensor, factor: float = 10.0) -> tuple[Tensor,
     .. math:: \frac{M}{S \bar w} \int_{1 / (2 M c)}^{1 / (2 M)}
         \Bigl[\mu + \frac{\sigma}{k} (p^{-k} - 1)\Bigr] \mathrm{d}p
 
+    Weights have a finite mean, the evidence, so that a tail with k above 1 is continued with k = 1 from the largest weight.
+
     Args:
         log_weights: of shape (samples, data).
         factor: c, how many times as many draws.
@@ -95,11 +99,32 @@ def beyond_the_draws(log_weights: Tensor, factor: float = 10.0) -> tuple[Tensor,
     lw, tail, constant, valid = _prepare(log_weights, 1.0)
     k, sigma = _fit(tail)
     few = 1 / (2 * tail.length.double().clamp_min(1))
-    shape = torch.where((k * (k - 1)).abs() < 1e-6, k + 1e-5, k)
+    shape = k.clamp_max(1.0)
+    shape = torch.where((shape * (shape - 1)).abs() < 1e-6, shape - 1e-5, shape)
+    sigma = torch.where(k > 1, shape * tail.excess[:, 0] / (few**-shape - 1), sigma)
     powers = (few ** (1 - shape) - (few / factor) ** (1 - shape)) / (1 - shape)
     area = (tail.cutoff[:, 0] - sigma / shape) * few * (1 - 1 / factor) + sigma / shape * powers
     gain = tail.length / len(log_weights) * area / lw.exp().mean(1)
     return _settle(k, constant, valid, log_weights), torch.where(constant, 0.0, gain.nan_to_num(nan=torch.inf))
+
+
+def settled_k(log_weights: Tensor, bound: Tensor | None = None) -> Tensor:
+    r"""The Pareto shape of weights that are to be averaged: at most the limit where their tail is worth less than ``WORTH`` nats.
+
+    Weights that are nearly constant may have any shape, and it says nothing: a normal proposal has lighter tails than the
+    posterior of a log rate, so that k is near 1, and still no draw weighs more than a few per cent above the mean. What
+    lies beyond the largest of S weights is extrapolated by the fitted tail to ten times as many draws.
+
+    Args:
+        log_weights: of shape (samples, rows).
+        bound: what the largest weight there can be adds to the mean weight, relative to it, of shape (rows,), where known.
+
+    >>> settled_k(torch.zeros(100, 3))
+    tensor([0., 0., 0.], dtype=torch.float64)
+    """
+    k, worth = beyond_the_draws(log_weights)
+    worth = worth if bound is None else torch.fmin(worth, bound)
+    return torch.where(worth < WORTH, k.clamp_max(good_k(len(log_weights))), k)
 
 
 def _prepare(log_weights: Tensor, reff: float) -> tuple[Tensor, _Tail, Tensor, Tensor]:
@@ -228,4 +253,4 @@ def _settle(k: Tensor, constant: Tensor, valid: Tensor, log_weights: Tensor) -> 
     return torch.where(nan.any(0) if nan.ndim == 2 else nan.any()[None], torch.nan, k)
 
 
-__all__ = ["Psis", "good_k", "pareto_k", "psis"]
+__all__ = ["Psis", "good_k", "pareto_k", "psis", "settled_k"]

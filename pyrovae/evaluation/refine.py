@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial, update_wrapper
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyro
 import pyro.distributions as dist
@@ -14,7 +14,7 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
-from pyrovae.errors import check_integer, check_positive
+from pyrovae.errors import check_integer, check_positive, check_word, refusal
 from pyrovae.evaluation.gaussian import Gaussian
 from pyrovae.evaluation.unconstrained import Coordinates, LatentSpace, bijection, enumerating
 from pyrovae.programs.call import checked
@@ -24,6 +24,16 @@ STAGES = 4
 """Parts of the optimization, each in coordinates whitened by the part before."""
 INITIAL_DRAWS = 256
 """Draws of the program's guide from whose moments the optimization starts."""
+FAMILIES = ("auto", "full", "low_rank", "normal")
+LONG = 200
+"""Coordinates above which ``"auto"`` is of low rank: a full covariance of 12,900 takes 0.7 GB for each row."""
+RANK = 10
+COPIES = 8
+"""Tensors of a covariance's size that optimization holds: the parameters, their gradients, the moments of both, sums."""
+SLACK = 0.1
+"""Nats that one more step may promise for an optimization that has converged."""
+ROUNDS = 4
+"""How often rows that have not converged are optimized once more."""
 
 
 class RefinedGuide:
@@ -37,10 +47,19 @@ class RefinedGuide:
         gaussian: location and scale of each row, on the unconstrained latents.
         counted: which coordinates the model does not mask, of the shape of the location; its density is that of these.
         model: the program's; by default that of the space.
+        converged: whether the optimization of each row came to rest, of shape (rows,); by default all.
     """
 
-    def __init__(self, space: LatentSpace, gaussian: Gaussian, counted: Tensor, model: Callable | None = None) -> None:
+    def __init__(
+        self,
+        space: LatentSpace,
+        gaussian: Gaussian,
+        counted: Tensor,
+        model: Callable | None = None,
+        converged: Tensor | None = None,
+    ) -> None:
         self.space, self.gaussian, self.counted = space, gaussian, counted
+        self.converged = counted.new_ones(len(counted)) if converged is None else converged
         self.program_model = space.call.program.model if model is None else model
         self.model = _enumerated(self.program_model)
 
@@ -48,6 +67,11 @@ class RefinedGuide:
     def guide(self) -> RefinedGuide:
         """Itself, so that a refined guide can be evaluated as a program."""
         return self
+
+    @property
+    def notes(self) -> str:
+        """How many rows have not converged, in a sentence; empty if all have."""
+        return not_converged(self.converged)
 
     def __call__(self, x: Any, *args: Any, covariates: Any = None, size: int | None = None) -> dict[str, Tensor]:
         """Draw the latents of the rows, in the plate ``data``; of the data nothing but the latents' supports may depend."""
@@ -80,10 +104,14 @@ class RefinedGuide:
         return drawn
 
     def _normal(self, gaussian: Gaussian) -> Any:
-        loc, tril = (_at(value, self.space.data_dim) for value in gaussian)
-        if tril.ndim == loc.ndim:
-            return dist.Normal(loc, tril).to_event(1)
-        return dist.MultivariateNormal(loc, scale_tril=tril)
+        loc, tril, factor = gaussian.each(lambda value: _at(value, self.space.data_dim))
+        if gaussian.family == "full":
+            return dist.MultivariateNormal(loc, scale_tril=tril)
+        return (
+            dist.Normal(loc, tril).to_event(1)
+            if factor is None
+            else dist.LowRankMultivariateNormal(loc, factor, tril.square())
+        )
 
     def _sample(self, block: Coordinates, drawn: Tensor) -> Tensor:
         part, inner = _inner(drawn[..., block.coordinates], block)
@@ -103,15 +131,28 @@ class RefinedGuide:
 
     def select_rows(self, index: Tensor) -> RefinedGuide:
         """The guide of some of the rows, in the order of ``index``."""
-        gaussian = Gaussian(*(value[index.to(value.device)] for value in self.gaussian))
-        return RefinedGuide(self.space, gaussian, self.counted[index.to(self.counted.device)], self.program_model)
+        index = index.to(self.counted.device)
+        gaussian = self.gaussian.each(lambda value: value[index])
+        return RefinedGuide(self.space, gaussian, self.counted[index], self.program_model, self.converged[index])
 
     def __len__(self) -> int:
         return len(self.gaussian.loc)
 
     def __repr__(self) -> str:
-        family = "normal" if self.gaussian.tril.ndim == 2 else "full"
-        return f"RefinedGuide(rows={len(self)}, size={self.space.size}, family={family!r})"
+        lost = int((~self.converged).sum())
+        rest = f", not_converged={lost}" if lost else ""
+        return f"RefinedGuide(rows={len(self)}, size={self.space.size}, family={self.gaussian.family!r}{rest})"
+
+
+def not_converged(converged: Tensor) -> str:
+    """How many rows have not converged, in a sentence; empty if all have."""
+    count = int((~converged.bool()).sum())
+    return (
+        f"the optimization of {count} of {len(converged)} rows has not converged: one more step promises more than {SLACK} "
+        "nats (take more steps, num_steps=1000, or a larger learning_rate)"
+        if count
+        else ""
+    )
 
 
 def _enumerated(model: Callable) -> Callable:
@@ -151,11 +192,15 @@ class _Parameters(nn.Module):
         self.shift = nn.Parameter(torch.zeros_like(start.loc))
         self.log_scale = nn.Parameter(torch.zeros_like(start.loc))
         rows, size = start.loc.shape
-        self.lower = nn.Parameter(start.loc.new_zeros(rows, size, size)) if full else None
+        rest = start.loc.new_zeros(rows, size, size) if full else start.factor
+        self.lower = None if rest is None else nn.Parameter(torch.zeros_like(rest))
 
     def gaussian(self) -> Gaussian:
         loc = self.start.loc + self.start.stretch(self.shift[None])[0]
         scale = self.log_scale.exp()
+        if self.start.factor is not None and self.lower is not None:
+            factor = self.start.factor + self.start.scale[..., None] * self.lower
+            return Gaussian(loc, self.start.tril * scale, factor)
         if self.lower is None:
             return Gaussian(loc, self.start.tril * scale)
         inner = self.lower.tril(-1) + torch.diag_embed(scale)
@@ -163,12 +208,20 @@ class _Parameters(nn.Module):
         return Gaussian(loc, outer @ inner if outer.ndim == 3 else outer[..., None] * inner)
 
 
+class Fit(NamedTuple):
+    """What the optimization of some rows came to."""
+
+    gaussian: Gaussian
+    converged: Tensor
+    """Whether each row came to rest, of shape (rows,)."""
+
+
 def refine(
     program: Any,
     data: Any,
     covariates: Mapping[str, Any] | None = None,
     *,
-    family: str = "full",
+    family: str = "auto",
     num_steps: int = 300,
     num_particles: int = 8,
     learning_rate: float = 0.05,
@@ -181,14 +234,19 @@ def refine(
     .. math:: \max_{\mu_i, L_i}\ \mathbb{E}_{q(u \mid \mu_i, L_i)}[\log p(x_i, u) - \log q(u \mid \mu_i, L_i)]
 
     Latents are Gaussian in unconstrained space, all sites of a datum together; discrete ones are summed out, and
-    coordinates that the model masks are left out of the density. The model stays as it is. Evaluate the guide with fresh
-    draws: ``log_weights(guide, x)``.
+    coordinates that the model masks are left out of the density. A direction (an angle, a point on a sphere) is the direction
+    of a vector. The model stays as it is. Evaluate the guide with fresh draws: ``log_weights(guide, x)``.
+
+    A row has converged where the mean gradient over the last steps, in coordinates whitened by the Gaussian itself, promises
+    at most .1 nats beyond its own noise. Rows that have not are optimized again, up to four times; the guide's ``converged``
+    tells of each row whether it has, and its ``notes`` count those that have not.
 
     Args:
         program: as in :func:`pyrovae.evaluation.log_weights`.
         data: the data, N rows.
         covariates: for each name, a tensor of N rows.
-        family: ``"normal"`` (independent coordinates) or ``"full"`` (any covariance).
+        family: ``"normal"`` (independent coordinates), ``"low_rank"`` (these, and ten common directions), ``"full"`` (any
+            covariance), or ``"auto"``: full for at most 200 coordinates, else of low rank.
         num_steps: steps of Adam for each batch of rows.
         num_particles: draws per datum and step.
         learning_rate: of the first steps, in units of the scales; it is halved in each of four stages and decays to zero
@@ -204,12 +262,11 @@ def refine(
 
     >>> import torch, pyrovae as pvae
     >>> vae = pvae.build_vae(3, likelihood="poisson", latent_dim=1)
-    >>> guide = pvae.refine(vae, torch.ones(4, 3), num_steps=2, seed=0)
+    >>> guide = pvae.refine(vae, torch.ones(4, 3), num_steps=60, seed=0)
     >>> pvae.log_weights(guide, torch.ones(4, 3), num_samples=5).shape
     torch.Size([5, 4])
     """
-    if family not in ("normal", "full"):
-        raise ValueError(f"family must be 'normal' or 'full', got {family!r}")
+    check_word("family", family, FAMILIES)
     check_integer("num_steps", num_steps)
     check_positive("learning_rate", learning_rate)
     plan: dict[str, Any] = {"num_samples": num_particles, "seed": seed, "max_bytes": max_bytes, "progress": progress}
@@ -219,48 +276,126 @@ def refine(
     def task(block: Block) -> dict[str, Tensor]:
         space = LatentSpace(block.call)
         spaces.append(space)
-        gaussian = fit_gaussian(space, family == "full", num_steps, num_particles, learning_rate)
-        return {"loc": gaussian.loc, "tril": gaussian.tril, "counted": space.counted}
+        fit = fit_rows(block, space, family, num_steps, num_particles, learning_rate)
+        columns = {**fit.gaussian._asdict(), "counted": space.counted, "converged": fit.converged}
+        return {name: value for name, value in columns.items() if value is not None}
 
     found = {name: value.to(work.place.get("device")) for name, value in work.run(task, "refine").items()}
-    return RefinedGuide(spaces[0], Gaussian(found["loc"], found["tril"]), found["counted"], work.program.model)
+    gaussian = Gaussian(found["loc"], found["tril"], found.get("factor"))
+    return RefinedGuide(spaces[0], gaussian, found["counted"], work.program.model, found["converged"])
+
+
+def family_for(family: str, size: int) -> str:
+    """The family for so many coordinates."""
+    if check_word("family", family, FAMILIES) != "auto":
+        return family
+    return "full" if size <= LONG else "low_rank"
+
+
+def fit_rows(
+    block: Block, space: LatentSpace, family: str, num_steps: int, num_particles: int, learning_rate: float
+) -> Fit:
+    """The fit of the rows of a block; those that have not converged go on from where they are.
+
+    Args:
+        block: the rows.
+        space: their latents.
+        family: as in :func:`refine`.
+        num_steps: steps of Adam.
+        num_particles: draws per datum and step.
+        learning_rate: of the first step.
+
+    Raises:
+        ValueError: a full covariance needs more memory than the plan allows.
+    """
+    family = family_for(family, space.size)
+    needed = COPIES * space.rows * space.size**2 * space.like.element_size()
+    if family == "full" and needed > block.work.max_bytes:
+        raise refusal(
+            f"full covariances of {space.size} coordinates need about {needed / 2**20:.0f} MiB for {space.rows} rows, more than "
+            f"max_bytes={block.work.max_bytes}: take family='low_rank', or write max_bytes={int(1.2 * needed)} or more",
+            "family",
+        )
+    options: dict[str, Any] = {"num_steps": num_steps, "num_particles": num_particles, "learning_rate": learning_rate}
+    fit = fit_gaussian(space, family, **options)
+    alone = not (block.work.whole or space.flat)
+    for _ in range(ROUNDS):
+        left = (~fit.converged).nonzero()[:, 0]
+        if not len(left):
+            break
+        left = left if alone else torch.arange(space.rows, device=left.device)
+        few = LatentSpace(block.select(left).call) if alone else space
+        again = fit_gaussian(
+            few, family, start=fit.gaussian.each(partial(torch.index_select, dim=0, index=left)), **options
+        )
+        fit = Fit(fit.gaussian.put(left, again.gaussian), fit.converged.index_copy(0, left, again.converged))
+    return fit
 
 
 def fit_gaussian(
     space: LatentSpace,
-    full: bool,
+    family: str,
     num_steps: int = 300,
     num_particles: int = 8,
     learning_rate: float = 0.05,
     start: Gaussian | None = None,
-) -> Gaussian:
-    """The Gaussian of each row that maximizes its ELBO, by Adam on path gradients.
+) -> Fit:
+    """The Gaussian of each row that maximizes its ELBO, by Adam on path gradients, and whether that came to rest.
 
     Args:
         space: the latents of some rows.
-        full: any covariance, instead of independent coordinates.
+        family: ``"normal"``, ``"low_rank"`` or ``"full"``.
         num_steps: steps of Adam.
         num_particles: draws per datum and step.
         learning_rate: of the first step.
         start: where to start; by default at the moments of the program's guide.
     """
     gaussian = _moments(space) if start is None else start
+    if family == "low_rank" and gaussian.factor is None:
+        noise = torch.randn(*gaussian.loc.shape, min(RANK, space.size)).to(gaussian.loc)
+        gaussian = gaussian._replace(factor=0.1 * gaussian.tril[..., None] * noise)
     space.log_joint(gaussian.loc[None])  # checks the rows
-    steps = -(-num_steps // STAGES)
+    steps, seen = -(-num_steps // STAGES), []
     with torch.enable_grad(), poutine.block(), checked(False):
         for stage in range(STAGES):
-            parameters = _Parameters(gaussian, full)
+            parameters = _Parameters(gaussian, family == "full")
             used, rate = list(parameters.parameters()), learning_rate / 2**stage
-            optimizer = torch.optim.Adam(used, lr=rate, betas=(0.9, 0.99))
+            optimizer, is_last = torch.optim.Adam(used, lr=rate, betas=(0.9, 0.99)), stage == STAGES - 1
+            sums = [[torch.zeros_like(one), torch.zeros_like(one)] for one in used] if is_last else []
             for number in range(steps):
-                if stage == STAGES - 1:
+                if is_last:
                     optimizer.param_groups[0]["lr"] = rate * (1 - number / steps)
                 gradients = torch.autograd.grad(-_elbo(space, parameters.gaussian(), num_particles), used)
                 for parameter, gradient in zip(used, gradients, strict=True):
                     parameter.grad = torch.nan_to_num(gradient)
+                if is_last and 2 * number >= steps:
+                    seen.append(number)
+                    for (total, squares), gradient in zip(sums, gradients, strict=True):
+                        total += torch.nan_to_num(gradient)
+                        squares += torch.nan_to_num(gradient).square()
                 optimizer.step()
             gaussian = parameters.gaussian().detach()
-    return gaussian
+    return Fit(gaussian, _at_rest(sums, len(seen)))
+
+
+def _at_rest(sums: Sequence[Sequence[Tensor]], steps: int) -> Tensor:
+    r"""Whether a Newton step promises each row little: half the squared gradient where the curvature is one, as in white space.
+
+    .. math:: \sum_j c_j (\bar g_j^2 - \mathrm{se}_j^2) < 0.1 + 3 \sqrt{\textstyle\sum_j 2 c_j^2 \mathrm{se}_j^4}
+
+    The curvature along the logarithm of a scale is two, so that c is a quarter there.
+
+    Args:
+        sums: of the gradients and of their squares over the steps, for shifts, log scales, and the rest if there is one.
+        steps: their number.
+    """
+    slack = noise = torch.zeros(())
+    for (total, squares), weight in zip(sums, (0.5, 0.25, 0.5), strict=False):
+        mean = total / steps
+        error = (squares / steps - mean.square()).clamp_min(0) / max(steps - 1, 1)
+        slack = slack + weight * (mean.square() - error).flatten(1).sum(1)
+        noise = noise + 2 * weight**2 * error.square().flatten(1).sum(1)
+    return slack < SLACK + 3 * noise.sqrt()
 
 
 def _moments(space: LatentSpace) -> Gaussian:

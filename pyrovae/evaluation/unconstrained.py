@@ -10,10 +10,12 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
+from pyro.distributions import MaskedDistribution
+from pyro.distributions.constraints import sphere
 from pyro.poutine.enum_messenger import EnumMessenger
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
-from torch.distributions import biject_to, constraints
+from torch.distributions import Independent, MixtureSameFamily, biject_to, constraints
 from torch.distributions.transforms import IndependentTransform, Transform
 
 from pyrovae.programs import PARTICLES, Terms, given_terms, latent_names
@@ -23,6 +25,41 @@ from pyrovae.programs.sites import Site, frame_of, sites_of
 
 CHECKED_DRAWS = 8
 """Draws of the guide at which it is checked what depends on a masked latent."""
+
+
+class Direction(Transform):
+    r"""A real vector becomes its direction: a point on the sphere, or an angle in the plane.
+
+    The length of the vector is that of a standard normal vector whatever the direction, so that the density of the vector
+    is smooth away from 0, and integrates to that of the direction. In place of the Jacobian stands
+
+    .. math:: \log \mathcal{N}(u; 0, I_d) + \log \frac{2 \pi^{d/2}}{\Gamma(d/2)}
+
+    The inverse draws the length.
+
+    Args:
+        is_angle: whether the direction is given as an angle.
+    """
+
+    domain = constraints.real_vector
+    codomain = constraints.real_vector
+    bijective = False
+
+    def __init__(self, is_angle: bool) -> None:
+        super().__init__()
+        self.is_angle = is_angle
+
+    def _call(self, u: Tensor) -> Tensor:
+        return torch.atan2(u[..., 1], u[..., 0]) if self.is_angle else u / u.norm(dim=-1, keepdim=True)
+
+    def _inverse(self, z: Tensor) -> Tensor:
+        unit = torch.stack([z.cos(), z.sin()], -1) if self.is_angle else z
+        return unit * torch.randn_like(unit).norm(dim=-1, keepdim=True)
+
+    def log_abs_det_jacobian(self, u: Tensor, z: Tensor) -> Tensor:
+        """What is added to the log density of the direction to have that of the vector."""
+        half = u.shape[-1] / 2
+        return -0.5 * u.square().sum(-1) + (1 - half) * math.log(2) - math.lgamma(half)
 
 
 @dataclass(frozen=True)
@@ -63,7 +100,7 @@ class Coordinates:
 
 
 class LatentSpace:
-    r"""All continuous latents of a datum as one real vector u, constrained ones through their bijection.
+    r"""All continuous latents of a datum as one real vector u, constrained ones through their bijection, directions as vectors.
 
     .. math:: \log p(x, u) = \log p(x, z(u)) + \log |\det \partial z / \partial u|
 
@@ -124,7 +161,7 @@ class LatentSpace:
         if mask is None:
             return torch.ones(self.rows, block.size, dtype=torch.bool, device=self.like.device)
         inner = mask.ndim - site["fn"].event_dim + len(block.event_shape)
-        mask = mask.reshape(mask.shape[:inner])
+        mask = mask.reshape([*mask.shape[:inner], *[1] * (inner - mask.ndim)])
         return self._from_plates(mask.expand(*site["fn"].batch_shape, *block.event_shape), block)[0]
 
     def _flat(self, guide_trace: Trace) -> frozenset[str]:
@@ -335,14 +372,20 @@ def bijection(site: Site) -> Transform:
     Raises:
         ValueError: there is none.
     """
-    support: Any = site["fn"].support
+    support, base = site["fn"].support, site["fn"]
     mixed: Any = getattr(constraints, "MixtureSameFamilyConstraint", ())
     if isinstance(support, mixed):  # torch maps its components' alone
         support = support.base_constraint
+    innermost = support
+    while isinstance(innermost, constraints.independent):
+        innermost = innermost.base_constraint
+    while isinstance(base, (Independent, MaskedDistribution, MixtureSameFamily)):
+        base = base.component_distribution if isinstance(base, MixtureSameFamily) else base.base_dist
+    if innermost is sphere or "VonMises" in type(base).__name__:
+        return Direction(is_angle=innermost is not sphere)
     try:
         return biject_to(support)
     except NotImplementedError:
         raise ValueError(
-            f"latent {site['name']!r} has the support {support}, which has no unconstrained form (a sphere has "
-            "none): use method='importance'"
+            f"latent {site['name']!r} has the support {support}, which has no unconstrained form: use method='importance'"
         ) from None

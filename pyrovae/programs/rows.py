@@ -86,6 +86,12 @@ class Block:
     batch: Batch
     call: Call
 
+    def select(self, rows: Tensor) -> Block:
+        """Some of the rows, by their places in the block."""
+        loader = batches(self.work.data, self.work.rows, shuffle=False, **self.work.place)
+        batch = loader.batch(self.batch.index[rows.to(self.batch.index.device)])
+        return replace(self, batch=batch, call=self.work.call(batch))
+
     def tiles(self, num_samples: int | None = None, stream: int = 0, first: int = 0) -> Iterator[Tile]:
         """The draws of these rows, some at a time, each tile under a seed of its own.
 
