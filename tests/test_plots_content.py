@@ -395,6 +395,8 @@ def test_ranks_outside_the_band_are_counted():
     names = [text.get_text() for text in many.get_legend().get_texts()]
     assert names == ["joint 99% band", "log_joint", "20 inside"]
     assert len(many.lines) == 22  # 21 quantities and the zero line
+    few = plots.plot_sbc_ecdf({"log_joint": bad, "z": rng.integers(0, 100, (800, 10))}, 99)  # those of ten latents
+    assert len({line.get_color() for line in few.lines if not line.get_label().startswith("_")}) == 11
     worse = plots.plot_sbc_ecdf({"z": np.tile(bad[:, None], 14)}, 99)
     names = [text.get_text() for text in worse.get_legend().get_texts()]
     assert names == ["joint 95% band", *(f"z[{index}]" for index in range(12)), "2 more outside"]

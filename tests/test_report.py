@@ -165,6 +165,13 @@ def test_every_line_of_evidence_names_the_variant(run):
     assert all(row.endswith("<td>counts</td>") for row in rows)
 
 
+def test_a_warm_up_is_shown_where_it_was_in_force(copy):
+    assert not re.search("(?<!beta )warm up", page_of(pvae.write_report(copy, rows=10)).text)
+    config = json.loads((copy / "config.json").read_text())
+    rewrite(copy, settings={**config["settings"], "learning_rate": 0.01})
+    assert re.search("(?<!beta )warm up 0.1", page_of(pvae.write_report(copy, rows=10)).text)
+
+
 def test_the_numbers_are_those_of_the_library(run):
     subject = read_subject(run[0])
     page = RunPage(subject, rows=20)

@@ -110,8 +110,9 @@ def _draw_ecdfs(ax: Axes | None, curves: Mapping[str, np.ndarray], expected: np.
     ax.axhline(0, color=ink(ax), linewidth=0.8)
     outside = [name for name, curve in curves.items() if ((curve < lower) | (curve > upper)).any()]
     inside = [name for name in curves if many and name not in outside]
+    tints = (*CLASSES, "#AA4499", ink(ax))
     for index, name in enumerate(outside[:_FEW] if many else curves):
-        tint = CLASSES[(index + many) % len(CLASSES)]  # blue is taken by the many inside
+        tint = tints[(index + many) % len(tints)]  # blue is taken by the many inside
         ax.plot(at, np.pad(curves[name] - expected, 1), line(index), color=tint, linewidth=1.5, label=name)
     for names, tint, where in ((inside, BLUE, "inside"), (outside[_FEW:] if many else [], VERMILLION, "more outside")):
         for index, name in enumerate(names):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from typing import Any
@@ -232,7 +232,7 @@ class RunPage:
         groups = {
             "Data": known,
             "Model": self.subject.run.spec or {"class": config.get("class")},
-            "Settings": {**self.subject.settings, "seed": config.get("seed")},
+            "Settings": {**_in_force(self.subject.settings), "seed": config.get("seed")},
             "Versions": config["versions"],
         }
         tables = []
@@ -266,6 +266,12 @@ def run_page(page: RunPage) -> str:
     title = f"{page.name}: {page.subject.data_name}"
     rows = 0 if page.evidence.source is None else page.evidence.source.sizes["data"]
     return render("run.html", page=page, title=title, figures=figures, columns=columns, rows=rows)
+
+
+def _in_force(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings without those that others put out of force: the warm-up belongs to a learning rate of one's own."""
+    idle = () if settings.get("learning_rate") else ("warm_up",)
+    return {name: value for name, value in settings.items() if name not in idle}
 
 
 def _bare(picture: Picture) -> Picture:
