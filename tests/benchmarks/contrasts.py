@@ -96,7 +96,8 @@ def by_vae(counts, size, donor, side, seed):
     posterior = pvae.Factorized(dist.Normal, pvae.MLP(GENES, (64,)), 10, preprocess=torch.log1p)
     vae = pvae.VAE(pvae.standard_normal(10), likelihood, posterior)
     rows = pvae.data.as_data(torch.as_tensor(counts), {"size": torch.as_tensor(size)})
-    pvae.fit(vae, rows, epochs=150, batch_size=64, learning_rate=2e-3, seed=seed, progress=False)
+    options = {"epochs": 150, "batch_size": 64, "learning_rate": 2e-3, "compile": "trace"}
+    pvae.fit(vae, rows, **options, seed=seed, progress=False)
     first, second = (rows[torch.as_tensor(np.flatnonzero(side == number))] for number in (1, 0))
     options = {"delta": 0.25, "quantity": "log_mean", "under": {"size": 1.0}, "num_samples": 20, "num_proposals": 200}
     units = donor[side == 1], donor[side == 0]
