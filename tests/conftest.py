@@ -1,8 +1,12 @@
 """What every test may rely on."""
 
+import os
 import sys
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # there is a worker for each core: threads, of kernels and commands too, would only wait
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from pyrovae.training.loss import Loss
 from pyrovae.training.rows import Rows
 from pyrovae.training.traced import Traced
 
-FEW_STEPS = 200
+FEW_STEPS = 300
 """Steps in all below which tracing takes longer than it saves."""
 KEPT = 2**25 - 2**16
 """Bytes of a block after which glibc keeps freed blocks of up to this size (at most 32 MiB) for the next step."""
