@@ -5,7 +5,9 @@ import sys
 
 import pytest
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # there is a worker for each core: threads, of kernels and commands too, would only wait
+if (
+    "PYTEST_XDIST_WORKER" in os.environ
+):  # there is a worker for each core: threads, of kernels and commands too, would only wait
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
