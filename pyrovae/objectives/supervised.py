@@ -19,7 +19,9 @@ class SupervisedELBO(TraceEnum_ELBO):
     In the ELBO of a labelled row the guide's q(y | x) does not appear, and would learn from unlabelled rows alone.
 
     Args:
-        weight: :math:`\alpha`, for each labelled row. The paper takes 0.1 N / (labelled rows), with N rows in all.
+        weight: :math:`\alpha`, for each labelled row. The paper takes 0.1 N / (labelled rows), with N rows in all. Where that is
+            a small number and passes are few, the unlabelled rows outweigh the labels: a classifier that is less accurate than
+            one trained on the labelled rows alone, on these rows too, needs more (Pyro's example takes 46).
         num_particles: draws of the latents for each datum.
         vectorize_particles: draw them along an axis of their own instead of in a loop.
         max_plate_nesting: the number of nested plates, for vectorized particles.
