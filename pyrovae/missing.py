@@ -139,13 +139,13 @@ def wrong_shape(distribution: dist.TorchDistribution, x: Tensor, site: str) -> V
     """The error where data have another shape than a likelihood: an axis that ``.to_event`` did not count, or another event.
 
     >>> str(wrong_shape(dist.Normal(torch.zeros(6, 5), 1.0), torch.zeros(6, 5), "x"))[:55]
-    "x has shape (6, 5), and the likelihood's distribution s"
+    "x has shape (6, 5), and the likelihood's distribution t"
     """
     shape, event = tuple(x.shape), tuple(distribution.event_shape)
     axes = x.ndim - 1 - len(event)
     if axes > 0 and tuple(distribution.batch_shape[-axes:]) + event == shape[1:]:
         return ValueError(
-            f"{site} has shape {shape}, and the likelihood's distribution says of {axes} axes of a datum that they are rows: "
+            f"{site} has shape {shape}, and the likelihood's distribution takes the last {axes} of its axes for rows: "
             f"write .to_event({x.ndim - 1}) in its forward, dist.Normal(loc, scale).to_event({x.ndim - 1})"
         )
     return ValueError(
