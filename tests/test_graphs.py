@@ -314,7 +314,7 @@ def test_in_training_the_draws_of_a_row_are_shared_out_among_its_experts(combine
     torch.testing.assert_close(weight[:, -2], one_view.expand(count), **EXACT)
     bound = weight[:, :draws].mean(0)
     assert abs(bound.mean() - bounds.mean()) < 5 * (within.mean() / count / draws) ** 0.5
-    assert float(bound.var() * count / within.mean()) == pytest.approx(1.0, abs=0.1)
+    assert float(bound.var() * count / within.mean()) == pytest.approx(1.0, abs=0.07)  # 1.10 and 1.33 if independent
 
 
 class LinearView(nn.Module):
