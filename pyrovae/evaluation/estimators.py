@@ -124,7 +124,7 @@ class Mixture(Estimator):
     Args:
         components: Gaussians at distinct optima, beside the one at the guide's moments.
         starts: from which optima are searched for.
-        candidates: draws of each source among which half of the starts are chosen.
+        candidates: draws of each source among which the starts are chosen.
         family: as in :func:`pyrovae.evaluation.refine`.
         num_steps: steps of Adam for each component.
         num_particles: draws per component and step.
@@ -135,8 +135,8 @@ class Mixture(Estimator):
     """
 
     components: int = 5
-    starts: int = 32
-    candidates: int = 32
+    starts: int = 64
+    candidates: int = 48
     family: str = "auto"
     num_steps: int = 100
     num_particles: int = 4

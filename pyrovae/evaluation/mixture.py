@@ -17,6 +17,10 @@ from pyrovae.evaluation.refine import family_for, fit_gaussian
 from pyrovae.evaluation.unconstrained import LatentSpace
 from pyrovae.programs.call import checked
 
+CLIMB = (20, 40)
+"""Steps uphill of all starts, and then of those that still lie apart."""
+APART = 8
+"""At most so many climb on."""
 STRATA = 10
 """Proposals take turns of so many; two of each turn are the guide's."""
 VALLEY = 0.1
@@ -134,7 +138,7 @@ class Proposals:
 
 
 def search(space: LatentSpace, num_starts: int, num_candidates: int, num_optima: int) -> Optima:
-    """Climb from many starts, and keep the distinct optima.
+    """Climb from many starts, and keep the distinct optima; starts that have come to one hill climb on as one.
 
     Half of the starts are draws of high density that lie far from each other, the others are draws as they come: of the
     guide, of the guides of other rows, and of the prior.
@@ -147,8 +151,9 @@ def search(space: LatentSpace, num_starts: int, num_candidates: int, num_optima:
     chosen = [guide.mean(0), *far_apart(space, sources, guide.mean(0), spread, num_starts // 2)]
     rest = num_starts - len(chosen)
     chosen += [sources[-1 - number % (len(sources) - 1)][number] for number in range(rest)]
-    places = uphill(space, torch.stack(chosen), spread)
-    return distinct(space, places, num_optima)
+    places = uphill(space, torch.stack(chosen), spread, CLIMB[0], 0.1, 0.07)
+    apart = most(distinct(space, places, max(APART, num_optima))).places
+    return most(distinct(space, uphill(space, apart, spread, CLIMB[1], 0.07, 0.0), num_optima))
 
 
 def far_apart(space: LatentSpace, sources: list[Tensor], first: Tensor, spread: Tensor, count: int) -> list[Tensor]:
@@ -166,13 +171,13 @@ def far_apart(space: LatentSpace, sources: list[Tensor], first: Tensor, spread: 
     return found
 
 
-def uphill(space: LatentSpace, u: Tensor, spread: Tensor, num_steps: int = 60) -> Tensor:
-    """Vectors ``(starts, rows, size)`` moved towards higher density by Adam, in steps from a tenth of the spread to zero."""
+def uphill(space: LatentSpace, u: Tensor, spread: Tensor, num_steps: int, first: float, last: float) -> Tensor:
+    """Vectors ``(starts, rows, size)`` moved towards higher density by Adam, in steps from one share of the spread to another."""
     with torch.enable_grad(), poutine.block(), checked(False):
         moved = torch.zeros_like(u, requires_grad=True)
-        optimizer = torch.optim.Adam([moved], lr=0.1)
+        optimizer = torch.optim.Adam([moved], lr=first)
         for number in range(num_steps):
-            optimizer.param_groups[0]["lr"] = 0.1 * (1 - number / num_steps)
+            optimizer.param_groups[0]["lr"] = first + (last - first) * number / num_steps
             log_joint = space.log_joint(u + moved * spread, masked=True).sum()
             moved.grad = torch.nan_to_num(torch.autograd.grad(-log_joint, moved)[0])
             optimizer.step()
@@ -196,6 +201,11 @@ def distinct(space: LatentSpace, places: Tensor, num_optima: int) -> Optima:
             left[best, rows] = False
             counts += some
     return Optima(torch.stack(found), counts)
+
+
+def most(optima: Optima) -> Optima:
+    """Without the places that are repeats in every row."""
+    return Optima(optima.places[: max(1, int(optima.counts.max()))], optima.counts)
 
 
 def laplace(space: LatentSpace, places: Tensor, spread: Tensor) -> Gaussian:
