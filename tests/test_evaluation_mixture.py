@@ -210,7 +210,7 @@ def test_two_searches_tell_how_far_they_lie_apart():
     found = log_marginal(program, x, method=Mixture(robust=True), num_samples=400, seed=0)
     assert (found["starts"] == 128).all()
     assert 0 < found["apart"].max() < 0.1
-    one_mode = Mixture(robust=True, starts=2, components=1)
+    one_mode = Mixture(robust=True, starts=2, candidates=32, components=1)
     lost = log_marginal(program, x, method=one_mode, num_samples=400, seed=0)
     error = lost["log_marginal"].values - program.log_evidence(x).numpy()
     one_lost = np.abs(error + math.log(4 / 3)) < 0.05
