@@ -63,7 +63,7 @@ class Choice:
         """
         found, refits = self.comparison.difference(one, other).error, self.comparison.refits
         spread = [np.var(refits[name], ddof=1) / len(refits[name]) for name in (one, other) if len(refits[name]) > 1]
-        return math.sqrt(found**2 + (sum(spread) if one != other else 0.0))
+        return math.sqrt(found**2 + sum(spread)) if one != other else 0.0
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the evidence of the finalists against the first option that is a number, such as the size of the latent.

@@ -81,6 +81,8 @@ def contrast(
     uncertainty: of the latents given each row; of the units, which are a sample (Welch's t of their posterior means); and,
     where several refits are given, of the weights. Without ``groups`` every row counts as a unit of its own; where rows of one
     donor are alike that is wrong, and most of what it calls changed is false. The random pair tells how often two rows differ.
+    All is of the model: where a fit smooths away what units differ by, their spread is too small and too much is called, so
+    hold the features that are called against tests of the units' own totals (pseudobulk).
 
     The expected false discovery rate of a feature is the mean of P(\|D\| <= delta) over it and all surer features. The Bayes
     factor divides the odds of \|D\| > delta by those of two rows of the prior.
