@@ -313,6 +313,8 @@ def test_coverage_lies_in_its_band_under_an_exact_guide(guide, inside):
     assert found.sizes["level"] == 19
     middle = found["level"].values[9]
     assert low[9] < middle < high[9]
+    reach = (high[9, 0] - low[9, 0]) / 2 / np.sqrt(middle * (1 - middle) / 2000)
+    assert 2.5 < reach < 3.6  # standard errors: for 19 levels of four curves together, where one alone has 1.96
 
 
 def test_masked_latents_have_no_truth_to_recover():
