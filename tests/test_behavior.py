@@ -32,6 +32,13 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 import pyrovae as pvae
 
+
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch):
+    """The width of an interval over resampled rows is none of what is looked at here."""
+    monkeypatch.setattr("pyrovae.uses.representation.BOOTSTRAPS", 5)
+
+
 pytestmark = pytest.mark.filterwarnings("ignore:importance-sampling", "ignore:Pareto k")
 KINDS = make() | make_graphs()
 ALARM = 1e-4
