@@ -116,9 +116,9 @@ def test_the_graph_is_compared_in_the_first_step_after_a_resumption_too(tmp_path
     )
     settings = {"learning_rate": 0.01, "checkpoint": tmp_path / "run"}
     trained(counts_vae, COUNTS, "trace", **settings, steps=7, epochs=None)
-    assert compared == [0, 5]  # the first steps of epochs 1 and 2
+    assert compared == [0, 2, 4, 6]  # the steps have doubled, and the last one
     trained(counts_vae, COUNTS, "trace", **settings, resume=True)
-    assert compared == [0, 5, 7]
+    assert compared == [0, 2, 4, 6, 7, 14]
 
 
 def test_in_single_precision_the_numbers_are_as_close_as_rounding():
@@ -171,8 +171,8 @@ class Tempered(nn.Module):
             pyro.sample("z", dist.Normal(x.mean(-1), 0.5))
 
 
-@pytest.mark.parametrize("epoch", [1, 2, 3])
-def test_a_number_that_a_callback_changes_is_found_before_the_next_step(epoch):
+@pytest.mark.parametrize(("epoch", "agreed"), [(1, 2), (2, 4), (3, 8)])
+def test_a_number_that_a_callback_changes_is_found_before_the_next_step(epoch, agreed):
     def run(level):
         program = Tempered()
 
@@ -183,22 +183,33 @@ def test_a_number_that_a_callback_changes_is_found_before_the_next_step(epoch):
 
     eager = run(False)
     with pytest.warns(
-        UserWarning, match=rf"at step {4 * epoch} the program gives .* since step {4 * epoch - 4} at the earliest"
+        UserWarning, match=rf"at step {4 * epoch} the program gives .* since step {agreed} at the earliest"
     ):
         traced = run("trace")
     assert_same(eager, traced)
 
 
 def test_a_number_that_the_learning_rate_s_schedule_changes_is_found_at_the_next_audit():
-    """Without callbacks a program is compared in epochs 1, 2, 4 and 8."""
+    """Without callbacks a program is compared in steps 0, 1, 2, 4, 8, ...; the numbers of an epoch are asked for at its start."""
     program = Tempered()
 
     def schedule(progress):
         program.scale = 1.0 if progress.step < 9 else 1.5
         return 1e-3
 
-    with pytest.warns(UserWarning, match=r"at step 12 .* since step 4 at the earliest, and steps after it"):
+    with pytest.warns(UserWarning, match=r"at step 8 .* since step 4 at the earliest, and steps after it"):
         trained(lambda: program, COUNTS[:64], "trace", epochs=5, learning_rate=schedule)
+
+
+def test_a_number_that_changes_late_is_told_at_the_end():
+    program = Tempered()
+
+    def schedule(progress):
+        program.scale = 1.0 if progress.step < 20 else 1.5
+        return 1e-3
+
+    with pytest.warns(UserWarning, match=r"at step 23 .* since step 16 at the earliest"):
+        trained(lambda: program, COUNTS[:64], "trace", epochs=6, learning_rate=schedule)
 
 
 def test_a_part_that_is_swapped_is_refused_as_by_the_eager_engine():

@@ -23,7 +23,7 @@ ELBOS = ("pyro.infer.", "pyrovae.objectives.")
 def no_host_reads() -> Iterator[None]:
     """Let Pyro's objectives run without reading a number: sums stay tensors, and nothing is checked.
 
-    A program that reads a number by itself (``if z > 0``, ``z.item()``) does so still, and a trace of it fails.
+    A program that reads a number by itself (``if z > 0``, ``z.item()``, ``z.tolist()``, ``z.numpy()``) makes a trace of it fail.
     """
     item, expectation = Tensor.item, Dice.compute_expectation
 
@@ -34,6 +34,7 @@ def no_host_reads() -> Iterator[None]:
     with ExitStack() as stack:
         for owner, name, replacement in (
             (Tensor, "item", item_unless_reported),
+            *((Tensor, name, _refused(name)) for name in ("tolist", "numpy", "__array__", "__dlpack__")),
             (pyro.util, "torch_isnan", lambda value: False),
             (pyro.util, "torch_isinf", lambda value: False),
             (torch.distributions.Distribution, "_validate_sample", lambda self, value: None),
@@ -42,6 +43,13 @@ def no_host_reads() -> Iterator[None]:
             stack.enter_context(patch.object(owner, name, replacement))
         stack.enter_context(pyro.validation_enabled(False))
         yield
+
+
+def _refused(name: str) -> Callable:
+    def read(self: Tensor, *args: Any, **kwargs: Any) -> None:
+        raise RuntimeError(f"Tensor.{name} reads numbers, which are other ones in the next step")
+
+    return read
 
 
 class RewoundError(RuntimeError):

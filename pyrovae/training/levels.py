@@ -37,12 +37,11 @@ def engine_of(
         total: the steps in all.
         max_skipped: steps in a row that may be skipped.
         is_asked: a user's callbacks are called after each epoch, and may change the program. Graphs are then compared with
-            the program in every epoch, else in epochs 1, 2, 4, 8, ...
+            the program in every epoch, too; else each time that the number of steps has doubled, and in the last step.
     """
 
     def audited(step: int) -> bool:
-        epoch, batch = divmod(step, rows.steps)
-        return batch == 0 and (is_asked or (epoch + 1) & epoch == 0)
+        return step == total - 1 or (is_asked and step % rows.steps == 0)
 
     check_word("precision", precision, [None, "bf16"])
     common: dict[str, Any] = {"complete": rows.complete, "rounded": precision == "bf16"}

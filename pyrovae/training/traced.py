@@ -27,9 +27,9 @@ ROUNDED = 2e-2
 class Traced(Eager):
     """The engine that replays a graph of loss and gradients.
 
-    Its steps are those of :class:`~pyrovae.training.engine.Eager`, with the same noise. In the first step, and in those that
-    ``audited`` names, the graph is compared with the program itself. Where they differ, and where a program cannot be traced,
-    steps are eager.
+    Its steps are those of :class:`~pyrovae.training.engine.Eager`, with the same noise. In the first step, each time that the
+    number of steps has doubled, and in those that ``audited`` names, the graph is compared with the program itself. Where they
+    differ, and where a program cannot be traced, steps are eager.
 
     Args:
         loss: the loss, which owns the modules.
@@ -48,7 +48,7 @@ class Traced(Eager):
         complete: bool = False,
         rank: int = 0,
         rounded: bool = False,
-        audited: Callable[[int], bool] = lambda step: step == 0,
+        audited: Callable[[int], bool] = lambda step: False,
     ) -> None:
         super().__init__(loss, max_skipped, complete=complete, rank=rank, rounded=rounded)
         self.audited = audited
@@ -74,7 +74,7 @@ class Traced(Eager):
             graph = self.graph(inputs, batch_of, rows)
         except UntraceableError as error:
             return self.give_up(str(error), state, index, rows)
-        is_compared = self.agreed is None or self.audited(state.step)
+        is_compared = self.due(state.step)
         expected = self.expected(state, index, rows) if is_compared else None
         try:
             with torch.no_grad():
@@ -90,6 +90,10 @@ class Traced(Eager):
                 self.buffers.restore(stop)
                 return self.give_up(reason, state, index, rows)
         return loss, count
+
+    def due(self, step: int) -> bool:
+        """Whether a step is to be compared: the first one, and where the steps have doubled since the graph agreed last."""
+        return self.agreed is None or step >= 2 * max(self.agreed, 1) or self.audited(step)
 
     def inputs(self, state: State, index: Tensor, rows: GatherRows) -> tuple[list[Tensor], Callable[..., Batch]]:
         """The inputs of the graph, and the batch as a function of them; the step's noise is yet to draw.

@@ -1,0 +1,107 @@
+"""Plain numbers of a program, outside of torch, that change from run to run: a graph would hold them as they were."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import itertools
+import random
+import types
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from torch import Generator, Tensor
+
+PLAIN = (bool, int, float, complex, str, bytes, type(None))
+MOST_ITEMS, MOST_BYTES, DEEPEST = 200, 2**20, 30
+"""Of a container, of an array, and of the way from the program, up to which values are looked at."""
+SKIPPED = (Tensor, Generator, type, types.ModuleType, types.BuiltinFunctionType, types.CodeType)
+
+
+def plain_state(root: Any, libraries: tuple[str, ...]) -> dict[str, Any]:
+    """The plain values that an object reaches, by the way to each: attributes, items, and what functions close over or name.
+
+    The states of the global generators of Python and NumPy are among them.
+
+    Args:
+        root: a function or an object.
+        libraries: folders whose functions name nothing of the user's.
+
+    >>> count = {"calls": 0}
+    >>> plain_state(lambda: count["calls"], ())["count['calls']"]
+    0
+    """
+    found: dict[str, Any] = {
+        "a generator of Python (random)": hash(random.getstate()),
+        "a generator of NumPy (numpy.random)": _digest(repr(np.random.get_state()[1:]).encode()),  # noqa: NPY002
+    }
+    todo, seen = [("", root, 0)], set()
+    while todo:
+        path, value, depth = todo.pop()
+        if isinstance(value, PLAIN):
+            found[path] = value
+        elif id(value) not in seen and depth < DEEPEST and not isinstance(value, SKIPPED):
+            seen.add(id(value))
+            if isinstance(value, random.Random):
+                found[path] = hash(value.getstate())
+            elif isinstance(value, np.random.Generator | np.random.RandomState):
+                state = getattr(value, "bit_generator", value._bit_generator).state
+                found[path] = repr(state)
+            elif isinstance(value, np.ndarray):
+                found[path] = _digest(value.tobytes()) if value.nbytes <= MOST_BYTES and value.dtype != object else None
+            else:
+                todo += [(part, inner, depth + 1) for part, inner in _parts(path, value, libraries)]
+    return found
+
+
+def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> str | None:
+    """The way to a value that is another one; None where all are the same."""
+    different = (path for path in after if path in before and repr(before[path]) != repr(after[path]))
+    return next(different, None)
+
+
+def _parts(path: str, value: Any, libraries: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+    """What an object holds, each with the way to it."""
+    if isinstance(value, Mapping):
+        for key, item in itertools.islice(value.items(), MOST_ITEMS):
+            yield f"{path}[{key!r:.40}]", item
+    elif isinstance(value, list | tuple | set | frozenset):
+        yield f"len({path})", len(value)
+        for number, item in enumerate(itertools.islice(value, MOST_ITEMS)):
+            yield f"{path}[{number}]", item
+    elif isinstance(value, types.FunctionType):
+        yield from _of_function(value, libraries)
+    elif isinstance(value, types.MethodType):
+        yield path, value.__self__
+        yield path, value.__func__
+    elif isinstance(value, functools.partial):
+        yield from ((path, part) for part in (value.func, value.args, value.keywords))
+    for name, item in getattr(value, "__dict__", {}).items():
+        yield f"{path}.{name}" if path else name, item
+
+
+def _of_function(function: types.FunctionType, libraries: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+    """Defaults, values in cells, and the globals that the user's code names."""
+    yield f"{function.__name__}'s defaults", (function.__defaults__, function.__kwdefaults__)
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        try:
+            yield name, cell.cell_contents
+        except ValueError:  # empty as yet
+            continue
+    if not function.__code__.co_filename.startswith(libraries):
+        for name in _names(function.__code__):
+            if name in function.__globals__:
+                yield name, function.__globals__[name]
+
+
+def _names(code: types.CodeType) -> Iterator[str]:
+    """The names that code and the functions written in it look up."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _names(constant)
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=8).hexdigest()
