@@ -11,7 +11,7 @@ from oracles import PPCA, Turned, bound, plate
 
 from pyrovae.distributions import PowerSpherical, UniformSphere
 from pyrovae.evaluation import AIS, Mixture, Refined, ais, bdmc, inference_gaps, log_marginal, log_weights, refine
-from pyrovae.evaluation.refine import _at_rest, family_for
+from pyrovae.evaluation.fitting import _at_rest, family_for
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +42,7 @@ def test_a_guide_that_is_far_off_is_optimized_until_it_converges():
 
 
 def test_rows_that_have_not_converged_are_named(monkeypatch):
-    monkeypatch.setattr(import_module("pyrovae.evaluation.refine"), "ROUNDS", 0)
+    monkeypatch.setattr(import_module("pyrovae.evaluation.fitting"), "ROUNDS", 0)
     program = far(torch.tensor([10.0] * 6 + [0.0] * 6)[:, None], 0.3)
     x = program.simulate(12)
     guide = refine(program, x, seed=0)

@@ -34,7 +34,7 @@ def plain_state(root: Any, libraries: tuple[str, ...]) -> dict[str, Any]:
     """
     found: dict[str, Any] = {
         "a generator of Python (random)": hash(random.getstate()),
-        "a generator of NumPy (numpy.random)": _digest(repr(np.random.get_state()[1:]).encode()),  # noqa: NPY002
+        "a generator of NumPy (numpy.random)": _digest(repr(np.random.get_state()).encode()),  # noqa: NPY002
     }
     todo, seen = [("", root, 0)], set()
     while todo:
@@ -45,9 +45,10 @@ def plain_state(root: Any, libraries: tuple[str, ...]) -> dict[str, Any]:
             seen.add(id(value))
             if isinstance(value, random.Random):
                 found[path] = hash(value.getstate())
-            elif isinstance(value, np.random.Generator | np.random.RandomState):
-                state = getattr(value, "bit_generator", value._bit_generator).state
-                found[path] = repr(state)
+            elif isinstance(value, np.random.Generator):
+                found[path] = repr(value.bit_generator.state)
+            elif isinstance(value, np.random.RandomState):
+                found[path] = repr(value.get_state())
             elif isinstance(value, np.ndarray):
                 found[path] = _digest(value.tobytes()) if value.nbytes <= MOST_BYTES and value.dtype != object else None
             else:

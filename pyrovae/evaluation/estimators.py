@@ -12,8 +12,9 @@ from torch import Tensor
 
 from pyrovae.errors import check_word
 from pyrovae.evaluation import ais, mixture
+from pyrovae.evaluation.fitting import Fit, fit_rows
 from pyrovae.evaluation.gaussian import Gaussian
-from pyrovae.evaluation.refine import Fit, RefinedGuide, fit_rows
+from pyrovae.evaluation.refine import RefinedGuide
 from pyrovae.evaluation.unconstrained import LatentSpace
 from pyrovae.programs.call import checked
 from pyrovae.programs.rows import Block

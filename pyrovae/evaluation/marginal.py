@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 from pyrovae.evaluation.estimators import Estimator, Importance, as_estimator
+from pyrovae.evaluation.fitting import not_converged
 from pyrovae.evaluation.psis import settled_k
-from pyrovae.evaluation.refine import not_converged
 from pyrovae.limits import FEWEST_SAMPLES, good_k, share_bad_k, too_many_bad_k
 from pyrovae.programs.call import Call
 from pyrovae.programs.masks import counted

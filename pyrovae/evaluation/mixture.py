@@ -11,9 +11,9 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from pyrovae.evaluation.fitting import family_for, fit_gaussian
 from pyrovae.evaluation.gaussian import Gaussian
 from pyrovae.evaluation.psis import settled_k
-from pyrovae.evaluation.refine import family_for, fit_gaussian
 from pyrovae.evaluation.unconstrained import LatentSpace
 from pyrovae.programs.call import checked
 
