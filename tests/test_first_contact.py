@@ -425,6 +425,22 @@ def test_an_array_of_images_has_its_channels_first(shape, expected, tmp_path):
             np.testing.assert_array_equal(data.dense().x.numpy(), pixels[..., :3].transpose(0, 3, 1, 2))
 
 
+@pytest.mark.parametrize("depth", [np.uint8, np.uint16])
+def test_arrays_of_images_are_levels_of_their_depth(depth, tmp_path):
+    array = np.random.default_rng(0).integers(0, np.iinfo(depth).max + 1, (12, 1, 16, 16)).astype(depth)
+    np.save(tmp_path / "a.npy", array)
+    np.save(tmp_path / "b.npy", array[:, 0])
+    found = [pvae.data.load(tmp_path / name) for name in ("a.npy", "b.npy")]
+    for data in (*found, found[0].train, pvae.data.as_data(array), pvae.data.as_data(torch.from_numpy(array))):
+        suggested = pvae.presets.suggest(data)
+        assert suggested["likelihood"] == "discretized_logistic"
+        assert suggested["levels"] == np.iinfo(depth).max + 1
+    assert [data.variant for data in found] == [np.dtype(depth).name] * 2
+    np.testing.assert_array_equal(found[1].dense().x.numpy(), array)
+    own = pvae.data.load(tmp_path / "a.npy", "mine")
+    assert (own.variant, bool(own.notes)) == ("mine", depth is np.uint16)
+
+
 def test_images_of_two_depths_are_refused(tmp_path):
     for number, mode in enumerate(("L", "I;16")):
         picture(mode, number).save(tmp_path / f"{number}.png")

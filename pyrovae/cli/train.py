@@ -228,7 +228,7 @@ def _results(vae: pvae.VAE, rows: Data, history: pvae.training.History, seed: in
 
 
 def _show(quiet: bool, rows: Data, history: pvae.training.History, results: Mapping[str, Any]) -> None:
-    from pyrovae.presets.build import are_images
+    from pyrovae.presets.build import are_images, levels_of
 
     cells = {
         "ELBO": f"{results['elbo']:.2f} ± {number(results['elbo_error'])}",
@@ -243,7 +243,7 @@ def _show(quiet: bool, rows: Data, history: pvae.training.History, results: Mapp
     after = f"{counted(results['test_rows'], 'test row')} after {counted(len(history), 'epoch')}{ended}"
     title = f"{named(rows)}, {after}: nats per datum at beta 1"
     show(quiet, title, list(cells), [list(cells.values())])
-    levels = getattr(rows.x, "levels", 256)
+    levels = levels_of(rows)
     if are_images(rows) and (results["bits_per_dim"] or 0) > math.log2(levels):
         say(
             quiet,

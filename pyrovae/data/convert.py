@@ -40,7 +40,8 @@ def as_data(
             are the labels), ``Data``, or a dict or tuple of these. NaN is a missing entry.
         covariates: for each name, an array of as many rows, without missing entries; a DataFrame; or the names of columns
             of ``x`` (of ``obs``), which are taken out of the data. Text becomes codes, whose levels are kept.
-        variant: what kind of numbers these are ("grey", "counts", ...), printed beside every result.
+        variant: what kind of numbers these are ("grey", "counts", ...), printed beside every result; by default ``"uint16"``
+            for images ``(rows, channels, height, width)`` of that dtype, whose levels are 0 to 65535.
         labels: one label a row, for figures and scores; a dict or DataFrame of these; or the name of a column of ``x``.
             Labels never become covariates by themselves.
         kinds: the kinds of some columns of a table (real, positive, student_t, bounded, count, binary, category, ordinal), by
@@ -59,6 +60,8 @@ def as_data(
     levels: Levels = {}
     own_kinds = None if kinds is None else dict(kinds)
     if not isinstance(x, Data):
+        if variant is None and str(getattr(x, "dtype", "")).endswith("uint16") and x.ndim == 4:
+            variant = "uint16"  # images, whose dtype torch does not keep
         x = map_tree(lambda value, _: value.to_pandas() if is_from(value, "polars", "DataFrame") else value, x)
         x, covariates, labels = own_columns(x, covariates, labels)
         names = next((own for value, _ in leaves(x) if (own := row_names(value)) is not None), None)
@@ -190,7 +193,7 @@ def _from_tensor(value: Tensor, path: str) -> Rows:
     if value.is_complex() or value.is_quantized:
         raise _no_numbers(path, value.dtype)
     if value.layout == torch.strided:
-        return value.detach()
+        return value.detach().to(torch.int32 if value.dtype == torch.uint16 else value.dtype)
     import scipy.sparse
 
     csr = value.detach().cpu().to_sparse_csr()

@@ -63,7 +63,14 @@ def read_path(path: Path, variant: str | None, wanted: Wanted) -> Data:
         )
     _refuse_options(wanted, path, kind.options)
     with of_file(path, wanted.header):
-        return replace(kind.read(path, wanted), name=path.name, variant=variant)
+        found = kind.read(path, wanted)
+        notes = found.notes
+        if found.variant == "uint16" and variant not in (None, "uint16"):
+            notes = (
+                *notes,
+                f"under the variant {variant!r} images of 16 bits are read as counts: for levels leave it out",
+            )
+        return replace(found, name=path.name, variant=variant or found.variant, notes=notes)
 
 
 @contextmanager
@@ -128,16 +135,17 @@ def _read_numpy(path: Path, wanted: Wanted) -> Data:
 
 
 def _of_array(rows: np.ndarray, labels: Any = None) -> Data:
-    """Rows of an array; images of 8 bits, ``(rows, height, width[, channels])``, get their channels first, and a note."""
-    if rows.dtype != np.uint8 or rows.ndim not in (3, 4) or (rows.ndim == 4 and rows.shape[-1] not in (1, 3, 4)):
+    """Rows of an array; images of 8 or 16 bits get that variant, and those without a first axis of channels one, and a note."""
+    if rows.dtype not in (np.uint8, np.uint16) or rows.ndim not in (3, 4):
         return as_data(rows, labels=labels)
-    if rows.ndim == 4 and rows.shape[1] in (1, 3):
-        return as_data(rows, labels=labels)
+    variant = rows.dtype.name
+    if rows.ndim == 4 and (rows.shape[1] in (1, 3) or rows.shape[-1] not in (1, 3, 4)):
+        return as_data(rows, variant=variant, labels=labels)
     note = f"an array of shape {rows.shape} is read as images of (rows, height, width{', channels' * (rows.ndim == 4)})"
     rows = rows[:, None] if rows.ndim == 3 else np.moveaxis(rows, -1, 1)
     if rows.shape[1] == 4:
         rows, note = rows[:, :3], f"{note}; the fourth channel, transparency, is left out"
-    return replace(as_data(np.ascontiguousarray(rows), labels=labels), notes=(note,))
+    return replace(as_data(np.ascontiguousarray(rows), variant=variant, labels=labels), notes=(note,))
 
 
 def _read_text(path: Path, wanted: Wanted) -> Data:

@@ -73,7 +73,7 @@ def image_folder(folder: Path, scaled: bool) -> tuple[ImageRows, Tensor | None, 
         if size != sizes[0]:
             raise ValueError(
                 f"expected images of one size, got {sizes[0]} (height, width) in {paths[0]} and {size} in {path}; crop "
-                "or resize them first"
+                "or resize them first, each by PIL.ImageOps.fit(PIL.Image.open(path), (32, 32)).save(new_path)"
             )
         if (mode in _DEEP_MODES) is not (modes[0] in _DEEP_MODES):
             raise ValueError(

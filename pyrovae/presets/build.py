@@ -113,7 +113,7 @@ def suggest(data: Any, seed: int | None = None) -> dict[str, Any]:
 
     Returns:
         The fields ``likelihood`` and, where it needs them, ``levels``; for a table whose kinds are known ``columns``, for
-        data with covariates of one number per row ``covariate_columns``, for levels of images (uint8, or a folder)
+        data with covariates of one number per row ``covariate_columns``, for levels of images (uint8, uint16, or a folder)
         ``network`` and ``hidden``.
 
     Raises:
@@ -157,9 +157,20 @@ def beside(suggested: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any
 
 
 def are_images(rows: Data) -> bool:
-    """Whether rows are images: levels of 8 bits, or files, with axes for channels, height and width."""
-    levels = isinstance(rows.x, ImageRows) or (isinstance(rows.x, Tensor) and rows.x.dtype == torch.uint8)
-    return levels and isinstance(rows.event_shape, torch.Size) and len(rows.event_shape) == 3
+    """Whether rows are images: levels of 8 or 16 bits, or files, with axes for channels, height and width."""
+    levels = isinstance(rows.x, Tensor) and (
+        rows.x.dtype == torch.uint8 or (rows.x.dtype == torch.int32 and rows.variant == "uint16")
+    )
+    return (
+        (levels or isinstance(rows.x, ImageRows))
+        and isinstance(rows.event_shape, torch.Size)
+        and len(rows.event_shape) == 3
+    )
+
+
+def levels_of(rows: Data) -> int:
+    """The number of levels of images."""
+    return getattr(rows.x, "levels", 2**16 if rows.variant == "uint16" else 2**8)
 
 
 def _images(rows: Data) -> dict[str, Any]:
@@ -175,7 +186,7 @@ def _images(rows: Data) -> dict[str, Any]:
     if x.dtype.is_floating_point:
         return {"likelihood": "continuous_bernoulli", **size}
     likelihood = "logistic_mixture" if channels == 3 else "discretized_logistic"
-    return {"likelihood": likelihood, "levels": getattr(x, "levels", 256), **size}
+    return {"likelihood": likelihood, "levels": levels_of(rows), **size}
 
 
 def _covariate_columns(rows: Data) -> dict[str, Any]:
