@@ -250,6 +250,24 @@ def test_a_sampler_of_a_part_sets_the_size_of_the_data():
     assert guide.scales.mean.item() == pytest.approx(20.01**-0.5, rel=0.15)
 
 
+@pytest.mark.parametrize("ignoring", ["model", "guide"])
+def test_a_program_that_takes_size_and_ignores_it_is_refused_by_name(ignoring):
+    def rows(x, size, name):
+        return pyro.plate("data", len(x) if name == ignoring else size, subsample=torch.arange(len(x)))
+
+    def model(x, size=None):
+        with rows(x, size, "model"):
+            pyro.sample("x", dist.Normal(pyro.sample("z", dist.Normal(0.0, 1.0)), 1.0), obs=x)
+
+    def guide(x, size=None):
+        with rows(x, size, "guide"):
+            pyro.sample("z", dist.Normal(pyro.param("slope", lambda: torch.tensor(0.4)) * x, 0.7))
+
+    with pytest.raises(ValueError, match=f"the {ignoring} takes size.* stands for 8 rows where size=32 was handed in"):
+        pvae.fit((model, guide), torch.linspace(-1, 1, 32), batch_size=8, steps=2)
+    assert len(pvae.fit((model, guide), torch.linspace(-1, 1, 32), steps=2)) == 2  # a batch of all rows
+
+
 # Parameters for each row
 
 

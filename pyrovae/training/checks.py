@@ -60,6 +60,8 @@ def checked_loss(
     with pyro.validation_enabled(False):  # the steps skip, count and explain what is not finite
         found = dry_run(*bound)
     _check_program(found, len(batch.index))
+    if program.sized:
+        _check_size(found, rows.num_rows)
     if objective is None:
         latents = [
             s for trace in (found.guide_trace, found.model_trace) for s in sites_of(trace) if not s["is_observed"]
@@ -112,6 +114,21 @@ def _check_program(found: DryRun, rows: int) -> None:
             "the program announces no parameter that requires a gradient, so nothing would train: call "
             "pyrovae.register(module) in the model or the guide, or unfreeze a part"
         )
+
+
+def _check_size(found: DryRun, num_rows: int) -> None:
+    """Refuse a program that takes ``size``, and whose plate over the data has another: each batch would pass for all rows."""
+    if _scales_itself(found):
+        return
+    for function, trace in (("model", found.model_trace), ("guide", found.guide_trace)):
+        for frame in filter(None, map(frame_of, sites_of(trace))):
+            if (size := frame.full_size or frame.size) != num_rows:
+                raise ValueError(
+                    f"the {function} takes size, and its plate {DATA!r} does not use it: the plate stands for {size} rows where "
+                    f"size={num_rows} was handed in, so that global latents would be counted once for each batch. Write "
+                    f"pyro.plate({DATA!r}, size or len(x), subsample=torch.arange(len(x))) in model and guide, or give a "
+                    "batch_size of all rows"
+                )
 
 
 def _check_objective(objective: Any, found: DryRun, numbers: Mapping[str, float], *, subsampled: bool) -> None:
