@@ -56,6 +56,28 @@ def shifted_guide(x, size=None):
     guide(x, size)
 
 
+def patients(x, size=None):
+    with pyro.plate("patients", len(x)), pyro.plate("scales", 1):
+        pyro.sample("x", dist.Normal(pyro.sample("theta", dist.Normal(0.0, 1.0)), 1.0), obs=x[None, :, 0])
+
+
+def patients_guide(x, size=None):
+    scale = pyro.param("scale", lambda: torch.tensor(0.5))
+    with pyro.plate("patients", len(x)), pyro.plate("scales", 1):
+        pyro.sample("theta", dist.Normal(x[None, :, 0], scale))
+
+
+def test_a_plate_of_another_name_is_named_by_training_evidence_and_checks_in_one_sentence():
+    said = set()
+    calls = (pvae.fit, pvae.log_marginal, pvae.diagnose, pvae.posterior_draws, pvae.checks.predictive_check)
+    for call in calls:
+        with pytest.raises(ValueError, match="no site lies inside a plate named 'data'") as error:
+            call((patients, patients_guide), X, seed=0)
+        said.add(str(error.value))
+    (one,) = said
+    assert "has the plates 'patients', 'scales'; name the plate over the rows 'data' in model and guide" in one
+
+
 def one_row(x=None, size=None):
     rows = 1 if x is None else len(x)
     with pyro.plate("data", size or rows, subsample=torch.arange(rows)):

@@ -693,7 +693,7 @@ def test_a_program_without_a_data_plate_or_without_parameters_is_refused():
         with pyro.plate("data", len(x), dim=-1):
             pyro.sample("x", dist.Normal(0.0, 1.0), obs=x)
 
-    with pytest.raises(ValueError, match=r"no site inside a plate named 'data': write with pyro.plate"):
+    with pytest.raises(ValueError, match=r"no site lies inside a plate named 'data': put .*`with pyro.plate"):
         pvae.fit((nothing, nothing), torch.zeros(4))
     with pytest.raises(ValueError, match=r"announces no parameter.*register"):
         pvae.fit((normal, nothing), torch.zeros(4))

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 from pyrovae.errors import check_seed
 from pyrovae.programs.masks import counted
 from pyrovae.programs.rows import Block, RowWork
-from pyrovae.programs.sites import data_axis, data_sites, latent_names
+from pyrovae.programs.sites import check_data_plate, data_axis, data_sites, latent_names, sites_of
 
 Covariates = Mapping[str, Any]
 
@@ -21,9 +21,10 @@ def local_work(program: Any, data: Any, covariates: Covariates | None = None, **
     """A program and data, ready for work per datum (:class:`pyrovae.programs.rows.RowWork`), whose latents all are the rows'.
 
     Raises:
-        ValueError: the program has global latents, which no check of single rows can place.
+        ValueError: no plate is named ``data``; the program has global latents, which no check of single rows can place.
     """
     work = RowWork(program, data, covariates, **plan)
+    check_data_plate(sites_of(work.dry_run.model_trace))
     if work.dry_run.global_latents:
         raise ValueError(
             f"the checks take the rows one by one, and {work.dry_run.global_latents} lie outside the plate 'data': fix the "
@@ -57,6 +58,7 @@ def sharing_work(
         **plan: as for :class:`pyrovae.programs.rows.RowWork`.
     """
     work = RowWork(program, data, covariates, **plan)
+    check_data_plate(sites_of(work.dry_run.model_trace))
     if work.dry_run.global_latents:
         work.share_globals(of_prior)
     return work

@@ -5,8 +5,8 @@ from pyrovae.programs.dry_run import Announced, DryRun, announced_like, dry_run
 from pyrovae.programs.handlers import Beta, BetaMessenger, beta
 from pyrovae.programs.parameters import announced, announcements_off, register
 from pyrovae.programs.program import Program, callable_without_data, eval_mode
-from pyrovae.programs.running import PARTICLES, check_sites, paired_traces, plate_nesting
-from pyrovae.programs.sites import DATA, check_latents, latent_names, site_log_prob
+from pyrovae.programs.running import check_sites, paired_traces, plate_nesting
+from pyrovae.programs.sites import DATA, PARTICLES, check_latents, latent_names, site_log_prob
 from pyrovae.programs.terms import Terms, concatenate, given_terms, log_terms
 
 __all__ = [

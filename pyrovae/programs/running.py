@@ -16,10 +16,7 @@ from pyro.poutine.util import site_is_subsample
 from pyro.util import check_site_shape
 
 from pyrovae.programs.program import Program, unwrapped
-from pyrovae.programs.sites import is_delta
-
-PARTICLES = "particles"
-"""The plate of the particles, to the left of every plate of the program."""
+from pyrovae.programs.sites import PARTICLES, is_delta
 
 
 def plate_nesting(program: Program, args: tuple, kwargs: Mapping[str, Any]) -> int:

@@ -18,8 +18,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflat
 
 from pyrovae.programs.call import Call
 from pyrovae.programs.program import callable_without_data
-from pyrovae.programs.running import PARTICLES
-from pyrovae.programs.sites import DATA, Site, data_axis, data_sites, frame_of, latent_names, sites_of
+from pyrovae.programs.sites import DATA, PARTICLES, Site, data_axis, data_sites, frame_of, latent_names, sites_of
 
 
 class Simulated(NamedTuple):

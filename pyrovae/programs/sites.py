@@ -16,6 +16,8 @@ from pyrovae.distributions.precise import log_prob_of
 Site = dict[str, Any]
 DATA = "data"
 """The plate over the rows of the data."""
+PARTICLES = "particles"
+"""The plate of the particles, to the left of every plate of the program."""
 
 
 def site_log_prob(site: Site) -> Tensor:
@@ -183,14 +185,31 @@ def is_delta(distribution: Any) -> bool:
     return True
 
 
+def check_data_plate(sites: list[Site]) -> None:
+    """Refuse programs without the plate over data.
+
+    Raises:
+        ValueError: naming the plates that there are, and what to write.
+    """
+    if any(frame_of(site) for site in sites):
+        return
+    frames = [frame.name for site in sites for frame in site["cond_indep_stack"]]
+    names = [repr(name) for name in dict.fromkeys(frames) if name != PARTICLES]
+    with_plate = f"`with pyro.plate({DATA!r}, size, dim=-1):`"
+    remedy = f"put the sites of the rows into one, {with_plate}"
+    if names:
+        plates = f"plate {names[0]}" if len(names) == 1 else f"plates {', '.join(names)}"
+        remedy = f"the program has the {plates}; name the plate over the rows {DATA!r} in model and guide, {with_plate}"
+    raise ValueError(f"no site lies inside a plate named {DATA!r}: {remedy}")
+
+
 def check_plates(sites: list[Site]) -> None:
     """Refuse programs without the plate over data, and sequential plates.
 
     Raises:
         ValueError: naming the site and what to write.
     """
-    if not any(frame_of(site) for site in sites):
-        raise ValueError(f"no site lies inside a plate named {DATA!r}: write with pyro.plate({DATA!r}, size, dim=-1)")
+    check_data_plate(sites)
     for site in sites:
         for frame in site["cond_indep_stack"]:
             if not frame.vectorized:

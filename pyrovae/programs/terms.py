@@ -11,8 +11,16 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
 from pyrovae.programs.elimination import Factor, eliminate, responsibilities
-from pyrovae.programs.running import PARTICLES
-from pyrovae.programs.sites import Site, check_latents, check_plates, expanded_log_prob, frame_of, plate_dims, sites_of
+from pyrovae.programs.sites import (
+    PARTICLES,
+    Site,
+    check_latents,
+    check_plates,
+    expanded_log_prob,
+    frame_of,
+    plate_dims,
+    sites_of,
+)
 
 
 @dataclass(frozen=True)

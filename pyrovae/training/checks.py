@@ -28,7 +28,7 @@ from pyrovae.objectives import CapacityELBO, FreeBitsELBO, ImportanceWeightedELB
 from pyrovae.programs import DATA, DryRun, Program, dry_run, eval_mode
 from pyrovae.programs.dry_run import listening
 from pyrovae.programs.program import unwrapped
-from pyrovae.programs.sites import data_sites, expanded, frame_of, has_parents_before, sites_of
+from pyrovae.programs.sites import check_data_plate, data_sites, expanded, frame_of, has_parents_before, sites_of
 from pyrovae.programs.supports import check_data, inside_support, is_about_parameters
 from pyrovae.training.loss import Loss
 from pyrovae.training.rows import Memory, Rows
@@ -97,11 +97,8 @@ def checked_loss(
 
 
 def _check_program(found: DryRun, rows: int) -> None:
+    check_data_plate(sites_of(found.model_trace))
     frames = [frame for site in sites_of(found.model_trace) if (frame := frame_of(site))]
-    if not frames:
-        raise ValueError(
-            f"the model has no site inside a plate named {DATA!r}: write with pyro.plate({DATA!r}, size, dim=-1)"
-        )
     other = [frame.size for frame in frames if frame.size != rows]
     if other:
         raise ValueError(
