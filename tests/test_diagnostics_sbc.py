@@ -87,7 +87,7 @@ def test_exact_guides_are_calibrated(program, seed):
     result = sbc(program, num_simulations=1000, seed=seed)
     assert result.p_value > FALSE_ALARM
     assert result.ranks["z"].shape == (1000, 3)
-    assert "uniform as far as" in repr(result)
+    assert "No sign of miscalibration" in repr(result)
 
 
 def test_conjugate_and_discrete_latents_are_calibrated():
@@ -146,6 +146,28 @@ def test_words_name_every_defect_and_no_other(offset, scale, words, num_draws):
     first = result.summary().splitlines()[0]
     assert words in first
     assert ("narrow" in first, "wide" in first, "side" in first) == (scale < 1, scale > 1, offset > 0)
+
+
+@pytest.mark.parametrize(
+    ("held", "words"),
+    [
+        (164, "z: the 90% intervals hold 82% of the truths (p < 0.001)"),
+        (167, "z: the 90% intervals hold 84% of the truths (p = 0.0"),
+        (168, "No sign of miscalibration: no rank and no coverage of 90% intervals lies off at 1%"),
+        (190, "No sign of miscalibration"),
+        (191, "z: the 90% intervals hold 96% of the truths (p = 0.0"),
+    ],
+)
+def test_a_coverage_that_lies_off_counts_where_the_ranks_alone_would_pass(held, words):
+    """Of 200 simulations: two-sided binomial p-values on either side of the threshold of 1 %."""
+    uniform = np.arange(200) % 100
+    count = 200 - held
+    found = dataset_of({"z": uniform}, uniform, uniform, {"z": np.ones(())}, 99)
+    found["central_coverage"].loc[{"level": found["level"][17]}] = held / 200
+    p = 2 * min(stats.binom.cdf(held, 200, 0.9), stats.binom.cdf(count, 200, 0.1))
+    (finding,) = CALIBRATION.judge(found)
+    assert words in finding.claim
+    assert (finding.tone == "caution") == (p < 0.01) == ("not calibrated" in finding.claim)
 
 
 def test_only_the_log_joint_sees_lost_correlations():

@@ -15,7 +15,17 @@ from torch import Tensor
 from pyrovae.checks.calls import Covariates, latent_work, seed_or_drawn
 from pyrovae.checks.entries import along_latent, array, by_kind, entry_kl, rows_second, sampled_traces
 from pyrovae.checks.findings import CAUTION, GOOD, Case, Check, Finding, Line, Result, listed, of_p, some_rows
-from pyrovae.checks.recovery import covered, draw_contraction, draw_coverage, draw_recovery, finding, moments, recovered
+from pyrovae.checks.recovery import (
+    SURE,
+    coverage_p_values,
+    covered,
+    draw_contraction,
+    draw_coverage,
+    draw_recovery,
+    finding,
+    moments,
+    recovered,
+)
 from pyrovae.checks.uniformity import central_coverage, defect, density_coverage, uniformity_p_value
 from pyrovae.data import as_data
 from pyrovae.errors import check_word, refusal
@@ -33,7 +43,7 @@ Array = NDArray[np.float64]
 Quantity = Callable[[Mapping[str, Tensor], Any], Tensor]
 """A function of the latents by site and of the rows, for each draw and row a number."""
 LEVEL = 0.01
-"""The Bonferroni-adjusted p-value below which ranks are called not uniform."""
+"""The Bonferroni-adjusted p-value below which ranks are called not uniform, and a coverage is called off."""
 COLLAPSED_KL = 0.01
 """Nats below which a latent carries nothing, so that its ranks are uniform whatever the guide does."""
 
@@ -249,7 +259,7 @@ def dataset_of(
 
 
 def judge(found: xr.Dataset) -> list[Finding]:
-    """Whether the ranks are uniform, what is wrong with those that are not, and which latents cannot tell."""
+    """Whether ranks are uniform and coverage is right, what is wrong with those that are not, and which latents cannot tell."""
     samples, tests = found.attrs["num_samples"], found.attrs["num_tests"]
     names = found["latent"].values
     patterns: dict[str, list[str]] = {}
@@ -264,6 +274,10 @@ def judge(found: xr.Dataset) -> list[Finding]:
         wrong = found["quantity"].values[found["p_values_quantities"].values * tests < LEVEL]
         words += [f"The test quantity {str(name)!r}: its ranks are not uniform." for name in wrong]
         steps = steps or (["use a richer guide, such as a flow or a mixture"] if len(wrong) else [])
+    inside, p = found["central_coverage"].sel(level=SURE, method="nearest").values, coverage_p_values(found)
+    for j in np.flatnonzero((p * len(p) < LEVEL) & (found["p_values"].values * tests >= LEVEL)):
+        claim = f"{names[j]}: the {SURE:.0%} intervals hold {inside[j]:.0%} of the truths ({of_p(len(p) * p[j])})."
+        words, steps = [*words, claim], steps or [_DEFECTS["narrow" if inside[j] < SURE else "wide"][1]]
     empty = names[found["kl"].values < COLLAPSED_KL]
     test = (
         f"Simulation-based calibration on {found.attrs['num_simulations']:,} simulated rows: "
@@ -276,7 +290,10 @@ def judge(found: xr.Dataset) -> list[Finding]:
     )
     more = [finding(found)] if "contraction" in found else []
     if not words:
-        claim = "Every rank is uniform as far as these simulations tell: the guide's draws can stand for the posterior."
+        claim = (
+            f"No sign of miscalibration: no rank and no coverage of {SURE:.0%} intervals lies off at {LEVEL:.0%}, "
+            "corrected for the number of tests."
+        )
         return [Finding(GOOD, "calibration", f"{claim} {test}{follows}"), *more]
     advice = (
         f"Do not read posterior intervals off the guide alone: {'; '.join(steps)}; or correct its draws "

@@ -64,6 +64,21 @@ def covered(ranks: Array, log_q_ranks: Array, num_samples: int) -> dict[str, Any
     }
 
 
+def coverage_p_values(found: xr.Dataset) -> Array:
+    """For each latent the p-value of the truths inside its intervals of the level :data:`SURE`, binomial and two-sided.
+
+    The share that is expected is that of uniform ranks, which a few draws cannot bring to the level exactly.
+    """
+    from scipy.stats import binom
+
+    samples, count = found.attrs["num_samples"], found.attrs["num_simulations"]
+    inside = found["central_coverage"].sel(level=SURE, method="nearest")
+    expected = central_coverage(np.arange(samples + 1), samples, [float(inside["level"])])[0]
+    held = np.rint(inside.values * count)
+    tails = binom.cdf(held, count, expected), binom.sf(held - 1, count, expected)
+    return np.minimum(1.0, 2 * np.minimum(*tails))
+
+
 def finding(found: xr.Dataset) -> Finding:
     """How much the data tell of each latent, in numbers; whether the guide is right the ranks tell."""
     names, off = found["latent"].values, np.sqrt((found["z_score"] ** 2).mean("simulation").values)
