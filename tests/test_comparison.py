@@ -252,6 +252,19 @@ def test_refits_are_averaged_and_their_spread_is_shown():
     assert any("training matters more" in note for note in result.notes)
 
 
+@pytest.mark.parametrize(("spread", "apart"), [(0.2, True), (2.0, False)])
+def test_a_lead_that_one_refit_makes_is_no_lead(spread, apart):
+    """Over rows the difference is certain: what is left is the mean of two refits, whose error is their half distance."""
+    rows = np.zeros(200)
+    lead = [Pointwise(rows + 1 - spread), Pointwise(rows + 1 + spread)]
+    table = compare({"one": lead, "other": Pointwise(rows)})
+    found = table.difference("one", "other")
+    assert found.error == pytest.approx(200 * spread)
+    assert table.told_apart("one", "other") == apart
+    assert ("is ahead of" in table.lead()) == apart
+    assert found.p_worse == pytest.approx(stats.norm.cdf(-1 / spread))
+
+
 def test_averages_of_refits_carry_their_errors():
     one, two = (
         Pointwise(

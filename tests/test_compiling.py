@@ -201,6 +201,29 @@ def test_a_number_that_the_learning_rate_s_schedule_changes_is_found_at_the_next
         trained(lambda: program, COUNTS[:64], "trace", epochs=5, learning_rate=schedule)
 
 
+def test_what_a_callback_changes_for_evaluation_alone_is_in_the_history_at_once():
+    def run(level):
+        program = counts_vae().double()
+        decoder, shift = program.likelihood.net, [0.0]
+        decoder.register_forward_hook(lambda net, given, found: found + (0.0 if net.training else shift[0]))
+
+        def change(history):
+            shift[0] = 1.0 if len(history) >= 5 else 0.0
+
+        return trained(lambda: program, COUNTS[:64], level, epochs=7, callbacks=[change])[1]
+
+    columns = [[row["elbo"] for row in run(level)] for level in (False, "trace")]
+    assert columns[1] == pytest.approx(columns[0], rel=1e-9)
+
+
+@pytest.mark.parametrize("level", [False, "trace"])
+def test_programs_in_sixteen_bits_train(level):
+    x = torch.randn(64, 5, generator=torch.Generator().manual_seed(0))
+    history = trained(lambda: normal_vae().bfloat16(), x.bfloat16(), level, epochs=2)[2]
+    assert math.isfinite(history["loss"][-1])
+    assert history.engine == ("traced" if level else "eager")
+
+
 def test_a_number_that_changes_late_is_told_at_the_end():
     program = Tempered()
 

@@ -44,6 +44,7 @@ class Pointwise:
         split: ``"train"`` for training rows; None where it is not known.
         entries: how many numbers the model observes in all complete rows together; None where it is not known.
         magnitude: the sum of the absolute values of these numbers; None where it is not known.
+        refit_error: the standard error of the sum over refits, where ``log_p`` is an average of several; else 0.
 
     >>> Pointwise(np.array([-1.0, -2.0])).elpd
     -3.0
@@ -63,6 +64,7 @@ class Pointwise:
     split: str | None = None
     entries: int | None = None
     magnitude: float | None = None
+    refit_error: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("log_p", *COLUMNS):
@@ -137,22 +139,25 @@ class Difference:
         elpd_diff: the sum over rows of log p under the first model less that under the second.
         dse: its standard error over rows, paired row by row; NaN where it is not known.
         mcse: its Monte-Carlo standard error.
+        refit_error: its standard error over refits, where models were trained more than once; else 0.
     """
 
     elpd_diff: float
     dse: float
     mcse: float
+    refit_error: float = 0.0
 
     @classmethod
     def between(cls, one: Pointwise, other: Pointwise) -> Difference:
         """The difference of two models on the same rows."""
         rows = less(one.log_p, other.log_p)
-        return cls(float(rows.sum()), _error_of_sum(rows), math.hypot(one.mcse_sum, other.mcse_sum))
+        errors = math.hypot(one.mcse_sum, other.mcse_sum), math.hypot(one.refit_error, other.refit_error)
+        return cls(float(rows.sum()), _error_of_sum(rows), *errors)
 
     @property
     def error(self) -> float:
-        """The standard error over rows and draws together, in nats."""
-        return math.hypot(self.dse, self.mcse)
+        """The standard error over rows, draws and refits together, in nats."""
+        return math.hypot(self.dse, self.mcse, self.refit_error)
 
     @property
     def p_worse(self) -> float:
@@ -177,6 +182,7 @@ def averaged(refits: Sequence[Pointwise]) -> Pointwise:
     """The average over refits of a model: what one can expect of its training procedure."""
     if len(refits) == 1:
         return refits[0]
+    elpds = [refit.elpd for refit in refits]
     errors = [np.zeros_like(refit.log_p) if refit.mcse is None else refit.mcse for refit in refits]
     halves = [refit.log_p if refit.half is None else refit.half for refit in refits]
     bounds = [refit.elbo for refit in refits if refit.elbo is not None]
@@ -187,6 +193,7 @@ def averaged(refits: Sequence[Pointwise]) -> Pointwise:
         mcse=np.sqrt(np.mean(np.square(errors), 0) / len(refits)),
         pareto_k=np.max(shapes, 0) if len(shapes) == len(refits) else None,
         half=np.mean(halves, 0),
+        refit_error=float(np.std(elpds, ddof=1) / math.sqrt(len(refits))) if np.isfinite(elpds).all() else 0.0,
         flagged=np.max(alarms, 0) if (alarms := [r.flagged for r in refits if r.flagged is not None]) else None,
         **{name: next((v for refit in refits if (v := getattr(refit, name)) is not None), None) for name in KNOWN},
     )

@@ -62,9 +62,9 @@ class Comparison:
     * ``se``: the standard error of ``elpd`` over rows, in nats; rows differ, so it is large whatever the model.
     * ``elpd_diff``: ``elpd`` less that of the reference, in nats; at most 0 where the reference is the best model.
     * ``dse``: the standard error of ``elpd_diff`` over rows, paired row by row, in nats: the one to judge by.
-    * ``p_worse``: the probability that the model predicts worse than the reference, by the normal approximation. It is
-      calibrated for a reference that was fixed beforehand; against the best of several it lies in [.5, 1] and says less,
-      since the best is the best on these rows.
+    * ``p_worse``: the probability that the model predicts worse than the reference, by the normal approximation, with the
+      errors over rows, draws and refits. It is calibrated for a reference that was fixed beforehand; against the best of
+      several it lies in [.5, 1] and says less, since the best is the best on these rows.
     * ``diag_diff``: why ``dse`` and ``p_worse`` are too optimistic: ``"N < 100"`` rows, or ``"|elpd_diff| < 4"`` nats (Sivula
       et al. 2020, arXiv:2008.10296); empty where there is no reason.
     * ``diag_elpd``: why ``elpd`` is not to be believed as it stands: how many rows have a k-hat above the limit
@@ -128,9 +128,11 @@ class Comparison:
         return Difference.between(self.pointwise[one], self.pointwise[other])
 
     def told_apart(self, one: str, other: str) -> bool:
-        r"""Whether two models differ by more than two standard errors, over rows and draws together.
+        r"""Whether two models differ by more than two standard errors, over rows, draws and refits together.
 
-        .. math:: |\mathrm{elpd\_diff}| > 2 \sqrt{\mathrm{dse}^2 + \mathrm{mcse}^2}
+        .. math:: |\mathrm{elpd\_diff}| > 2 \sqrt{\mathrm{dse}^2 + \mathrm{mcse}^2 + s_1^2 / R_1 + s_2^2 / R_2}
+
+        where s is the standard deviation of ``elpd`` over R refits (0 for one).
         """
         return self.difference(one, other).told_apart
 
@@ -361,7 +363,8 @@ def _apart(table: Comparison) -> Iterable[str]:
         return
     close = [name for name in others if np.isfinite(table.frame.loc[name, "elpd"]) and not table.told_apart(best, name)]
     if close:
-        how = f"difference within {ERRORS:g} standard errors, over rows and draws"
+        over = "rows, draws and refits" if (table.frame["num_refits"] > 1).any() else "rows and draws"
+        how = f"difference within {ERRORS:g} standard errors, over {over}"
         yield f"not told apart from {best!r} ({how}): {_quoted(close)}"
 
 

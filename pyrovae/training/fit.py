@@ -189,7 +189,8 @@ def fit(
             engine_of(compile, precision, loss, rows, total, max_skipped, is_asked=bool(callbacks))
         )
         bar = stack.enter_context(Bar(total, progress))
-        evaluation = Evaluation(loss, rows, held_out, 0 if seed is None else seed, traced=isinstance(engine, Traced))
+        replays = isinstance(engine, Traced)
+        evaluation = Evaluation(loss, rows, held_out, 0 if seed is None else seed, replays, bool(callbacks))
         stack.callback(evaluation.close)
         engine.beside = functools.partial(evaluation.compile, total / rows.steps)
         loop = Loop(

@@ -21,7 +21,7 @@ TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 """The relative difference of loss and gradient norm between graph and program, above which the graph is given up."""
 
 ROUNDED = 2e-2
-"""The same where products are rounded."""
+"""The same where products are rounded, or numbers have 16 bits."""
 
 
 class Traced(Eager):
@@ -165,7 +165,10 @@ class Traced(Eager):
 
     def disagreement(self, step: int, loss: Tensor, norm: Tensor, expected: Tensor) -> str | None:
         """What there is to say of a step of which the graph gives another loss or gradient norm than the program."""
-        found, tolerance = torch.stack([loss.double(), norm]), ROUNDED if self.rounded else TOLERANCE[loss.dtype]
+        found, tolerance = (
+            torch.stack([loss.double(), norm]),
+            ROUNDED if self.rounded else TOLERANCE.get(loss.dtype, ROUNDED),
+        )
         if torch.allclose(found, expected, rtol=tolerance, atol=tolerance, equal_nan=True):
             self.agreed = step
             return None

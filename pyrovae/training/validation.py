@@ -35,13 +35,16 @@ class Evaluation:
         held_out: the validation rows, or None.
         seed: the seed of the draws.
         traced: replay a graph of the terms, which is compared with the program in the calls 1, 2, 4, 8, ...
+        is_asked: callbacks may change the program after each epoch: compare it in every call.
 
     Raises:
         ValueError: the program refuses the validation rows.
     """
 
-    def __init__(self, loss: Loss, rows: Rows, held_out: Batches | None, seed: int, traced: bool = False) -> None:
-        self.loss, self.seed, self.traced, self.compiled = loss, seed, traced, False
+    def __init__(
+        self, loss: Loss, rows: Rows, held_out: Batches | None, seed: int, traced: bool = False, is_asked: bool = False
+    ) -> None:
+        self.loss, self.seed, self.traced, self.compiled, self.is_asked = loss, seed, traced, False, is_asked
         self.graphs: dict[Any, Terms] = {}
         self.calls = 0
         self.numbers: Tensor | None = None
@@ -128,7 +131,7 @@ class Evaluation:
         key = size, tuple((tensor.shape, tensor.dtype) for tensor in inputs)
         state = torch.get_rng_state()
         expected = None
-        if self.calls & (self.calls - 1) == 0:
+        if self.is_asked or self.calls & (self.calls - 1) == 0:
             with torch.random.fork_rng([] if self.loss.like.device.type == "cpu" else [self.loss.like.device]):
                 expected = self.terms(batch, size)
         try:
