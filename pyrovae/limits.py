@@ -13,6 +13,8 @@ BAD_SHARE = 0.05
 """The share of rows with a Pareto shape above the limit, from which on an estimate over all rows is called unreliable."""
 FEWEST_SAMPLES = 25
 """With fewer samples per row no Pareto shape can be fitted: it is infinite, and says nothing."""
+FEWEST_EFFECTIVE = 3
+"""Effective samples of a row below which its Monte-Carlo error, too, is that of one or two samples."""
 ERRORS = 2.0
 """A difference below so many standard errors is not told apart from zero."""
 

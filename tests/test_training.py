@@ -14,7 +14,17 @@ import scipy.sparse
 import torch
 from oracles import PPCA
 from programs import convolutional_vae, counts, counts_vae, moved, snapshot
-from pyro.infer import SVI, JitTrace_ELBO, RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
+from pyro.infer import (
+    SVI,
+    JitTrace_ELBO,
+    RenyiELBO,
+    ReweightedWakeSleep,
+    Trace_ELBO,
+    TraceEnum_ELBO,
+    TraceGraph_ELBO,
+    TraceMeanField_ELBO,
+    TraceTailAdaptive_ELBO,
+)
 from torch.utils.data import DataLoader, TensorDataset
 
 import pyrovae as pvae
@@ -263,6 +273,8 @@ def test_free_bits_keep_every_dimension_at_its_floor():
     ("objective", "settings", "error", "message"),
     [
         (JitTrace_ELBO(), {}, ValueError, "JitTrace_ELBO cannot trace.*Trace_ELBO"),
+        (ReweightedWakeSleep(), {}, ValueError, "ReweightedWakeSleep has no single loss"),
+        (TraceTailAdaptive_ELBO(), {}, ValueError, "TraceTailAdaptive_ELBO has no single loss"),
         (RenyiELBO(), {"beta": 0.5, "batch_size": 64}, ValueError, "ImportanceWeightedELBO"),
         (RenyiELBO(), {"batch_size": 8}, ValueError, "ImportanceWeightedELBO"),
         (Trace_ELBO, {}, TypeError, "takes an instance of an ELBO"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import random
 from collections.abc import Callable
@@ -252,6 +253,23 @@ def tempered_at_times(x):
         pyro.sample("x", dist.Normal(z, 1.0), obs=x)
 
 
+class Counting:
+    calls = 0
+    turns = itertools.count()
+
+    def of_class(self, x):
+        Counting.calls += 1
+        return self(x, Counting.calls)
+
+    def of_iterator(self, x):
+        return self(x, next(self.turns))
+
+    def __call__(self, x, number):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x)), poutine.scale(scale=0.8 ** (number // 50)):
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+
 def dropped_at_times(x, draw=random.random):
     z = pyro.sample("z", dist.Normal(0.0, 1.0))
     with pyro.plate("data", len(x)):
@@ -394,6 +412,11 @@ BLOCKED: dict[str, tuple[Callable[[], Made], str]] = {
         lambda: Made((tempered_at_times, level_guide), torch.randn(ROWS)),
         r"changes COUNTED\['calls'\]",
     ),
+    "a counter of a class": (
+        lambda: Made((Counting().of_class, level_guide), torch.randn(ROWS)),
+        r"changes .*calls",
+    ),
+    "an iterator": (lambda: Made((Counting().of_iterator, level_guide), torch.randn(ROWS)), r"changes .*turns"),
     "a coin that seldom falls": (
         lambda: Made((dropped_at_times, level_guide), torch.randn(ROWS)),
         r"changes a generator of Python",

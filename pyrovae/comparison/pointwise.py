@@ -124,7 +124,7 @@ class Pointwise:
     @classmethod
     def of_dataset(cls, dataset: xr.Dataset) -> Pointwise:
         """From what ``log_marginal`` returns."""
-        known = {name: value for name in KNOWN if (value := dataset.attrs.get(name)) not in UNKNOWN}
+        known: dict[str, Any] = {name: value for name in KNOWN if (value := dataset.attrs.get(name)) not in UNKNOWN}
         known |= {name: dataset[name].values for name in COLUMNS if name in dataset}
         return cls(dataset["log_marginal"].values, **known)
 

@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from pyrovae.compiling.outside import changed, plain_state
+from pyrovae.compiling.outside import changed, noise_put_back, plain_state
 from pyrovae.compiling.passes import call_directly, own_outputs, simplify, written_nodes
 from pyrovae.compiling.rules import RewoundError, no_host_reads, no_rewinding
 
@@ -70,10 +70,11 @@ def trace(
     Raises:
         UntraceableError: the function reads numbers from tensors, or its two graphs differ.
     """
-    graph = _traced(function, inputs, parameters, settle)
-    before = plain_state(function, LIBRARIES)
-    again = _traced(function, others, parameters, settle)
-    where = changed(before, plain_state(function, LIBRARIES))
+    with noise_put_back():
+        graph = _traced(function, inputs, parameters, settle)
+        before = plain_state(function, LIBRARIES)
+        again = _traced(function, others, parameters, settle)
+        where = changed(before, plain_state(function, LIBRARIES))
     if not _equal(graph, again):
         where = _first_difference(*(_traced(function, given, parameters, settle, True) for given in (inputs, others)))
         raise UntraceableError(f"two runs of the program differ{where}: it depends on something outside of torch")

@@ -5,9 +5,12 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
+import operator
 import random
+import sys
 import types
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -56,6 +59,17 @@ def plain_state(root: Any, libraries: tuple[str, ...]) -> dict[str, Any]:
     return found
 
 
+@contextmanager
+def noise_put_back() -> Iterator[None]:
+    """Leave the global generators of Python and NumPy as they were."""
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+
+
 def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> str | None:
     """The way to a value that is another one; None where all are the same."""
     different = (path for path in after if path in before and repr(before[path]) != repr(after[path]))
@@ -78,7 +92,14 @@ def _parts(path: str, value: Any, libraries: tuple[str, ...]) -> Iterator[tuple[
         yield path, value.__func__
     elif isinstance(value, functools.partial):
         yield from ((path, part) for part in (value.func, value.args, value.keywords))
-    for name, item in getattr(value, "__dict__", {}).items():
+    elif isinstance(value, itertools.count):
+        yield path, repr(value)
+    elif isinstance(value, Iterator):
+        yield f"what is left of {path}", operator.length_hint(value)
+    own = not sys.modules[type(value).__module__].__dict__.get("__file__", "").startswith(libraries)
+    kinds = (*PLAIN, list, dict, Iterator)
+    of_class = {name: item for name, item in vars(type(value)).items() if isinstance(item, kinds)} if own else {}
+    for name, item in {**of_class, **getattr(value, "__dict__", {})}.items():
         yield f"{path}.{name}" if path else name, item
 
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
@@ -15,7 +14,7 @@ from torch.utils._pytree import tree_flatten
 from pyrovae.evaluation.estimators import Estimator, Importance, as_estimator
 from pyrovae.evaluation.fitting import not_converged
 from pyrovae.evaluation.psis import settled_k
-from pyrovae.limits import FEWEST_SAMPLES, good_k, share_bad_k, too_many_bad_k
+from pyrovae.limits import FEWEST_EFFECTIVE, FEWEST_SAMPLES, good_k, share_bad_k, too_many_bad_k
 from pyrovae.programs.call import Call
 from pyrovae.programs.masks import counted
 from pyrovae.programs.rows import MAX_BYTES, Block, RowWork
@@ -189,10 +188,18 @@ def summary(log_weights: Tensor, strata: int = 1) -> dict[str, Tensor]:
     }
 
 
-def _note(k: np.ndarray, num_samples: int, estimator: Estimator) -> str:
-    """Whether the estimates are unreliable, in a sentence; with too few samples for a Pareto fit there is no telling."""
-    share = share_bad_k(k, num_samples)
-    if num_samples < FEWEST_SAMPLES or not too_many_bad_k(share):
+def _note(columns: Mapping[str, Tensor], num_samples: int, estimator: Estimator) -> str:
+    """Whether the estimates are unreliable, in a sentence; samples too few for a Pareto fit are judged by the effective ones."""
+    share = share_bad_k(columns["pareto_k"].numpy(), num_samples)
+    if num_samples < FEWEST_SAMPLES:
+        share = float((columns["ess"] < FEWEST_EFFECTIVE).double().mean())
+        if num_samples <= FEWEST_EFFECTIVE or not too_many_bad_k(share):
+            return ""
+        return (
+            f"{share:.0%} of the rows rest on fewer than {FEWEST_EFFECTIVE} effective samples of {num_samples}: they are biased "
+            "downwards by more than mcse tells; take more temperatures or samples, or start from a refined guide"
+        )
+    if not too_many_bad_k(share):
         return ""
     remedy = "refine (method 'refined' or 'ais')" if isinstance(estimator, Importance) else "take more steps or samples"
     return (
@@ -231,7 +238,7 @@ def _dataset(columns: Mapping[str, Tensor], estimator: Estimator, work: RowWork)
     }
     if columns["entries"].any():
         attributes |= {name: columns[name].sum().item() for name in ("entries", "magnitude")}
-    notes = [_note(columns["pareto_k"].numpy(), work.num_samples, estimator), _lost(columns)]
+    notes = [_note(columns, work.num_samples, estimator), _lost(columns)]
     notes += [not_converged(columns["converged"])] if "converged" in columns else []
     if any(notes):
         attributes["notes"] = "; ".join(filter(None, notes))

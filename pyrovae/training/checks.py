@@ -11,7 +11,15 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.distributions.torch_distribution import MaskedDistribution
-from pyro.infer import JitTrace_ELBO, RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
+from pyro.infer import (
+    JitTrace_ELBO,
+    RenyiELBO,
+    ReweightedWakeSleep,
+    Trace_ELBO,
+    TraceEnum_ELBO,
+    TraceMeanField_ELBO,
+    TraceTailAdaptive_ELBO,
+)
 from pyro.infer.elbo import ELBO
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
@@ -139,6 +147,11 @@ def _check_objective(objective: Any, found: DryRun, numbers: Mapping[str, float]
     if isinstance(objective, JitTrace_ELBO):
         message = "JitTrace_ELBO cannot trace parameters that live in modules: use pyro.infer.Trace_ELBO()"
         raise refusal(message, "objective")
+    if isinstance(objective, ReweightedWakeSleep | TraceTailAdaptive_ELBO):
+        message = (
+            f"{type(objective).__name__} has no single loss whose gradient is taken: use pyro.infer.SVI with it, or "
+        )
+        raise refusal(message + "fit with pyrovae.ImportanceWeightedELBO", "objective")
     if isinstance(objective, RenyiELBO) and (subsampled or betas):
         raise refusal(
             "pyro.infer.RenyiELBO takes plate and beta scales inside its logsumexp, which is a wrong bound under mini-batches "
