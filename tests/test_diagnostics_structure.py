@@ -13,6 +13,7 @@ from programs import ragged_guide, ragged_guide_with, ragged_model, ragged_rows
 
 import pyrovae as pvae
 from pyrovae.checks import elbo_surgery, latent_structure, rate_distortion
+from pyrovae.checks.structure import STRUCTURE
 
 
 def linear(program):
@@ -143,6 +144,23 @@ def test_active_units_are_counted_both_ways():
     assert (result.num_active, result.num_informative) == (2, 1)
     assert "Unused (KL < 0.01 nats): z[1]" in repr(result)
     assert result.verdict == "in use"
+
+
+@pytest.mark.parametrize(
+    ("estimate", "line", "words"),
+    [
+        (-0.07, ("mutual information (at most)", 0.05), "carry 0.00 nats (estimate -0.07 ± 0.06) about"),
+        (-0.2, ("mutual information (at most)", 0.0), "carry 0.00 nats (estimate -0.20 ± 0.06) about"),
+        (0.0, ("mutual information", 0.0), "carry 0.00 nats about"),
+    ],
+)
+def test_a_mutual_information_is_never_told_to_be_below_zero(estimate, line, words):
+    blind = Blind.random()
+    found = latent_structure(blind, blind.simulate(100), seed=0).dataset
+    found = found.assign(mutual_information=estimate, mcse=0.06)
+    assert STRUCTURE.numbers(found)[0][:2] == (line[0], pytest.approx(line[1]))
+    assert words in STRUCTURE.judge(found)[0].claim
+    assert ("(an estimate; in truth it is not below 0)" in STRUCTURE.judge(found)[0].claim) is (estimate < 0)
 
 
 def test_collapse_is_told_from_a_hole():

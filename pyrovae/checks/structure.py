@@ -265,9 +265,10 @@ def _verdict(found: xr.Dataset) -> str:
 
 def _decomposition(found: xr.Dataset) -> str:
     s = {name: float(found[name]) for name in ("reconstruction", "mean_kl", "mutual_information", "marginal_kl")}
+    estimate = " (an estimate; in truth it is not below 0)" if s["mutual_information"] < 0 else ""
     return (
         f"ELBO {s['reconstruction'] - s['mean_kl']:.2f} = reconstruction {s['reconstruction']:.2f} - mutual information "
-        f"{s['mutual_information']:.2f} - marginal KL {s['marginal_kl']:.2f} nats."
+        f"{s['mutual_information']:.2f}{estimate} - marginal KL {s['marginal_kl']:.2f} nats."
     )
 
 
@@ -329,8 +330,14 @@ def _collapse(found: xr.Dataset) -> Finding:
             f" {listed(off)}: off the prior, yet saying nothing about the data; the KL alone would call them active."
         )
     if found.attrs["verdict"] == "collapsed":
+        carried = float(found["mutual_information"])
+        told = (
+            f"{carried:.2f} nats"
+            if carried >= 0
+            else f"0.00 nats (estimate {carried:.2f} ± {float(found['mcse']):.2f})"
+        )
         collapsed = (
-            f"The posterior has collapsed: the latents carry {float(found['mutual_information']):.2f} nats about the data "
+            f"The posterior has collapsed: the latents carry {told} about the data "
             f"(their KL to the prior is {float(found['mean_kl']):.2f}, the aggregate's {float(found['marginal_kl']):.2f})."
         )
         advice = "Warm beta up, give free bits, or weaken the likelihood's network."
@@ -344,10 +351,13 @@ def _collapse(found: xr.Dataset) -> Finding:
 
 def numbers(found: xr.Dataset) -> list[Line]:
     """What the latents carry, and how many of them."""
-    at_least = " (at least)" if _is_saturated(found) else ""
+    information, error = float(found["mutual_information"]), float(found["mcse"])
+    carried = Line(f"mutual information{' (at least)' if _is_saturated(found) else ''}", information, error, "nats")
+    if information < 0:  # what two standard errors above the estimate leave
+        carried = Line("mutual information (at most)", max(information + 2 * error, 0.0), unit="nats")
     informative = Line(f"entries above {INFORMATIVE} nats", found.attrs["num_informative"])
     return [
-        Line(f"mutual information{at_least}", float(found["mutual_information"]), float(found["mcse"]), "nats"),
+        carried,
         Line("marginal KL (at least)", float(found["marginal_kl_lower"]), unit="nats"),
         Line("active units", found.attrs["num_active"]),
         *([] if np.isnan(found["kl"]).all() else [informative]),
