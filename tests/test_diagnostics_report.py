@@ -39,7 +39,15 @@ def test_every_part_is_there_and_said_in_words(report):
     ]
     assert not report.skipped
     text = repr(report)
-    for words in ("ELBO", "k-hat", "in use", "uniform", "atypical", "reproduces", "Training less other rows"):
+    for words in (
+        "ELBO",
+        "k-hat",
+        "in use",
+        "No sign of miscalibration",
+        "atypical",
+        "reproduces",
+        "Training less other rows",
+    ):
         assert words in text
     assert headline(report.findings()) in text
     assert "bad model" not in text
