@@ -632,6 +632,14 @@ def test_names_are_escaped_where_they_are_shown():
     assert page.count("&lt;b&gt;") == 2
 
 
+@pytest.mark.parametrize("baseline", [probabilistic_pca, factor_analysis])
+def test_a_baseline_refuses_data_of_several_tables(baseline):
+    x = torch.randn(20, 3)
+    for data, got in (({"x": x, "c": x}, "a dict of 'x', 'c'"), ((x, x), "a tuple of 2")):
+        with pytest.raises(ValueError, match=f"one table of numbers, got {got}"):
+            baseline(data, data)
+
+
 def test_models_without_names_are_refused():
     with pytest.raises(TypeError, match=r"expected models by name, got list; write compare\(\{'one': vae"):
         compare([PPCA.random(), PPCA.random()], PPCA.random().simulate(5))

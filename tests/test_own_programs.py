@@ -93,6 +93,14 @@ def test_discrete_latents_alone_leave_out_the_checks_of_what_the_guide_draws():
     np.testing.assert_allclose(log_marginal, exact, atol=1e-5)
 
 
+def test_posterior_draws_name_the_latents_that_are_summed_out():
+    found = pvae.posterior_draws((clustered, guide), X, num_samples=5, num_proposals=50, method="guide", seed=0)
+    assert list(found.draws()) == ["z"]
+    assert "Without k, summed out here: pyrovae.from_pyro_svi draws it." in repr(found)
+    plain = pvae.posterior_draws((one_row, guide), X, num_samples=5, num_proposals=50, method="guide", seed=0)
+    assert "summed out" not in repr(plain)
+
+
 def test_the_kl_of_an_entry_whose_prior_is_a_mixture_is_said_to_be_unknown():
     found = pvae.latent_structure((clustered, guide), X, seed=0)
     assert "what each carries is not known under this prior" in found.summary()
@@ -145,3 +153,72 @@ def test_rows_that_are_no_data_are_refused_by_what_they_are():
     with pytest.raises(TypeError, match="expected x to be an array of numbers, got"):
         pvae.data.split(Labeled(), 0.25)
     assert [len(part) for part in pvae.data.split(X, 0.25)] == [30, 10]
+
+
+def regression(net, spread="spread", module="net"):
+    """A program of a factory, under names in Pyro's parameter store."""
+
+    def model(x=None, size=None):
+        decoder = pyro.module(module, net)
+        scale = pyro.param(spread, lambda: torch.ones(3), constraint=dist.constraints.positive)
+        with plate(x, size):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            return pyro.sample("x", dist.Normal(decoder(z), scale).to_event(1), obs=x)
+
+    return model, guide
+
+
+def test_programs_that_share_names_in_the_parameter_store_are_told_apart():
+    pyro.clear_param_store()
+    net, steps = torch.nn.Linear(2, 3), {"steps": 1, "seed": 0, "progress": False}
+    one = regression(net)
+    pvae.fit(one, X, **steps)
+    pvae.fit((poutine.condition(one[0], {}), guide), X, **steps)  # the same program again: no warning
+    with pytest.raises(
+        ValueError, match="another module under the name 'net', so that the one of this program would not be"
+    ):
+        pvae.fit(regression(torch.nn.Linear(2, 3)), X, **steps)
+    other = regression(torch.nn.Linear(2, 3), module="own")
+    with pytest.warns(UserWarning, match="holds 'spread' from another program"):
+        pvae.fit(other, X, **steps)
+    with pytest.raises(
+        ValueError, match="programs of 'a' and 'b' share the name 'spread' in Pyro's global parameter store"
+    ):
+        pvae.compare({"a": one, "b": other}, X[:20], seed=0, progress=False)
+    apart = regression(torch.nn.Linear(2, 3), "width", "apart")
+    pvae.fit(apart, X, **steps)
+    shares_its_module = regression(net, "scale")
+    pvae.fit(shares_its_module, X, **steps)
+    pvae.compare({"a": one, "again": one, "b": apart, "c": shares_its_module}, X[:20], seed=0, progress=False)
+    other = regression(torch.nn.Linear(2, 3), "breadth")
+    with pytest.raises(ValueError, match=r"programs of 'a' and 'b' share the name 'net\.weight'"):
+        pvae.compare({"a": one, "b": other}, X[:20], seed=0, progress=False)
+
+
+def test_an_amortized_guide_is_checked_with_its_global_latents_held():
+    def model(x=None, size=None):
+        mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+        tau = pyro.sample("tau", dist.HalfNormal(1.0))
+        with plate(x, size):
+            z = pyro.sample("z", dist.Normal(mu, tau))
+            return pyro.sample("x", dist.Normal(z[..., None], torch.ones(3)).to_event(1), obs=x)
+
+    amortized = pvae.AmortizedGuide(model, pvae.MLP(3, (4,)))
+    with pytest.raises(ValueError, match="not known before its first run"):
+        amortized.hold_globals()
+    pvae.fit(amortized, X, steps=2, seed=0, progress=False)
+    with pytest.raises(ValueError, match=r"\['mu', 'tau'\] lie outside the plate 'data': .* by guide.hold_globals\(\)"):
+        pvae.latent_structure(amortized, X, seed=0)
+    held = amortized.hold_globals()
+    report = pvae.diagnose(held, X, checks=["reliability", "calibration", "structure"], **SMALL)
+    assert (report.skipped, report.structure.verdict) == ({}, "undecided")
+    assert list(pvae.posterior_draws(held, X, num_samples=5, num_proposals=50, seed=0).draws()) == ["z"]
+    u = amortized.global_posterior(covariates=None).mean.detach()
+    assert float(poutine.trace(held[0]).get_trace(X).nodes["tau"]["value"]) == pytest.approx(float(u[1].exp()))
+    values = {"mu": u[0] + 1, "tau": u[1].exp(), "_globals": u}  # a value that the guide's point is not at
+    off = (poutine.condition(amortized.model, values), poutine.condition(amortized.guide, values))
+    found = pvae.latent_structure(off, X, seed=0)
+    assert found.verdict == "undecided"
+    assert "follow the prior" not in found.summary()
+    assert "not finite" in found.summary()
+    assert "nan" not in found.summary() + found.surgery.summary()

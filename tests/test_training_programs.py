@@ -70,6 +70,7 @@ def test_a_latent_outside_the_plate_sees_all_rows_or_is_refused():
         pvae.fit((one_mean, AutoNormal(one_mean)), x, epochs=1)
     exact = (1 + len(x)) ** -0.5
     for model, batch_size, epochs in ((one_mean, 640, 800), (one_mean_sized, 128, 160)):
+        pyro.clear_param_store()  # which holds the numbers of the other AutoNormal
         guide = AutoNormal(model, init_scale=0.05)
         rate = pvae.schedules.one_cycle(0.05, epochs=epochs)
         pvae.fit((model, guide), x, epochs=epochs, batch_size=batch_size, learning_rate=rate, seed=0)

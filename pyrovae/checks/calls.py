@@ -26,9 +26,14 @@ def local_work(program: Any, data: Any, covariates: Covariates | None = None, **
     work = RowWork(program, data, covariates, **plan)
     check_data_plate(sites_of(work.dry_run.model_trace))
     if work.dry_run.global_latents:
+        sites = work.dry_run.guide_trace.nodes
+        names = [name for name in work.dry_run.global_latents if not sites[name]["infer"].get("is_auxiliary")]
+        remedy = "e.g. at their posterior means by pyro.poutine.condition on both model and guide"
+        if any(hasattr(owner, "hold_globals") for owner in work.program.owners):
+            remedy = "for an AmortizedGuide by guide.hold_globals(), a program to check in its place"
         raise ValueError(
-            f"the checks take the rows one by one, and {work.dry_run.global_latents} lie outside the plate 'data': fix the "
-            "global latents, e.g. at their posterior means by pyro.poutine.condition on both model and guide"
+            f"the checks take the rows one by one, and {names or 'global latents'} lie outside the plate 'data': fix the global "
+            f"latents, {remedy}"
         )
     return work
 

@@ -20,6 +20,7 @@ from pyrovae.evaluation.psis import psis
 from pyrovae.limits import good_k, share_bad_k
 from pyrovae.programs import latent_names, log_terms
 from pyrovae.programs.rows import MAX_BYTES, Block, RowWork
+from pyrovae.programs.sites import sites_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -76,6 +77,9 @@ def posterior_draws(
 ) -> PosteriorDraws:
     r"""Draws from p(z | x) of each row: the guide's, corrected as far as each row needs it.
 
+    Discrete latents that are summed out (``infer={"enumerate": "parallel"}``) are left out, and a note names them;
+    :func:`pyrovae.from_pyro_svi` draws them, too.
+
     .. math:: z_s \sim q(z \mid x_i), \quad w_s = \frac{p(x_i, z_s)}{q(z_s \mid x_i)}, \quad
         z \sim \sum_s \bar w_s\, \delta_{z_s}
 
@@ -125,7 +129,9 @@ def posterior_draws(
     for name, drawn in joined.items():
         dims = [f"{name}_dim_{axis}" for axis in range(drawn.ndim - 2)]
         variables[name] = (("draw", "data", *dims), drawn.numpy())
-    attributes = {"num_samples": num_samples, "num_proposals": num_proposals}
+    latents = [site["name"] for site in sites_of(work.dry_run.model_trace) if not site["is_observed"]]
+    attributes: dict[str, Any] = {"num_samples": num_samples, "num_proposals": num_proposals}
+    attributes["summed_out"] = [name for name in latents if name not in joined]
     return PosteriorDraws(xr.Dataset(variables, attrs=attributes), joined)
 
 
@@ -197,7 +203,9 @@ def judge(found: xr.Dataset) -> list[Finding]:
     """How many rows came from which method, and what to do about the unreliable ones."""
     method, rows, proposals = found["method"].values, found.sizes["data"], found.attrs["num_proposals"]
     claim = f"Rows by method: {listed([f'{name}: {share(int((method == name).sum()), rows)}' for name in _TABLE])}."
-    findings = [Finding(GOOD, "posterior draws", claim)]
+    summed = found.attrs["summed_out"]
+    without = f" Without {listed(summed)}, summed out here: pyrovae.from_pyro_svi draws {'it' if len(summed) == 1 else 'them'}."
+    findings = [Finding(GOOD, "posterior draws", claim + (without if summed else ""))]
     k, limit = found["pareto_k"].values[method != "hmc"], good_k(proposals)
     weak = round(share_bad_k(k, proposals) * len(k)) if len(k) else 0
     if weak:

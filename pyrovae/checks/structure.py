@@ -106,7 +106,7 @@ def latent_structure(
         and ``mean_variance`` (the variance over rows of its posterior mean); ``num_active`` entries have a variance above
         0.01, ``num_informative`` a KL above 0.1 nats (``kl`` is NaN where the prior depends on a discrete latent that is
         summed out); ``verdict`` is ``"collapsed"``, ``"prior hole"``, ``"in use"``, or
-        ``"undecided"`` where the rows are too few to tell.
+        ``"undecided"`` where the rows are too few to tell, or the guide's log density is not finite.
 
     Raises:
         ValueError: fewer than two rows; global latents.
@@ -255,6 +255,8 @@ def _hole(found: xr.Dataset) -> float:
 
 
 def _verdict(found: xr.Dataset) -> str:
+    if not np.isfinite(found["mutual_information"]):
+        return "undecided"
     saturated, hole = _is_saturated(found), _hole(found)
     if not saturated and found["mutual_information"] < COLLAPSED + 3 * found["mcse"]:
         return "collapsed"
@@ -272,8 +274,17 @@ def _decomposition(found: xr.Dataset) -> str:
     )
 
 
+_NOT_FINITE = (
+    "Undecided: the guide's log density is not finite at its draws under all rows, as where latents are points (Delta) computed "
+    "from other draws (AmortizedGuide), so that nothing is said here of what the latents carry.",
+    "The other checks judge the guide all the same; for this one let the guide draw every latent from a density.",
+)
+
+
 def judge_surgery(found: xr.Dataset) -> list[Finding]:
     """The decomposition in one line, open where the number of rows sets the numbers."""
+    if not np.isfinite(found["mutual_information"]):
+        return [Finding(OPEN, "surgery", *_NOT_FINITE)]
     claim, rows = _decomposition(found), found.attrs["num_data"]
     if not _is_saturated(found):
         return [Finding(GOOD, "surgery", claim)]
@@ -290,6 +301,8 @@ def judge_surgery(found: xr.Dataset) -> list[Finding]:
 
 def judge(found: xr.Dataset) -> list[Finding]:
     """Whether the latents have collapsed, whether together they follow the prior, and where the ELBO goes."""
+    if not np.isfinite(found["mutual_information"]):
+        return [Finding(OPEN, "prior", *_NOT_FINITE)]
     if found.attrs["verdict"] == "collapsed":
         return [_collapse(found)]
     low, high = sorted(max(float(found[name]), 0.0) for name in ("marginal_kl_lower", "marginal_kl"))

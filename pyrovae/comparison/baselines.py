@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from pyrovae.comparison.pointwise import Pointwise
 from pyrovae.data import as_data
@@ -22,7 +23,7 @@ def probabilistic_pca(train: Any, x: Any, num_components: int = 10) -> Pointwise
         num_components: columns of W, at most one fewer than the entries of a row.
 
     Raises:
-        ValueError: missing entries.
+        ValueError: missing entries, or data of several tables.
 
     Reference: Tipping & Bishop 1999, doi:10.1111/1467-9868.00196.
 
@@ -50,7 +51,7 @@ def factor_analysis(train: Any, x: Any, num_components: int = 10) -> Pointwise:
         num_components: columns of W, at most one fewer than the entries of a row.
 
     Raises:
-        ValueError: missing entries, or a constant column.
+        ValueError: missing entries, a constant column, or data of several tables.
 
     Reference: Rubin & Thayer 1982, doi:10.1007/BF02293851.
 
@@ -88,6 +89,12 @@ def _result(log_p: np.ndarray, x: Any) -> Pointwise:
 
 def _matrix(x: Any) -> np.ndarray:
     rows = as_data(x).dense().x
+    if not isinstance(rows, Tensor):
+        got = f"a dict of {', '.join(map(repr, rows))}" if isinstance(rows, dict) else f"a tuple of {len(rows)}"
+        raise refusal(
+            f"the baselines take one table of numbers, got {got}: leave the baselines out, or give all models one table",
+            "models",
+        )
     matrix = rows.reshape(len(rows), -1).double().numpy()
     if np.isnan(matrix).any():
         raise ValueError("the baselines take no missing entries: leave those rows out, or impute them for all models")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pyro
 import torch
 from torch import Tensor
 
@@ -16,7 +17,8 @@ from pyrovae.data import Data, as_data
 from pyrovae.errors import check_seed, check_word, refusal
 from pyrovae.evaluation.estimators import Estimator, as_estimator
 from pyrovae.evaluation.marginal import log_marginal
-from pyrovae.programs.rows import MAX_BYTES
+from pyrovae.programs import stored_names
+from pyrovae.programs.rows import MAX_BYTES, RowWork
 
 
 def compare(
@@ -64,8 +66,9 @@ def compare(
         ``notes``, what to know before believing the order.
 
     Raises:
-        ValueError: models with other rows, variants, base measures (density and mass), observed numbers (columns that one
-            model leaves out, another scale), estimators or numbers of samples; more training rows than chance explains.
+        ValueError: programs that share names in Pyro's global parameter store; models with other rows, variants, base measures
+            (density and mass), observed numbers (columns that one model leaves out, another scale), estimators or numbers of
+            samples; more training rows than chance explains.
         TypeError: a model of an unknown kind.
 
     Reference: Vehtari, Gelman & Gabry 2017, doi:10.1007/s11222-016-9696-4.
@@ -87,17 +90,44 @@ def compare(
     first_seed = int(torch.randint(2**31, ())) if seed is None else seed
     plan: dict[str, Any] = {"method": estimator, "num_samples": num_samples, "max_bytes": max_bytes}
     plan["progress"] = progress
-    results: dict[str, list[Pointwise]] = {}
+    refits: dict[str, list[Any]] = {}
     for name, model in models.items():
         several = isinstance(model, list) and not (model and isinstance(model[0], (int, float)))
         if several and not model:
             raise refusal(f"the list of refits of {name!r} is empty", "models")
-        results[name] = [
+        refits[name] = model if several else [model]
+    if held_out is not None:
+        _check_names(refits, held_out)
+    results = {
+        name: [
             _evaluated(name, refit, held_out, train, {**plan, "seed": first_seed + number})
-            for number, refit in enumerate(model if several else [model])
+            for number, refit in enumerate(several)
         ]
+        for name, several in refits.items()
+    }
     check_comparable(results, in_sample)
     return Comparison.of(results, weights, about_rows, reference)
+
+
+def _check_names(models: Mapping[str, list[Any]], data: Data) -> None:
+    """Refuse programs that use one name in Pyro's global store, each for a module or in a function that is not the other's."""
+    owners: dict[str, tuple[str, Any]] = {}
+    programs = [(model, refit) for model, refits in models.items() for refit in refits if _is_program(refit)]
+    for model, refit in programs if len(programs) > 1 and pyro.get_param_store() else ():
+        work = RowWork(refit, data, seed=0, progress=False)
+        for name, owner in stored_names(work.program, work.dry_run).items():
+            first, known = owners.setdefault(name, (model, owner))
+            if known is not owner:
+                raise refusal(
+                    f"programs of {first!r} and {model!r} share the name {name.replace('$$$', '.')!r} in Pyro's global parameter "
+                    "store, so that training one changed the other: give one of them other names in pyro.module and pyro.param, "
+                    "call pyro.clear_param_store(), and train both again",
+                    "models",
+                )
+
+
+def _is_program(model: Any) -> bool:
+    return isinstance(model, tuple) or getattr(model, "guide", None) is not None
 
 
 def _evaluated(name: str, model: Any, data: Data | None, train: Any, plan: dict[str, Any]) -> Pointwise:

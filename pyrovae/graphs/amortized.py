@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, NamedTuple
 
 import pyro
@@ -54,7 +55,7 @@ class AmortizedGuide(Graph):
     by one guide, under mini-batches too if the model takes ``size``. Train it by ``fit(guide, data)``. An encoder that
     lists a global latent among its ``covariate_names`` is given its draw. For held-out rows, ``log_marginal`` averages
     p(x_i | theta) over draws of the global latents and charges no divergence of them; ``joint_log_weights`` is the
-    evidence of the training rows together, which charges them once.
+    evidence of the training rows together, which charges them once. Checks of single rows take ``hold_globals()``.
 
     Args:
         model: your model; its data go first, and it may take ``covariates``, ``size`` and ``index``.
@@ -108,13 +109,46 @@ class AmortizedGuide(Graph):
         self.local: dict[str, list[Piece]] = {}
         self.globals: list[Piece] = []
 
-    def guide(self, *args: Any, covariates: Covariates | None = None, size: int | None = None, **kwargs: Any) -> Any:
-        """The guide: global latents, then the local ones inside the plate ``data``; arguments as those of the model."""
+    def hold_globals(self) -> tuple[Callable, Callable]:
+        """Model and guide with the global latents held at the mean of their posterior in unconstrained space, for checks of rows.
+
+        Raises:
+            ValueError: the guide has not run yet, so that its latents are not known.
+        """
+        if not self.guide_parts:
+            raise ValueError(
+                "the latents of this guide are not known before its first run: train it first, fit(guide, data)"
+            )
+        values: dict[str, Tensor] = {}
+        if self.globals:
+            with torch.no_grad(), torch.random.fork_rng(), poutine.block():
+                posterior = self.global_posterior(covariates=None)
+                try:
+                    mean = posterior.mean
+                except NotImplementedError:  # of a flow
+                    mean = posterior.sample((10_000,)).mean(0)
+                values = poutine.condition(_draw, {"_globals": mean})("_globals", posterior, self.globals)
+        return poutine.condition(self.model, values), partial(self.guide, held=values)
+
+    def guide(
+        self,
+        *args: Any,
+        covariates: Covariates | None = None,
+        size: int | None = None,
+        held: Mapping[str, Tensor] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """The guide: global latents, then the local ones inside the plate ``data``; arguments as those of the model.
+
+        Global latents that are ``held`` at values are not drawn.
+        """
         if not self.guide_parts:
             given = {"covariates": covariates, "size": size, **kwargs}
             self._set_up(args, {name: v for name, v in given.items() if name in parameters_of(self.model)})
         self.announce(self.guide_parts)
-        shared = _draw("_globals", self.global_posterior(covariates=None), self.globals) if self.globals else {}
+        shared = dict(held or {})
+        if held is None and self.globals:
+            shared = _draw("_globals", self.global_posterior(covariates=None), self.globals)
         own = {name: v for name, v in (covariates or {}).items() if name in self.covariate_names}
         with self.rows(self.guide_parts, args if len(args) > 1 else args[0], own, size) as rows:
             seen, mask = rows.seen(rows.data) if self.features is None else (self.features(rows.data), None)

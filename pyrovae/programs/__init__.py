@@ -7,6 +7,7 @@ from pyrovae.programs.parameters import announced, announcements_off, register
 from pyrovae.programs.program import Program, callable_without_data, eval_mode
 from pyrovae.programs.running import check_sites, paired_traces, plate_nesting
 from pyrovae.programs.sites import DATA, PARTICLES, check_latents, latent_names, site_log_prob
+from pyrovae.programs.stored import foreign_names, stored_names
 from pyrovae.programs.terms import Terms, concatenate, given_terms, log_terms
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "concatenate",
     "dry_run",
     "eval_mode",
+    "foreign_names",
     "given_terms",
     "latent_names",
     "log_terms",
@@ -36,4 +38,5 @@ __all__ = [
     "plate_nesting",
     "register",
     "site_log_prob",
+    "stored_names",
 ]

@@ -33,7 +33,7 @@ from pyrovae.errors import refusal
 from pyrovae.missing import interior_point, numbered_rows, rows_text
 from pyrovae.networks import check_covariates, least_rows
 from pyrovae.objectives import CapacityELBO, FreeBitsELBO, ImportanceWeightedELBO
-from pyrovae.programs import DATA, DryRun, Program, dry_run, eval_mode
+from pyrovae.programs import DATA, DryRun, Program, dry_run, eval_mode, foreign_names
 from pyrovae.programs.dry_run import listening
 from pyrovae.programs.program import unwrapped
 from pyrovae.programs.sites import check_data_plate, data_sites, expanded, frame_of, has_parents_before, sites_of
@@ -70,6 +70,7 @@ def checked_loss(
     _check_program(found, len(batch.index))
     if program.sized:
         _check_size(found, rows.num_rows)
+    _check_store(program, found)
     if objective is None:
         latents = [
             s for trace in (found.guide_trace, found.model_trace) for s in sites_of(trace) if not s["is_observed"]
@@ -134,6 +135,24 @@ def _check_size(found: DryRun, num_rows: int) -> None:
                     f"pyro.plate({DATA!r}, size or len(x), subsample=torch.arange(len(x))) in model and guide, or give a "
                     "batch_size of all rows"
                 )
+
+
+def _check_store(program: Program, found: DryRun) -> None:
+    """Refuse a program in place of whose modules Pyro's store holds others; warn where it goes on with another's numbers."""
+    modules, parameters = foreign_names(program, found)
+    remedy = "or call pyro.clear_param_store() if the program that used it before is no longer needed"
+    if modules:
+        raise ValueError(
+            f"Pyro's parameter store holds another module under the name {modules[0]!r}, so that the one of this program would "
+            f"not be trained: give pyro.module another name, write pyrovae.register(module) in its place, {remedy}"
+        )
+    if parameters:
+        warnings.warn(
+            f"Pyro's parameter store holds {', '.join(map(repr, parameters))} from another program: this training starts "
+            f"from those numbers and changes them for both programs. Give the parameters other names, {remedy}",
+            UserWarning,
+            stacklevel=4,
+        )
 
 
 def _check_objective(objective: Any, found: DryRun, numbers: Mapping[str, float], *, subsampled: bool) -> None:
