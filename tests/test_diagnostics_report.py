@@ -186,9 +186,24 @@ def test_the_flat_end_of_an_annealed_rate_is_not_a_settled_curve(tenth, tone):
     assert steady.tone == "caution"  # at a steady rate it rose until epoch 11
 
 
+@pytest.mark.parametrize("values", [None, [None] * 20, [-100.0] + [None] * 19])
+def test_a_training_without_validation_is_said_not_to_be_judged(values):
+    history = HISTORY if values is None else {**HISTORY, "validation_elbo": values}
+    (finding,) = TRAINING.judge(TRAINING.run(Case(None, None, history=history)))
+    assert (finding.tone, finding.about, finding.advice) == ("open", "training length", "Give `validation=` to `fit`.")
+    assert headline([finding]) == "None asks for attention. Open: training length."
+
+
+@pytest.mark.parametrize(("epochs", "over"), [(19, "the last of 19 epochs"), (20, "the last tenth of 20 epochs")])
+def test_the_end_of_a_short_training_is_its_last_epoch(epochs, over):
+    history = {"epoch": list(range(epochs)), "validation_elbo": [-100.0] * epochs}
+    (finding,) = TRAINING.judge(TRAINING.run(Case(None, None, history=history)))
+    assert over in finding.claim
+
+
 def test_skipped_steps_are_counted():
     history = {**HISTORY, "skipped": [0] * 19 + [2]}
-    (finding,) = TRAINING.judge(TRAINING.run(Case(None, None, history=history)))
+    finding, _ = TRAINING.judge(TRAINING.run(Case(None, None, history=history)))
     assert "2 steps were skipped" in finding.claim
 
 
@@ -203,6 +218,12 @@ def test_one_finding_a_check_asks_for_attention():
     assert headline(findings[2:]) == "None asks for attention. Open: b."
     assert headline(findings[3:]) == "All 1 checks are fine; none asks for attention."
     assert headline([]) == "Nothing could be checked."
+    assert headline(findings[2:], ["x", "y"]) == "None asks for attention. Open: b. 2 not done: x, y."
+    assert headline(findings[:2], ["x"]) == "1 of 1 checks asks for attention: a. 1 not done: x."
+    assert headline(findings[3:], ["x"]) == (
+        "All 1 checks that were done are fine; none asks for attention. 1 not done: x."
+    )
+    assert headline([], {"x": "why"}) == "Nothing could be checked. 1 not done: x."
 
 
 def test_a_check_of_ones_own_is_a_run_and_a_judgment():

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 import pyrovae as pvae
 from pyrovae.cli.app import app
+from pyrovae.cli.train import why_not_learned
 from pyrovae.presets import suggest
 from pyrovae.presets.recipes import IMAGE_ENTRIES, IMAGE_STEPS, image_epochs
 from pyrovae.programs.simulate import simulate
@@ -499,3 +500,16 @@ def test_evaluation_from_a_dataset_is_told_to_stack_its_rows(wrap):
             call()
     stacked = torch.stack([row[0] for row in rows])
     assert pvae.elbo(program, stacked, seed=0, progress=False).sizes["data"] == 20
+
+
+@pytest.mark.parametrize(
+    ("elbo", "words"),
+    [
+        ([-9.0], "training was too short (one epoch tells no more); try more epochs"),
+        ([-9.0, -8.0, -7.0], "training was too short (the ELBO still rose at its end); try more epochs"),
+        ([-9.0, -9.0, -9.0], "training failed; try a smaller learning rate"),
+    ],
+)
+def test_images_that_were_not_learned_are_told_apart_by_the_curve(elbo, words):
+    history = pvae.training.History([{"elbo": value, "learning_rate": 1e-3} for value in elbo])
+    assert why_not_learned(history).startswith(words)

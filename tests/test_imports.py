@@ -58,6 +58,7 @@ ROOMS = {
     ),
     "cli": (
         "arviz",
+        "checks",
         "data",
         "evaluation",
         "files",

@@ -78,6 +78,22 @@ def test_a_plate_of_another_name_is_named_by_training_evidence_and_checks_in_one
     assert "has the plates 'patients', 'scales'; name the plate over the rows 'data' in model and guide" in one
 
 
+def steps(x=None, size=None):
+    with plate(x, size):
+        z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        columns = [
+            pyro.sample(f"x{t}", dist.Normal(z[..., 0], 1.0), obs=None if x is None else x[:, t]) for t in range(3)
+        ]
+        return torch.stack(columns, -1)
+
+
+def test_a_model_that_returns_a_stack_of_its_sites_is_told_to_return_them():
+    report = pvae.diagnose((steps, guide), X, checks=["structure", "calibration"], **SMALL)
+    assert "one sample site for each tensor of the data" in report.skipped["calibration"]
+    assert "not a stack of several sites" in report.skipped["calibration"]
+    assert "1 not done: calibration." in repr(report)
+
+
 def one_row(x=None, size=None):
     rows = 1 if x is None else len(x)
     with pyro.plate("data", size or rows, subsample=torch.arange(rows)):

@@ -62,13 +62,13 @@ class Report:
 
     def __repr__(self) -> str:
         rows = "\n".join(f"  {line}" for line in self.table())
-        return f"Report\n{rows}\n\n{headline(self.findings())}\n\n{self.summary()}"
+        return f"Report\n{rows}\n\n{headline(self.findings(), self.skipped)}\n\n{self.summary()}"
 
     def _repr_html_(self) -> str:
         from html import escape
 
         items = "".join(f"<li>{f.tone}: {escape(str(f))}</li>" for f in self.findings())
-        return f"<p>{escape(headline(self.findings()))}</p><ul>{items}</ul>"
+        return f"<p>{escape(headline(self.findings(), self.skipped))}</p><ul>{items}</ul>"
 
 
 def diagnose(

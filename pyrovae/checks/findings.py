@@ -64,20 +64,23 @@ def tones_by_subject(findings: Iterable[Finding]) -> dict[str, str]:
     return worst
 
 
-def headline(findings: Sequence[Finding]) -> str:
-    """All findings in one sentence.
+def headline(findings: Sequence[Finding], not_done: Iterable[str] = ()) -> str:
+    """All findings in one sentence, and the checks that could not be done in another.
 
     >>> headline([Finding("good", "latents", "in use"), Finding("caution", "k-hat", "too large")])
     '1 of 2 checks asks for attention: k-hat.'
     """
+    skipped = list(not_done)
+    lacking = f" {len(skipped)} not done: {', '.join(skipped)}." if skipped else ""
     if not findings:
-        return "Nothing could be checked."
+        return f"Nothing could be checked.{lacking}"
     worst = tones_by_subject(findings)
     pressing = [about for about, tone in worst.items() if tone in (PROBLEM, CAUTION)]
     undecided = [about for about, tone in worst.items() if tone == OPEN]
-    rest = f" Open: {', '.join(undecided)}." if undecided else ""
+    rest = f" Open: {', '.join(undecided)}.{lacking}" if undecided else lacking
     if not pressing:
-        return f"{'None' if undecided else f'All {len(worst)} checks are fine; none'} asks for attention.{rest}"
+        fine = "None" if undecided else f"All {len(worst)} checks {'that were done ' if skipped else ''}are fine; none"
+        return f"{fine} asks for attention.{rest}"
     verb = "asks" if len(pressing) == 1 else "ask"
     return f"{len(pressing)} of {len(worst)} checks {verb} for attention: {', '.join(pressing)}.{rest}"
 

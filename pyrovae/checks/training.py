@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from pyrovae.checks.findings import CAUTION, GOOD, Case, Check, Finding
+from pyrovae.checks.findings import CAUTION, GOOD, OPEN, Case, Check, Finding
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -92,9 +92,10 @@ def judge(found: xr.Dataset) -> list[Finding]:
         advice = "Lower the learning rate, or clip the gradient (`clip_norm`)."
         findings.append(Finding(CAUTION, "skipped steps", claim, advice))
     if "late_rise" not in found:
-        return findings
+        claim = "Not judged: the history has no validation ELBO of two epochs."
+        return [*findings, Finding(OPEN, "training length", claim, "Give `validation=` to `fit`.")]
     rise = Rise(*(float(found[name]) for name in ("late_rise", "more", "worth")))
-    over = f"over the last tenth of {epochs} epochs"
+    over = f"over the last tenth of {epochs} epochs" if epochs >= 20 else f"over the last of {epochs} epochs"
     kept = f" The weights of epoch {best} were kept." if best and best < epochs else ""
     if rise.is_falling:
         claim = f"The validation ELBO fell by {-rise.nats:.2f} nats {over}.{kept}"

@@ -245,11 +245,19 @@ def _show(quiet: bool, rows: Data, history: pvae.training.History, results: Mapp
     show(quiet, title, list(cells), [list(cells.values())])
     levels = levels_of(rows)
     if are_images(rows) and (results["bits_per_dim"] or 0) > math.log2(levels):
-        say(
-            quiet,
-            f"note: bits/dim exceed {math.log2(levels):g}, what equal probabilities of all {levels:,} levels need: training "
-            "failed; try more epochs, or a smaller learning rate (--learning-rate 1e-3)",
-        )
+        equal = f"note: bits/dim exceed {math.log2(levels):g}, what equal probabilities of all {levels:,} levels need: "
+        say(quiet, equal + why_not_learned(history))
+
+
+def why_not_learned(history: pvae.training.History) -> str:
+    """Why a training did not learn, as its own curve tells, and what to try."""
+    from pyrovae.checks.training import late_rise
+
+    rise = late_rise({"validation_elbo": history["elbo"], "learning_rate": history["learning_rate"]})
+    if rise is None or rise.is_rising:
+        so_far = "one epoch tells no more" if rise is None else "the ELBO still rose at its end"
+        return f"training was too short ({so_far}); try more epochs (--epochs)"
+    return "training failed; try a smaller learning rate (--learning-rate 1e-3)"
 
 
 def _described(vae: pvae.VAE) -> str:

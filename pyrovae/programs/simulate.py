@@ -210,8 +210,10 @@ def _returned(trace: Trace) -> list[str]:
     names = [s["name"] for leaf in leaves for s in sites_of(trace) if s["value"] is leaf]
     if not names or len(names) != len(leaves):
         raise ValueError(
-            "the data sites cannot be told from the latents: let the model return the data that it samples "
-            '(return pyro.sample("x", ..., obs=x)), or take size= out of a model that needs data'
+            "the data sites cannot be told from the latents: a model that runs without data must return what it samples, one "
+            'sample site for each tensor of the data (return pyro.sample("x", ..., obs=x)), not a stack of several sites. With '
+            "a site for each time step, give the data as a dict from site names to tensors, and return such a dict. "
+            "Take size= out of a model that needs data"
         )
     return names
 

@@ -110,7 +110,9 @@ class RunPage:
         if found:
             tones = tones_by_subject(found).values()
             fine = sum(tone == GOOD for tone in tones)
-            entries.append(_entry("Checks", f"{fine} of {len(tones)} fine", math.nan, headline(found)))
+            entries.append(
+                _entry("Checks", f"{fine} of {len(tones)} fine", math.nan, headline(found, self.report.skipped))
+            )
         return entries
 
     @property
