@@ -131,7 +131,7 @@ def posterior_draws(
         variables[name] = (("draw", "data", *dims), drawn.numpy())
     latents = [site["name"] for site in sites_of(work.dry_run.model_trace) if not site["is_observed"]]
     attributes: dict[str, Any] = {"num_samples": num_samples, "num_proposals": num_proposals}
-    attributes["summed_out"] = [name for name in latents if name not in joined]
+    attributes["summed_out"] = ", ".join(name for name in latents if name not in joined)
     return PosteriorDraws(xr.Dataset(variables, attrs=attributes), joined)
 
 
@@ -204,7 +204,7 @@ def judge(found: xr.Dataset) -> list[Finding]:
     method, rows, proposals = found["method"].values, found.sizes["data"], found.attrs["num_proposals"]
     claim = f"Rows by method: {listed([f'{name}: {share(int((method == name).sum()), rows)}' for name in _TABLE])}."
     summed = found.attrs["summed_out"]
-    without = f" Without {listed(summed)}, summed out here: pyrovae.from_pyro_svi draws {'it' if len(summed) == 1 else 'them'}."
+    without = f" Without {summed}, summed out here: pyrovae.from_pyro_svi draws {'them' if ',' in summed else 'it'}."
     findings = [Finding(GOOD, "posterior draws", claim + (without if summed else ""))]
     k, limit = found["pareto_k"].values[method != "hmc"], good_k(proposals)
     weak = round(share_bad_k(k, proposals) * len(k)) if len(k) else 0
