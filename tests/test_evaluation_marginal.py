@@ -90,10 +90,10 @@ def test_the_order_of_bounds_and_errors():
     assert float(refined["pareto_k"].max()) < 0.5
 
 
-@pytest.mark.parametrize(("scale", "noted"), [(1.0, False), (20.0, True)])
-def test_a_few_chains_of_which_one_counts_are_told(scale, noted):
+@pytest.mark.parametrize(("exact", "noted"), [(True, False), (False, True)])
+def test_a_few_chains_of_which_one_counts_are_told(exact, noted):
     """Sixteen chains are too few for a Pareto shape; an error taken from one of them is none."""
-    ppca = PPCA.random(10, 20, seed=3, guide_scale=scale)
+    ppca = PPCA.random(10, 20, seed=3, exact=exact, guide_scale=20.0)
     found, _ = estimate(ppca, ppca.simulate(20), AIS(2), 16)
     assert ("effective samples of 16" in found.attrs.get("notes", "")) == noted
 
