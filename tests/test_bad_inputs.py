@@ -86,8 +86,8 @@ BAD_COVARIATES = {
     "a column": {"size": torch.ones(12, 3)},
     "text in a dict": {"size": ["a"] * 12},
 }
-ACCEPTED = {("sbc", "None"), ("sbc", "negative"), ("sbc", "halves"), ("sbc", "beyond 2**24")}
-"""Simulation-based calibration takes shapes and missing entries from the rows, and simulates their values."""
+ACCEPTED = {("sbc", "None"), ("sbc", "negative"), ("sbc", "halves"), ("sbc", "beyond 2**24"), ("sbc", "zero")}
+"""Simulation-based calibration takes shapes, missing entries and covariates from rows chosen at random, and simulates values."""
 COUNT = (0, -3, 2.5, "many", True, math.nan, [5])
 BAD_KEYWORDS = {
     **dict.fromkeys(
@@ -143,7 +143,8 @@ def cases():
             if (name, label) not in ACCEPTED:
                 yield name, "data", label, BAD_DATA[label]
         for label in BAD_COVARIATES:
-            yield name, "covariates", label, BAD_COVARIATES[label]
+            if (name, label) not in ACCEPTED - {("sbc", "negative")}:
+                yield name, "covariates", label, BAD_COVARIATES[label]
         for keyword, values in BAD_KEYWORDS.items():
             if keyword in given:
                 for value in values:
@@ -159,6 +160,8 @@ def prepared(name, argument, value):
     options = {key: plan for key, plan in PLAN.items() if key in given}
     if "calibration" in given:
         options["calibration"] = pvae.data.as_data(ROWS, covariates)
+    if "given" in given:
+        options["given"] = torch.tensor([True, False, False, False])
     if argument == "steps":
         options.pop("epochs", None)
     (positional if argument in positional else options)[argument] = value
