@@ -54,16 +54,14 @@ class Choice:
 
     def told_apart(self, one: str, other: str) -> bool:
         """Whether two finalists differ by more than two standard errors, over rows, draws and refits together."""
-        return abs(self.comparison.difference(one, other).elpd_diff) > ERRORS * self.error(one, other)
+        return self.comparison.told_apart(one, other)
 
     def error(self, one: str, other: str) -> float:
         r"""The standard error of the difference of two finalists, in nats, over rows, draws and refits together.
 
         .. math:: \mathrm{error}^2 = \mathrm{dse}^2 + \mathrm{mcse}^2 + \frac{s_1^2}{R} + \frac{s_2^2}{R}
         """
-        found, refits = self.comparison.difference(one, other).error, self.comparison.refits
-        spread = [np.var(refits[name], ddof=1) / len(refits[name]) for name in (one, other) if len(refits[name]) > 1]
-        return math.sqrt(found**2 + sum(spread)) if one != other else 0.0
+        return self.comparison.difference(one, other).error if one != other else 0.0
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the evidence of the finalists against the first option that is a number, such as the size of the latent.
