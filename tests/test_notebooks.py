@@ -76,6 +76,12 @@ def test_it_runs_from_top_to_bottom_without_a_word_on_stderr(path, record_proper
 
 
 @each
+def test_figures_have_the_style_of_the_house(path):
+    source = "\n".join(cell.source for cell in code(read(path)))
+    assert "plt." not in source or "plt.rcParams.update(pvae.plots.STYLE)" in source
+
+
+@each
 def test_what_is_stored_was_run_in_order(path):
     assert [cell.execution_count for cell in code(read(path))] == list(range(1, len(code(read(path))) + 1))
 
