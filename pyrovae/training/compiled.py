@@ -23,7 +23,7 @@ from pyrovae.training.rows import Memory as RowsInMemory
 from pyrovae.training.rows import noise_seed
 from pyrovae.training.traced import Traced
 
-LOADING, BUILDING = 2.0, 30.0
+LOADING, BUILDING = 2.0, 45.0
 """Seconds of replayed steps that must be left for a library to be loaded from the cache, and to be built."""
 LONGEST = 4096
 """Steps for which a compiled step has room in its tables; longer chunks are cut."""
@@ -43,8 +43,8 @@ class Compiled(Traced):
         super().__init__(*args, **options)
         self.total, self.waits = total, waits
         self.call: Call | None = None
-        self.seconds = float("inf")
-        """The seconds of a replayed step."""
+        self.seconds = 0.0
+        """The seconds of a replayed step, as soon as one was measured without a trace beside it."""
         self.refused: str | None = None
         """Why steps are not compiled."""
         self.since: int | None = None
@@ -64,9 +64,10 @@ class Compiled(Traced):
         whole = int((plan.rows[:, -1] >= 0).sum()) if plan.rows.shape[1] else 0
         call = self.ready(state, plan, rows) if whole else None
         if call is None:
-            started = time.perf_counter()
+            started, traced = time.perf_counter(), len(self.graphs)
             taken = super().run(state, plan, rows)
-            self.seconds = (time.perf_counter() - started) / len(plan.rows)
+            if len(self.graphs) == traced:
+                self.seconds = (time.perf_counter() - started) / len(plan.rows)
             return taken
         bounds = [*range(0, whole, LONGEST), whole, len(plan.rows)]
         parts = []
