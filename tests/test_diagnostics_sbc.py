@@ -327,7 +327,9 @@ def test_contraction_scores_and_recovery_are_those_of_the_closed_form():
 
 @pytest.mark.parametrize(("guide", "inside"), [(exact, True), (tempered(0.7), False)])
 def test_coverage_lies_in_its_band_under_an_exact_guide(guide, inside):
-    found = sbc(correlated(guide), num_simulations=2000, seed=1).dataset
+    result = sbc(correlated(guide), num_simulations=2000, seed=1)
+    assert [one.tone for one in result.findings()] == ["good" if inside else "caution"] * 2
+    found = result.dataset
     every = np.column_stack([found["central_coverage"], found["joint_coverage"]])
     low, high = (found[f"coverage_{edge}"].values[:, None] for edge in ("low", "high"))
     within = ((every >= low) & (every <= high)).all(0)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyrovae.checks.entries import along_latent
-from pyrovae.checks.findings import GOOD, Finding, listed
+from pyrovae.checks.findings import Finding, listed
 from pyrovae.checks.uniformity import central_coverage, density_coverage
 
 if TYPE_CHECKING:
@@ -79,8 +79,8 @@ def coverage_p_values(found: xr.Dataset) -> Array:
     return np.minimum(1.0, 2 * np.minimum(*tails))
 
 
-def finding(found: xr.Dataset) -> Finding:
-    """How much the data tell of each latent, in numbers; whether the guide is right the ranks tell."""
+def finding(found: xr.Dataset, tone: str) -> Finding:
+    """How much the data tell of each latent, in numbers, in the tone of the calibration that they stand beside."""
     names, off = found["latent"].values, np.sqrt((found["z_score"] ** 2).mean("simulation").values)
     inside = found["central_coverage"].sel(level=SURE, method="nearest").values
     columns = zip(names, found["contraction"].values, found["recovery"].values, off, inside, strict=True)
@@ -89,7 +89,7 @@ def finding(found: xr.Dataset) -> Finding:
         "Contraction of the prior's variance, correlation of posterior means and truths, root mean square of the z-scores "
         f"(1 where calibrated), and coverage of {SURE:.0%} intervals: {listed(each)}."
     )
-    return Finding(GOOD, "recovery", claim)
+    return Finding(tone, "recovery", claim)
 
 
 def draw_coverage(found: xr.Dataset, ax: Any = None) -> Any:
