@@ -288,7 +288,7 @@ def judge(found: xr.Dataset) -> list[Finding]:
         if len(empty)
         else ""
     )
-    more = [finding(found, CAUTION if words else GOOD)] if "contraction" in found else []
+    more = [finding(found, not words)] if "contraction" in found else []
     if not words:
         claim = (
             f"No sign of miscalibration: no rank and no coverage of {SURE:.0%} intervals lies off at {LEVEL:.0%}, "

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyrovae.checks.entries import along_latent
-from pyrovae.checks.findings import Finding, listed
+from pyrovae.checks.findings import CAUTION, GOOD, Finding, listed
 from pyrovae.checks.uniformity import central_coverage, density_coverage
 
 if TYPE_CHECKING:
@@ -79,8 +79,8 @@ def coverage_p_values(found: xr.Dataset) -> Array:
     return np.minimum(1.0, 2 * np.minimum(*tails))
 
 
-def finding(found: xr.Dataset, tone: str) -> Finding:
-    """How much the data tell of each latent, in numbers, in the tone of the calibration that they stand beside."""
+def finding(found: xr.Dataset, is_calibrated: bool) -> Finding:
+    """How much the data tell of each latent, in numbers; a guide that is not calibrated makes them doubtful."""
     names, off = found["latent"].values, np.sqrt((found["z_score"] ** 2).mean("simulation").values)
     inside = found["central_coverage"].sel(level=SURE, method="nearest").values
     columns = zip(names, found["contraction"].values, found["recovery"].values, off, inside, strict=True)
@@ -89,7 +89,8 @@ def finding(found: xr.Dataset, tone: str) -> Finding:
         "Contraction of the prior's variance, correlation of posterior means and truths, root mean square of the z-scores "
         f"(1 where calibrated), and coverage of {SURE:.0%} intervals: {listed(each)}."
     )
-    return Finding(tone, "recovery", claim)
+    advice = "Mend the calibration first: a guide that is too narrow overstates contraction."
+    return Finding(GOOD, "recovery", claim) if is_calibrated else Finding(CAUTION, "recovery", claim, advice)
 
 
 def draw_coverage(found: xr.Dataset, ax: Any = None) -> Any:
