@@ -189,16 +189,19 @@ def test_a_number_that_a_callback_changes_is_found_before_the_next_step(epoch, a
     assert_same(eager, traced)
 
 
-def test_a_number_that_the_learning_rate_s_schedule_changes_is_found_at_the_next_audit():
-    """Without callbacks a program is compared in steps 0, 1, 2, 4, 8, ...; the numbers of an epoch are asked for at its start."""
+@pytest.mark.parametrize(
+    ("change", "epochs", "told"), [(9, 5, r"at step 8 .* since step 4"), (20, 6, r"at step 23 .* since step 16")]
+)
+def test_a_number_that_the_learning_rate_s_schedule_changes_is_found_at_the_next_audit(change, epochs, told):
+    """Without callbacks steps 0, 1, 2, 4, 8, ... and the last one are compared; an epoch's numbers are asked for at its start."""
     program = Tempered()
 
     def schedule(progress):
-        program.scale = 1.0 if progress.step < 9 else 1.5
+        program.scale = 1.0 if progress.step < change else 1.5
         return 1e-3
 
-    with pytest.warns(UserWarning, match=r"at step 8 .* since step 4 at the earliest, and steps after it"):
-        trained(lambda: program, COUNTS[:64], "trace", epochs=5, learning_rate=schedule)
+    with pytest.warns(UserWarning, match=told + " at the earliest, and steps after it"):
+        trained(lambda: program, COUNTS[:64], "trace", epochs=epochs, learning_rate=schedule)
 
 
 def test_what_a_callback_changes_for_evaluation_alone_is_in_the_history_at_once():
@@ -222,17 +225,6 @@ def test_programs_in_sixteen_bits_train(level):
     history = trained(lambda: normal_vae().bfloat16(), x.bfloat16(), level, epochs=2)[2]
     assert math.isfinite(history["loss"][-1])
     assert history.engine == ("traced" if level else "eager")
-
-
-def test_a_number_that_changes_late_is_told_at_the_end():
-    program = Tempered()
-
-    def schedule(progress):
-        program.scale = 1.0 if progress.step < 20 else 1.5
-        return 1e-3
-
-    with pytest.warns(UserWarning, match=r"at step 23 .* since step 16 at the earliest"):
-        trained(lambda: program, COUNTS[:64], "trace", epochs=6, learning_rate=schedule)
 
 
 def test_a_part_that_is_swapped_is_refused_as_by_the_eager_engine():

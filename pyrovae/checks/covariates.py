@@ -121,9 +121,8 @@ def _draws(block: Block) -> dict[str, Tensor]:
         site = guide_trace.nodes[name]
         mask = counted(site)
         value = site["value"] if mask is None else torch.where(mask, site["value"], 0)
-        columns.append(
-            rows_second(value, site)[0].flatten(1) if value.ndim > 2 else rows_second(value, site)[0][:, None]
-        )
+        rows = rows_second(value, site)[0]
+        columns.append(rows.reshape(len(rows), -1))
     return {"latents": torch.cat([column.double() for column in columns], 1)}
 
 
