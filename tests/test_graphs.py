@@ -1,5 +1,6 @@
 """Graphs beside the VAE, each against a closed form."""
 
+import copy
 import math
 import warnings
 
@@ -28,7 +29,7 @@ from pyrovae.graphs import (
     StateSpaceVAE,
     random_subsets,
 )
-from pyrovae.programs import log_terms, paired_traces
+from pyrovae.programs import announcements_off, log_terms, paired_traces
 
 EXACT = {"rtol": 0, "atol": 1e-9}
 
@@ -546,6 +547,68 @@ def test_a_last_layer_with_a_prior_trains_by_the_same_fit_and_has_both_evidences
     found = pvae.log_marginal(guide, held_out, {"c": new}, **options)
     error = (torch.as_tensor(found.log_marginal.values) - expected.detach()).abs()  # without a divergence of w
     assert (error < 4 * torch.as_tensor(found.mcse.values) + 1e-3).all()
+
+
+class GivenBias(nn.Module):
+    """z given x and the decoder's bias b is exact, where x ~ N(z + b, 1) and z ~ N(0, 1)."""
+
+    covariate_names = ("vae.likelihood.net.head.bias",)
+
+    def forward(self, x, covariates=None):
+        return dist.Normal((x - covariates[self.covariate_names[0]]) / 2, 0.5**0.5).to_event(1)
+
+
+def test_a_last_layer_of_a_vae_is_lifted_to_a_global_latent_and_has_both_evidences_of_the_closed_form():
+    torch.manual_seed(0)
+    likelihood = pvae.Factorized(dist.Normal, pvae.MLP(1, ()), 1, scale=1.0)
+    vae = pvae.VAE(pvae.standard_normal(1), likelihood, pvae.Factorized(dist.Normal, pvae.MLP(1, ()), 1))
+    likelihood.requires_grad_(False).net.head.bias.requires_grad_(True)
+    nn.init.ones_(likelihood.net.head.weight), nn.init.zeros_(likelihood.net.head.bias)
+    x = 1.5 + 2**0.5 * torch.randn(40, 1)
+    prior = {"vae.likelihood.net.head.bias": dist.Normal(torch.zeros(1), 1.0).to_event(1)}
+    guide = AmortizedGuide(poutine.lift(vae.model, prior=prior), GivenBias())
+    rate = pvae.schedules.cosine(5e-2, 1e-4, epochs=200)
+    options = {"learning_rate": rate, "compile": "trace", "start_at_data": False}
+    history = pvae.fit(guide, x, epochs=200, batch_size=20, seed=0, progress=False, **options)
+    assert (history.engine, likelihood.net.head.bias.item()) == ("traced", 0.0)
+    posterior = guide.global_posterior(covariates=None)
+    loc, scale = posterior.mean.detach(), posterior.stddev.detach()
+    assert abs((loc - x.sum() / 2 / (1 + 40 / 2)).item()) < 0.2 * scale.item()
+    assert scale.item() == pytest.approx((1 / (1 + 40 / 2)) ** 0.5, rel=0.05)
+    together = dist.MultivariateNormal(torch.zeros(40), torch.ones(40, 40) + 2 * torch.eye(40)).log_prob(x[:, 0])
+    joint = pvae.evaluation.joint_log_weights(guide, x, num_samples=100, vectorize=False, seed=0)
+    assert float(joint.logsumexp(0)) - math.log(100) == pytest.approx(float(together), abs=0.05)
+    new = torch.tensor([[0.0], [3.0]])
+    found = pvae.log_marginal(guide, new, num_samples=400, vectorize=False, seed=0, progress=False)
+    expected = dist.Normal(loc, (2 + scale**2).sqrt()).log_prob(new)[:, 0]
+    error = (torch.as_tensor(found.log_marginal.values) - expected).abs()
+    assert (error < 4 * torch.as_tensor(found.mcse.values) + 1e-3).all()
+
+
+def test_a_network_computes_with_a_lifted_weight_inside_the_program_alone():
+    torch.manual_seed(0)
+    likelihood = pvae.Factorized(dist.Poisson, pvae.MLP(2, (4,)), 6)
+    vae = pvae.VAE(pvae.standard_normal(2), likelihood, pvae.Factorized(dist.Normal, pvae.MLP(6, (4,)), 2))
+    x, z = torch.ones(3, 6), torch.randn(3, 2)
+    other, name = copy.deepcopy(vae), "likelihood.net.head.weight"
+    weight = vae.get_parameter(name)
+    value = torch.randn_like(weight)
+    with torch.no_grad():
+        other.get_parameter(name).copy_(value)
+    lifted = poutine.lift(vae.model, prior={f"vae.{name}": dist.Normal(torch.zeros_like(weight), 1.0).to_event(2)})
+
+    def density(model, **given):
+        return (
+            poutine.trace(poutine.condition(model, {"z": z, **given})).get_trace(x).log_prob_sum(lambda n, _: n == "x")
+        )
+
+    before = density(vae.model)
+    with announcements_off():
+        assert density(lifted, **{f"vae.{name}": value}) == density(other.model) != before
+    with pytest.raises(ValueError, match="shape"):
+        poutine.trace(lifted).get_trace(x[:, :2])
+    assert vae.likelihood.net.head.weight is weight
+    assert density(vae.model) == before
 
 
 def items(x=None, size=None):

@@ -58,14 +58,15 @@ class Smoother(nn.Module):
 
     Args:
         net: a network from ``(time, features + 1)`` to ``(time, h)``, such as ``GRU((T, features + 1), 64, (T, 64))``; it
-            reads the sequence backwards, with zeros for missing entries and one more feature: whether the step is seen.
+            reads the sequence backwards, with zeros for missing entries and one more feature: whether the step is seen. A
+            module that is no network is given sequences of any length.
         combine: module with ``forward(value, covariates=None)`` returning the distribution of a state given the state
             before and h, joined in one vector.
 
     Reference: Krishnan, Shalit & Sontag 2017, arXiv:1609.09869.
     """
 
-    def __init__(self, net: Network, combine: nn.Module) -> None:
+    def __init__(self, net: nn.Module, combine: nn.Module) -> None:
         super().__init__()
         self.net, self.combine = net, combine
         self.covariate_names = ("mask",)
@@ -83,7 +84,7 @@ class Smoother(nn.Module):
         """
         rows, num_steps = x.shape[:2]
         seen = covariates["mask"].reshape(rows, num_steps, -1).any(-1)
-        length = self.net.in_shape[0]
+        length = self.net.in_shape[0] if isinstance(self.net, Network) else num_steps
         features = torch.cat([x.reshape(rows, num_steps, -1), seen.unsqueeze(-1).to(x)], -1)[:, :length]
         features = nn.functional.pad(features, (0, 0, 0, length - features.shape[1]))
         h = nn.functional.pad(self.net(features.flip(1)).flip(1), (0, 0, 0, max(0, num_steps - length)))[:, :num_steps]

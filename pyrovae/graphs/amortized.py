@@ -57,6 +57,10 @@ class AmortizedGuide(Graph):
     p(x_i | theta) over draws of the global latents and charges no divergence of them; ``joint_log_weights`` is the
     evidence of the training rows together, which charges them once. Checks of single rows take ``hold_globals()``.
 
+    A weight of a ``VAE`` becomes a global latent by Pyro's ``lift``: ``poutine.lift(vae.model, prior={name: prior})``, with a
+    name such as ``"vae.likelihood.net.head.bias"``, is then the model, and ``vae.posterior`` the encoder. Evidence takes
+    ``vectorize=False``, since a network has one set of weights at a time.
+
     Args:
         model: your model; its data go first, and it may take ``covariates``, ``size`` and ``index``.
         encoder: an open :class:`~pyrovae.networks.Network` for all local latents together, or a dict with one for each

@@ -19,7 +19,7 @@ from pyrovae.data import as_data, map_batches
 from pyrovae.errors import check_integer, plain_errors, refusal
 from pyrovae.graphs.rows import Covariates, Rows, covariate_names
 from pyrovae.networks import check_covariates
-from pyrovae.programs import DATA, Program, eval_mode, latent_names, register
+from pyrovae.programs import DATA, Program, eval_mode, latent_names, register, registered
 from pyrovae.programs.sites import Site, frame_of
 from pyrovae.programs.supports import data_named
 from pyrovae.programs.tables import rows_for
@@ -72,8 +72,7 @@ class Graph(nn.Module):
 
     def announce(self, parts: Sequence[str]) -> None:
         """Announce some parts, so that Pyro trains them: :meth:`rows` does, and a program with latents outside its plate."""
-        self.check_parts()
-        register(**{f"{self.name}.{part}": getattr(self, part) for part in parts})
+        register(**self._announced(parts))
 
     @contextmanager
     def rows(
@@ -87,6 +86,7 @@ class Graph(nn.Module):
         """Announce some parts, then open the plate over the data.
 
         Parts are announced before the plate: inside, a weight that is lifted to a latent would get the plate and its scale.
+        The parts compute with the values that ``poutine.lift``, ``condition`` or ``replay`` give to weights.
 
         Args:
             parts: the names of the parts that the program uses.
@@ -99,7 +99,6 @@ class Graph(nn.Module):
             TypeError: data or covariates are no tensors.
             ValueError: other numbers of rows; a covariate that a part lacks, or that no part reads.
         """
-        self.announce(parts)
         covariates = self._placed_covariates(covariates, parts)
         data = None if data is None else tree_map(self._placed, data)
         count = _count(data, covariates)
@@ -113,7 +112,8 @@ class Graph(nn.Module):
             subsample = torch.arange(count, device=device) if index is None else index.to(device)
         weight = covariates.pop(WEIGHT, None)
         weighing = nullcontext() if weight is None else poutine.scale(scale=weight)
-        with pyro.plate(DATA, size or count or 1, subsample=subsample, dim=-1), weighing:
+        plate = pyro.plate(DATA, size or count or 1, subsample=subsample, dim=-1)
+        with registered(**self._announced(parts)), plate, weighing:
             yield Rows(self, data, covariates, subsample)
 
     @property
@@ -221,6 +221,10 @@ class Graph(nn.Module):
                 return self.model(None, covariates=own, size=len(row))
 
         return self._over(part, as_data(torch.zeros(num_samples), covariates), batch_size)
+
+    def _announced(self, parts: Sequence[str]) -> dict[str, nn.Module]:
+        self.check_parts()
+        return {f"{self.name}.{part}": getattr(self, part) for part in parts}
 
     def _many(self, num_samples: int) -> Callable:
         return pyro.plate("draws", num_samples, dim=-1 - self.max_plate_nesting)(self.guide)

@@ -3,7 +3,7 @@
 from pyrovae.programs.buffers import Buffers
 from pyrovae.programs.dry_run import Announced, DryRun, announced_like, dry_run
 from pyrovae.programs.handlers import Beta, BetaMessenger, beta
-from pyrovae.programs.parameters import announced, announcements_off, register
+from pyrovae.programs.parameters import announced, announcements_off, register, registered
 from pyrovae.programs.program import Program, callable_without_data, eval_mode
 from pyrovae.programs.running import check_sites, paired_traces, plate_nesting
 from pyrovae.programs.sites import DATA, PARTICLES, check_latents, latent_names, site_log_prob
@@ -37,6 +37,7 @@ __all__ = [
     "paired_traces",
     "plate_nesting",
     "register",
+    "registered",
     "site_log_prob",
     "stored_names",
 ]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+from pyro.poutine.lift_messenger import LiftMessenger
 from pyro.poutine.runtime import _PYRO_STACK, am_i_wrapped, effectful
 from pyro.poutine.trace_messenger import TraceMessenger
 from torch import Tensor, nn
@@ -35,15 +36,49 @@ def register(*modules: nn.Module, **named: nn.Module) -> None:
     >>> trace.param_nodes
     ['regression.weight', 'regression.bias']
     """
+    for _ in _announcements(modules, named):
+        pass
+
+
+@contextmanager
+def registered(**named: nn.Module) -> Iterator[None]:
+    """Announce modules as :func:`register` does; in the block they compute with the values that handlers put for parameters.
+
+    ``poutine.lift(vae.model, prior={"vae.likelihood.net.head.bias": prior})`` so makes a weight a latent of all rows.
+    """
+    held: list[tuple[nn.Module, str, Any]] = []
+    try:
+        for module, parameter, value in _announcements((), named):
+            if hasattr(value, "unconstrained"):  # the parameter itself
+                continue
+            for owner in module.modules():
+                for name in [name for name, own in owner._parameters.items() if own is parameter]:
+                    held.append((owner, name, vars(owner).get(name)))
+                    vars(owner)[name] = value  # is found before the parameter of the name, which stays as it is
+        yield
+    finally:
+        for owner, name, before in reversed(held):
+            if before is None:
+                del vars(owner)[name]
+            else:
+                vars(owner)[name] = before
+
+
+def _announcements(
+    modules: Sequence[nn.Module], named: Mapping[str, nn.Module]
+) -> Iterator[tuple[nn.Module, nn.Parameter, Tensor]]:
+    """Send the messages; for each parameter its module and the value that came back."""
     for module in (*modules, *named.values()):
         if not isinstance(module, nn.Module):
             raise TypeError(f"register takes torch modules, got {type(module).__name__}")
-    if _silent.get() or not am_i_wrapped():
+    is_silent = _silent.get()
+    if not am_i_wrapped() or (is_silent and not any(isinstance(handler, LiftMessenger) for handler in _PYRO_STACK)):
         return
     traces = [handler.trace for handler in _PYRO_STACK if isinstance(handler, TraceMessenger)]
     for given, module in (*((None, module) for module in modules), *named.items()):
         prefix = _free_prefix(module, traces) if given is None else given
-        _module(module, name=prefix)
+        if not is_silent:
+            _module(module, name=prefix)
         for path, parameter in _trainable(module):
             name = f"{prefix}.{path}"
             if _clashes(name, parameter, traces):
@@ -53,7 +88,7 @@ def register(*modules: nn.Module, **named: nn.Module) -> None:
                 )
             value = parameter.detach()  # an attribute on the parameter itself would break pickling and deep copies
             value.unconstrained = lambda parameter=parameter: parameter  # type: ignore[attr-defined]
-            _param(value, name=name, constraint=constraints.real, event_dim=None)
+            yield module, parameter, _param(value, name=name, constraint=constraints.real, event_dim=None)
 
 
 @contextmanager

@@ -51,16 +51,9 @@ def above_mean(x: np.ndarray, i: int) -> np.ndarray:
 
 def imputed(program: Any, x: torch.Tensor, arguments: argparse.Namespace, seed: int) -> np.ndarray:
     """Means of imputations of a program that is trained on the rows."""
-    options = {"batch_size": arguments.batch_size, "learning_rate": 1e-3, "seed": seed}
-    pvae.fit(
-        program,
-        x,
-        epochs=arguments.epochs,
-        objective=pvae.ImportanceWeightedELBO(20),
-        progress=False,
-        compile="trace",
-        **options,
-    )
+    long = {"epochs": arguments.epochs} if arguments.steps is None else {"steps": arguments.steps, "drop_last": True}
+    options = {"batch_size": arguments.batch_size, "learning_rate": 1e-3, "seed": seed, "progress": False, **long}
+    pvae.fit(program, x, objective=pvae.ImportanceWeightedELBO(20), **options)
     found = pvae.impute(program, x, num_samples=500, num_proposals=5000, seed=seed, progress=False)
     return found.draws.mean(0).numpy()
 
@@ -125,6 +118,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=1000)
+    parser.add_argument("--steps", type=int, help="in place of epochs, of whole batches alone")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--file", type=Path, default=Path("build/missing_data.json"))
     arguments = parser.parse_args()
@@ -133,7 +127,8 @@ def main() -> None:
         for method in arguments.methods or METHODS[arguments.protocol]:
             for seed in range(arguments.seeds):
                 results = json.loads(arguments.file.read_text()) if arguments.file.exists() else {}
-                key = f"{arguments.protocol} {name}, {method}, {arguments.epochs} epochs, seed {seed}"
+                long = f"{arguments.epochs} epochs" if arguments.steps is None else f"{arguments.steps} steps"
+                key = f"{arguments.protocol} {name}, {method}, {long}, seed {seed}"
                 if key not in results:
                     results[key] = error(arguments, name, method, seed)
                     arguments.file.write_text(json.dumps(results, indent=1))

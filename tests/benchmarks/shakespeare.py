@@ -2,7 +2,8 @@
 
 Importance-weighted perplexity per character (ends of lines count) of held-out lines, and what it costs to shuffle the latents
 between lines; then a few interpolations. The baseline is the same graph whose likelihood is given zeros. Both decoders go on
-from that of a model without latents, and are trained as long. ``python tests/benchmarks/shakespeare.py``.
+from that of a model without latents, and are trained as long; ``--anneal`` passes raise the weight of the divergence from
+zero, after which the decoder knows what the latents say. ``python tests/benchmarks/shakespeare.py``.
 """
 
 from __future__ import annotations
@@ -47,9 +48,13 @@ def model(vocabulary: pvae.data.Vocabulary, options: argparse.Namespace, sees: b
     )
 
 
-def trained(vae: pvae.SentenceVAE, x: torch.Tensor, epochs: int, free_nats: float | None) -> pvae.SentenceVAE:
+def trained(
+    vae: pvae.SentenceVAE, x: torch.Tensor, folder: Path, epochs: int, free_nats: float | None = None, anneal: int = 0
+) -> pvae.SentenceVAE:
     objective = None if free_nats is None else pvae.FreeBitsELBO(free_nats)
     options = {"batch_size": 64, "objective": objective, "seed": 0, "progress": False, "compile": "trace"}
+    options |= {"checkpoint": folder, "resume": True}
+    options |= {"beta": pvae.schedules.linear(0.0, 1.0, epochs=anneal)} if anneal else {}
     print(f"{pvae.fit(vae, x, epochs=epochs, **options)['elbo'][-1]:.2f} nats per line of training", flush=True)
     return vae
 
@@ -63,6 +68,7 @@ def main() -> None:
         "latents": 16,
         "epochs": 8,
         "more": 6,
+        "anneal": 0,
         "draws": 100,
         "seed": 0,
     }
@@ -70,6 +76,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--word-dropout", type=float, default=0.0)
     parser.add_argument("--free-nats", type=float, default=0.2, help="for each entry of the latent")
+    parser.add_argument("--folder", type=Path, default=Path("build/shakespeare"), help="for checkpoints")
     options = parser.parse_args()
     path = Path(os.environ["PYROVAE_DATA"]) / "text/tinyshakespeare.txt.gz"
     lines = [line for line in gzip.decompress(path.read_bytes()).decode().split("\n") if 10 < len(line) < options.steps]
@@ -80,12 +87,13 @@ def main() -> None:
     x, held_out = (vocabulary.encode(part, options.steps) for part in (train, test))
     characters = int((~held_out.isnan()).sum())
     print(f"{len(train)} lines for training, {len(test)} held out, {vocabulary}", flush=True)
-    begun = trained(model(vocabulary, options, sees=False), x, options.epochs, None)
+    begun = trained(model(vocabulary, options, sees=False), x, options.folder / "begun", options.epochs)
     for sees in (False, True):
         vae = model(vocabulary, options, sees)
         decoder: Any = vae.likelihood if sees else vae.likelihood.likelihood
         decoder.load_state_dict(begun.likelihood.likelihood.state_dict())
-        trained(vae, x, options.more, options.free_nats if sees else None)
+        folder = options.folder / ("with" if sees else "without")
+        trained(vae, x, folder, options.more, *((options.free_nats, options.anneal) if sees else ()))
         found = pvae.log_marginal(vae, held_out, num_samples=options.draws if sees else 1, seed=0, progress=False)
         perplexity = math.exp(-float(found.log_marginal.sum()) / characters)
         print(f"{'with' if sees else 'without'} a latent: perplexity {perplexity:.3f}, ", end="")
