@@ -68,7 +68,10 @@ def two_groups(parameters):
 
 
 def test_with_everything_on_the_numbers_are_those_of_the_eager_engine():
-    """Batch norm, dropout, schedules, clipping, weight decay, two groups of parameters, a bad and a short batch."""
+    """Batch norm, dropout, schedules, clipping, weight decay, two groups of parameters, a bad and a short batch.
+
+    A triangular matrix is solved for by torch's dispatcher, since a library cannot call it by itself.
+    """
     settings = {
         "learning_rate": pvae.schedules.one_cycle(0.02, epochs=4),
         "beta": pvae.schedules.linear(0.0, 1.0, epochs=4),
@@ -77,7 +80,12 @@ def test_with_everything_on_the_numbers_are_those_of_the_eager_engine():
         "epochs": 4,
         "start_at_data": False,
     }
-    make = lambda: normal_vae(normalization=nn.BatchNorm1d, dropout=0.2).double()  # noqa: E731
+
+    def make():
+        net = functools.partial(pvae.MLP, normalization=nn.BatchNorm1d, dropout=0.2)
+        likelihood = pvae.Factorized(dist.Normal, net(2, (8,)), event_shape=5)
+        return pvae.VAE(pvae.standard_normal(2), likelihood, pvae.FullNormal(net(5, (8,)), event_shape=2)).double()
+
     eager, compiled = (trained(make, spoiled, level, **settings) for level in (False, "compile"))
     assert compiled[2].engine == "compiled from step 1"
     assert sum(row["skipped"] for row in eager[1]) == 4
@@ -107,7 +115,8 @@ def test_rows_are_drawn_afresh_inside_a_compiled_step_and_the_library_is_found_a
     again = trained(lambda: bernoulli_vae().double(), grey, "compile", **settings)
     assert str(again[1]) == str(compiled[1])
     monkeypatch.setattr(Call, "run", refuse)
-    replayed = trained(lambda: bernoulli_vae().double(), grey, "compile", **settings)
+    with pytest.warns(UserWarning, match="steps are replayed, not compiled: probability tensor"):
+        replayed = trained(lambda: bernoulli_vae().double(), grey, "compile", **settings)
     assert str(replayed[1]) == str(eager[1])
 
 
@@ -123,6 +132,23 @@ def test_a_compiled_training_that_is_resumed_ends_as_if_it_had_not_stopped(tmp_p
     assert resumed[2].engine == "compiled from step 5"
     assert str(resumed[1]) == str(whole[1])
     assert all(torch.equal(tensor, resumed[0][name]) for name, tensor in whole[0].items())
+
+
+def test_auto_takes_a_library_from_the_cache_for_steps_and_for_columns(monkeypatch):
+    monkeypatch.setattr(validation, "MANY", 3)
+    monkeypatch.setattr(levels, "FEW_STEPS", 1)
+    monkeypatch.setattr(levels, "cores", lambda: 2)
+    monkeypatch.setattr(engines, "LOADING", 0.0)
+    calls, settings = [], {"epochs": 3, "learning_rate": 0.01}
+    monkeypatch.setattr(
+        validation.Evaluation, "close", lambda self: calls.append([terms.call for terms in self.graphs.values()])
+    )
+    waited = trained(lambda: bernoulli_vae().double(), grey, "compile", **settings)
+    monkeypatch.setattr(Library, "start", lambda self: pytest.fail("it is there already"))
+    found = trained(lambda: bernoulli_vae().double(), grey, "auto", **settings)
+    assert found[2].engine.startswith("compiled from step ")
+    assert_close(waited, found, 1e-10)
+    assert [[call is not None for call in run] for run in calls] == [[True], [True]]
 
 
 def refuse(self, state, plan, rank):

@@ -53,8 +53,12 @@ def build(folder: Path) -> None:
     decompositions.pop(
         torch.ops.aten.bernoulli.default, None
     )  # it would compare uniform numbers, which are other draws
+    options = {**OPTIONS, "aot_inductor.output_path": str(folder / "step.so")}
     with torch.no_grad():
-        aot_compile(module, tuple(inputs), options={**OPTIONS, "aot_inductor.output_path": str(folder / "step.so")})
+        try:  # that the C++ compiler knows the processor's instructions is tried here, and not by programs of its own
+            aot_compile(module, tuple(inputs), options={**options, "cpp.vec_isa_ok": True})
+        except Exception:
+            aot_compile(module, tuple(inputs), options=options)
 
 
 def sum_apart(module: fx.GraphModule) -> None:

@@ -98,8 +98,8 @@ class Library:
         code = self.process.wait()
         words = (self.work / "log").read_text().strip().splitlines()
         if not code:
-            extern = self.work / "step.json"  # names the operations that are called through torch's dispatcher
-            if extern.exists():
+            # names the operations that are called through torch's dispatcher; which name the file has depends on torch's version
+            for extern in (*self.work.glob("step.json"), *self.work.glob("*.wrapper.json")):
                 os.replace(extern, self.path.with_suffix(".json"))
             os.replace(self.work / "step.so", self.path)
         self.close()

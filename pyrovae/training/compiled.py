@@ -102,12 +102,19 @@ class Compiled(Traced):
             if self.waits:
                 self.call.is_built(False)  # begun first, so that both are built at once
                 self.beside()
-            return self.call if self.call.is_built(self.waits) else None
+            if not self.call.is_built(self.waits):
+                return None
+            self.beside()
+            return self.call
         except (UntraceableError, RuntimeError, OSError) as error:
-            self.refused = str(error)
-            if self.waits:
-                warnings.warn(f"steps are replayed, not compiled: {self.refused}", UserWarning, stacklevel=5)
+            self.refuse(str(error))
             return None
+
+    def refuse(self, reason: str) -> None:
+        """Compile no more steps; where compiled ones were asked for, tell why."""
+        self.refused = reason.partition("\n")[0]
+        if self.waits:
+            warnings.warn(f"steps are replayed, not compiled: {self.refused}", UserWarning, stacklevel=6)
 
     def chunk(self, call: Call, state: State, plan: Plan, rows: GatherRows) -> tuple[State, Outcomes]:
         """Take steps by compiled calls. Where the first one disagrees with the program, none of them counts."""
@@ -121,8 +128,11 @@ class Compiled(Traced):
         try:
             with by_onednn(self.rounded or call.onednn):
                 losses, norms = call.run(state, plan, self.rank)
-        except RuntimeError:  # torch refuses to draw from NaN: the replayed steps tell where
-            return super().run(state, plan, rows)
+        except RuntimeError as error:
+            taken = super().run(state, plan, rows)
+            if taken[1].taken.all():  # else torch refused to draw from NaN
+                self.refuse(str(error))
+            return taken
         reason = None if expected is None else self.disagreement(state.step, losses[0], norms[0], expected)
         if reason:
             self.block(reason)

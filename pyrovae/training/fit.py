@@ -192,7 +192,7 @@ def fit(
         replays = isinstance(engine, Traced)
         evaluation = Evaluation(loss, rows, held_out, 0 if seed is None else seed, replays, bool(callbacks))
         stack.callback(evaluation.close)
-        engine.beside = functools.partial(evaluation.compile, total / rows.steps)
+        engine.beside = functools.partial(evaluation.compile, total / rows.steps, waits=compile == "compile")
         loop = Loop(
             state=State(loss.announced.tensors, trained, noise, loss.like.new_zeros((), dtype=torch.float32)),
             engine=engine,

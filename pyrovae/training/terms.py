@@ -42,9 +42,9 @@ class Terms:
     @torch.no_grad()
     def __call__(self, inputs: Sequence[Tensor], wait: bool = True) -> dict[str, Tensor]:
         """The terms of some inputs; where the library is still being built, by replaying the graph unless it is waited for."""
-        if self.library is not None and self.call is None and wait:
+        if self.library is not None and self.call is None:
             try:
-                self.call = self.library.function(wait=True)
+                self.call = self.library.function(wait)
             except (RuntimeError, OSError):
                 self.library = None
         if self.call is None:

@@ -44,7 +44,8 @@ class Evaluation:
     def __init__(
         self, loss: Loss, rows: Rows, held_out: Batches | None, seed: int, traced: bool = False, is_asked: bool = False
     ) -> None:
-        self.loss, self.seed, self.traced, self.compiled, self.is_asked = loss, seed, traced, False, is_asked
+        self.loss, self.seed, self.traced, self.is_asked = loss, seed, traced, is_asked
+        self.compiled = self.waits = False
         self.graphs: dict[Any, Terms] = {}
         self.calls = 0
         self.numbers: Tensor | None = None
@@ -139,7 +140,7 @@ class Evaluation:
                 compiled = self.compiled and size == self.parts[""].num_rows
                 function = lambda *given: self.terms(Batch(*tree_of(*given)), size)  # noqa: E731
                 self.graphs[key] = Terms(function, inputs, compiled)
-            found = self.graphs[key](inputs, wait=self.calls > 0)
+            found = self.graphs[key](inputs, wait=self.waits and self.calls > 0)
         except (UntraceableError, RuntimeError, ValueError):
             found = {}
         largest = max(
@@ -155,10 +156,16 @@ class Evaluation:
         torch.set_rng_state(state)
         return self.terms(batch, size)
 
-    def compile(self, epochs: float) -> None:
-        """Begin to compile the graph for the training rows, where epochs are many; the call after the first one waits for it."""
-        if "" in self.parts and not self.graphs and epochs >= MANY:
-            self.compiled = True
+    def compile(self, epochs: float, waits: bool) -> None:
+        """Begin to compile the graph for the training rows, where epochs are many; the call after the first one waits for it.
+
+        Args:
+            epochs: of the whole training.
+            waits: wait for it; else it is replayed until it is there.
+        """
+        if "" in self.parts and self.traced and not self.compiled and epochs >= MANY:
+            self.compiled, self.waits = True, waits
+            self.graphs.clear()
             with torch.random.fork_rng():
                 self.means("")
 

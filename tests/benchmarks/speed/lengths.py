@@ -1,8 +1,8 @@
-"""Processor's seconds of whole calls of ``fit``, preparation included, by the number of steps and the level.
+"""Seconds of whole calls of ``fit``, preparation included, by the number of steps and the level.
 
-    python tests/benchmarks/speed/lengths.py [--steps 100 300 1000 10000 100000] [--rounds 3] [--only digits]
+    python tests/benchmarks/speed/lengths.py [--steps 100 300 1000 10000 100000] [--rounds 3] [--only digits] [--wall]
 
-One process, one thread; the levels take turns. Libraries are in the cache from a first call, so that ``compile`` shows what it
+One process, one thread; the levels take turns. The seconds are the processor's, or with ``--wall`` those of the clock. Libraries are in the cache from a first call, so that ``compile`` shows what it
 costs when it is not built anew; a compiler beside the training is another process, and is not counted.
 """
 
@@ -11,24 +11,25 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from collections.abc import Callable
 
 import torch
 from ways import SIZES, Size, rows_of, vae_of
 
 LEVELS = {"eager": False, "trace": "trace", "compile": "compile", "auto": "auto"}
-EAGER_MOST = 3000
-"""Steps above which eager training is left out."""
+MOST = {"eager": 3000, "trace": 30_000}
+"""Steps above which a level is left out."""
 
 
-def seconds(size: Size, level: str, steps: int) -> tuple[float, str]:
-    """The processor's seconds of a training, and how its steps were taken."""
+def seconds(size: Size, level: str, steps: int, clock: Callable[[], float]) -> tuple[float, str]:
+    """The seconds of a training, and how its steps were taken."""
     import pyrovae as pvae
 
     vae = vae_of(size)
     x, given = torch.from_numpy(rows_of(size)), {"batch_size": size.batch_size, "seed": 0, "progress": False}
-    started = time.process_time()
+    started = clock()
     history = pvae.fit(vae, x, steps=steps, compile=LEVELS[level], **given)
-    return time.process_time() - started, history.engine
+    return clock() - started, history.engine
 
 
 def main() -> None:
@@ -37,17 +38,19 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="*", default=[100, 300, 1000, 10_000, 100_000])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="*", choices=SIZES, default=["digits"])
+    parser.add_argument("--wall", action="store_true")
     options = parser.parse_args()
+    clock = time.perf_counter if options.wall else time.process_time
     torch.set_num_threads(1)
     for name in options.only:
         for level in ("compile", "eager"):  # what is imported and built at first is not counted
-            seconds(SIZES[name], level, 2 * SIZES[name].steps)
+            seconds(SIZES[name], level, 2 * SIZES[name].steps, clock)
         for steps in options.steps:
-            levels = [level for level in LEVELS if level != "eager" or steps <= EAGER_MOST]
+            levels = [level for level in LEVELS if steps <= MOST.get(level, steps)]
             found: dict[str, list[float]] = {level: [] for level in levels}
             for number in range(options.rounds):
                 for level in levels if number % 2 else reversed(levels):
-                    taken, engine = seconds(SIZES[name], level, steps)
+                    taken, engine = seconds(SIZES[name], level, steps, clock)
                     found[level].append(taken)
                     how = engine if level == "auto" else ""
             middle = {level: statistics.median(times) for level, times in found.items()}

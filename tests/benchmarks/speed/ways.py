@@ -249,6 +249,7 @@ def by_pythae(size: Size, clock: Callable[[], float]) -> Run:
 WAYS: dict[str, tuple[str, Callable[[Size, Callable[[], float]], Run], bool]] = {
     "numpyro": ("NumPyro, a jitted epoch", by_numpyro, True),
     "compile": ('fit(compile="compile")', functools.partial(by_fit, compile="compile"), False),
+    "bf16": ('fit(compile="compile"), bf16', functools.partial(by_fit, compile="compile", precision="bf16"), False),
     "trace": ('fit(compile="trace")', functools.partial(by_fit, compile="trace"), False),
     "fit": ("fit(compile=False)", by_fit, False),
     "torch": ("torch by hand, fused Adam", by_torch, False),
