@@ -2,8 +2,9 @@
 
     python tests/benchmarks/speed/lengths.py [--steps 100 300 1000 10000 100000] [--rounds 3] [--only digits] [--wall]
 
-One process, one thread; the levels take turns. The seconds are the processor's, or with ``--wall`` those of the clock. Libraries are in the cache from a first call, so that ``compile`` shows what it
-costs when it is not built anew; a compiler beside the training is another process, and is not counted.
+One process, one thread; the levels take turns. The seconds are the processor's, or with ``--wall`` those of the clock. Libraries
+are in the cache from a first call, so that ``compile`` shows what it costs when it is not built anew; a compiler beside the
+training is another process, and the processor's seconds do not count it.
 """
 
 from __future__ import annotations
