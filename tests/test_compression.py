@@ -17,8 +17,8 @@ import pyrovae as pvae
 from pyrovae.conditionals import Ordinal
 from pyrovae.presets.tables import LIKELIHOODS
 from pyrovae.uses import coded_size, compress, decompress
-from pyrovae.uses.coder import entries_of
-from pyrovae.uses.compression import Chain
+from pyrovae.uses.bits_back import Chain
+from pyrovae.uses.coder import Entries, entries_of
 
 pytest.importorskip("constriction")
 MASSES = (
@@ -86,6 +86,97 @@ def test_net_bits_are_the_discretized_negative_elbo(bits):
     assert bits == 2 or size["net"] < without
 
 
+class Tower(Tiny):
+    """The coins of ``Tiny`` under a chain of two latents."""
+
+    def model(self, x=None, size=None):
+        rows = len(x) if x is not None else size
+        with pyro.plate("data", rows):
+            above = pyro.sample("above", dist.Normal(torch.zeros(rows, 1), 1.0).to_event(1))
+            z = pyro.sample("z", dist.Normal(0.8 * above + 0.2, 0.6).to_event(1))
+            coins = dist.Bernoulli(logits=self.slope * z + self.offset).to_event(1)
+            return pyro.sample("x", coins, obs=x)
+
+    def guide(self, x, size=None):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.sum(-1, keepdim=True) / 2 - 0.6, 0.7).to_event(1))
+            pyro.sample("above", dist.Normal(0.7 * z, 0.5).to_event(1))
+
+
+def tower_lengths(x, bits, loc, sd):
+    """Mean and variance of each row's code length under ``Tower``, whose lower bins have equal mass under a normal."""
+    bins = 2**bits
+    quantiles = [np.arange(bins + 1) / bins, (np.arange(bins) + 0.5) / bins]
+    (edges, centers), (low_edges, low) = (
+        [m + s * stats.norm.ppf(q) for q in quantiles] for m, s in ((0, 1), (loc, sd))
+    )
+    own = np.diff(stats.norm.cdf((low_edges - (x.sum(1, keepdims=True) / 2 - 0.6)) / 0.7), axis=1)
+    upper = np.diff(stats.norm.cdf((edges[None] - 0.7 * low[:, None]) / 0.5), axis=1)  # (lower, upper)
+    prior = np.diff(stats.norm.cdf((low_edges[None] - 0.8 * centers[:, None] - 0.2) / 0.6), axis=1).T
+    one = 1 / (1 + np.exp(-(Tiny.slope.numpy() * low[:, None] + Tiny.offset.numpy())))
+    data = np.where(x[:, None] == 1, one, 1 - one).prod(-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        length = bits - np.log2(data)[:, :, None] - np.log2(prior) + np.log2(upper) + np.log2(own)[:, :, None]
+    weights = own[:, :, None] * upper
+    mean = np.where(weights > 0, weights * length, 0).sum((1, 2))
+    return mean, np.where(weights > 0, weights * (length - mean[:, None, None]) ** 2, 0).sum((1, 2))
+
+
+@pytest.mark.parametrize("bit_swap", [True, False])
+def test_net_bits_of_a_chain_are_the_discretized_negative_elbo(bit_swap):
+    torch.manual_seed(0)
+    x = torch.bernoulli(torch.full((40_000, 3), 0.4))
+    header = {"latent_bits": 6, "batch_size": 64, "shape": [40_000, 3], "top": 1}
+    loc, sd = (float(value) for value in Chain(Tower(), x, None, header).moments["z"])
+    assert (loc, sd) == (pytest.approx(0.2, abs=0.15), pytest.approx(1.0, abs=0.1))
+    size = coded_size(returned(Tower(), x, latent_bits=6, batch_size=4000, bit_swap=bit_swap))
+    kinds, which = np.unique(x.numpy(), axis=0, return_inverse=True)
+    mean, variance = (values[which.ravel()] for values in tower_lengths(kinds, 6, loc, sd))
+    assert abs(size["net"] - mean.sum()) < 4 * math.sqrt(variance.sum()) + 64
+    assert size["net"] == pytest.approx(mean.sum(), rel=0.005)
+
+
+def levels(count, *, features=None, skip=False):
+    """A hierarchical VAE of some levels of eight latents, and rows."""
+
+    def normal(of, above=False):
+        net = pvae.MLP(of, (8,))
+        if above:
+            net = pvae.ConcatCovariates(pvae.MLP(of + 8, (8,)), of, covariates={above: 8})
+        return pvae.Factorized(dist.Normal, net, 8)
+
+    torch.manual_seed(0)
+    reads = pvae.ConcatCovariates(pvae.MLP(16, (8,)), 8, covariates={"z2": 8}) if skip else pvae.MLP(8, (8,))
+    below = [f"z{level + 1}" if features is not None and level < count else False for level in range(1, count + 1)]
+    posteriors = [normal(64 if features is not None or not level else 8, above) for level, above in enumerate(below)]
+    likelihood = pvae.Factorized(dist.Poisson, reads, 64)
+    priors = [*(normal(8) for _ in range(count - 1)), pvae.standard_normal(8)]
+    vae = pvae.HierarchicalVAE(priors, likelihood, posteriors, features)
+    return vae, torch.poisson(torch.full((80, 64), 2.0))
+
+
+def test_a_chain_of_levels_takes_the_initial_bits_of_one():
+    vae, x = levels(3)
+    found = {swap: coded_size(returned(vae, x, bit_swap=swap)) for swap in (True, False, None)}
+    assert found[None] == {**found[True], "file": found[None]["file"]}
+    row = {swap: coded_size(returned(vae, x[:1], bit_swap=swap))["initial"] for swap in (True, False)}
+    assert row[False] - 64 > 3 * 8 * 8  # of three levels, each latent's some ten bits
+    assert row[True] - 64 < 8 * 12 + 64  # of one level, and the coder's own state
+    assert found[True]["initial"] < 0.6 * found[False]["initial"]
+    elbo = float(pvae.elbo(vae, x, num_samples=100, seed=0, progress=False)["elbo"].sum())
+    for size in found.values():
+        assert size["net"] == pytest.approx(-elbo / math.log(2), rel=0.03)
+
+
+@pytest.mark.parametrize("options", [{"features": []}, {"skip": True}])
+def test_levels_that_are_no_chain_are_coded_all_at_once(options):
+    vae, x = levels(2, **options)
+    assert coded_size(returned(vae, x)) == coded_size(returned(vae, x, bit_swap=False))
+    with pytest.raises(ValueError, match="this program is none") as caught:
+        compress(vae, x, bit_swap=True)
+    assert caught.value.argument == "bit_swap"
+
+
 @pytest.mark.parametrize("likelihood", MASSES)
 def test_cumulative_masses_add_up_log_masses(likelihood):
     vae, x = of(likelihood)
@@ -117,6 +208,61 @@ def test_masses_of_channels_that_share_a_mixture_multiply_to_the_joint_mass(shap
         log_mass += np.log(np.where(k == 5, 1.0, upper) - np.where(k == 0, 0.0, lower)).sum(1)
     assert log_mass == pytest.approx(own.log_prob(x).double().detach().numpy(), abs=1e-4)
     returned(vae, x)
+
+
+def test_masses_of_tokens_and_of_shares_of_a_total_multiply_to_the_joint_mass():
+    torch.manual_seed(0)
+    for likelihood in (
+        pvae.conditionals.Tokens(pvae.GRU((5, 6), 8, per_step=True), num_tokens=4, latent_dim=2),
+        pvae.conditionals.Multinomials(pvae.MLP(2, (8,)), 4, total_count=9),
+    ):
+        shape = likelihood(torch.zeros(1, 2)).event_shape
+        vae = pvae.VAE(pvae.standard_normal(2), likelihood, pvae.Factorized(dist.Normal, pvae.MLP(shape, (8,)), 2))
+        x = vae.sample(60)
+        with torch.no_grad():
+            own = vae.eval().likelihood(torch.randn(60, 2))
+        values, log_mass = np.zeros((60, *shape), dtype=int), np.zeros(60)
+        for entries in entries_of(own, "x", values):
+            k = values[:, entries.places] = x.long().numpy()[:, entries.places]
+            upper, lower = (entries.cumulative(bound.reshape(-1)) for bound in (k, k - 1))
+            log_mass += np.log(np.where(k[:, 0] == entries.levels - 1, 1.0, upper) - np.where(k[:, 0] == 0, 0.0, lower))
+        assert log_mass == pytest.approx(own.log_prob(x).double().detach().numpy(), abs=1e-4)
+        returned(vae, x)
+
+
+class Doubled(dist.TorchDistribution):
+    """One coin and its copy: a distribution that the library does not know."""
+
+    arg_constraints, support = {}, dist.constraints.independent(dist.constraints.boolean, 1)
+
+    def __init__(self, logits):
+        self.coin = dist.Bernoulli(logits=logits)
+        super().__init__(logits.shape, torch.Size([2]), validate_args=False)
+
+    def log_prob(self, value):
+        same = value[..., 0] == value[..., 1]
+        return torch.where(same, self.coin.log_prob(value[..., 0]), -torch.inf)
+
+    def sample(self, sample_shape=()):
+        return self.coin.sample(sample_shape).unsqueeze(-1).expand(*sample_shape, *self.batch_shape, 2)
+
+    def entries(self, values):
+        zero = (1 - self.coin.probs).double().numpy()
+        yield Entries(np.array([0]), lambda k: np.where(k < 1, zero, 1.0), 2)
+        yield Entries(np.array([1]), lambda k: np.where(k < values[:, 0], 0.0, 1.0), 2)
+
+
+def test_a_distribution_of_one_s_own_says_its_entries():
+    class Copies(Tiny):
+        def model(self, x=None, size=None):
+            rows = len(x) if x is not None else size
+            with pyro.plate("data", rows):
+                z = pyro.sample("z", dist.Normal(torch.zeros(rows, 1), 1.0).to_event(1))
+                return pyro.sample("x", Doubled(z[:, 0]), obs=x)
+
+    x = torch.bernoulli(torch.full((400, 1), 0.4)).expand(400, 2).contiguous()
+    size = coded_size(returned(Copies(), x))
+    assert size["net"] < 1.5 * len(x)  # a coin and what the guide misses; the copy is free
 
 
 def test_every_discrete_likelihood_is_among_these():
@@ -254,7 +400,10 @@ def test_rows_that_cannot_be_coded_are_refused():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_programs_that_cannot_be_coded_are_refused_by_name(kind):
-    program, words = KINDS[kind], "is a density|one latent for each row|missing entries|several data sites|posterior"
+    program, words = (
+        KINDS[kind],
+        "is a density|latents for each row|masked latents|is discrete|missing entries|several data sites|posterior",
+    )
     with pytest.raises(ValueError, match=words):
         compress(program.program, program.data, program.covariates, seed=0)
 

@@ -1,9 +1,11 @@
 """Quality of generated rows against closed forms and slow computations; augmentation."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy import linalg
+from test_cli import invoke
 
 import pyrovae as pvae
 from pyrovae.uses import augment, fit_prior, generation_quality
@@ -159,3 +161,23 @@ def test_what_cannot_be_augmented_is_refused():
         augment(vae, torch.ones(5, 3), torch.arange(5), factor=0)
     with pytest.raises(TypeError, match="expected a graph"):
         augment((print, print), torch.ones(5, 3), torch.arange(5))
+
+
+def test_a_run_is_judged_and_its_rows_are_augmented(tmp_path, monkeypatch):
+    monkeypatch.setattr("pyrovae.uses.representation.BOOTSTRAPS", 5)
+    folder = tmp_path / "run"
+    train = ["train", "--epochs", 1, "--hidden", 8, "--latent-dim", 2, "--no-figures", "--no-report", "--out", folder]
+    assert invoke(*train).exit_code == 0
+    done = invoke("quality", folder)
+    assert done.exit_code == 0, done.output
+    table = pd.read_csv(folder / "quality.csv", index_col=0)
+    assert table.loc["two_sample", "value"] > 0.9  # of a model of one epoch
+    assert table.loc["latents", "linear probe"] < table.loc["PCA", "linear probe"] + 0.3
+    done = invoke("augment", folder, "--factor", 2, "--out", tmp_path / "more.npz")
+    assert done.exit_code == 0, done.output
+    rows = pvae.data.load("digits", "counts", seed=0).train
+    with np.load(tmp_path / "more.npz") as found:
+        assert np.array_equal(found["x"][: len(rows)], rows.x.numpy())
+        assert np.array_equal(found["labels"], np.tile(rows.label.numpy(), 3))
+    for command in ("quality", "augment"):
+        assert "--out: the output must end in" in invoke(command, folder, "--out", tmp_path / "x.txt").output

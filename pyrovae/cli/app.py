@@ -26,6 +26,8 @@ COMMANDS = (
     "detect",
     "compress",
     "decompress",
+    "augment",
+    "quality",
     "info",
 )
 """Each is a function in the file of its name; its docstring is its help."""

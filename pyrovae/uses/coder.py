@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyro.distributions as dist
 import torch
+from pyro.distributions.torch_distribution import ExpandedDistribution
 from torch import Tensor
 from torch import distributions as base
 
@@ -16,9 +17,12 @@ from pyrovae.distributions import (
     SizedNegativeBinomial,
     SizedPoisson,
     TableDistribution,
+    TokenSequence,
+    TotalMultinomial,
 )
 from pyrovae.distributions.counts import ZeroInflated
 from pyrovae.distributions.discretized import Discretized, DiscretizedLogistic
+from pyrovae.distributions.tokens import END
 from pyrovae.errors import refusal
 
 Cumulative = Callable[[Any], np.ndarray]
@@ -30,12 +34,12 @@ class Entries(NamedTuple):
     """Some entries of each row, independent of each other given the entries before them.
 
     Args:
-        places: where they stand in a flat row.
+        places: where they stand in a flat row: what indexes it.
         cumulative: from integers ``(rows * entries,)`` to the mass up to them.
         levels: how many values there are, 0 and up; None for counts without a bound.
     """
 
-    places: np.ndarray
+    places: Any
     cumulative: Cumulative
     levels: int | None
 
@@ -122,7 +126,8 @@ def entries_of(distribution: Any, site: str, values: np.ndarray) -> Iterator[Ent
     """The entries of rows by the cumulative masses of a likelihood over rows, in the order in which they are decoded.
 
     Args:
-        distribution: of batch shape ``(rows,)``.
+        distribution: of batch shape ``(rows,)``. One of your own, whose entries depend on those before them, has a method
+            ``entries(values)`` that yields them.
         site: its name, for errors.
         values: the rows as integers ``(rows, entries)``. Only entries that were yielded are read: a decoder fills them in
             before it asks for the next.
@@ -136,18 +141,27 @@ def entries_of(distribution: Any, site: str, values: np.ndarray) -> Iterator[Ent
     ([0.75, 0.5], 2)
     """
     found, places = independent(distribution), np.arange(distribution.event_shape.numel())
-    if isinstance(found, TableDistribution):
+    if callable(getattr(found, "entries", None)):
+        yield from found.entries(values)
+    elif isinstance(found, TableDistribution):
         for group, part in found.groups():
             yield Entries(group.places.numpy(), *_cumulative(independent(part), f"{site} ({group.kind.kind} columns)"))
     elif isinstance(found, DiscretizedLogisticMixture):
         yield from _mixture(found, values)
+    elif isinstance(found, TokenSequence):
+        yield from _tokens(found, values)
+    elif isinstance(found, TotalMultinomial):
+        yield from _multinomial(found, values)
     else:
         yield Entries(places, *_cumulative(found, site))
 
 
 def independent(distribution: Any) -> Any:
     """A distribution with its independent entries in the batch; the mask of rows that lack nothing goes."""
-    while isinstance(distribution, base.Independent | dist.MaskedDistribution):
+    while isinstance(distribution, base.Independent | dist.MaskedDistribution) or (
+        isinstance(distribution, ExpandedDistribution)
+        and distribution.batch_shape == distribution.base_dist.batch_shape
+    ):
         distribution = distribution.base_dist
     return distribution
 
@@ -181,9 +195,8 @@ def _cumulative(found: Any, site: str) -> tuple[Cumulative, int | None]:
         survival = lambda x: found._log_survival(torch.from_numpy(x)).exp().numpy()  # noqa: E731
         return (lambda k: survival((loc + 1 - (2 * k + 1) / (levels - 1)) / scale)), int(levels.max())
     if isinstance(found, base.Binomial):
-        total, probs = flat(found.total_count, shape), flat(found.probs, shape)
-        up_to = lambda k: special.betainc(np.maximum(total - k, 1.0), k + 1.0, 1 - probs)  # noqa: E731
-        return (lambda k: np.where(k >= total, 1.0, up_to(k))), int(total.max()) + 1
+        total = flat(found.total_count, shape)
+        return _binomial(total, flat(found.probs, shape)), int(total.max()) + 1
     if isinstance(found, base.Poisson | SizedPoisson):
         rate = flat(found.mean, shape)
         return (lambda k: special.pdtr(k, rate)), None
@@ -203,6 +216,13 @@ def _cumulative(found: Any, site: str) -> tuple[Cumulative, int | None]:
     values = torch.arange(count, dtype=torch.get_default_dtype())
     masses = [flat(found.log_prob(value.expand(shape)).double().exp(), shape) for value in values]
     return _looked_up(np.stack(masses, -1).cumsum(-1)), count
+
+
+def _binomial(total: np.ndarray, probs: np.ndarray) -> Cumulative:
+    from scipy import special
+
+    up_to = lambda k: special.betainc(np.maximum(total - k, 1.0), k + 1.0, 1 - probs)  # noqa: E731
+    return lambda k: np.where(k >= total, 1.0, up_to(k))
 
 
 def _failures(found: Any, shape: torch.Size) -> np.ndarray:
@@ -243,3 +263,26 @@ def _mixture(found: DiscretizedLogisticMixture, values: np.ndarray) -> Iterator[
         yield Entries(places, cumulative, found.levels)
         own = DiscretizedLogistic(center, scale[:, :, c], found.levels, validate_args=False)
         log_weights = log_weights + own.log_prob(torch.from_numpy(values[:, places]))
+
+
+def _tokens(found: TokenSequence, values: np.ndarray) -> Iterator[Entries]:
+    """The tokens one by one, each given those before it; after the end there is one token, with certainty."""
+    ended = np.zeros(len(values), dtype=bool)
+    for t in range(values.shape[1]):
+        before = np.where(np.arange(values.shape[1]) < t, values, END)
+        logits = found.logits(torch.from_numpy(before).to(torch.get_default_dtype()))[:, t]
+        masses = logits.detach().double().softmax(-1).cpu().numpy()
+        masses[ended] = np.eye(found.num_tokens)[END]
+        yield Entries(np.array([t]), _looked_up(masses.cumsum(-1)), found.num_tokens)
+        ended |= values[:, t] == END
+
+
+def _multinomial(found: TotalMultinomial, values: np.ndarray) -> Iterator[Entries]:
+    """The counts one by one, each binomial in what those before it leave of the total; the last is certain."""
+    left = flat(found.total_count, found.batch_shape)
+    probs = found.logits.detach().double().softmax(-1).cpu().numpy()
+    mass = probs[:, ::-1].cumsum(1)[:, ::-1]  # of an entry and those after it
+    for j in range(values.shape[1]):
+        share = np.minimum(probs[:, j] / np.maximum(mass[:, j], np.finfo(float).tiny), 1.0)
+        yield Entries(np.array([j]), _binomial(left, share), int(left.max()) + 1)
+        left = left - values[:, j]

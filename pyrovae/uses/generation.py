@@ -139,6 +139,10 @@ def generation_quality(
     if count < 50 or len({part.shape[1:] for part in sets}) > 1:
         shapes = ", ".join(str(part.shape) for part in sets)
         raise refusal(f"expected 50 or more rows of one shape in each set, got features of {shapes}", "samples")
+    if not all(np.isfinite(part).all() for part in sets):
+        raise refusal(
+            "expected features without NaN and infinity: fill missing entries first, or give features", "samples"
+        )
     center, unit = sets[2].mean(0), np.sqrt(sets[2].var(0).mean())
     sets = [(part - center) / unit for part in sets]
     random = np.random.default_rng(seed)

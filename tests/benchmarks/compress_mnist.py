@@ -1,8 +1,10 @@
 """MNIST coded by a VAE: bits per dimension beside gzip, bz2, lzma, PNG and WebP, and the time of training and coding.
 
 `train` trains a VAE in a number of minutes and keeps the run in a folder; `code` codes test rows with it, and brings them back.
+Binarized digits (`dynamic`) have a VAE of fully connected networks, the levels 0 to 255 (`uint8`) that of `pyramid.py`.
 Needs MNIST under PYROVAE_DATA, constriction and pillow.
 Run: python tests/benchmarks/compress_mnist.py train runs/mnist-binary --variant dynamic --minutes 40
+     python tests/benchmarks/compress_mnist.py train runs/levels --variant uint8 --minutes 75
      python tests/benchmarks/compress_mnist.py code runs/mnist-binary [--rows 10000]
 """
 
@@ -18,50 +20,47 @@ import time
 from dataclasses import replace
 
 import numpy as np
+import pyramid
 import torch
 from PIL import Image
-from torch.nn.functional import pixel_unshuffle
 
 import pyrovae as pvae
 from pyrovae.uses import coded_size, compress, decompress
 
-SPECS = {
-    "dynamic": {"likelihood": "bernoulli", "posterior": "full_normal", "hidden": (500, 500)},
-    "uint8": {
-        "likelihood": "logistic_mixture",
-        "levels": 256,
-        "components": 4,
-        "hidden": (500, 500),
-        "decoder_hidden": (500, 200),
-    },
-}
-"""What is trained on binarized digits, drawn anew for each batch, and on the levels 0 to 255."""
 FAST = {
     "dynamic": {"compile": "trace", "batch_size": 256},
-    "uint8": {"compile": "trace", "batch_size": 256, "start_at_data": False},
+    "uint8": {"compile": "compile", "batch_size": 128, "start_at_data": False},
 }
-BLOCK = {"dynamic": 1, "uint8": 2}
-"""Levels are arranged in blocks of so many pixels in height and width, whose pixels are channels: the mixture couples these."""
 
 
-def arranged(rows, block):
-    """Data whose images have blocks of pixels as channels."""
-    return rows if block == 1 else replace(rows, x=pixel_unshuffle(rows.x, block))
+def build(options, training):
+    """The VAE that is trained on binarized digits, drawn anew for each batch, or on levels."""
+    if options.variant == "uint8":
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return pyramid.make(widths=options.widths, blocks=options.blocks)
+    spec = {"likelihood": "bernoulli", "posterior": "full_normal", "latent_dim": 40, "hidden": (500, 500)}
+    return pvae.build_vae((1, 28, 28), **spec, normalization="batch", start=training, seed=0)
+
+
+def load(run):
+    """The VAE of a run, and what was kept of its training."""
+    kept = pvae.files.Run.read(run).config
+    settings = kept["settings"]
+    if settings.get("variant") != "uint8":
+        return pvae.load(run), "static", kept["results"]
+    return (
+        pvae.load(run, into=pyramid.make(widths=settings["widths"], blocks=settings["blocks"])),
+        "uint8",
+        kept["results"],
+    )
 
 
 def train(options):
     loaded = pvae.data.load("mnist", options.variant)
-    parts = (loaded.train, loaded.validation, loaded.test)
-    training, validation, test = (arranged(part, BLOCK[options.variant]) for part in parts)
-    spec = {"latent_dim": 40, "normalization": "batch", **SPECS[options.variant]}
+    vae = load(options.start)[0] if options.start else build(options, loaded.train)
     fast = {"precision": "bf16", "seed": 0, "progress": False, **FAST[options.variant]}
-
-    if options.start:
-        vae = pvae.load(options.start)
-    else:
-        vae = pvae.build_vae(tuple(training.event_shape), **spec, start=training, seed=0)
-        if options.variant == "uint8":
-            vae.likelihood.initialize(training.x[:100].float(), steps=60)
+    torch.backends.mkldnn.conv.fp32_precision = "bf16"
     begun = time.process_time(), time.perf_counter()
 
     def spent():
@@ -81,11 +80,13 @@ def train(options):
         return spent() >= 1
 
     folder = f"{options.run}/checkpoints"
-    given = {"epochs": 1000, "learning_rate": rate, "validation": validation, "checkpoint": folder}
-    history = pvae.fit(vae, training, callbacks=[tell], keep_best=True, **given, **fast)
+    given = {"epochs": 1000, "learning_rate": rate, "validation": loaded.validation, "checkpoint": folder}
+    history = pvae.fit(vae, loaded.train, callbacks=[tell], keep_best=True, **given, **fast)
     results = {"cpu_seconds": round(time.process_time()), "epochs": len(history)}
-    settings = {"data": "mnist"}
-    pvae.save(vae, options.run, history=history, data=training, settings=settings, results=results, overwrite=True)
+    torch.backends.mkldnn.conv.fp32_precision = "none"
+    settings = {"data": "mnist", "variant": options.variant, "widths": options.widths, "blocks": options.blocks}
+    pvae.save(vae, options.run, history=history, data=loaded.train, settings=settings, results=results, overwrite=True)
+    test = loaded.test
     found = pvae.elbo(vae, test, num_samples=1, seed=0, progress=False)
     bits = -float(found["elbo"].mean()) / 784 / torch.log(torch.tensor(2.0)).item()
     print(f"{len(test)} test rows: {bits:.4f} bits/dim, {results}", flush=True)
@@ -108,11 +109,9 @@ def neighbors(levels, binary):
 
 
 def code(options):
-    vae = pvae.load(options.run)
-    kept = pvae.files.Run.read(options.run).config
-    variant = "uint8" if vae.spec.levels else "static"
+    vae, variant, results = load(options.run)
     images = pvae.data.load("mnist", variant).test[: options.rows]
-    x = arranged(images, 28 // vae.spec.event_shape[-1]).x
+    x = images.x
     dimensions = x.numel()
     start = time.process_time()
     blob = compress(vae, x, seed=0, progress=False)
@@ -122,9 +121,7 @@ def code(options):
     assert torch.equal(found, x)
     size = coded_size(blob)
     elbo = float(pvae.elbo(vae, x.float(), num_samples=4, seed=1, progress=False)["elbo"].sum()) / -math.log(2)
-    print(
-        f"{len(x)} rows ({variant}), every byte came back; trained for {kept['results'].get('cpu_seconds', '?')} CPU seconds"
-    )
+    print(f"{len(x)} rows ({variant}), every byte came back; trained for {results.get('cpu_seconds', '?')} CPU seconds")
     parts = {"net": size["net"], "with initial bits": size["written"], "the file": size["file"], "negative ELBO": elbo}
     print(", ".join(f"{name} {bits / dimensions:.4f}" for name, bits in parts.items()), "bits/dim")
     rates = [dimensions / (1e6 * seconds) for seconds in (middle - start, end - middle)]
@@ -140,12 +137,14 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("action", choices=("train", "code"))
     parser.add_argument("run")
-    parser.add_argument("--variant", default="dynamic", choices=list(SPECS))
+    parser.add_argument("--variant", default="dynamic", choices=list(FAST))
     parser.add_argument("--minutes", type=float, default=40, help="of CPU time")
     parser.add_argument("--deadline", type=float, help="minutes by the clock, where these end first")
     parser.add_argument("--rate", type=float, default=4e-3)
     parser.add_argument("--start", help="a run whose weights the training goes on from")
     parser.add_argument("--rows", type=int)
+    parser.add_argument("--widths", type=int, nargs=2, default=[48, 32], help="channels of the levels' networks")
+    parser.add_argument("--blocks", type=int, default=1, help="residual blocks of each")
     options = parser.parse_args()
     {"train": train, "code": code}[options.action](options)
 
