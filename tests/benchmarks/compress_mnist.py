@@ -70,17 +70,19 @@ def train(options):
 
     cycle = pvae.schedules.one_cycle(options.rate, warm_up=0.1, steps=1e6)
 
-    def rate(progress):
+    def by_time(progress):
         return max(cycle(replace(progress, step=round(1e6 * min(spent(), 1.0)))), 1e-3 * options.rate)
 
     def tell(history):
         last = history.rows[-1]
         values = [f"{name} {last[name]:.2f}" for name in ("elbo", "validation_elbo", "seconds")]
         print(f"epoch {last['epoch']}: {', '.join(values)}; CPU {time.process_time():.0f} s", flush=True)
-        return spent() >= 1
+        return not options.epochs and spent() >= 1
 
     folder = f"{options.run}/checkpoints"
-    given = {"epochs": 1000, "learning_rate": rate, "validation": loaded.validation, "checkpoint": folder}
+    rate = pvae.schedules.one_cycle(options.rate, warm_up=0.1, epochs=options.epochs) if options.epochs else by_time
+    given = {"epochs": options.epochs or 1000, "learning_rate": rate, "validation": loaded.validation}
+    given |= {"checkpoint": folder, "resume": options.epochs is not None, "checkpoint_minutes": 0.5}
     history = pvae.fit(vae, loaded.train, callbacks=[tell], keep_best=True, **given, **fast)
     results = {"cpu_seconds": round(time.process_time()), "epochs": len(history)}
     torch.backends.mkldnn.conv.fp32_precision = "none"
@@ -139,6 +141,7 @@ def main():
     parser.add_argument("run")
     parser.add_argument("--variant", default="dynamic", choices=list(FAST))
     parser.add_argument("--minutes", type=float, default=40, help="of CPU time")
+    parser.add_argument("--epochs", type=int, help="instead of a time; a training that was stopped goes on")
     parser.add_argument("--deadline", type=float, help="minutes by the clock, where these end first")
     parser.add_argument("--rate", type=float, default=4e-3)
     parser.add_argument("--start", help="a run whose weights the training goes on from")
