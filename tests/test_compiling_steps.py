@@ -19,6 +19,7 @@ from pyrovae.compiling.build import sum_apart
 from pyrovae.training import compiled as engines
 from pyrovae.training import levels, validation
 from pyrovae.training.compiled import Call
+from pyrovae.training.traced import Traced
 
 COUNTS = counts(72).double()
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-3}
@@ -259,14 +260,41 @@ def test_sums_leave_the_products():
 
 
 @pytest.mark.parametrize(
-    ("steps", "cores", "engine"), [(9, 4, "eager"), (10, 4, "traced, not compiled: "), (10, 1, "traced")]
+    ("steps", "cores", "engine"), [(11, 4, "eager"), (12, 4, "traced, not compiled: "), (12, 1, "traced")]
 )
 def test_auto_replays_where_it_pays(steps, cores, engine, monkeypatch):
     monkeypatch.setattr(levels, "FEW_STEPS", 10)
     monkeypatch.setattr(levels, "cores", lambda: cores)
     found = trained(lambda: counts_vae().double(), COUNTS, "auto", steps=steps, epochs=None)
     assert found[2].engine.startswith(engine)
-    assert (found[2].engine == engine) == (cores == 1 or steps == 9)
+    assert (found[2].engine == engine) == (cores == 1 or steps == 11)
+
+
+@pytest.mark.parametrize(("few", "shapes"), [(3, {16, 8}), (4, {16})])
+def test_auto_runs_the_program_on_incomplete_batches_that_are_few(few, shapes, monkeypatch):
+    """Three epochs of 72 rows in batches of 16: 12 steps on whole batches, 3 on batches of 8."""
+    monkeypatch.setattr(levels, "FEW_STEPS", few)
+    monkeypatch.setattr(levels, "cores", lambda: 1)
+    traced = set()
+    graph = Traced.graph
+    monkeypatch.setattr(
+        Traced, "graph", lambda self, inputs, *given: traced.add(len(inputs[0])) or graph(self, inputs, *given)
+    )
+    make = lambda: counts_vae().double()  # noqa: E731
+    found = trained(make, COUNTS, "auto")
+    assert traced == shapes
+    assert str(found[1]) == str(trained(make, COUNTS, False)[1])
+
+
+@pytest.mark.parametrize(("many", "traced"), [(3, True), (4, False)])
+def test_auto_traces_the_columns_of_many_epochs(many, traced, monkeypatch):
+    monkeypatch.setattr(levels, "FEW_STEPS", 1)
+    monkeypatch.setattr(levels, "cores", lambda: 1)
+    monkeypatch.setattr(validation, "MANY", many)
+    ends = []
+    monkeypatch.setattr(validation.Evaluation, "close", lambda self: ends.append(bool(self.graphs)))
+    trained(lambda: counts_vae().double(), COUNTS, "auto")
+    assert ends == [traced]
 
 
 def test_a_short_training_runs_the_program_and_the_terms_of_its_history(monkeypatch):

@@ -3,6 +3,7 @@
 import copy
 import functools
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import pyro
 import pyro.distributions as dist
@@ -451,6 +452,40 @@ def test_draws_that_torch_refuses_are_steps_that_are_not_finite():
     with pytest.raises(FloatingPointError, match=r"3 steps.*'choosing.net.weight' is not finite"):
         pvae.fit(program, counts(64), batch_size=16, epochs=3, max_skipped=2, callbacks=[spoil], seed=0)
     assert all(torch.equal(tensor.nan_to_num(7.0), spoiled[0][name]) for name, tensor in program.state_dict().items())
+
+
+@pytest.mark.parametrize("level", [False, "trace"])
+def test_a_parameter_that_a_callback_replaces_is_refused(level):
+    """Values that are changed in place are trained on."""
+    program = counts_vae()
+    linear = next(module for module in program.likelihood.modules() if isinstance(module, nn.Linear))
+    given = {"batch_size": 32, "epochs": 3, "seed": 0, "compile": level, "progress": False}
+
+    def change(history):
+        linear.bias.data.fill_(0.5)
+
+    assert len(pvae.fit(program, counts(64), callbacks=[change], **given)) == 3
+
+    def replace(history):
+        linear.bias = nn.Parameter(torch.zeros_like(linear.bias))
+
+    with pytest.raises(ValueError, match=r"a callback has put another tensor in the place of the parameter \S+bias"):
+        pvae.fit(program, counts(64), callbacks=[replace], **given)
+
+
+def test_threads_that_train_take_turns():
+    """Each ends as it would have ended alone."""
+
+    def train(program):
+        pvae.fit(program, counts(64), batch_size=32, epochs=4, seed=0, compile="trace", progress=False)
+        return program.state_dict()
+
+    programs = [counts_vae(name=f"vae{number}") for number in range(3)]
+    others = copy.deepcopy(programs)
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(train, programs))
+    for weights, other in zip(found, others, strict=True):
+        assert all(torch.equal(tensor, weights[name]) for name, tensor in train(other).items())
 
 
 def test_an_error_of_the_program_s_own_is_raised_and_leaves_buffers_alone():

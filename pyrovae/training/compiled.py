@@ -23,7 +23,7 @@ from pyrovae.training.rows import Memory as RowsInMemory
 from pyrovae.training.rows import noise_seed
 from pyrovae.training.traced import Traced
 
-LOADING, BUILDING = 2.0, 45.0
+LOADING, BUILDING = 0.1, 45.0
 """Seconds of replayed steps that must be left for a library to be loaded from the cache, and to be built."""
 LONGEST = 4096
 """Steps for which a compiled step has room in its tables; longer chunks are cut."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import threading
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -34,8 +35,10 @@ from pyrovae.training.rows import divide, placed_rows
 from pyrovae.training.saving import checkpoints
 from pyrovae.training.start import OWN_RATE, single_numbers, start_likelihoods
 from pyrovae.training.traced import Traced
-from pyrovae.training.validation import BATCH_SIZE, Evaluation
+from pyrovae.training.validation import BATCH_SIZE, Evaluation, are_many
 
+TURN = threading.RLock()
+"""Held while a program trains: Pyro has one stack of handlers for all threads, so that threads that train take turns."""
 UNSEEDED = (
     "seed={seed} covers split and training; the first weights came from torch's random state when the VAE was built: "
     "build_vae(seed={seed}) makes them reproducible, too"
@@ -119,15 +122,15 @@ def fit(
             overfitting.
         patience: stop after this many epochs without a better validation ELBO, and keep the best weights.
         keep_best: end with the weights of the best validation ELBO; by default where there are validation rows.
-        callbacks: called with the history after each epoch; a true answer stops training.
+        callbacks: called with the history after each epoch; a true answer stops training. They may change parameters in place.
         seed: the source of all randomness here; the global generator is then left as it was. By default one number is drawn
             from the global generator. The first weights are older than this call: give the seed to ``build_vae``, too.
         device: where to train; the modules are moved there.
         compile: how steps are taken, with the same noise. False runs the program at every step. ``"trace"`` replays a graph of
             loss and gradients, traced once for each shape of a batch. ``"compile"`` makes one compiled call of each step, kept
             on disk for the next time (it needs a C++ compiler, and some ten seconds at first). ``"auto"`` runs the program in
-            trainings of fewer than 300 steps and on other devices than the processor; else it replays a graph, and compiles in
-            the background where replayed steps would go on for another 45 seconds. A program that cannot be traced is run:
+            trainings of fewer than 300 steps, on other devices than the processor, and on incomplete batches where these are
+            few; else it replays a graph, takes a step that is on disk, and compiles in the background where replayed steps would go on for another 45 seconds. A program that cannot be traced is run:
             the history's ``engine`` says why.
         precision: ``"bf16"`` rounds the factors of products of matrices in the steps to bfloat16, and adds up in single
             precision, where the processor multiplies these faster (AMX); log densities, moments and the history's columns
@@ -172,7 +175,7 @@ def fit(
     program = Program.of(program)
     numbers = _numbers(beta, learning_rate, objective)
     factory = _factory(optimizer, weight_decay, learning_rate, scheduler)
-    with _randomness(seed) as noise, ExitStack() as stack:
+    with TURN, _randomness(seed) as noise, ExitStack() as stack:
         data, validation = divide(program, data, covariates, variant, transform, validation, seed)
         rows, place = placed_rows(program, data, covariates, batch_size, drop_last, device, noise)
         held_out = None if validation is None else Batches(validation, BATCH_SIZE, False, None, False, place)
@@ -189,7 +192,7 @@ def fit(
             engine_of(compile, precision, loss, rows, total, max_skipped, is_asked=bool(callbacks))
         )
         bar = stack.enter_context(Bar(total, progress))
-        replays = isinstance(engine, Traced)
+        replays = isinstance(engine, Traced) and (not engine.is_quiet or are_many(total / rows.steps))
         evaluation = Evaluation(loss, rows, held_out, 0 if seed is None else seed, replays, bool(callbacks))
         stack.callback(evaluation.close)
         engine.beside = functools.partial(evaluation.compile, total / rows.steps, waits=compile == "compile")

@@ -14,11 +14,11 @@ from pyrovae.errors import check_word
 from pyrovae.training.compiled import Compiled
 from pyrovae.training.engine import Eager
 from pyrovae.training.loss import Loss
-from pyrovae.training.rows import Rows
+from pyrovae.training.rows import Memory, Rows
 from pyrovae.training.traced import Traced
 
 FEW_STEPS = 300
-"""Steps in all below which tracing takes longer than it saves."""
+"""Steps on batches of one shape below which tracing takes longer than it saves."""
 KEPT = 2**25 - 2**16
 """Bytes of a block after which glibc keeps freed blocks of up to this size (at most 32 MiB) for the next step."""
 
@@ -45,10 +45,11 @@ def engine_of(
 
     check_word("precision", precision, [None, "bf16"])
     common: dict[str, Any] = {"complete": rows.complete, "rounded": precision == "bf16"}
-    options = {**common, "audited": audited}
+    short = total // rows.steps if isinstance(rows, Memory) and rows.least < rows.size else 0
+    options = {**common, "audited": audited, "runs_short": level == "auto" and short < FEW_STEPS}
     check_word("compile", level or None, [None, "auto", "trace", "compile"])
     torch.empty(KEPT, dtype=torch.uint8)  # else each step gets its memory from the system anew, page by page
-    if not level or (level == "auto" and (total < FEW_STEPS or loss.like.device.type != "cpu")):
+    if not level or (level == "auto" and (total - short < FEW_STEPS or loss.like.device.type != "cpu")):
         yield Eager(loss, max_skipped, **common)
     elif level == "trace" or (level == "auto" and cores() < 2):
         replaying = Traced(loss, max_skipped, **options)

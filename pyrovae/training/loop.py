@@ -323,5 +323,8 @@ class Asked(Callback):
 
     def after_chunk(self, loop: Loop) -> str | None:
         """Call them all."""
-        asked = [bool(callback(loop.history)) for callback in self.callbacks] if loop.epoch_is_over else []
+        if not (self.callbacks and loop.epoch_is_over):
+            return None
+        asked = [bool(callback(loop.history)) for callback in self.callbacks]
+        loop.engine.loss.check_parameters()
         return "stopped by a callback" if any(asked) else None

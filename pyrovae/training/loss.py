@@ -102,6 +102,21 @@ class Loss(nn.Module):
             total = torch.where(inside, total, torch.nan)
         return total / size
 
+    def check_parameters(self) -> None:
+        """Refuse parameters that are others than those before training, which the optimizer does not know.
+
+        Raises:
+            ValueError: names the first of them.
+        """
+        for prefix, module in self.announced.modules.items():
+            for path, parameter in module.named_parameters():
+                name = f"{prefix}.{path}" if prefix else path
+                if self.announced.tensors.get(name) is not parameter:
+                    raise ValueError(
+                        f"a callback has put another tensor in the place of the parameter {name}, and the optimizer does not "
+                        "know it: change the values, as in `with torch.no_grad(): parameter.copy_(values)`, or call fit again"
+                    )
+
     def train(self, mode: bool = True) -> Loss:
         """Set the mode of all parts; parts whose parameters are all frozen stay in eval mode."""
         super().train(mode)

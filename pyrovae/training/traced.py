@@ -38,6 +38,7 @@ class Traced(Eager):
         rank: the number of this process among those that train together.
         rounded: the factors of products of matrices are rounded to bfloat16.
         audited: whether a step is to be compared, by its number.
+        runs_short: the program is run on incomplete batches, which are too few to be traced.
     """
 
     def __init__(
@@ -49,9 +50,10 @@ class Traced(Eager):
         rank: int = 0,
         rounded: bool = False,
         audited: Callable[[int], bool] = lambda step: False,
+        runs_short: bool = False,
     ) -> None:
         super().__init__(loss, max_skipped, complete=complete, rank=rank, rounded=rounded)
-        self.audited = audited
+        self.audited, self.runs_short = audited, runs_short
         self.graphs: dict[Any, Graph] = {}
         self.made: tuple[Batch, list[Tensor]] | None = None
         """The step's batch, where it was made outside of the graph, and the states of torch's generators behind it."""
@@ -66,7 +68,7 @@ class Traced(Eager):
 
     def take(self, state: State, index: Tensor, rows: GatherRows) -> tuple[Tensor, int]:
         """Loss and gradients by the graph."""
-        if self.blocked:
+        if self.blocked or (self.runs_short and index[-1] < 0):
             return super().take(state, index, rows)
         inputs, batch_of = self.inputs(state, index, rows)
         count, stop = len(inputs[0]), torch.ones_like(state.bad, dtype=torch.bool)

@@ -23,7 +23,12 @@ BATCH_SIZE = 1024
 TRAINING_ROWS = 1000
 """Training rows on which the terms are computed; drawn once, so that the curve is not of different rows each epoch."""
 MANY = 100
-"""Epochs from which on a compiled training compiles the terms, too."""
+"""Epochs below which tracing the terms takes longer than it saves."""
+
+
+def are_many(epochs: float) -> bool:
+    """Whether a graph of the terms, or its library, pays in a training of so many epochs."""
+    return epochs >= MANY
 
 
 class Evaluation:
@@ -163,7 +168,7 @@ class Evaluation:
             epochs: of the whole training.
             waits: wait for it; else it is replayed until it is there.
         """
-        if "" in self.parts and self.traced and not self.compiled and epochs >= MANY:
+        if "" in self.parts and self.traced and not self.compiled and are_many(epochs):
             self.compiled, self.waits = True, waits
             self.graphs.clear()
             with torch.random.fork_rng():
