@@ -477,12 +477,12 @@ def test_threads_that_train_take_turns():
     """Each ends as it would have ended alone."""
 
     def train(program):
-        pvae.fit(program, counts(64), batch_size=32, epochs=4, seed=0, compile="trace", progress=False)
+        pvae.fit(program, counts(64), batch_size=32, epochs=2, seed=0, compile="trace", progress=False)
         return program.state_dict()
 
-    programs = [counts_vae(name=f"vae{number}") for number in range(3)]
+    programs = [counts_vae(name=f"vae{number}") for number in range(2)]
     others = copy.deepcopy(programs)
-    with ThreadPoolExecutor(3) as pool:
+    with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(train, programs))
     for weights, other in zip(found, others, strict=True):
         assert all(torch.equal(tensor, weights[name]) for name, tensor in train(other).items())

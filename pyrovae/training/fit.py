@@ -130,8 +130,8 @@ def fit(
             loss and gradients, traced once for each shape of a batch. ``"compile"`` makes one compiled call of each step, kept
             on disk for the next time (it needs a C++ compiler, and some ten seconds at first). ``"auto"`` runs the program in
             trainings of fewer than 300 steps, on other devices than the processor, and on incomplete batches where these are
-            few; else it replays a graph, takes a step that is on disk, and compiles in the background where replayed steps would go on for another 45 seconds. A program that cannot be traced is run:
-            the history's ``engine`` says why.
+            few; else it replays a graph, takes a compiled step that is on disk, and compiles in the background where replayed
+            steps would go on for another 45 seconds. A program that cannot be traced is run: the history's ``engine`` says why.
         precision: ``"bf16"`` rounds the factors of products of matrices in the steps to bfloat16, and adds up in single
             precision, where the processor multiplies these faster (AMX); log densities, moments and the history's columns
             are as exact as before.
