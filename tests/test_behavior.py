@@ -156,7 +156,7 @@ def log_marginal(f: Callable, kind: Kind) -> None:
 
 def log_conditional(f: Callable, kind: Kind) -> None:
     """Of a row given all of it nothing is left; an entry given the others has the density of dense algebra."""
-    options = {"num_samples": 200, "seed": 0, "progress": False}
+    options = {"method": "importance", "num_samples": 200, "seed": 0, "progress": False}
     masks = tree_map(lambda x: torch.ones(x.shape, dtype=torch.bool), kind.data)
     nothing = f(kind.program, kind.data, kind.covariates, given=masks, **options)
     within(nothing.log_conditional, torch.zeros(ROWS), nothing.mcse, floor=kind.tolerance)
@@ -383,7 +383,8 @@ def diagnose(f: Callable, kind: Kind) -> None:
 def compare(f: Callable, kind: Kind) -> None:
     known = kind.log_evidence.numpy() - 1.0
     models = {"program": kind.program, "known": known}
-    found = f(models, kind.data, kind.covariates, num_samples=200, seed=0, progress=False)
+    options = {"method": "importance", "num_samples": 200, "seed": 0, "progress": False}
+    found = f(models, kind.data, kind.covariates, **options)
     frame = found.frame
     tolerance = 1.0 if kind.has_globals else ROWS * kind.tolerance
     close(frame.loc["program", "elpd"], kind.log_evidence.sum(), tolerance)
@@ -668,8 +669,9 @@ FEW: dict[str, dict[str, Any]] = {
     "detect": {"calibration": torch.ones(20, 3)},
     "diagnose": {"num_samples": 50, "num_simulations": 50},
     "fit": {"epochs": 1},
-    "inference_gaps": {"num_steps": 2},
-    "log_conditional": {"given": torch.tensor([True, False, False])},
+    "compare": {"method": "importance"},
+    "inference_gaps": {"num_steps": 2, "method": "importance"},
+    "log_conditional": {"given": torch.tensor([True, False, False]), "method": "importance"},
     "posterior_draws": {"sampler": pvae.checks.Sampler(2, 2, 4, 1)},
     "reference_posterior": {"sampler": pvae.checks.Sampler(2, 2, 4, 1)},
     "refine": {"num_steps": 2},
@@ -708,12 +710,13 @@ BOUND = 3 * 2**20
 """Bytes; on these rows each tensor of the work is up to half as large, and there are ten and more of them."""
 MANY, ROWS_THEN = {"num_samples": 250}, 256
 LOADS: dict[str, dict[str, Any]] = {
-    **dict.fromkeys(("compare", "elbo", "joint_log_weights", "log_marginal"), MANY),
+    **dict.fromkeys(("elbo", "joint_log_weights"), MANY),
+    **{name: {**MANY, "method": "importance"} for name in ("compare", "log_marginal")},
     **dict.fromkeys(("log_weights", "marginal_pit", "predictive_check", "rate_distortion"), MANY),
     **dict.fromkeys(("leave_one_feature_out", "reliability"), MANY),
     **{name: {"num_samples": 4} for name in ("elbo_surgery", "latent_structure")},
     "agreement": MANY,
-    "log_conditional": {**MANY, "given": torch.tensor(True)},
+    "log_conditional": {**MANY, "method": "importance", "given": torch.tensor(True)},
     "power_scaling": MANY,
     "local_calibration": {"num_simulations": 256, "num_samples": 250},
     "anomaly_scores": MANY,

@@ -9,6 +9,7 @@ from oracles import PPCA
 
 import pyrovae as pvae
 from pyrovae.comparison import Comparison, Pointwise
+from pyrovae.evaluation import Mixture
 from pyrovae.uses import Choice, choose
 from pyrovae.uses.choosing import _places, _rungs
 
@@ -23,10 +24,8 @@ def linear(latent_dim):
 
 def test_the_number_of_latents_that_made_the_data_is_chosen():
     x = PPCA.random(2, 8, noise=0.1, seed=3, dtype=torch.float32).simulate(300)
-    options = {"learning_rate": 3e-2, "batch_size": 60}
-    found = choose(
-        linear, x, {"latent_dim": [1, 2, 3, 4, 5]}, budget=500, refits=2, fit_options=options, progress=False
-    )
+    options = {"fit_options": {"learning_rate": 3e-2, "batch_size": 60}, "method": "importance", "progress": False}
+    found = choose(linear, x, {"latent_dim": [1, 2, 3, 4, 5]}, budget=500, refits=2, **options)
     assert found.chosen == {"latent_dim": 2}
     assert len(found.comparison.frame) == 4
     assert found.trials["stayed"].sum() == 4
@@ -109,6 +108,7 @@ def test_beta_is_chosen_by_the_evidence_and_not_by_the_loss_that_it_defines():
     ]
     assert losses[0] < losses[1]
     options = {"budget": 120, "refits": 2, "fit_options": {"learning_rate": 3e-2, "batch_size": 60}, "progress": False}
+    options["method"] = "importance"
     found = choose(make, x, {"beta": [0.0, 1.0]}, **options)
     assert found.chosen == {"beta": 1.0}
     same = {**options, "fit_options": {"learning_rate": 1e-12, "start_at_data": False}}
@@ -125,7 +125,8 @@ def test_a_stopped_search_goes_on(tmp_path):
             raise KeyboardInterrupt
         return linear(latent_dim)
 
-    plan = {"budget": 16, "refits": 2, "num_samples": 20, "progress": False, "resume": tmp_path}
+    few = Mixture(starts=4, candidates=4, components=1, num_steps=4)
+    plan = {"budget": 16, "refits": 2, "num_samples": 20, "method": few, "progress": False, "resume": tmp_path}
     with pytest.raises(KeyboardInterrupt):
         choose(make, x, {"latent_dim": [1, 2]}, **plan)
     resumed = choose(make, x, {"latent_dim": [1, 2]}, **plan)

@@ -63,7 +63,7 @@ def test_quiet_prints_nothing(tmp_path):
 
 def test_the_commands_on_a_run(run, tmp_path):
     folder, _ = run
-    done = invoke("evaluate", folder, "--num-samples", 20, "--rows", 30, "--quiet")
+    done = invoke("evaluate", folder, "--method", "importance", "--num-samples", 20, "--rows", 30, "--quiet")
     assert done.exit_code == 0, done.output
     evidence = pd.read_csv(folder / "evidence-importance.csv")
     assert len(evidence) == 30
@@ -114,7 +114,7 @@ def test_runs_of_two_seeds_are_compared(tmp_path, monkeypatch):
     assert [(config["seed"], config["settings"]["split_seed"]) for config in kept] == [(0, 0), (1, 0), (0, 1)]
     weights = [load(tmp_path / name).state_dict() for name in "ab"]
     assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-    done = invoke("compare", "a", "b", "--num-samples", 10, "--rows", 10)
+    done = invoke("compare", "a", "b", "--method", "importance", "--num-samples", 10, "--rows", 10)
     assert done.exit_code == 0, done.output
     done = invoke("compare", "a", "c")
     assert done.exit_code == 2
@@ -127,7 +127,10 @@ def test_a_run_without_the_word_split_seed_is_read(tmp_path):
     config = json.loads((tmp_path / "config.json").read_text())
     del config["settings"]["split_seed"], config["sha256"]
     (tmp_path / "config.json").write_text(json.dumps(sealed(config)))
-    assert invoke("evaluate", tmp_path, "--num-samples", 5, "--rows", 5, "--quiet").exit_code == 0
+    assert (
+        invoke("evaluate", tmp_path, "--method", "importance", "--num-samples", 5, "--rows", 5, "--quiet").exit_code
+        == 0
+    )
     assert invoke("info", tmp_path).exit_code == 0
 
 
@@ -242,14 +245,15 @@ def test_the_version_is_printed():
 def test_evaluation_speaks_in_sentences_and_options(run, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     folder = run[0]
-    done = invoke("evaluate", folder, "--num-samples", 100, "--rows", 20)
+    by_guide = ["evaluate", folder, "--method", "importance", "--num-samples", 100, "--rows", 20]
+    done = invoke(*by_guide)
     assert done.exit_code == 0, done.output
     assert "k-hat > 0.50" in done.output  # the limit for 100 samples
     assert "note: importance-sampling estimates with this guide are unreliable" in done.output
-    assert "refine (method 'refined' or 'ais')" in done.output
+    assert "search for modes (method 'mixture')" in done.output
     assert "UserWarning" not in done.output
     assert ".py:" not in done.output
-    quiet = invoke("evaluate", folder, "--num-samples", 100, "--rows", 20, "--quiet")
+    quiet = invoke(*by_guide, "--quiet")
     assert (quiet.exit_code, quiet.output) == (0, "")
     refined = ["evaluate", folder, "--method", "refined", "--num-samples", 50, "--rows", 5]
     few, many = ((invoke(*refined, "--steps", n), pd.read_csv(folder / "evidence-refined.csv")) for n in (1, 60))
@@ -263,9 +267,9 @@ def test_evaluation_speaks_in_sentences_and_options(run, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--steps", 5], "--steps: the method importance takes no steps"),
+        (["--method", "importance", "--steps", 5], "--steps: the method importance takes no steps"),
         (["--method", "refined", "--steps", 0], "Invalid value for '--steps'"),
-        (["--method", "exact"], "--method: method must be one of importance, refined, mixture, ais"),
+        (["--method", "exact"], "--method: method must be one of auto, importance, refined, mixture, ais"),
     ],
 )
 def test_steps_that_nobody_takes_are_refused(run, options, message):
@@ -277,7 +281,7 @@ def test_steps_that_nobody_takes_are_refused(run, options, message):
 def test_a_comparison_says_what_it_writes_and_overwrites_nothing(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(run[0], "twin", ignore=shutil.ignore_patterns("checkpoints"))
-    words = ["compare", run[0], "twin", "--num-samples", 5, "--rows", 5]
+    words = ["compare", run[0], "twin", "--method", "importance", "--num-samples", 5, "--rows", 5]
     done = invoke(*words)
     assert done.exit_code == 0, done.output
     assert "table  comparison.csv\nfigure  comparison.png" in done.output
@@ -321,7 +325,8 @@ def test_a_table_without_a_variant_has_a_plain_title(tmp_path, monkeypatch):
     words = ["train", tmp_path / "[b]rows.csv", *SMALL[1:], "--out", tmp_path / "run"]
     assert invoke(*words).exit_code == 0
     done = invoke("evaluate", tmp_path / "run", "--num-samples", 5)
-    assert "[b]rows.csv, 6 test rows, importance: nats per datum" in done.output
+    assert "[b]rows.csv, 6 test rows, mixture: nats per datum" in done.output
+    assert (tmp_path / "run" / "evidence-mixture.csv").exists()
 
 
 @pytest.mark.parametrize(
@@ -390,7 +395,7 @@ def test_tables_fit_eighty_columns(run, monkeypatch, tmp_path):
     shutil.copytree(run[0], "twin", ignore=shutil.ignore_patterns("checkpoints"))
     outputs = [run[1], invoke("info", run[0]).output, invoke("data").output]
     commands = (["evaluate", run[0]], ["compare", run[0], "twin"])
-    outputs += [invoke(*words, "--num-samples", 30).output for words in commands]
+    outputs += [invoke(*words, "--method", "importance", "--num-samples", 30).output for words in commands]
     for output in outputs:
         table = [line for line in output.splitlines() if line[:1] in "┏┡└│┃"]
         assert table
@@ -403,7 +408,7 @@ def test_fewer_rows_do_not_replace_the_estimates_of_more(run):
     kept = folder / "evidence-importance.csv"
     for path in (kept, kept.with_suffix(".json")):
         path.unlink(missing_ok=True)
-    more = ["evaluate", folder, "--num-samples", 5]
+    more = ["evaluate", folder, "--method", "importance", "--num-samples", 5]
     assert invoke(*more, "--rows", 6, "--quiet").exit_code == 0
     fewer = invoke(*more, "--rows", 5)
     assert fewer.exit_code == 0
@@ -420,7 +425,7 @@ def test_a_run_that_cannot_be_written_is_evaluated_nevertheless(run, monkeypatch
     copy = shutil.copytree(run[0], tmp_path / "run")
     before = sorted(copy.rglob("*"))
     monkeypatch.setattr("pyrovae.cli.evaluate.why_not_writable", lambda folder: "Read-only file system")
-    done = invoke("evaluate", copy, "--num-samples", 5, "--rows", 5)
+    done = invoke("evaluate", copy, "--method", "importance", "--num-samples", 5, "--rows", 5)
     assert done.exit_code == 0
     assert "log p(x)" in done.output
     assert "cannot be written (Read-only file system), so the estimates are not kept" in " ".join(done.output.split())
@@ -528,7 +533,7 @@ def test_columns_of_a_table_are_matched_by_name(tmp_path):
 def test_a_damaged_file_of_progress_is_begun_anew(run):
     (run[0] / ".evaluate-importance").mkdir()
     (run[0] / ".evaluate-importance" / "00000000.safetensors").write_bytes(b"PK\x03\x04" + b"x" * 99)
-    done = invoke("evaluate", run[0], "--num-samples", 5, "--rows", 5)
+    done = invoke("evaluate", run[0], "--method", "importance", "--num-samples", 5, "--rows", 5)
     assert done.exit_code == 0, done.output
     assert "is damaged: the work on its rows begins anew" in " ".join(done.output.split())
 
@@ -869,7 +874,8 @@ def test_columns_beyond_forty_are_counted():
 
 
 def test_a_number_of_latents_is_chosen(tmp_path):
-    words = ["choose", "digits", "--latent-dim", "1..2", "--budget", 8, "--refits", 2, "--out", tmp_path / "choice"]
+    words = ["choose", "digits", "--latent-dim", "1..2", "--budget", 8, "--refits", 2, "--method", "importance"]
+    words += ["--out", tmp_path / "choice"]
     done = invoke(*words)
     assert done.exit_code == 0, done.output
     assert "latent_dim=" in done.output

@@ -86,6 +86,26 @@ def test_without_an_effect_one_in_twenty_is_called_with_donors_as_units_and_most
     assert rates[False] > 0.4
 
 
+@pytest.mark.parametrize("quantity", ["mean", "log_mean"])
+def test_what_the_model_smooths_away_of_units_enters_by_their_data(quantity):
+    """The decoder says the same of every row, so that all that donors differ by lies in their data: Welch's interval of these."""
+    middle = torch.full((20,), 5.0, dtype=torch.float64)
+    program = PPCA(torch.zeros(20, 2, dtype=torch.float64), 1.0, mean=middle, exact=True)
+    _, a, b, labels = donors(0, size=20)
+    a, b = a + 5.0, b + 5.0
+    options = {"quantity": quantity, "delta": 0.05, "num_samples": 5, "num_proposals": 50, "seed": 0}
+    found = contrast(program, a, b, groups=(labels, labels), **options)
+    means = [x.reshape(4, 15, -1).mean(1).numpy() for x in (a, b)]
+    means = [(one - 5.0) / 5.0 for one in means] if quantity == "log_mean" else means
+    expected = stats.ttest_ind(*means, equal_var=False).confidence_interval()
+    np.testing.assert_allclose(found.difference, means[0].mean(0) - means[1].mean(0), atol=0.05)
+    scale = 0.2 if quantity == "log_mean" else 1.0
+    np.testing.assert_allclose(found.low, expected.low, atol=0.12 * scale)
+    np.testing.assert_allclose(found.high, expected.high, atol=0.12 * scale)
+    alone = contrast(program, a, b, **options)  # rows as units: of the model alone
+    assert abs(alone.sd).max() < 1e-9
+
+
 def test_a_pair_of_the_population_takes_every_unit_equally_often():
     """Two units of 1 and 9 rows at 0 and 1: a random row of a random unit is at 1/2 on average, a random row at .9."""
     program = PPCA(torch.eye(1, dtype=torch.float64), 1e-6, exact=True)

@@ -194,6 +194,41 @@ def test_a_hole_is_seen_under_saturation_by_the_normal_bound():
     assert latent_structure(fine, fine.simulate(400), num_samples=2, seed=0).verdict == "undecided"
 
 
+def test_points_made_of_auxiliary_draws_have_the_density_of_these_draws():
+    """The same guide three times: with a density, as a point made of one draw alike for all rows, and of one scaled by row."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.LogNormal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z.log(), 0.5), obs=x)
+
+    def plain(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.LogNormal(0.8 * x, 0.45))
+
+    def alike(x):
+        with pyro.plate("data", len(x)):
+            u = pyro.sample("u", dist.Normal(0.8 * x, 0.45), infer={"is_auxiliary": True})
+            pyro.sample("z", dist.Delta(u.exp(), log_density=-u))
+
+    def by_row(x):
+        with pyro.plate("data", len(x)):
+            e = pyro.sample("e", dist.Normal(0.0, 1.0), infer={"is_auxiliary": True})
+            u = 0.8 * x + 0.45 * e
+            pyro.sample("z", dist.Delta(u.exp(), log_density=-u - math.log(0.45)))
+
+    x = 1.25**0.5 * torch.randn(300, generator=torch.Generator().manual_seed(0))
+    known, found, unknown = (latent_structure((model, guide), x, seed=0) for guide in (plain, alike, by_row))
+    for name in ("mutual_information", "mutual_information_upper", "marginal_kl", "reconstruction"):
+        np.testing.assert_allclose(found.dataset[name], known.dataset[name], atol=1e-4)
+    assert found.mutual_information == pytest.approx(0.5 * math.log(1 + 0.64 * 1.25 / 0.45**2), abs=0.15)
+    assert (found.verdict, known.verdict, unknown.verdict) == ("in use", "in use", "undecided")
+    assert found.num_active == known.num_active == 1
+    assert np.isnan(found.kl["z"]).all()  # a point's entries have no density of their own
+    assert "not finite" in unknown.summary()
+    assert "nan" not in found.summary() + unknown.summary() + unknown.surgery.summary()
+
+
 def test_two_latents_one_given_the_other():
     """z2 -> z1 -> x with an exact guide q(z1 | x) q(z2 | z1): only the first site's entries have a plain aggregate."""
 

@@ -3,14 +3,19 @@
 import math
 
 import numpy as np
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from oracles import PPCA, GammaPoisson, Turned
 from scipy import integrate, stats
 
+import pyrovae as pvae
 from pyrovae.checks import reliability
-from pyrovae.evaluation import Importance, Mixture, log_marginal, log_weights, mixture, psis, refine
+from pyrovae.cli.options import METHOD
+from pyrovae.comparison import Pointwise
+from pyrovae.evaluation import AIS, Importance, Mixture, Refined, ais, log_marginal, log_weights, mixture, psis, refine
+from pyrovae.evaluation.estimators import DEFAULT
 from pyrovae.evaluation.psis import beyond_the_draws
 from pyrovae.evaluation.unconstrained import LatentSpace
 from pyrovae.limits import good_k
@@ -45,6 +50,171 @@ def test_modes_that_one_gaussian_loses_in_silence_are_found(modes, dims, share):
         lost = log_marginal(program, x, method="refined", seed=0)
         assert (lost["log_marginal"].values - exact + math.log(modes)).max() < 0.1
         assert (lost["pareto_k"] < 0.7).all()
+
+
+def test_the_default_finds_the_modes_that_importance_sampling_loses():
+    program = Turned(2, 2)
+    x = program.simulate(16)
+    found, named = (log_marginal(program, x, seed=0, **options) for options in ({}, {"method": "mixture"}))
+    assert found.equals(named)
+    assert found.attrs == named.attrs  # estimator and all, so that the two may be compared
+    assert np.abs(found["log_marginal"].values - program.log_evidence(x).numpy()).max() < 0.1
+    assert (found["guide_share"] == 0.2).all()
+    assert DEFAULT == METHOD == "auto"
+
+
+def of_latent(name, fn, likelihood=lambda z: dist.Normal(z, 1.0), draw=None):
+    """A program of one latent inside the plate, whose guide is its prior, and a row of four zeros."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", likelihood(pyro.sample(name, fn)), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample(name, draw or fn)
+
+    return (model, guide), torch.zeros(4)
+
+
+def without_mixture(kind):
+    if kind == "global":
+
+        def model(x):
+            w = pyro.sample("w", dist.Normal(0.0, 1.0))
+            with pyro.plate("data", len(x)):
+                pyro.sample("x", dist.Normal(pyro.sample("z", dist.Normal(w, 1.0)), 1.0), obs=x)
+
+        def guide(x):
+            w = pyro.sample("w", dist.Normal(0.0, 0.5))
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal((x + w) / 2, 0.7))
+
+        return (model, guide), torch.zeros(4)
+    if kind == "discrete":
+        return of_latent("n", dist.Poisson(1.0), lambda n: dist.Normal(n, 1.0))
+    if kind == "long":
+        return of_latent("z", dist.Normal(torch.zeros(201), 1.0).to_event(1), lambda z: dist.Normal(z.mean(-1), 1.0))
+    return of_latent("z", dist.Normal(0.0, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "why"),
+    [
+        ("global", {}, "'w' lies outside the data plate"),
+        ("discrete", {}, "discrete latent 'n' cannot be enumerated"),
+        ("long", {}, "201 coordinates of a row are more than 200"),
+        ("local", {"vectorize": False}, "the program runs once for each draw"),
+        ("local", {}, None),
+    ],
+)
+def test_a_program_without_a_mixture_falls_back_by_name(kind, options, why):
+    program, x = without_mixture(kind)
+    found = log_marginal(program, x, num_samples=30, seed=0, **options)
+    assert (found.attrs["method"] == "importance") == (why is not None)
+    if why is None:
+        assert "there is no mixture" not in found.attrs.get("notes", "")
+        return
+    assert f"there is no mixture, since {'latent ' if kind == 'global' else ''}{why}" in found.attrs["notes"]
+    named = log_marginal(program, x, method="importance", num_samples=30, seed=0, **options)
+    assert found.equals(named)
+    if kind == "global" and not options:
+        with pytest.raises(ValueError, match="outside the data plate"):
+            log_marginal(program, x, method="mixture", num_samples=30, seed=0)
+
+
+def test_two_hundred_coordinates_still_have_a_mixture():
+    program, x = of_latent("z", dist.Normal(torch.zeros(200), 1.0).to_event(1), lambda z: dist.Normal(z.mean(-1), 1.0))
+    assert mixture.lacking(RowWork(program, x, seed=0)) == ""
+
+
+def test_all_programs_of_a_comparison_fall_back_together():
+    global_latent, x = without_mixture("global")
+    local, _ = without_mixture("local")
+    table = pvae.compare({"global": global_latent, "local": local}, x, num_samples=30, seed=0)
+    assert set(table.frame["estimator"]) == {"Importance()"}
+    (note,) = [note for note in table.notes if "there is no mixture" in note]
+    assert note.startswith("'global', and with it every program, is estimated by importance sampling")
+
+
+def test_a_program_whose_latents_are_all_summed_out_is_compared_with_any():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            k = pyro.sample("k", dist.Categorical(torch.ones(2)), infer={"enumerate": "parallel"})
+            pyro.sample("x", dist.Normal(2.0 * k, 1.0), obs=x)
+
+    few = Mixture(starts=4, candidates=4, components=1, num_steps=4, fallback="importance")
+    local, x = without_mixture("local")
+    table = pvae.compare({"exact": (model, lambda x: None), "local": local}, x, method=few, num_samples=30, seed=0)
+    estimators = table.frame["estimator"]
+    assert estimators["exact"] == "exact"
+    assert estimators["local"].startswith("Mixture(")
+    assert table.frame.loc["exact", "mcse"] == 0
+    assert not any("mixture" in note for note in table.notes)
+
+
+def test_a_flow_without_an_inverse_gives_no_draws():
+    torch.manual_seed(0)
+    flow = dist.transforms.planar(1)
+    posterior = dist.TransformedDistribution(dist.Normal(torch.zeros(1), 1.0).to_event(1), [flow])
+    program, x = of_latent(
+        "z", dist.Normal(torch.zeros(1), 1.0).to_event(1), lambda z: dist.Normal(z[..., 0], 1.0), posterior
+    )
+    found = log_marginal(program, x, method=Mixture(starts=8, num_steps=40), num_samples=200, seed=0)
+    np.testing.assert_allclose(found["log_marginal"], stats.norm(0, 2**0.5).logpdf(0), atol=0.02)
+    assert (found["guide_share"] == 0).all()
+    assert "the guide has no density at the draws of others in 4 rows" in found.attrs["notes"]
+
+
+def test_rows_cost_as_many_components_as_they_have_optima():
+    """A row lacks the components of others: each of those is its first one again, and only its own are fitted."""
+    program, x, seen = Turned(2, 2), None, []
+    x = program.simulate(12)
+
+    def proposed(block):
+        space = LatentSpace(block.call)
+        optima = mixture.search(space, 16, 16, 4)
+        options = {"family": "full", "num_steps": 8, "num_particles": 2, "rate": 0.02}
+
+        def repeated(rows):
+            seen.append(rows)
+            return LatentSpace(block.select(rows).call)
+
+        found = mixture.proposals(space, optima, 100, repeated=repeated, **options)
+        return optima.counts, found.gaussian.loc.unflatten(0, (found.copies, -1))
+
+    held = []
+    work = RowWork(program, x, num_samples=16, seed=0)
+    work.run(lambda block: held.append(proposed(block)) or {"none": torch.zeros(len(x))})
+    ((counts, loc),) = held
+    assert counts.unique().numel() > 1
+    assert seen[0].bincount().tolist() == (counts + 1).tolist()
+    for row, count in enumerate(counts.tolist()):
+        assert (loc[count + 1 :, row] == loc[0, row]).all()
+        assert (loc[1 : count + 1, row] != loc[0, row]).any(-1).all()
+
+
+def test_a_density_of_zero_raises_no_alarm_of_a_tail():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+            pyro.factor("none", torch.where(x > 5, -torch.inf, 0.0).expand(z.shape))
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 2, 0.5**0.5))
+
+    x = torch.tensor([0.0, 9.0, 1.0, 9.0])
+    found = log_marginal((model, guide), x, method="importance", num_samples=50, seed=0)
+    assert found["log_marginal"].values[[1, 3]].tolist() == [-math.inf] * 2
+    assert "notes" not in found.attrs
+    assert Pointwise.of_dataset(found).doubts == "2 -inf"
+
+
+def test_an_estimator_is_the_same_in_words_in_any_process():
+    assert "0x" not in repr(AIS(start=(ais.from_guide, ais.from_prior, Refined())))
+    assert repr(AIS(50)) == "AIS(num_temperatures=50, leapfrog_steps=3, start=from_guide)"
 
 
 def test_the_error_by_strata_is_that_over_seeds():
@@ -121,7 +291,7 @@ def test_right_rows_of_a_positive_latent_raise_no_alarm():
 def test_wrong_rows_of_a_positive_latent_keep_their_alarm():
     program = GammaPoisson(guide_scale=0.3)
     x = program.simulate(60)
-    found = log_marginal(program, x, num_samples=1000, seed=0)
+    found = log_marginal(program, x, method="importance", num_samples=1000, seed=0)
     wrong = np.abs(found["log_marginal"].values - program.log_evidence(x).numpy()) > 0.1
     raw = psis.pareto_k(log_weights(program, x, num_samples=1000, seed=0)).numpy() > good_k(1000)
     assert (wrong & raw).sum() > 30
@@ -187,8 +357,6 @@ def test_a_row_below_its_own_bound_is_estimated_again_and_flagged(monkeypatch, l
 
 
 def test_a_guide_with_auxiliary_draws_gives_no_draws():
-    import pyro
-
     ppca = PPCA.random()
 
     def guide(x):
@@ -202,6 +370,7 @@ def test_a_guide_with_auxiliary_draws_gives_no_draws():
     x = ppca.simulate(6)
     found = log_marginal((lambda x: ppca.model(x), guide), x, method=Mixture(num_steps=40), num_samples=200, seed=0)
     np.testing.assert_allclose(found["log_marginal"], ppca.log_evidence(x), atol=0.01)
+    assert (found["guide_share"] == 0).all()
 
 
 def test_two_searches_tell_how_far_they_lie_apart():
@@ -213,5 +382,6 @@ def test_two_searches_tell_how_far_they_lie_apart():
     one_mode = Mixture(robust=True, starts=2, candidates=32, components=1)
     lost = log_marginal(program, x, method=one_mode, num_samples=400, seed=0)
     error = lost["log_marginal"].values - program.log_evidence(x).numpy()
-    one_lost = np.abs(error + math.log(4 / 3)) < 0.05
+    one_lost = np.abs(error + math.log(4 / 3)) < 0.01  # one of two searches lost one of two modes
+    assert one_lost.any()
     assert (lost["apart"].values[one_lost] > 0.3).all()

@@ -377,7 +377,7 @@ def test_experts_are_normals_of_known_modalities():
 
 def test_the_conditional_evidence_of_two_views_is_the_closed_form_in_one_call():
     kind = behavior_graphs.multimodal("multimodal")
-    v, options = kind.data, {"num_samples": 3, "seed": 0, "progress": False}
+    v, options = kind.data, {"method": "importance", "num_samples": 3, "seed": 0, "progress": False}
     found = pvae.log_conditional(kind.program, v, given="w", **options)
     weight = torch.cat([kind.program.likelihood_x.weight, torch.zeros(3, 1)], 1), kind.program.likelihood_w.weight
     cov = torch.cat(weight) @ torch.cat(weight).T + torch.tensor([1.0] * 3 + [0.5] * 3).double().diag()
@@ -430,7 +430,7 @@ def test_experts_trained_on_random_subsets_give_the_conditional_evidence_of_the_
     """Experts trained on complete rows alone miss it by .2 to .5 nats on average: they only learn their product."""
     vae, rows, law = learned_views
     found = {
-        views: pvae.log_marginal(vae, only(rows, *views), num_samples=50, seed=0, progress=False)
+        views: pvae.log_marginal(vae, only(rows, *views), method="importance", num_samples=50, seed=0, progress=False)
         for views in ("ab", "a", "b")
     }
     exact = {
@@ -487,7 +487,9 @@ def test_an_amortized_guide_counts_the_jacobians_of_local_and_global_latents():
 def test_the_predictive_evidence_with_a_global_mean_is_the_closed_form():
     kind = behavior_graphs.amortized("amortized")
     new = torch.linspace(0, 3, 6).double()
-    found = pvae.log_marginal(kind.program, new, num_samples=400_000, seed=0, progress=False).log_marginal.values
+    found = pvae.log_marginal(
+        kind.program, new, method="importance", num_samples=400_000, seed=0, progress=False
+    ).log_marginal.values
     q = kind.program.guide(new) and kind.program.global_posterior(covariates=None)
     expected = dist.Normal(q.mean, (2 + q.variance).sqrt()).log_prob(new)
     assert abs(found - expected.detach().numpy()).max() < 1e-3
@@ -743,7 +745,7 @@ def test_self_masking_has_the_evidence_and_the_imputations_of_quadrature():
     complete = marginal.log_prob(x[0]) + graph.mechanism(x[0]).base_dist.probs.log().sum()
     weights = pvae.log_weights(graph, x[:1], num_samples=5, seed=0)
     torch.testing.assert_close(weights[:, 0], complete.detach().expand(5), **EXACT)
-    found = pvae.log_marginal(graph, x[1:], num_samples=20_000, seed=0, progress=False)
+    found = pvae.log_marginal(graph, x[1:], method="importance", num_samples=20_000, seed=0, progress=False)
     evidence = density.sum(1) * (18 / 4000)
     error = (torch.as_tensor(found.log_marginal.values) - evidence[1:].log()).abs()
     assert (error < 4 * torch.as_tensor(found.mcse.values)).all()
@@ -954,11 +956,13 @@ def test_sequential_monte_carlo_meets_the_kalman_filter_and_beats_importance_sam
     x = blind.sample(5)
     x[0, 9:] = torch.nan
     exact = behavior_graphs.state_space("state_space", steps=12).program
-    expected = pvae.log_marginal(exact, x, num_samples=1, seed=0, progress=False).log_marginal.values
+    expected = pvae.log_marginal(
+        exact, x, method="importance", num_samples=1, seed=0, progress=False
+    ).log_marginal.values
     smc = pvae.evaluation.SMC(num_particles=50)
     found = pvae.log_marginal(blind, x, method=smc, num_samples=100, seed=1, progress=False)
     assert (abs(found.log_marginal.values - expected) < 4 * found.mcse.values).all()
-    plain = pvae.log_marginal(blind, x, num_samples=5000, seed=1, progress=False)
+    plain = pvae.log_marginal(blind, x, method="importance", num_samples=5000, seed=1, progress=False)
     assert (found.mcse.values < plain.mcse.values).all()
     with pytest.raises(ValueError, match="a graph with a path of states"):
         pvae.log_marginal(stacked()[0], x[:, 0, :1].expand(5, 4), method=smc, num_samples=2)
@@ -1016,7 +1020,7 @@ def test_covariates_and_missing_entries_go_through_every_graph(name):
     graph, data, covariates = graphs_with_covariates()[name]
     history = pvae.fit(graph, data, covariates, epochs=2, batch_size=5, seed=0, progress=False)
     assert history.ended == "finished"
-    found = pvae.log_marginal(graph, data, covariates, num_samples=20, seed=0, progress=False)
+    found = pvae.log_marginal(graph, data, covariates, method="importance", num_samples=20, seed=0, progress=False)
     assert bool(found.log_marginal.notnull().all())
     bound = pvae.elbo(graph, data, covariates, num_samples=200, seed=0)
     other = {n: v.flip(0) for n, v in covariates.items()}
@@ -1024,9 +1028,8 @@ def test_covariates_and_missing_entries_go_through_every_graph(name):
     assert not bool((abs(bound.elbo - changed.elbo) < 1e-9).all())
     exported = pvae.from_pyro_svi(graph, data, covariates, num_samples=5, seed=0, progress=False)
     assert "posterior" in exported
-    table = pvae.compare(
-        {"graph": graph, "known": found.log_marginal.values - 1}, data, covariates, num_samples=20, seed=0
-    )
+    options = {"method": "importance", "num_samples": 20, "seed": 0}
+    table = pvae.compare({"graph": graph, "known": found.log_marginal.values - 1}, data, covariates, **options)
     assert len(table.frame) == 2
     if name == "amortized":
         return
@@ -1082,7 +1085,7 @@ def test_the_masses_of_all_sequences_sum_to_one_at_each_latent_and_in_evidence(d
     grid = torch.cartesian_prod(*[torch.linspace(-7, 7, 141).double()] * 2)
     weight = vae.prior().log_prob(grid) + 2 * torch.tensor(0.1).double().log()
     exact = (weight.unsqueeze(1) + vae.likelihood(grid.unsqueeze(1)).log_prob(x)).logsumexp(0)
-    found = pvae.log_marginal(vae, x, num_samples=20_000, seed=0, progress=False)
+    found = pvae.log_marginal(vae, x, method="importance", num_samples=20_000, seed=0, progress=False)
     assert (abs(found.log_marginal.values - exact.detach().numpy()) < 5 * found.mcse.values).all()
 
 

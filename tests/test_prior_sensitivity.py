@@ -68,7 +68,7 @@ def test_what_the_prior_moves_is_told_from_what_it_leaves_alone():
         "means": lambda program, rows: (program.posterior(rows.x).loc @ program.weight.T)[:2, 0],
     }
     untrained = {"epochs": 1, "batch_size": 200, "learning_rate": 1e-12}
-    options = {"fit_options": untrained, "num_samples": 20, "refits": 3, "progress": False}
+    options = {"fit_options": untrained, "method": "importance", "num_samples": 20, "refits": 3, "progress": False}
     found = prior_sensitivity(make, x, {"scale": [1.0, 2.0]}, conclusions=conclusions, **options)
     assert found.dataset["conclusion"].values.tolist() == ["spread of z", "means[0]", "means[1]"]
     assert found.dataset["prior"].values.tolist() == ["scale=1.0", "scale=2.0"]

@@ -176,7 +176,7 @@ def test_the_numbers_are_those_of_the_library(run):
     subject = read_subject(run[0])
     page = RunPage(subject, rows=20)
     rows = subject.data.test[torch.randperm(359, generator=torch.Generator().manual_seed(0))[:20].sort().values]
-    expected = pvae.log_marginal(subject.vae, rows, num_samples=1000, seed=0, progress=False)
+    expected = pvae.log_marginal(subject.vae, rows, method="importance", num_samples=1000, seed=0, progress=False)
     assert "unreliable" in expected.attrs["notes"]
     mean = page.evidence.lines["log p(x), importance sampling"]
     assert mean.value == pytest.approx(float(expected["log_marginal"].mean()), abs=1.0)
@@ -283,7 +283,7 @@ def test_what_was_evaluated_is_taken_up(copy):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("change", ["weights", "table", "rows", "unsealed", "nothing"])
 def test_what_was_evaluated_of_something_else_is_left(copy, change):
-    assert invoke("evaluate", copy, "--num-samples", 30, "--rows", 5).exit_code == 0
+    assert invoke("evaluate", copy, "--method", "importance", "--num-samples", 30, "--rows", 5).exit_code == 0
     path = copy / "evidence-importance.json"
     known = json.loads(path.read_text())
     if change in known:
@@ -707,7 +707,7 @@ def test_runs_are_compared_row_by_row(run, other, versus):
     subjects = [read_subject(folder) for folder in (run[0], other)]
     rows = subjects[0].data.test[torch.randperm(359, generator=torch.Generator().manual_seed(0))[:20].sort().values]
     models = {subject.name: subject.vae for subject in subjects}
-    compared = pvae.compare(models, rows, num_samples=1000, seed=0, progress=False)
+    compared = pvae.compare(models, rows, method="importance", num_samples=1000, seed=0, progress=False)
     result = compared.per_datum()
     assert compared.lead() in page.text
     for name in ("digits", "mixture"):

@@ -21,7 +21,7 @@ from pyrovae.programs.call import Call
 from pyrovae.programs.masks import counted
 from pyrovae.programs.rows import Block, RowWork, Tile
 from pyrovae.programs.simulate import Substitute, many
-from pyrovae.programs.sites import Site, data_axis
+from pyrovae.programs.sites import Site, data_axis, frame_of, is_delta, sites_of
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,8 @@ class Drawn:
         means: by site, the guide's mean of each entry for each draw, ``(data, samples, *event_shape)``.
         whitened: the draws as standard normals under the prior, ``(data, samples, all entries)``; None if a prior is not
             normal.
+        auxiliary: by site, the guide's auxiliary draws in the shape of the values.
+        images: the sites that are computed from auxiliary draws; what is known of their entries alone is left out.
     """
 
     log_guide: Tensor
@@ -48,6 +50,8 @@ class Drawn:
     kl: dict[str, Tensor]
     means: dict[str, Tensor]
     whitened: Tensor | None
+    auxiliary: dict[str, Tensor]
+    images: frozenset[str]
 
 
 def draw(work: RowWork) -> Drawn:
@@ -57,16 +61,22 @@ def draw(work: RowWork) -> Drawn:
     place: the entry carries no information and follows the prior.
     """
     found = work.run(_drawn, "draws")
-    parts = by_kind(found)
+    parts, guide = by_kind(found), work.dry_run.guide_trace
+
+    def particles(kind: str) -> dict[str, Tensor]:
+        return {n: v.flatten(0, 1).unsqueeze(_axis(work, n, v)) for n, v in parts.get(kind, {}).items()}
+
     return Drawn(
         found["log_guide"],
         found["log_prior"],
         found["reconstruction"],
-        values={n: v.flatten(0, 1).unsqueeze(_axis(work, n, v)) for n, v in parts["value"].items()},
+        values=particles("value"),
         entry_log_prior=parts.get("entry", {}),
         kl=parts["kl"],
         means=parts["mean"],
         whitened=found.get("whitened"),
+        auxiliary=particles("auxiliary"),
+        images=frozenset(n for n in latent_names(guide) if is_delta(guide.nodes[n]["fn"])),
     )
 
 
@@ -104,9 +114,11 @@ def _of_tile(tile: Tile, masked: list[str]) -> dict[str, Tensor]:
     if any("_enumerate_dim" in site["infer"] for site in model_trace.nodes.values() if site["type"] == "sample"):
         log_guide = _sum_of(guide_trace, names).double() + rest
         log_prior = _summed_prior(tile.call, values, tile.num_samples) + rest
-    free = [n for i, n in enumerate(names) if _is_free(i, means[n], guide_trace.nodes[n])]
+    images = [n for n in names if is_delta(guide_trace.nodes[n]["fn"])]
+    free = [n for i, n in enumerate(names) if n not in images and _is_free(i, means[n], guide_trace.nodes[n])]
     entries = {n: entry_log_prob(priors[n], masked=False) for n in free if _is_fixed(priors[n])}
     kl = entry_kl(model_trace, guide_trace)
+    kl |= {n: torch.full_like(kl[n], torch.nan) for n in images}  # a point has no density of its own
     columns = {
         "log_guide": log_guide,
         "log_prior": log_prior,
@@ -118,8 +130,16 @@ def _of_tile(tile: Tile, masked: list[str]) -> dict[str, Tensor]:
         columns[f"kl {n}"] = kl[n].expand(tile.num_samples, *kl[n].shape)
         if entries.get(n) is not None:
             columns[f"entry {n}"] = rows_second(entries[n], guide_trace.nodes[n])  # type: ignore[arg-type]
+    for n in _auxiliary(guide_trace):
+        columns[f"auxiliary {n}"] = guide_trace.nodes[n]["value"].movedim(data_axis(guide_trace.nodes[n]), 1)
     whitened = _whitened([priors[n] for n in names])
     return columns if whitened is None else {**columns, "whitened": whitened}
+
+
+def _auxiliary(trace: Trace) -> list[str]:
+    """The draws of a guide from which its points are computed."""
+    sites = [site for site in sites_of(trace) if site["infer"].get("is_auxiliary")]
+    return [site["name"] for site in sites if not is_delta(site["fn"]) and frame_of(site)]
 
 
 class _Done(Exception):  # noqa: N818
@@ -261,8 +281,9 @@ def cross_densities(work: RowWork, drawn: Drawn) -> tuple[Cross, dict[str, Cross
             part = slice(start, min(start + step, rows * samples))
             owner = torch.arange(part.start, part.stop) // samples
             own = torch.where((owner >= index[0]) & (owner <= index[-1]), owner - index[0], -1)
-            placed = {n: _beside(v[part].to(device), _axis(work, n, v), len(index)) for n, v in drawn.values.items()}
-            total, found = _at(block.call, placed, masked, entries)
+            every = {**drawn.values, **drawn.auxiliary}
+            placed = {n: _beside(v[part].to(device), _axis(work, n, v), len(index)) for n, v in every.items()}
+            total, found = _at(block.call, placed, masked, entries, drawn)
             joint.add(total.cpu(), part, own, rows * samples)
             for name, value in found.items():
                 entries[name].add(value.cpu(), part, own, rows * samples)
@@ -277,14 +298,24 @@ def _beside(value: Tensor, axis: int, rows: int) -> Tensor:
 
 
 def _at(
-    call: Call, values: dict[str, Tensor], masked: list[str], free: Collection[str]
+    call: Call, placed: dict[str, Tensor], masked: list[str], free: Collection[str], drawn: Drawn
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The log densities of some draws under the guides of the rows of a call, ``(draws, rows)``, and entry by entry."""
-    particles = len(next(iter(values.values())))
-    guide = many(call, Substitute(values)(call.program.guide), particles)
+    """The log densities of some draws under the guides of the rows of a call, ``(draws, rows)``, and entry by entry.
+
+    A latent that is computed from auxiliary draws is computed anew from the same ones; where another row's guide makes another
+    value of them, its density at the given one is not known.
+    """
+    particles = len(next(iter(placed.values())))
+    values = {n: value for n, value in placed.items() if n in drawn.values}
+    given = {n: value for n, value in placed.items() if n not in drawn.images}
+    guide = many(call, Substitute(given)(call.program.guide), particles)
     trace = poutine.trace(guide).get_trace(*call.args, **call.kwargs)
     priors = _priors_at(call, values, particles) if masked else {}
-    total, entries = _sum_of(trace, values), {}
+    total, entries = _sum_of(trace, placed), {}
+    for name in drawn.images:
+        site = trace.nodes[name]
+        same = rows_second(torch.isclose(site["value"], values[name], rtol=1e-4, atol=1e-6), site)
+        total = torch.where(same.flatten(2).all(-1) if same.ndim > 2 else same, total, torch.nan)
     rest = {name: _left_out(trace.nodes[name], priors[name]) for name in masked}
     for name, value in rest.items():
         total = total + _sum_rows(value, trace.nodes[name])

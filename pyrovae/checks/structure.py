@@ -275,8 +275,8 @@ def _decomposition(found: xr.Dataset) -> str:
 
 
 _NOT_FINITE = (
-    "Undecided: the guide's log density is not finite at its draws under all rows, as where latents are points (Delta) computed "
-    "from other draws (AmortizedGuide), so that nothing is said here of what the latents carry.",
+    "Undecided: the guide's log density is not finite at its draws under all rows, as where latents are points (Delta) that each "
+    "row computes in another way from auxiliary draws, so that nothing is said here of what the latents carry.",
     "The other checks judge the guide all the same; for this one let the guide draw every latent from a density.",
 )
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 import pyrovae as pvae
-from pyrovae.cli.options import Method, Quiet, Seed
+from pyrovae.cli.options import METHOD, Method, Quiet, Seed
 from pyrovae.cli.output import named, save_axes, say
 from pyrovae.cli.train import asked_for, recipe_of
 from pyrovae.errors import refusal
@@ -25,7 +25,7 @@ def choose(
     likelihood: Annotated[str | None, typer.Option(help="Likelihoods; by default what suits the data.")] = None,
     budget: Annotated[int, typer.Option(help="Epochs of training, all trainings together.", min=1)] = 600,
     refits: Annotated[int, typer.Option(help="Trainings of each finalist.", min=1)] = 3,
-    method: Method = "importance",
+    method: Method = METHOD,
     out: Annotated[Path, typer.Option(help="Folder of the trainings; the same command goes on from there.")] = Path(
         "choice"
     ),

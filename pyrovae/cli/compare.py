@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import pyrovae as pvae
-from pyrovae.cli.options import DataPath, Force, Method, NumSamples, Quiet, Rows, Seed, Steps, estimator_of
+from pyrovae.cli.options import METHOD, DataPath, Force, Method, NumSamples, Quiet, Rows, Seed, Steps, estimator_of
 from pyrovae.cli.output import named, save_axes, say, show
 from pyrovae.errors import counted, refusal
 
@@ -16,7 +16,7 @@ from pyrovae.errors import counted, refusal
 def compare(
     folders: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Folders of runs on the same data.")],
     data: DataPath = None,
-    method: Method = "importance",
+    method: Method = METHOD,
     num_samples: NumSamples = None,
     steps: Steps = None,
     rows: Rows = None,
@@ -57,7 +57,8 @@ def compare(
         )
         for name, row in result.per_datum().iterrows()
     ]
-    show(quiet, f"{named(test)}, {counted(len(test), 'test row')}, {method}: nats per datum", columns, cells)
+    by = ", ".join(dict.fromkeys(str(one).partition("(")[0].lower() for one in result.frame["estimator"]))
+    show(quiet, f"{named(test)}, {counted(len(test), 'test row')}, {by}: nats per datum", columns, cells)
     say(quiet, "\n".join([result.lead(), *(f"- {note}" for note in result.notes)]))
     save_file_atomic(written, result.frame.to_csv().encode())
     say(quiet, f"table  {written}")

@@ -11,7 +11,18 @@ import typer
 
 import pyrovae as pvae
 from pyrovae.cli.endings import complain
-from pyrovae.cli.options import DataPath, Method, NumSamples, Quiet, Rows, RunFolder, Seed, Steps, estimator_of
+from pyrovae.cli.options import (
+    METHOD,
+    DataPath,
+    Method,
+    NumSamples,
+    Quiet,
+    Rows,
+    RunFolder,
+    Seed,
+    Steps,
+    estimator_of,
+)
 from pyrovae.cli.output import named, number, say, show, why_not_writable
 from pyrovae.errors import counted
 
@@ -22,7 +33,7 @@ if TYPE_CHECKING:
 def evaluate(
     run: RunFolder,
     data: DataPath = None,
-    method: Method = "importance",
+    method: Method = METHOD,
     num_samples: NumSamples = None,
     steps: Steps = None,
     rows: Rows = None,
@@ -47,7 +58,8 @@ def evaluate(
         progress=False if quiet else None,
         resume=unfinished,
     )
-    title = f"{named(test)}, {counted(len(test), 'test row')}, {method}: nats per datum"
+    by = result.attrs["method"]
+    title = f"{named(test)}, {counted(len(test), 'test row')}, {by}: nats per datum"
     _show(quiet, title, result, test.event_shape.numel())
     if out is not None:
         say(quiet, f"per row  {save_file_atomic(out, result.to_dataframe().to_csv().encode())}")
@@ -55,12 +67,12 @@ def evaluate(
         complain(
             f"{run} cannot be written ({reason}), so the estimates are not kept: --out keeps them", "yellow", quiet
         )
-    elif more := _more_rows(found, method, len(test)):
+    elif more := _more_rows(found, by, len(test)):
         complain(
             f"{run} keeps its estimates of {more:,} rows by this method: --out keeps these as well", "yellow", quiet
         )
     else:
-        say(quiet, f"per row  {write_evaluated(found, result, method)}\n`pyrovae report {run}` puts them on a page")
+        say(quiet, f"per row  {write_evaluated(found, result, by)}\n`pyrovae report {run}` puts them on a page")
     if unfinished is not None:
         shutil.rmtree(unfinished, ignore_errors=True)
 

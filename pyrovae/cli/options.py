@@ -30,7 +30,15 @@ Out = Annotated[
         "figures/."
     ),
 ]
-Method = Annotated[str, typer.Option(help="importance, refined, mixture or ais.")]
+Method = Annotated[
+    str,
+    typer.Option(
+        help="importance (the guide's draws; cheap, but modes that the guide misses are lost without a word), refined (a "
+        "Gaussian optimized for each row), mixture (several, at all modes that are found), ais (annealing), or auto: mixture "
+        "where the program has one."
+    ),
+]
+METHOD = "auto"
 NumSamples = Annotated[
     int | None, typer.Option(help="Samples per row (by default 1000); for ais chains (by default 16).", min=1)
 ]

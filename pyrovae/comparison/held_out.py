@@ -15,8 +15,8 @@ from pyrovae.comparison.rows import check_comparable, check_held_out
 from pyrovae.comparison.table import WEIGHTS, Comparison
 from pyrovae.data import Data, as_data
 from pyrovae.errors import check_seed, check_word, refusal
-from pyrovae.evaluation.estimators import Estimator, as_estimator
-from pyrovae.evaluation.marginal import log_marginal
+from pyrovae.evaluation.estimators import DEFAULT, Estimator, as_estimator
+from pyrovae.evaluation.marginal import fallen_back, log_marginal
 from pyrovae.programs import stored_names
 from pyrovae.programs.rows import MAX_BYTES, RowWork
 
@@ -26,7 +26,7 @@ def compare(
     data: Any = None,
     covariates: Mapping[str, Any] | None = None,
     *,
-    method: str | Estimator = "importance",
+    method: str | Estimator = DEFAULT,
     num_samples: int | None = None,
     train: Any = None,
     weights: str = "stacking",
@@ -45,11 +45,13 @@ def compare(
     list of refits with other seeds to see how much training itself varies.
 
     Args:
-        models: by name, each one of: a program; a list of programs (refits of one model); what ``log_marginal`` returned;
+        models: by name, each one of: a program; a list of programs (refits of one model to the same training rows, which
+            programs do not remember: their spread is what training adds); what ``log_marginal`` returned;
             an array of log densities in nats, one per row, from elsewhere; a :class:`Pointwise`; a baseline
             (``probabilistic_pca``, ``factor_analysis``, or any function ``(train, x)`` that returns log densities).
         data: the held-out rows; not needed for results alone.
-        method: how programs are evaluated, as in :func:`pyrovae.evaluation.log_marginal`.
+        method: how programs are evaluated, as in :func:`pyrovae.evaluation.log_marginal`; where one of them has no mixture,
+            all are evaluated by importance sampling, so that models are estimated alike, and ``notes`` name it.
         num_samples: samples per row.
         covariates: for each name, a tensor of as many rows.
         train: the training rows: for baselines, and to refuse rows that are among them.
@@ -88,8 +90,6 @@ def compare(
     about_rows = [] if held_out is None else check_held_out(held_out, train, in_sample)
     estimator, seed = as_estimator(method), check_seed(seed)
     first_seed = int(torch.randint(2**31, ())) if seed is None else seed
-    plan: dict[str, Any] = {"method": estimator, "num_samples": num_samples, "max_bytes": max_bytes}
-    plan["progress"] = progress
     refits: dict[str, list[Any]] = {}
     for name, model in models.items():
         several = isinstance(model, list) and not (model and isinstance(model[0], (int, float)))
@@ -98,6 +98,10 @@ def compare(
         refits[name] = model if several else [model]
     if held_out is not None:
         _check_names(refits, held_out)
+        estimator, about = _suited(estimator, refits, held_out)
+        about_rows = [*about, *about_rows]
+    plan: dict[str, Any] = {"method": estimator, "num_samples": num_samples, "max_bytes": max_bytes}
+    plan["progress"] = progress
     results = {
         name: [
             _evaluated(name, refit, held_out, train, {**plan, "seed": first_seed + number})
@@ -124,6 +128,17 @@ def _check_names(models: Mapping[str, list[Any]], data: Data) -> None:
                     "call pyro.clear_param_store(), and train both again",
                     "models",
                 )
+
+
+def _suited(estimator: Estimator, models: Mapping[str, list[Any]], data: Data) -> tuple[Estimator, list[str]]:
+    """The estimator that all programs have, and a note where it is the fallback of the one that was asked for."""
+    programs = {name: refits[0] for name, refits in models.items() if _is_program(refits[0])}
+    found = estimator
+    for name, program in programs.items() if getattr(estimator, "fallback", None) else ():
+        found, why = estimator.suited(RowWork(program, data, seed=0, progress=False))
+        if why:
+            return found, [f"{name!r}, and with it every program, is {fallen_back(why)}"]
+    return found, []
 
 
 def _is_program(model: Any) -> bool:

@@ -16,7 +16,7 @@ from pyrovae.limits import ERRORS, good_k, share_bad_k
 if TYPE_CHECKING:
     import xarray as xr
 
-UNKNOWN = ("unknown", "None", "")
+UNKNOWN = ("unknown", "None", "", "exact")
 KNOWN = ("measure", "variant", "rows", "estimator", "num_samples", "split", "entries", "magnitude")
 """What is known of an evaluation beside its numbers."""
 COLUMNS = ("elbo", "mcse", "pareto_k", "half", "flagged")

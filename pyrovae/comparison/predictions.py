@@ -18,17 +18,20 @@ def mixed_draws(
 ) -> Array:
     """Draws of a mixture of models, of the draws of each: as many of each as its weight says, in random order.
 
+    A model's share of the draws differs from its weight by less than one draw, and is right on average.
+
     Args:
         draws: by model, ``(samples, *shape)``.
         weights: by model, not negative; they are divided by their sum.
-        num_samples: draws of the mixture; by default the smallest number that a model with a weight has.
+        num_samples: draws of the mixture; by default as many as there can be without repeating one.
         seed: of the selection and the order.
 
     Raises:
         ValueError: a model with a weight has no draws, or shapes differ.
 
-    >>> mixed_draws({"a": np.zeros((4, 2)), "b": np.ones((4, 2))}, {"a": 0.25, "b": 0.75}, seed=0).mean(0)
-    array([0.75, 0.75])
+    >>> found = mixed_draws({"a": np.zeros((40, 2)), "b": np.ones((60, 2))}, {"a": 0.25, "b": 0.75}, seed=0)
+    >>> found.shape, found.mean(0)
+    ((80, 2), array([0.75, 0.75]))
     """
     names = [name for name, weight in weights.items() if weight > 0]
     if lacking := [name for name in names if name not in draws]:
@@ -37,9 +40,10 @@ def mixed_draws(
     if len({part.shape[1:] for part in parts.values()}) != 1 or not all(map(len, parts.values())):
         shapes = {name: part.shape for name, part in parts.items()}
         raise refusal(f"expected draws (samples, *shape) of one shape, got {shapes}", "draws")
-    size = min(map(len, parts.values())) if num_samples is None else check_integer("num_samples", num_samples)
-    rng = np.random.default_rng(seed)
     shares = np.cumsum([weights[name] for name in names])
+    most = min(len(part) * shares[-1] / weights[name] for name, part in parts.items())
+    size = max(int(most + 1e-9), 1) if num_samples is None else check_integer("num_samples", num_samples)
+    rng = np.random.default_rng(seed)
     points = (
         np.arange(size) + rng.random()
     ) / size  # one offset for all: counts differ from their means by less than one

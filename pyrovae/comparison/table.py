@@ -187,7 +187,7 @@ class Comparison:
         Args:
             draws: by model, ``(samples, *shape)``: of new rows, of missing entries, of what is predicted; a model of weight 0
                 needs none.
-            num_samples: draws of the mixture; by default the smallest number that a model with a weight has.
+            num_samples: draws of the mixture; by default as many as there can be without repeating one.
             seed: of the selection.
 
         Raises:
@@ -396,4 +396,4 @@ REMEDIES = {
 
 def _remedy(estimator: str) -> str:
     """The advice to users of an estimator, which is known by the beginning of its repr."""
-    return REMEDIES.get(estimator.partition("(")[0], "refine (method 'refined' or 'ais')")
+    return REMEDIES.get(estimator.partition("(")[0], "search for modes (method 'mixture')")

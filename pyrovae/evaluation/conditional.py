@@ -12,7 +12,7 @@ from torch import Tensor
 from pyrovae.data import Data, as_data
 from pyrovae.data.rows import leaves, map_tree
 from pyrovae.errors import refusal
-from pyrovae.evaluation.estimators import Estimator
+from pyrovae.evaluation.estimators import DEFAULT, Estimator
 from pyrovae.evaluation.marginal import log_marginal
 from pyrovae.programs.rows import MAX_BYTES, RowWork
 
@@ -26,7 +26,7 @@ def log_conditional(
     covariates: Mapping[str, Any] | None = None,
     *,
     given: str | Sequence[str] | Any,
-    method: str | Estimator = "importance",
+    method: str | Estimator = DEFAULT,
     num_samples: int | None = None,
     max_bytes: int = MAX_BYTES,
     seed: int | None = None,
@@ -42,7 +42,7 @@ def log_conditional(
         covariates: for each name, a tensor of N rows.
         given: b, by the names of data sites (the keys of a dict of data) or of columns; or a boolean tensor, True for the
             entries in b, of the shape of the data or of one row; a dict of these for a dict of data.
-        method: as in :func:`log_marginal`. The guide must know rows of b alone: refine it where it met complete rows only.
+        method: as in :func:`log_marginal`. For ``"importance"`` the guide must know rows of b alone.
         num_samples: samples per datum, of each of the two.
         max_bytes: refuse what needs more memory.
         seed: makes the draws reproducible.

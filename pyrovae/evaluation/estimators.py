@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from pyrovae.evaluation.gaussian import Gaussian
 from pyrovae.evaluation.refine import RefinedGuide
 from pyrovae.evaluation.unconstrained import LatentSpace
 from pyrovae.programs.call import checked
-from pyrovae.programs.rows import Block
+from pyrovae.programs.rows import Block, RowWork
 
 
 class Estimator(ABC):
@@ -43,6 +43,10 @@ class Estimator(ABC):
     def per_row(self, num_samples: int) -> int:
         """Draws per datum that are needed at once: more rows are taken together where there are few."""
         return num_samples
+
+    def suited(self, work: RowWork) -> tuple[Estimator, str]:
+        """The estimator that a program can have, and why it is not this one; empty where it is."""
+        return self, ""
 
 
 @dataclass(frozen=True)
@@ -119,8 +123,8 @@ class Mixture(Estimator):
     climb to local optima: draws of the guide, of the guides of other rows, and of the prior. One Gaussian is optimized at
     the guide's moments and one at each of the highest distinct optima; pilot draws decide how many of the final draws each
     of them gets. A fifth of the draws is the guide's, so that no weight exceeds five times that under the guide alone. A
-    guide with auxiliary draws, or one that masks other latents than the model, has no density at the draws of others: the
-    mixture is then of Gaussians alone. A mode that no start finds stays lost.
+    guide with auxiliary draws, one that masks other latents than the model, and a flow without an inverse have no density at
+    the draws of others: the mixture is then of Gaussians alone, and ``guide_share`` is 0. A mode that no start finds stays lost.
 
     Args:
         components: Gaussians at distinct optima, beside the one at the guide's moments.
@@ -131,6 +135,8 @@ class Mixture(Estimator):
         num_particles: draws per component and step.
         learning_rate: of the first step.
         robust: search twice, and raise an alarm where the two searches disagree.
+        fallback: the method for a program that has no mixture (latents shared by rows, discrete ones that cannot be
+            enumerated, more than 200 coordinates); None refuses the first two, and takes a low rank for the third.
 
     Reference: Veach & Guibas 1995, doi:10.1145/218380.218498 (balance heuristic); Owen & Zhou 2000, doi:10.2307/2669533.
     """
@@ -143,6 +149,7 @@ class Mixture(Estimator):
     num_particles: int = 4
     learning_rate: float = 0.02
     robust: bool = False
+    fallback: str | None = None
     name = "mixture"
     num_samples = 1000
 
@@ -155,6 +162,11 @@ class Mixture(Estimator):
         """The vectors at which the density is needed at once."""
         return max(self.candidates, self.starts, (self.components + 1) * self.num_particles)
 
+    def suited(self, work: RowWork) -> tuple[Estimator, str]:
+        """This estimator, or its fallback and why the program has no mixture."""
+        why = "" if self.fallback is None else mixture.lacking(work)
+        return (as_estimator(self.fallback), why) if why and self.fallback else (replace(self, fallback=None), "")
+
     def log_weights(self, block: Block) -> Tensor:
         """One weight for each draw; the strata take turns, so that each has its share of any number of draws."""
         return self.evaluate(block)[0]
@@ -166,6 +178,8 @@ class Mixture(Estimator):
         optima = [mixture.search(space, self.starts, self.candidates, self.components) for _ in by]
         options: dict[str, Any] = {"num_steps": self.num_steps, "num_particles": self.num_particles}
         options["rate"] = self.learning_rate
+        if not (block.work.whole or space.flat):
+            options["repeated"] = lambda rows: LatentSpace(block.select(rows).call)
         found = [
             mixture.proposals(space, one, len(numbers), family=self.family, **options)
             for one, numbers in zip(optima, by, strict=True)
@@ -182,6 +196,7 @@ class Mixture(Estimator):
             "pareto_k": mixture.bounded_k(weights, alone),
             "starts": torch.full((space.rows,), len(by) * self.starts),
         }
+        known["guide_share"] = torch.stack([(one.turns == -1).double().mean(0) for one in found]).mean(0)
         known["optima"] = torch.stack([one.counts for one in optima]).amax(0)
         if self.robust and len(found) > 1:
             means = [weights[numbers].logsumexp(0) - math.log(len(numbers)) for numbers in by]
@@ -212,6 +227,12 @@ class AIS(Estimator):
     name = "ais"
     num_samples = 16
 
+    def __repr__(self) -> str:
+        starts = self.start if isinstance(self.start, tuple) else (self.start,)
+        names = ", ".join(getattr(one, "__qualname__", None) or repr(one) for one in starts)
+        start = f"({names})" if isinstance(self.start, tuple) else names
+        return f"AIS(num_temperatures={self.num_temperatures}, leapfrog_steps={self.leapfrog_steps}, start={start})"
+
     @property
     def strata(self) -> int:
         """The starts that take turns."""
@@ -234,7 +255,15 @@ class AIS(Estimator):
         return torch.cat([ais.anneal(start, schedule, tile.num_samples)[0] for tile in block.tiles()])
 
 
-METHODS = {"importance": Importance(), "refined": Refined(), "mixture": Mixture(), "ais": AIS()}
+METHODS = {
+    "auto": Mixture(fallback="importance"),
+    "importance": Importance(),
+    "refined": Refined(),
+    "mixture": Mixture(),
+    "ais": AIS(),
+}
+DEFAULT = "auto"
+"""What estimates log p(x) where nothing is asked for: the mixture, and importance sampling where a program has none."""
 
 
 def as_estimator(method: str | Estimator) -> Estimator:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyrovae.errors import check_integer, check_seed
 from pyrovae.evaluation.elbo import elbo
-from pyrovae.evaluation.estimators import Estimator, Refined, as_estimator
+from pyrovae.evaluation.estimators import DEFAULT, Estimator, Refined, as_estimator
 from pyrovae.evaluation.marginal import log_marginal
 from pyrovae.evaluation.refine import refine
 from pyrovae.programs.rows import MAX_BYTES
@@ -27,7 +27,7 @@ def inference_gaps(
     covariates: Mapping[str, Any] | None = None,
     *,
     family: str = "normal",
-    method: str | Estimator = "refined",
+    method: str | Estimator = DEFAULT,
     num_samples: int | None = None,
     num_steps: int = 500,
     max_bytes: int = MAX_BYTES,

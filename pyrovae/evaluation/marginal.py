@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
-from pyrovae.evaluation.estimators import Estimator, Importance, as_estimator
+from pyrovae.evaluation.estimators import DEFAULT, Estimator, Importance, as_estimator
 from pyrovae.evaluation.fitting import not_converged
 from pyrovae.evaluation.psis import settled_k
 from pyrovae.limits import FEWEST_EFFECTIVE, FEWEST_SAMPLES, good_k, share_bad_k, too_many_bad_k
@@ -37,6 +37,7 @@ LONG_NAMES = {
     "half": "log_marginal from the first half of the samples",
     "starts": "starts from which modes were searched for",
     "optima": "distinct optima that the search for modes found",
+    "guide_share": "share of the draws that are the guide's, which bounds the weights",
     "apart": "how far two searches for modes lie apart",
     "converged": "whether the optimization of the row's guide came to rest",
     "refitted": "estimated again, since the guide's own bound lay above",
@@ -49,7 +50,7 @@ def log_marginal(
     data: Any,
     covariates: Mapping[str, Any] | None = None,
     *,
-    method: str | Estimator = "importance",
+    method: str | Estimator = DEFAULT,
     num_samples: int | None = None,
     max_bytes: int = MAX_BYTES,
     vectorize: bool = True,
@@ -68,13 +69,14 @@ def log_marginal(
     Args:
         program: as in :func:`pyrovae.evaluation.log_weights`.
         data: the data, N rows; NaN is a missing entry.
-        method: ``"importance"`` (draws of the guide), ``"refined"`` (of a guide optimized for each datum),
-            ``"mixture"`` (of the guide and of guides optimized around all modes that a search finds; the one to rely on),
-            ``"ais"`` (annealing from the guide), or an estimator with options of your own: ``Refined("normal", num_steps=500)``.
+        method: ``"auto"`` is ``"mixture"`` (draws of the guide and of Gaussians optimized around all modes that a search
+            finds) where the program has one, else ``"importance"``, and ``notes`` say so. Cheaper, but without a word where
+            the guide misses a mode: ``"importance"`` (draws of the guide) and ``"refined"`` (of one Gaussian optimized for
+            each datum). ``"ais"`` anneals from the guide. An estimator has options: ``Mixture(robust=True)``.
         num_samples: samples (or chains) per datum; by default 1000, of chains 16.
         covariates: for each name, a tensor of N rows.
         max_bytes: refuse what needs more memory.
-        vectorize: False runs the program once for each draw (importance only).
+        vectorize: False runs the program once for each draw (by importance sampling).
         seed: makes the draws reproducible.
         progress: True shows a bar, False none; by default there is one on a terminal.
         resume: a folder in which finished blocks of rows are kept, so that the same call goes on where it was stopped;
@@ -85,8 +87,9 @@ def log_marginal(
         the samples, to see whether it has converged), in nats, float64. Other methods than importance sampling compare each
         estimate with the ELBO under the program's own guide: a row whose ELBO lies above by three standard errors of each is
         estimated again (``refitted``), and ``flagged`` where it stays so; the two are never combined. Refined guides tell which
-        rows have ``converged``; a mixture tells its ``starts`` and distinct ``optima``, and, if ``robust``, how far its two
-        searches lie ``apart``. ``pareto_k`` does not exceed the limit where the tail of the weights is worth less than .02 nats.
+        rows have ``converged``; a mixture tells its ``starts``, distinct ``optima``, ``guide_share`` (the part of its draws that
+        is the guide's), and, if ``robust``, how far its two searches lie ``apart``. ``pareto_k`` does not exceed the limit where
+        the tail of the weights is worth less than .02 nats.
         The attributes tell the method, the rows, and how many numbers the program observes in all complete rows (``entries``),
         with the sum of their absolute values (``magnitude``); ``notes`` is among them where rows have not converged, or where the
         estimates are unreliable: more than 5 % of the rows have a Pareto shape above the limit for so many samples. The evidence
@@ -103,20 +106,30 @@ def log_marginal(
     >>> def guide(x):
     ...     with pyro.plate("data", len(x)):
     ...         pyro.sample("z", dist.Normal(x / 2, 0.5**0.5))
-    >>> sorted(log_marginal((model, guide), torch.zeros(3), seed=0))
+    >>> found = log_marginal((model, guide), torch.zeros(3), seed=0)
+    >>> found.attrs["method"], found.log_marginal.values.round(2)
+    ('mixture', array([-1.27, -1.27, -1.27]))
+    >>> sorted(log_marginal((model, guide), torch.zeros(3), method="importance", seed=0))
     ['elbo', 'ess', 'gap', 'half', 'log_marginal', 'mcse', 'pareto_k']
     """
-    estimator = as_estimator(method)
-    num_samples = estimator.num_samples if num_samples is None else num_samples
     if resume is not None and seed is None:
         raise ValueError(
             "resume needs a seed, so that the rest of the draws is the same as without a stop: pass seed=0"
         )
-    plan: dict[str, Any] = {"at_once": estimator.per_row(num_samples), "vectorize": vectorize, "seed": seed}
-    plan |= {"max_bytes": max_bytes, "progress": progress}
-    work = RowWork(program, data, covariates, num_samples=num_samples, **plan)
-    if not latent_names(work.dry_run.guide_trace):  # all are summed out: the program's own terms are exact
+    plan: dict[str, Any] = {"vectorize": vectorize, "seed": seed, "max_bytes": max_bytes, "progress": progress}
+
+    def worked(by: Estimator) -> RowWork:
+        size = by.num_samples if num_samples is None else num_samples
+        return RowWork(program, data, covariates, num_samples=size, at_once=by.per_row(size), **plan)
+
+    estimator, why = as_estimator(method), ""
+    work = worked(estimator)
+    exact = not latent_names(work.dry_run.guide_trace)  # all are summed out: the program's own terms are log p(x)
+    if exact:
         estimator = as_estimator("importance")
+    else:
+        estimator, why = estimator.suited(work)
+        work = worked(estimator) if why else work
 
     def task(block: Block) -> dict[str, Tensor]:
         columns = _estimated(estimator, block)
@@ -131,12 +144,15 @@ def log_marginal(
         columns["gap"] = columns["log_marginal"] - columns["elbo"]
         return columns | _observed(block.call)
 
-    return _dataset(work.run(task, estimator.name, resume=resume, settings=estimator), estimator, work)
+    found = _dataset(work.run(task, estimator.name, resume=resume, settings=estimator), estimator, work, why)
+    return found.assign_attrs(estimator="exact") if exact else found
 
 
 def _estimated(estimator: Estimator, block: Block) -> dict[str, Tensor]:
     weights, known = estimator.evaluate(block)
-    return summary(weights, estimator.strata) | known
+    columns = summary(weights, estimator.strata) | known
+    zero = columns["log_marginal"].isneginf()  # no weight has a tail
+    return columns | {"pareto_k": columns["pareto_k"].masked_fill(zero, 0.0)}
 
 
 def _behind(columns: Mapping[str, Tensor], own: Tensor) -> Tensor:
@@ -201,7 +217,9 @@ def _note(columns: Mapping[str, Tensor], num_samples: int, estimator: Estimator)
         )
     if not too_many_bad_k(share):
         return ""
-    remedy = "refine (method 'refined' or 'ais')" if isinstance(estimator, Importance) else "take more steps or samples"
+    remedy = (
+        "search for modes (method 'mixture')" if isinstance(estimator, Importance) else "take more steps or samples"
+    )
     return (
         f"importance-sampling estimates with this guide are unreliable for {share:.0%} of the rows (Pareto k above "
         f"{good_k(num_samples):.2f}), and biased downwards; {remedy}"
@@ -219,7 +237,26 @@ def _lost(columns: Mapping[str, Tensor]) -> str:
     )
 
 
-def _dataset(columns: Mapping[str, Tensor], estimator: Estimator, work: RowWork) -> xr.Dataset:
+def fallen_back(why: str) -> str:
+    """Which method took the place of the mixture, and why, in a sentence; empty without a reason."""
+    return why and (
+        f"estimated by importance sampling from the guide, which loses modes that the guide misses without an alarm: there is no "
+        f"mixture, since {why}"
+    )
+
+
+def _unbounded(columns: Mapping[str, Tensor]) -> str:
+    """In how many rows the guide takes no part in the mixture, in a sentence."""
+    count = int((columns["guide_share"] == 0).sum()) if "guide_share" in columns else 0
+    return (
+        f"the guide has no density at the draws of others in {count} rows (it draws auxiliary sites, masks other latents than "
+        "the model, or is a flow without an inverse): the mixture is of Gaussians alone, and nothing bounds its weights"
+        if count
+        else ""
+    )
+
+
+def _dataset(columns: Mapping[str, Tensor], estimator: Estimator, work: RowWork, why: str) -> xr.Dataset:
     import xarray as xr
 
     variables = {n: ("data", columns[n].numpy(), {"long_name": text}) for n, text in LONG_NAMES.items() if n in columns}
@@ -238,7 +275,7 @@ def _dataset(columns: Mapping[str, Tensor], estimator: Estimator, work: RowWork)
     }
     if columns["entries"].any():
         attributes |= {name: columns[name].sum().item() for name in ("entries", "magnitude")}
-    notes = [_note(columns, work.num_samples, estimator), _lost(columns)]
+    notes = [fallen_back(why), _note(columns, work.num_samples, estimator), _lost(columns), _unbounded(columns)]
     notes += [not_converged(columns["converged"])] if "converged" in columns else []
     if any(notes):
         attributes["notes"] = "; ".join(filter(None, notes))

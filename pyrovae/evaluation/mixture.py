@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -11,11 +11,13 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyrovae.evaluation.fitting import family_for, fit_gaussian
+from pyrovae.evaluation.fitting import LONG, family_for, fit_gaussian
 from pyrovae.evaluation.gaussian import Gaussian
 from pyrovae.evaluation.psis import settled_k
 from pyrovae.evaluation.unconstrained import LatentSpace
 from pyrovae.programs.call import checked
+from pyrovae.programs.rows import RowWork
+from pyrovae.programs.sites import latent_names
 
 CLIMB = (20, 40)
 """Steps uphill of all starts, and then of those that still lie apart."""
@@ -31,6 +33,8 @@ WIDEST = 3.0
 """The largest scale of a Gaussian at an optimum, in units of the guide's."""
 PILOT = 16
 """Draws of each component from which the number of its final draws follows."""
+PROBED = 64
+"""Rows on which it is tried whether a program has a mixture."""
 
 
 class Optima(NamedTuple):
@@ -137,6 +141,34 @@ class Proposals:
         return (log_joint - (each + self.log_shares[:, None]).logsumexp(0)).double(), alone.double()
 
 
+def lacking(work: RowWork) -> str:
+    """Why these rows have no mixture of proposals, in words; empty where they have one."""
+    if not latent_names(work.dry_run.guide_trace):  # all are summed out: there is nothing to search
+        return ""
+    if not work.vectorize:
+        return "the program runs once for each draw"
+    call = work.call(work.first(len(work) if work.whole else min(work.rows, PROBED)))
+    try:
+        with work.evaluating(0), poutine.block():
+            space = LatentSpace(call)
+            space.log_joint(space.guide_draws(2) + 1e-3, masked=True)  # no draws that a flow remembers
+    except (ValueError, KeyError, NotImplementedError) as error:
+        return str(error).partition(":")[0].strip("'\"")
+    return f"{space.size:,} coordinates of a row are more than {LONG}" if space.size > LONG else ""
+
+
+def has_density(space: LatentSpace) -> bool:
+    """Whether the guide has a density at the draws of others, of the coordinates that the model counts."""
+    if space.auxiliary or not space.masked_alike:
+        return False
+    try:
+        with torch.no_grad(), poutine.block(), checked(False):
+            space.log_guide(space.guide_draws(1) + 1e-3, masked=True)
+    except (KeyError, NotImplementedError):  # a flow that remembers its own draws alone
+        return False
+    return True
+
+
 def search(space: LatentSpace, num_starts: int, num_candidates: int, num_optima: int) -> Optima:
     """Climb from many starts, and keep the distinct optima; starts that have come to one hill climb on as one.
 
@@ -235,20 +267,44 @@ def laplace(space: LatentSpace, places: Tensor, spread: Tensor) -> Gaussian:
 
 
 def proposals(
-    space: LatentSpace, optima: Optima, total: int, *, family: str, num_steps: int, num_particles: int, rate: float
+    space: LatentSpace,
+    optima: Optima,
+    total: int,
+    *,
+    family: str,
+    num_steps: int,
+    num_particles: int,
+    rate: float,
+    repeated: Callable[[Tensor], LatentSpace] | None = None,
 ) -> Proposals:
-    """Gaussians fitted at the guide's moments and at the optima; a pilot decides how many strata each of them gets."""
+    """Gaussians fitted at the guide's moments and at the optima; a pilot decides how many strata each of them gets.
+
+    Args:
+        space: the latents of the rows.
+        optima: as :func:`search` finds them.
+        total: the number of final draws.
+        family: as in :func:`pyrovae.evaluation.refine`.
+        num_steps: steps of Adam.
+        num_particles: draws per component and step.
+        rate: the learning rate of the first step.
+        repeated: from numbers of rows, each as often as it has components, to their latents, so that rows with few optima
+            cost little; None where rows cannot be taken out, and every row gets as many components as any.
+    """
     own, copies = Gaussian.of_draws(space.guide_draws(PILOT**2)), len(optima.places) + 1
-    family = family_for(family, space.size)
-    if family == "full":
-        around, scale = laplace(space, optima.places, own.tril), torch.diag_embed(own.tril)
-    else:  # the curvature would be as large as a full covariance
-        around, scale = Gaussian(optima.places, own.tril.expand_as(optima.places)), own.tril
-    loc, tril = torch.cat([own.loc[None], around.loc]), torch.cat([scale[None], around.tril])
-    start = Gaussian(loc.flatten(0, 1), tril.flatten(0, 1))
-    stack: Any = Stack(space, copies)
-    gaussian = fit_gaussian(stack, family, num_steps, num_particles, rate, start=start).gaussian
-    takes_part = not space.auxiliary and space.masked_alike
+    has = torch.arange(copies, device=own.loc.device)[:, None] <= optima.counts.to(own.loc.device)
+    which, row = (has if repeated else torch.ones_like(has)).nonzero(as_tuple=True)
+    stack: Any = repeated(row) if repeated else Stack(space, copies)
+    family, spread = family_for(family, space.size), own.tril[row]
+    loc, tril = torch.cat([own.loc[None], optima.places])[which, row], spread
+    if family == "full":  # else the curvature would be as large as a full covariance
+        around, is_own = laplace(stack, loc[None], spread), which == 0
+        loc = torch.where(is_own[:, None], loc, around.loc[0])
+        tril = torch.where(is_own[:, None, None], torch.diag_embed(spread), around.tril[0])
+    gaussian = fit_gaussian(stack, family, num_steps, num_particles, rate, start=Gaussian(loc, tril)).gaussian
+    number = row[: space.rows].repeat(copies, 1)  # a component that a row lacks is its first one again
+    number[which, row] = torch.arange(len(row), device=number.device)
+    gaussian = gaussian.each(lambda value: value[number.flatten()])
+    takes_part = has_density(space)
     strata = STRATA - 2 if takes_part else STRATA
     every = torch.arange(copies)
     pilot = Proposals(space, gaussian, every[:, None].expand(-1, space.rows), copies * PILOT)

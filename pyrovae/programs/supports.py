@@ -66,7 +66,13 @@ def check_data(program: Program, args: tuple, kwargs: Mapping[str, Any]) -> None
         for site in sites_of(trace):
             inside = inside_support(site) if site["is_observed"] else None
             if inside is not None and not inside.all():
-                base = getattr(site["fn"], "base_dist", site["fn"])
+                base, missing = getattr(site["fn"], "base_dist", site["fn"]), site["value"].isnan()
+                if missing.any():
+                    raise ValueError(
+                        f"{site['name']} holds NaN in {rows_text(missing if missing.ndim else missing[None])}, which the program "
+                        "does not take for missing entries: observe through pyrovae.missing.observed, as a VAE does, or leave "
+                        "these rows out"
+                    )
                 raise ValueError(
                     f"{site['name']} holds values outside the support of {support_text(base)} in "
                     f"{rows_text(~inside if inside.ndim else ~inside[None])}: transform the data into the support, mark "

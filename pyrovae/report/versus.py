@@ -59,7 +59,13 @@ def compared(subjects: Sequence[Subject], rows: int | None, seed: int, progress:
         raise ValueError("it needs the data and the VAE of every run")
     rows = rows or min(affordable_rows(vae, data.test, EVIDENCE_DRAWS) for vae in models.values())
     test = some_rows(data.test, rows, seed)
-    return compare(models, test, num_samples=EVIDENCE_DRAWS, seed=seed, progress=progress)
+    options: dict[str, Any] = {
+        "method": "importance",
+        "num_samples": EVIDENCE_DRAWS,
+        "seed": seed,
+        "progress": progress,
+    }
+    return compare(models, test, **options)  # by the estimator of the page of each run
 
 
 def _agreement(subjects: Sequence[Subject], rows: int | None, seed: int) -> Agreement:

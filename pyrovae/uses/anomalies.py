@@ -316,7 +316,8 @@ def _left_out(program: Any, rows: Data, plan: Mapping[str, Any]) -> tuple[Array,
     hidden = x.to(torch.get_default_dtype() if not x.is_floating_point() else x.dtype)[:, None].repeat(1, features, 1)
     hidden[:, torch.arange(features), torch.arange(features)] = torch.nan
     copies = rows[torch.arange(len(rows)).repeat_interleave(features)]
-    others = log_marginal(program, replace(copies, x=hidden.reshape(-1, *rows.event_shape)), **plan)
-    whole = log_marginal(program, rows, **plan)["log_marginal"].values
+    by: dict[str, Any] = {"method": "importance", **plan}  # each row once for each of its features
+    others = log_marginal(program, replace(copies, x=hidden.reshape(-1, *rows.event_shape)), **by)
+    whole = log_marginal(program, rows, **by)["log_marginal"].values
     elpd = whole[:, None] - others["log_marginal"].values.reshape(len(rows), features)
     return np.where(x.isnan().numpy(), np.nan, elpd), others["pareto_k"].values.reshape(len(rows), features)

@@ -16,7 +16,8 @@ import torch
 from pyrovae.comparison import Comparison, Pointwise
 from pyrovae.data import Data, as_data
 from pyrovae.errors import check_integer, refusal
-from pyrovae.evaluation import log_marginal
+from pyrovae.evaluation import Estimator, log_marginal
+from pyrovae.evaluation.estimators import DEFAULT
 from pyrovae.limits import ERRORS
 from pyrovae.programs.rows import bar, mixed
 from pyrovae.training import fit
@@ -114,7 +115,7 @@ def choose(
     *,
     budget: int,
     refits: int = 3,
-    method: str = "importance",
+    method: str | Estimator = DEFAULT,
     num_samples: int = 200,
     fit_options: Mapping[str, Any] | None = None,
     resume: str | Path | None = None,
@@ -126,7 +127,8 @@ def choose(
     The rows are cut in three: 60 % to train on, 20 % to select by, 20 % for the last word. All models are trained for a few
     epochs; the better half by log p(x) of the selection rows is trained for twice as many, and so on until at most four are
     left. These are fitted several times from new seeds and compared on the last rows, which selected nothing. Chosen is the
-    first model of the grid that is not told apart from the best, over rows, draws and refits.
+    first model of the grid that is not told apart from the best, over rows, draws and refits. The halving ranks by importance
+    sampling from the guide, which is cheap and at worst too low; the last rows are evaluated by ``method``.
 
     Every training starts anew from its seed, so that a stopped search goes on with the trainings that are not done. Models
     are never compared at their training loss, so that beta is not chosen by the loss that it defines: of programs
@@ -139,7 +141,7 @@ def choose(
         covariates: for each name, a tensor of as many rows.
         budget: epochs of training, all trainings together; half of them are for the refits.
         refits: trainings of each finalist.
-        method: as in :func:`pyrovae.log_marginal`.
+        method: of the finalists' evidence, as in :func:`pyrovae.log_marginal`.
         num_samples: samples per row.
         fit_options: of :func:`pyrovae.fit`, such as ``{"learning_rate": 3e-3}``.
         resume: a folder in which finished trainings are kept.
@@ -181,10 +183,11 @@ def choose(
                 torch.manual_seed(mixed(seed, number))
                 program = make(**models[name])
             fit(program, train, epochs=epochs, seed=mixed(seed, number), progress=False, **(fit_options or {}))
-            found = log_marginal(program, on, method=method, num_samples=num_samples, seed=seed, progress=False)
+            found = log_marginal(program, on, method=by, num_samples=num_samples, seed=seed, progress=False)
             return Pointwise.of_dataset(found)
 
-        settings = (name, epochs, number, seed, method, num_samples, sorted((fit_options or {}).items()))
+        by = method if number else "importance"
+        settings = (name, epochs, number, seed, by, num_samples, sorted((fit_options or {}).items()))
         return _kept(resume, f"{settings} {train.fingerprint()} {on.fingerprint()}", job)
 
     left, trials = list(models), []
@@ -255,18 +258,18 @@ def _kept(folder: str | Path | None, settings: str, job: Callable[[], Pointwise]
     if folder is None:
         return job()
     path = Path(folder) / f"{hashlib.blake2b(settings.encode(), digest_size=12).hexdigest()}.npz"
-    names = ("log_p", "elbo", "mcse", "pareto_k", "half")
+    names = ("log_p", "elbo", "mcse", "pareto_k", "half", "flagged")
     known = ("measure", "estimator", "num_samples")
     if not path.exists():
         found = job()
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".part.npz")
-        arrays = {n: getattr(found, n) for n in names} | {n: np.array(str(getattr(found, n))) for n in known}
-        np.savez(part, **arrays)
+        arrays: dict[str, Any] = {n: value for n in names if (value := getattr(found, n)) is not None}
+        np.savez(part, **arrays | {n: np.array(str(getattr(found, n))) for n in known})
         part.replace(path)
     with np.load(path) as held:
         texts = {name: str(held[name]) for name in known}
-        arrays = {name: held[name] for name in names}
+        arrays = {name: held[name] for name in names if name in held}
     return Pointwise(
         **arrays, measure=texts["measure"], estimator=texts["estimator"], num_samples=int(texts["num_samples"])
     )

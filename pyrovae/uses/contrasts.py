@@ -33,6 +33,11 @@ Units = NDArray[np.int64]
 Quantity: TypeAlias = "str | Callable[[Mapping[str, Tensor], Any], Tensor]"
 """A word, or a function of the latents by site ``(draws, rows, ...)`` and of the likelihood, to ``(draws, rows, features)``."""
 MEANS: Mapping[str, Callable[[Tensor], Tensor]] = {"mean": lambda mean: mean, "log_mean": torch.log}
+RESIDUALS: Mapping[str, Callable[[Array, Array], Array]] = {
+    "mean": lambda seen, expected: seen - expected,
+    "log_mean": lambda seen, expected: (seen - expected) / np.maximum(expected, 1e-300),  # to first order
+}
+"""What the mean of a unit's data lies above the model's, on the scale of the quantity."""
 DRAWS = 4000
 """Draws of the difference, for all refits together; as many pairs of prior draws."""
 FALSE = 0.05
@@ -78,11 +83,14 @@ def contrast(
         D = h(z_a) - h(z_b),\ a \in A,\ b \in B \text{ at random} \ (\text{"population"})
 
     Latents are drawn from the guide and chosen by Pareto-smoothed weights. The difference of means has three sources of
-    uncertainty: of the latents given each row; of the units, which are a sample (Welch's t of their posterior means); and,
-    where several refits are given, of the weights. Without ``groups`` every row counts as a unit of its own; where rows of one
-    donor are alike that is wrong, and most of what it calls changed is false. The random pair tells how often two rows differ.
-    All is of the model: where a fit smooths away what units differ by, their spread is too small and too much is called, so
-    hold the features that are called against tests of the units' own totals (pseudobulk).
+    uncertainty: of the latents given each row; of the units, which are a sample (Welch's t of their means); and, where several
+    refits are given, of the weights. Without ``groups`` every row counts as a unit of its own; where rows of one donor are alike
+    that is wrong, and most of what it calls changed is false. The random pair tells how often two rows differ.
+
+    A fit smooths away a part of what donors differ by. With ``groups`` the means of units are therefore those of the model plus
+    what the units' data lie above it on average, as in a test of pseudobulk totals; so for ``"log_mean"``, and for ``"mean"``
+    under the rows' own covariates. Elsewhere (a function of your own, random pairs) the units differ by what the model says
+    alone, and too much is called: hold it against tests of the units' totals.
 
     The expected false discovery rate of a feature is the mean of P(\|D\| <= delta) over it and all surer features. The Bayes
     factor divides the odds of \|D\| > delta by those of two rows of the prior.
@@ -133,24 +141,27 @@ def contrast(
     sides = [as_data(rows) for rows in (rows_a, rows_b)]
     units = [_units(rows, groups, number) for number, rows in enumerate(sides)]
     settings = [{}] if under is None else [under] if isinstance(under, Mapping) else list(under)
+    rectified = groups is not None and (quantity == "log_mean" or (quantity == "mean" and under is None))
     seed, every = seed_or_drawn(seed), -(-DRAWS // len(refits))
     rng = np.random.default_rng(seed)
     plan: dict[str, Any] = {"num_samples": num_proposals, "max_bytes": max_bytes, "progress": progress}
     drawn, prior, ks = [], [], []
     for number, refit in enumerate(refits):
-        values = []
+        values: list[Array] = []
+        rest: list[Array | None] = []
         for side, rows in enumerate(sides):
             work = local_work(refit, rows, seed=mixed(seed, number, side), **plan)
             num_prior = -(-DRAWS // len(rows))
 
             def task(block: Block, num_prior: int = num_prior) -> dict[str, Tensor]:
-                return _of_block(block, num_samples, num_prior, quantity, settings)
+                return _of_block(block, num_samples, num_prior, quantity, settings, rectified)
 
             found = work.run(task, "contrast")
             values.append(array(found["quantity"]))
+            rest.append(_of_units(found, units[side], quantity) if "seen" in found else None)
             prior.append(array(found["prior"]).reshape(-1, values[-1].shape[-1]))
             ks.append(array(found["pareto_k"]))
-        drawn.append(_ESTIMANDS[estimand](values, units, every, rng))
+        drawn.append(_ESTIMANDS[estimand](values, units, rest, every, rng))
     first, second = (rng.permutation(np.concatenate(prior[side::2]))[:DRAWS] for side in range(2))
     size = min(len(first), len(second))
     differences = first[:size] - second[:size]
@@ -176,13 +187,25 @@ def _units(rows: Data, groups: Any, side: int) -> Units:
 
 
 def _of_block(
-    block: Block, num_samples: int, num_prior: int, quantity: Quantity, settings: Sequence[Mapping[str, Any]]
+    block: Block,
+    num_samples: int,
+    num_prior: int,
+    quantity: Quantity,
+    settings: Sequence[Mapping[str, Any]],
+    rectified: bool,
 ) -> dict[str, Tensor]:
-    """The quantity at draws of the posterior and of the prior of some rows, rows first, averaged over the settings."""
+    """The quantity at draws of the posterior and of the prior of some rows, rows first, averaged over the settings.
+
+    If rectified, also what was seen and the model's mean of it, entry by entry, 0 for missing ones.
+    """
     found, drawn = reweighted(block, num_samples), {}
     for name, latents, size in (("quantity", found.latents, num_samples), ("prior", {}, num_prior)):
         each = [quantity_at(_under(block, one), latents, size, quantity) for one in settings]
         drawn[name] = torch.stack(each).mean(0).movedim(1, 0).float()
+    if rectified and isinstance(block.batch.x, Tensor):
+        seen = block.batch.x.reshape(len(block.batch.x), -1)
+        mean = quantity_at(block.call, found.latents, num_samples, "mean").mean(0)
+        drawn |= {"seen": seen.nan_to_num(), "expected": torch.where(seen.isnan(), 0.0, mean), "count": ~seen.isnan()}
     return {**drawn, "pareto_k": found.smoothed.k}
 
 
@@ -234,7 +257,19 @@ def quantity_at(call: Call, latents: Mapping[str, Tensor], num_samples: int, qua
     return value.reshape(*expected, -1)
 
 
-def _population(values: list[Array], units: list[Units], num: int, rng: np.random.Generator) -> Array:
+def _of_units(found: Mapping[str, Tensor], unit: Units, quantity: Any) -> Array:
+    """By how much the data of each unit lie above the model on average, ``(units, features)``."""
+    sums = {}
+    for name in ("seen", "expected", "count"):
+        sums[name] = np.zeros((unit.max() + 1, found[name].shape[1]))
+        np.add.at(sums[name], unit, array(found[name]))
+    count = np.maximum(sums["count"], 1)
+    return RESIDUALS[quantity](sums["seen"] / count, sums["expected"] / count)
+
+
+def _population(
+    values: list[Array], units: list[Units], rest: list[Array | None], num: int, rng: np.random.Generator
+) -> Array:
     """Differences of random pairs: of a random row of a random unit on each side, at a random draw."""
     picked = []
     for drawn, unit in zip(values, units, strict=True):
@@ -244,17 +279,21 @@ def _population(values: list[Array], units: list[Units], num: int, rng: np.rando
     return picked[0] - picked[1]
 
 
-def _mean(values: list[Array], units: list[Units], num: int, rng: np.random.Generator) -> Array:
+def _mean(
+    values: list[Array], units: list[Units], rest: list[Array | None], num: int, rng: np.random.Generator
+) -> Array:
     """Differences of the means of two populations of units: of those at hand, plus Welch's t for their being a sample.
 
-    The spread of the units is that of their posterior means, so that what a latent is not known enters once, by its draws.
+    The spread of the units is that of their posterior means, so that what a latent is not known enters once, by its draws;
+    where rest is given, by which the data of units lie above the model, it is part of their means.
     """
     centers, variances, weights = [], [], []
-    for drawn, unit in zip(values, units, strict=True):
+    for drawn, unit, above in zip(values, units, rest, strict=True):
         count = unit.max() + 1
         means = np.zeros((count, *drawn.shape[1:]))
         np.add.at(means, unit, drawn)
         means /= np.bincount(unit)[:, None, None]
+        means = means if above is None else means + above[:, None]
         centers.append(means.mean(0))
         variances.append(means.mean(1).var(0, ddof=1) / count if count > 1 else np.zeros(drawn.shape[-1]))
         weights.append(max(count - 1, 1))

@@ -13,7 +13,8 @@ from pyrovae.checks.findings import CAUTION, GOOD, Finding, Result, of_p
 from pyrovae.comparison import Comparison, Pointwise
 from pyrovae.data import Data, as_data, split
 from pyrovae.errors import check_integer, refusal
-from pyrovae.evaluation import log_marginal
+from pyrovae.evaluation import Estimator, log_marginal
+from pyrovae.evaluation.estimators import DEFAULT
 from pyrovae.programs.rows import bar, mixed
 from pyrovae.training import fit
 from pyrovae.uses.choosing import models_of
@@ -48,7 +49,7 @@ def prior_sensitivity(
     *,
     conclusions: Mapping[str, Conclusion],
     refits: int = 3,
-    method: str = "importance",
+    method: str | Estimator = DEFAULT,
     num_samples: int = 200,
     fit_options: Mapping[str, Any] | None = None,
     seed: int = 0,

@@ -46,7 +46,8 @@ def anomaly_scores(
 
     with H the mean of :math:`-\log p` over rows that the program models (``reference``). A density may be larger on rows of
     another kind than on those it was trained on: simple images are the known case. Typicality calls strange a density that
-    is too large as well; a likelihood ratio takes out what a background model explains as well.
+    is too large as well; a likelihood ratio takes out what a background model explains as well. The evidence is by importance
+    sampling from the guide, cheap and alike for all rows: a score orders rows, and is held against that of calibration rows.
 
     Args:
         program: anything with ``model`` and ``guide``, a pair of them, or a ``pyro.infer.SVI``.
@@ -121,7 +122,7 @@ def _surprise(program: Any, rows: Data, score: Score, plan: Mapping[str, Any]) -
     if score == "elbo":
         found = elbo(program, rows, **{**plan, "num_samples": plan["num_samples"] or 100})
         return np.stack([-found["elbo"].values, found["elbo_error"].values]), {}
-    found = log_marginal(program, rows, **plan)
+    found = log_marginal(program, rows, method="importance", **plan)
     notes = {"notes": found.attrs["notes"]} if "notes" in found.attrs else {}
     return np.stack([-found["log_marginal"].values, found["mcse"].values]), notes
 

@@ -79,7 +79,9 @@ def by_hand(data: pvae.data.Data, seed: int) -> pvae.VAE:
 
 
 def evidence(vae: pvae.VAE, rows: pvae.data.Data) -> np.ndarray:
-    return pvae.log_marginal(vae, rows, num_samples=100, seed=0, progress=False)["log_marginal"].values
+    return pvae.log_marginal(vae, rows, method="importance", num_samples=100, seed=0, progress=False)[
+        "log_marginal"
+    ].values
 
 
 def imputed(

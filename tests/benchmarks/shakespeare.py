@@ -94,7 +94,8 @@ def main() -> None:
         decoder.load_state_dict(begun.likelihood.likelihood.state_dict())
         folder = options.folder / ("with" if sees else "without")
         trained(vae, x, folder, options.more, *((options.free_nats, options.anneal) if sees else ()))
-        found = pvae.log_marginal(vae, held_out, num_samples=options.draws if sees else 1, seed=0, progress=False)
+        draws = options.draws if sees else 1
+        found = pvae.log_marginal(vae, held_out, method="importance", num_samples=draws, seed=0, progress=False)
         perplexity = math.exp(-float(found.log_marginal.sum()) / characters)
         print(f"{'with' if sees else 'without'} a latent: perplexity {perplexity:.3f}, ", end="")
         print(f"{float(found.log_marginal.mean()):.2f} nats per line", flush=True)
