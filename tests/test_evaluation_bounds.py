@@ -1,6 +1,7 @@
 """Log weights, the ELBO and its parts: exact values, one noise for all parts, memory by argument, seeds, modes."""
 
 import math
+from functools import partial
 
 import pyro
 import pyro.distributions as dist
@@ -251,7 +252,21 @@ def test_other_kinds_of_rows():
 
 
 @pytest.mark.parametrize("row", [1, 70])
-@pytest.mark.parametrize("evaluate", [elbo, pvae.log_marginal, log_weights, pvae.impute])
+def test_a_program_that_takes_no_missing_entries_says_so_of_a_row_with_one():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(pyro.sample("z", dist.Normal(0.0, 1.0)), 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 2, 0.5**0.5))
+
+    x = torch.tensor([0.0, 1.0, 2.0, torch.nan])
+    with pytest.raises(ValueError, match=r"x holds NaN in 1 of 4 rows \(3\), which the program does not take for missing"):
+        log_marginal((model, guide), x, num_samples=5, seed=0)
+
+
+@pytest.mark.parametrize("evaluate", [elbo, partial(log_marginal, method="importance"), log_weights, pvae.impute])
 def test_rows_outside_the_support_are_refused_wherever_they_stand(evaluate, row, pairs):
     pairs(256)
     vae = pvae.VAE(

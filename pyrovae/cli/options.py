@@ -33,9 +33,8 @@ Out = Annotated[
 Method = Annotated[
     str,
     typer.Option(
-        help="importance (the guide's draws; cheap, but modes that the guide misses are lost without a word), refined (a "
-        "Gaussian optimized for each row), mixture (several, at all modes that are found), ais (annealing), or auto: mixture "
-        "where the program has one."
+        help="auto, importance, refined, mixture or ais. auto is mixture, which searches for modes, where the program has one; "
+        "importance and refined are cheaper, and lose modes that the guide misses without a word."
     ),
 ]
 METHOD = "auto"
