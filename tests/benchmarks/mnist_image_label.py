@@ -101,7 +101,7 @@ def main() -> None:
         flush=True,
     )
     both = {"x": x[some], "y": y[some].float()}
-    plain = pvae.log_marginal(vae, both, num_samples=arguments.samples, seed=0, progress=False)
+    plain = pvae.log_marginal(vae, both, method="importance", num_samples=arguments.samples, seed=0, progress=False)
     print(
         f"log p(x, y), K = {arguments.samples}: {float(plain.log_marginal.mean()):.3f} over {arguments.rows} rows",
         flush=True,

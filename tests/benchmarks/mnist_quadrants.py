@@ -125,7 +125,8 @@ def main() -> None:
                 pvae.fit(program, rows["train"], epochs=arguments.epochs, **options)
                 minutes = (time.process_time() - started) / 60
                 some = rows["test"][: arguments.rows]
-                found = pvae.log_marginal(program, some, num_samples=arguments.samples, seed=1, progress=False)
+                plan = {"method": "importance", "num_samples": arguments.samples, "seed": 1, "progress": False}
+                found = pvae.log_marginal(program, some, **plan)
                 bad = float((found.pareto_k > 0.7).mean())
                 told = {"elbo": float(found.elbo.mean()), "bad_k": bad, "minutes": minutes}
                 kept.write_text(json.dumps({"log_marginal": found.log_marginal.values.tolist(), **told}))
