@@ -262,7 +262,9 @@ def test_a_program_that_takes_no_missing_entries_says_so_of_a_row_with_one():
             pyro.sample("z", dist.Normal(x / 2, 0.5**0.5))
 
     x = torch.tensor([0.0, 1.0, 2.0, torch.nan])
-    with pytest.raises(ValueError, match=r"x holds NaN in 1 of 4 rows \(3\), which the program does not take for missing"):
+    with pytest.raises(
+        ValueError, match=r"x holds NaN in 1 of 4 rows \(3\), which the program does not take for missing"
+    ):
         log_marginal((model, guide), x, num_samples=5, seed=0)
 
 
