@@ -145,7 +145,7 @@ def main() -> None:
     parser.add_argument("--dropout", type=float, default=0.1)
     parser.add_argument("--state", type=int, default=64)
     parser.add_argument("--hidden", type=int, default=128)
-    parser.add_argument("--batch-size", type=int, default=20)
+    parser.add_argument("--batch-size", type=int, default=29)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, default=Path("build/jsb"))
     arguments = parser.parse_args()
@@ -165,7 +165,7 @@ def main() -> None:
             best[:] = min(best, found)
             minutes = (time.process_time() - spent) / 60
             print(
-                f"{every * len(history)} passes, {minutes:.1f} min of CPU: training {history['elbo'][-1]:.1f} per sequence, "
+                f"{every * len(history)} passes, {minutes:.1f} min of CPU: loss {history['loss'][-1]:.1f} per sequence, "
                 f"validation {found[0]}, test {found[1]}; best {best}",
                 flush=True,
             )
