@@ -147,13 +147,13 @@ def features(vae: pvae.VAE, x: torch.Tensor) -> torch.Tensor:
 
 
 def alone(
-    net: torch.nn.Module, rows: dict[str, torch.Tensor], known: np.ndarray, transform: Any, steps: int, draw: int
+    net: torch.nn.Module, rows: dict[str, torch.Tensor], known: np.ndarray, transform: Any, size: int, draw: int
 ) -> None:
-    """Train a classifier on the labelled rows alone; its ``forward`` gives logits, or a distribution that has them."""
+    """Train a classifier on batches of the labelled rows; its ``forward`` gives logits, or a distribution that has them."""
     torch.manual_seed(draw)
     optimizer, labelled = torch.optim.Adam(net.train().parameters()), torch.as_tensor(known)
-    for _ in range(steps):
-        batch = labelled[torch.randint(len(labelled), (100,))]
+    for _ in range(1500):
+        batch = labelled[torch.randint(len(labelled), (size,))]
         x = transform({name: value[batch] for name, value in rows.items()}, None)["x"]
         optimizer.zero_grad()
         found = net(x)
@@ -191,7 +191,7 @@ def m2(arguments: argparse.Namespace, number: int, draw: int) -> dict[str, float
     found = {"m2": right(model.classify({"x": seen, "y": torch.full((len(seen),), torch.nan)}), truth)}
     if draw == 0:
         net = convolutional()
-        alone(net, {"x": train, "label": labels}, known, moved_and_binarized, 1500, draw)
+        alone(net, {"x": train, "label": labels}, known, moved_and_binarized, 100, draw)
         with torch.no_grad():
             found["the classifier alone"] = right(net(seen).logits, truth)
     return found
@@ -228,7 +228,7 @@ def m1m2(arguments: argparse.Namespace, number: int, draw: int) -> dict[str, flo
     net = torch.nn.Sequential(
         torch.nn.Linear(seen.shape[-1], HIDDEN), torch.nn.Softplus(), torch.nn.Linear(HIDDEN, CLASSES)
     )
-    alone(net, {"x": train, "label": labels}, known, redrawn, 1500, draw)
+    alone(net, {"x": train, "label": labels}, known, redrawn, 200, draw)
     return {"m1m2": right(found, truth), "the classifier alone": right(net(seen), truth)}
 
 
