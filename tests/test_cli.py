@@ -831,8 +831,10 @@ def test_strange_rows_are_found_from_a_run_folder_alone(tmp_path):
     later.loc[13, "weight"] = 250.0
     later.to_csv(tmp_path / "later.csv", index=False)
     detect = ["detect", tmp_path / "run", tmp_path / "later.csv", "--num-samples", 50]
-    done = invoke(*detect, "--explain", 1, "--fdr", 0.5)
+    done = invoke(*detect, "--explain", 1, "--fdr", 0.5, "--rows-per-day", 1000, "--cost", 2)
     assert done.exit_code == 0, done.output
+    assert "1000 a day, 2 for each alarm" in done.output
+    assert "48.78" in done.output.split("for each alarm")[1]  # 2 of 41 p-values are at most .05
     assert "40 calibration rows; to discover a single one of 20 rows it takes 39" in done.output
     table = pd.read_csv(tmp_path / "run" / "anomalies.csv")
     assert table["row"].iloc[0] == 13

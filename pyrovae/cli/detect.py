@@ -37,6 +37,11 @@ def detect(
     explain: Annotated[
         int, typer.Option(help="So many of the strangest rows are explained by their features.", min=0)
     ] = 0,
+    rows_per_day: Annotated[
+        float | None,
+        typer.Option(help="Rows (windows) that arrive in a day: tells alarms by level, and what they cost."),
+    ] = None,
+    cost: Annotated[float, typer.Option(help="Of looking into one alarm.")] = 1.0,
     train: DataPath = None,
     num_samples: NumSamples = None,
     seed: Seed = 0,
@@ -70,6 +75,10 @@ def detect(
     cells = [[_cell(value) for value in line] for line in first.itertuples(index=False)]
     lead, *_ = repr(found).split("\n")
     show(quiet, lead, list(first.columns), cells)
+    if rows_per_day is not None:
+        daily = found.alarms(rows_per_day, cost).reset_index()
+        lines = [[_cell(value) for value in line] for line in daily.itertuples(index=False)]
+        show(quiet, f"{rows_per_day:g} a day, {cost:g} for each alarm", list(daily.columns), lines)
     for note in found.notes:
         say(quiet, f"note: {note}")
     say(quiet, f"table  {path}")

@@ -118,16 +118,21 @@ def code(options):
     start = time.process_time()
     blob = compress(vae, x, seed=0, progress=False)
     middle = time.process_time()
+    size = coded_size(blob)
+    parts = {"net": size["net"], "with initial bits": size["written"], "the file": size["file"]}
+    print(
+        f"{len(x)} rows ({variant}), trained for {results.get('cpu_seconds', '?')} CPU seconds:",
+        ", ".join(f"{name} {bits / dimensions:.4f}" for name, bits in parts.items()),
+        "bits/dim",
+        flush=True,
+    )
     found = decompress(vae, blob, progress=False)
     end = time.process_time()
     assert torch.equal(found, x)
-    size = coded_size(blob)
-    elbo = float(pvae.elbo(vae, x.float(), num_samples=4, seed=1, progress=False)["elbo"].sum()) / -math.log(2)
-    print(f"{len(x)} rows ({variant}), every byte came back; trained for {results.get('cpu_seconds', '?')} CPU seconds")
-    parts = {"net": size["net"], "with initial bits": size["written"], "the file": size["file"], "negative ELBO": elbo}
-    print(", ".join(f"{name} {bits / dimensions:.4f}" for name, bits in parts.items()), "bits/dim")
     rates = [dimensions / (1e6 * seconds) for seconds in (middle - start, end - middle)]
-    print(f"{rates[0]:.2f} MB/s in, {rates[1]:.2f} MB/s out, a byte an entry, of one thread's CPU time")
+    print(f"every byte came back; {rates[0]:.2f} MB/s in, {rates[1]:.2f} MB/s out, one thread's CPU time", flush=True)
+    elbo = float(pvae.elbo(vae, x.float(), num_samples=1, seed=1, progress=False)["elbo"].sum()) / -math.log(2)
+    print(f"negative ELBO {elbo / dimensions:.4f} bits/dim", flush=True)
     others = neighbors(images.x.to(torch.uint8).numpy(), variant != "uint8")
     print(", ".join(f"{name} {bits:.4f}" for name, bits in others.items()), "bits/dim")
     model = (pathlib.Path(options.run) / "state.safetensors").stat().st_size
