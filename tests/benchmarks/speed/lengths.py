@@ -33,6 +33,23 @@ def seconds(size: Size, level: str, steps: int, clock: Callable[[], float]) -> t
     return clock() - started, history.engine
 
 
+def show_break_even(medians: dict[int, dict[str, float]]) -> None:
+    """Print, for the levels by pairs, the steps from which on the second one's preparation has paid.
+
+    A level's seconds are a line through its first and its last length.
+    """
+    lines = {}
+    for level in ("eager", "trace", "compile"):
+        lengths = [steps for steps, found in medians.items() if level in found]
+        first, last = min(lengths), max(lengths)
+        slope = (medians[last][level] - medians[first][level]) / max(last - first, 1)
+        lines[level] = medians[first][level] - slope * first, slope
+    for one, other in (("eager", "trace"), ("eager", "compile"), ("trace", "compile")):
+        (start, step), (later, faster) = lines[one], lines[other]
+        steps = max(0.0, (later - start) / (step - faster)) if step > faster else float("inf")
+        print(f"{other} takes {later - start:+.2f} s more to prepare than {one}, and pays from {steps:.0f} steps on")
+
+
 def main() -> None:
     """Print, for each number of steps, the median seconds by level, and that of ``auto`` over the best of the others."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -46,15 +63,17 @@ def main() -> None:
     for name in options.only:
         for level in ("compile", "eager"):  # what is imported and built at first is not counted
             seconds(SIZES[name], level, 2 * SIZES[name].steps, clock)
+        medians: dict[int, dict[str, float]] = {}
         for steps in options.steps:
             levels = [level for level in LEVELS if steps <= MOST.get(level, steps)]
             found: dict[str, list[float]] = {level: [] for level in levels}
+            how = ""
             for number in range(options.rounds):
                 for level in levels if number % 2 else reversed(levels):
                     taken, engine = seconds(SIZES[name], level, steps, clock)
                     found[level].append(taken)
-                    how = engine if level == "auto" else ""
-            middle = {level: statistics.median(times) for level, times in found.items()}
+                    how = engine if level == "auto" else how
+            middle = medians[steps] = {level: statistics.median(times) for level, times in found.items()}
             best = min(value for level, value in middle.items() if level != "auto")
             print(
                 f"{name} {steps:7} steps: "
@@ -62,6 +81,8 @@ def main() -> None:
                 + f"; auto over the best {middle['auto'] / best:.2f} ({how})",
                 flush=True,
             )
+        if len(medians) > 1:
+            show_break_even(medians)
 
 
 if __name__ == "__main__":
