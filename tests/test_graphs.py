@@ -551,6 +551,24 @@ def test_a_last_layer_with_a_prior_trains_by_the_same_fit_and_has_both_evidences
     assert (error < 4 * torch.as_tensor(found.mcse.values) + 1e-3).all()
 
 
+class Sums(nn.Module):
+    def forward(self, x):
+        return x.cumsum(1)
+
+
+def test_a_smoother_reads_sequences_of_any_length_by_a_module_that_is_no_network():
+    torch.manual_seed(0)
+    combine = pvae.Factorized(dist.Normal, pvae.MLP(2 + 4, ()), 2)
+    smoother = pvae.conditionals.Smoother(Sums(), combine)
+    for steps in (3, 7):
+        x, z = torch.randn(5, steps, 3), torch.randn(5, steps, 2)
+        seen = {"mask": torch.ones_like(x, dtype=torch.bool)}
+        path = smoother(x, torch.zeros(2), lambda z, times: dist.Normal(z, 1.0).to_event(1), seen)
+        ahead = torch.stack([torch.cat([x[:, t:].sum(1), torch.full((5, 1), steps - t)], 1) for t in range(steps)], 1)
+        before = torch.cat([torch.zeros(5, 1, 2), z[:, :-1]], 1)
+        torch.testing.assert_close(path.log_prob(z), combine(torch.cat([before, ahead], -1)).log_prob(z).sum(-1))
+
+
 class GivenBias(nn.Module):
     """z given x and the decoder's bias b is exact, where x ~ N(z + b, 1) and z ~ N(0, 1)."""
 

@@ -95,11 +95,12 @@ def main() -> None:
     without = {"x": torch.full((arguments.rows, 784), torch.nan), "y": y[some].float()}
     drawn = pvae.impute(vae, without, num_samples=1, seed=0, progress=False).draws
     images = (drawn["x"] if isinstance(drawn, dict) else drawn)[0]
-    right = [float((net(part).argmax(-1) == truth).float().mean()) for part, truth in ((x, y), (images, y[some]))]
-    print(
-        f"image of the label: {right[1]:.4f} of {arguments.rows} classified as it; test images {right[0]:.4f}",
-        flush=True,
-    )
+    torch.manual_seed(2)
+    latents = {site: value[0] for site, value in vae.encode(without, num_samples=1).items()}
+    means = vae.decode(latents)["x"]
+    for what, part in (("draws", images), ("means", means), ("test images", x[some])):
+        share = float((net(part).argmax(-1) == y[some]).float().mean())
+        print(f"image of the label, {what}: {share:.4f} of {arguments.rows} classified as it", flush=True)
     both = {"x": x[some], "y": y[some].float()}
     plain = pvae.log_marginal(vae, both, method="importance", num_samples=arguments.samples, seed=0, progress=False)
     print(
