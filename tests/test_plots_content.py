@@ -221,7 +221,16 @@ def test_a_map_of_many_data_is_of_some_of_them(monkeypatch):
 
 
 def test_collapsed_posteriors_are_drawn_in_one_place():
-    assert (plots.plot_latent(np.ones((5, 4))).collections[0].get_offsets() == 1).all()
+    assert (plots.plot_latent(np.ones((25, 4))).collections[0].get_offsets() == 1).all()
+
+
+@pytest.mark.parametrize("num", [1, 19])
+def test_few_data_are_drawn_by_the_dimensions_in_which_they_differ_most(num):
+    z = normal(num, 4) * np.array([0.1, 3.0, 0.2, 2.0])
+    ax = plots.plot_latent(z, sd=np.ones((num, 4)))
+    pair = [1, 3] if num > 1 else [2, 3]
+    np.testing.assert_array_equal(ax.collections[0].get_offsets(), z[:, pair])
+    assert (ax.get_xlabel(), ax.get_ylabel()) == tuple(f"z[{dim}]" for dim in pair)
 
 
 def test_the_posteriors_width_is_drawn():
@@ -229,8 +238,8 @@ def test_the_posteriors_width_is_drawn():
     _, ellipses = plots.plot_latent(np.eye(2), sd=sd).collections
     assert np.allclose(ellipses.get_widths(), 2 * sd[:, 0])
     assert np.allclose(ellipses.get_heights(), 2 * sd[:, 1])
-    wide = np.ones((5, 3)) * np.array([1, 1, 1, 1, 2])[:, None]
-    sizes = plots.plot_latent(normal(5, 3), sd=wide).collections[0].get_sizes()
+    wide = np.where(np.arange(25)[:, None] == 4, 2.0, np.ones((25, 3)))
+    sizes = plots.plot_latent(normal(25, 3), sd=wide).collections[0].get_sizes()
     assert sizes[4] == pytest.approx(4 * sizes[0])
 
 

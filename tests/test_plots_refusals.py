@@ -54,7 +54,6 @@ REFUSALS = {
     "latent nan": (lambda: plots.plot_latent(np.full((5, 2), np.nan)), "z holds 10 NaN"),
     "latent labels": (lambda: plots.plot_latent(zeros(5, 2), [1, 2]), "z has 5, labels has 2"),
     "latent classes": (lambda: plots.plot_latent(zeros(60, 2), np.arange(60)), "60 classes"),
-    "latent one datum": (lambda: plots.plot_latent(zeros(1, 3)), "a map of neighbors needs at least two"),
     "latent matrix of labels": (lambda: plots.plot_latent(zeros(5, 2), zeros(5, 2)), r"labels should have shape \(data,\)"),
     "density dims": (lambda: plots.plot_latent_density(zeros(5, 2), zeros(5, 3)), "z has 2 latent dimensions, prior has 3"),
     "density panels": (lambda: plots.plot_latent_density(zeros(5, 3), zeros(5, 3), num_dims=0), "num_dims must be at least 1"),

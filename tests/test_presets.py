@@ -337,6 +337,10 @@ def test_rows_whose_squares_overflow_are_refused_by_column():
     assert caught.value.argument == "start"
     with pytest.raises(ValueError, match="column 'b' holds"):
         build_vae(3, likelihood="normal", start=pd.DataFrame(x.numpy(), columns=list("abc")))
+    x[:, 1] = 1e-18 * torch.randn(50)
+    assert build_vae(3, likelihood="normal", start=x).decode(torch.zeros(1, 10)).isfinite().all()
+    with pytest.raises(ValueError, match=r"column 1 varies by .*e-2\d, whose square vanishes .*: scale"):
+        build_vae(3, likelihood="normal", start=x * torch.tensor([1, 1e-5, 1]))
 
 
 def test_pseudo_inputs_are_rows_of_the_data():

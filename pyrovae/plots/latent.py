@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 MOST_CLASSES = 48
 """So many classes can be told apart by colors and markers."""
-_MOST_MAPPED = 1000
-"""At most so many data are on a map of neighbors, whose time grows faster than their number."""
+_LEAST_MAPPED, _MOST_MAPPED = 20, 1000
+"""So many data are on a map of neighbors: fewer have no neighborhoods, and its time grows faster than their number."""
 
 
 def plot_latent(
@@ -28,6 +28,7 @@ def plot_latent(
 
     Two dimensions are drawn as they are. Of more, a map is drawn that keeps neighbors together (t-SNE, of at most 1,000
     data, evenly chosen): near points are near in latent space; its axes, far distances and sizes of groups mean nothing.
+    Fewer than 20 data are drawn by the two dimensions in which they differ most.
     With ``sd`` those are neighbors whose posteriors are near, by the Wasserstein distance of normals,
 
     .. math:: W_2^2 = \lVert \mu - \mu' \rVert^2 + \lVert \sigma - \sigma' \rVert^2.
@@ -55,7 +56,11 @@ def plot_latent(
     same_length(z=points, labels=kinds, sd=spread)
     if dims < 2:
         raise ValueError("z has one latent dimension: write plot_latent_density(z, prior_draws)")
-    is_map = dims > 2
+    is_map = dims > 2 and num >= _LEAST_MAPPED
+    pair = [0, 1]
+    if not is_map:
+        pair = sorted(np.argsort(points.var(0), kind="stable")[-2:].tolist())
+        points, spread = points[:, pair], None if spread is None else spread[:, pair]
     kept = np.unique(np.linspace(0, num - 1, min(num, _MOST_MAPPED)).astype(int)) if is_map else np.arange(num)
     kinds, spread = (None if values is None else values[kept] for values in (kinds, spread))
     places = points[kept] if spread is None else np.hstack([points[kept], spread])
@@ -66,7 +71,7 @@ def plot_latent(
         width = np.sqrt((spread**2).mean(1))
         sizes *= np.clip(width / np.median(width), 0.4, 2.5) ** 2
     _scatter(ax, flat, kinds, sizes, None if is_map else spread, title or "label")
-    ax.set(xlabel="z[0]", ylabel="z[1]")
+    ax.set(xlabel=f"z[{pair[0]}]", ylabel=f"z[{pair[1]}]")
     if is_map:
         ax.set(xlabel="map of neighbors (t-SNE, no unit)", ylabel="", xticks=[], yticks=[])
         data = f"{num:,} data" if len(kept) == num else f"{len(kept):,} of {num:,} data"
@@ -80,8 +85,6 @@ def plot_latent(
 
 
 def _map_of_neighbors(points: np.ndarray) -> np.ndarray:
-    if len(points) < 2:
-        raise ValueError("z has one datum: a map of neighbors needs at least two")
     if not np.ptp(points, axis=0).any():  # a collapsed posterior
         return points[:, :2]
     from sklearn.manifold import TSNE

@@ -87,7 +87,7 @@ def _panels(history: Table) -> list[tuple[str, float, _Curves]]:
             if (values := column(history, prefix + term)) is not None:
                 curves.append((values, {"label": label, "color": tint, "linestyle": dash, "linewidth": 1.6}))
         if term == "elbo" and (loss := column(history, "loss")) is not None:
-            curves.append((-loss, {"label": "− loss", "color": GREEN, "linestyle": ":", "linewidth": 1.2}))
+            curves.append((-loss, {"label": "objective (− loss)", "color": GREEN, "linestyle": ":", "linewidth": 1.2}))
         made.append((panel, height, curves))
     betas, look = _betas(history), {"color": BLUE, "linewidth": 1.6}
     steps: _Curves = [(v, {**look, "label": n, "linestyle": line(i)}) for i, (n, v) in enumerate(betas.items())]

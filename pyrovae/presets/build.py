@@ -95,12 +95,18 @@ def some_rows(data: Any, seed: int | None = None) -> Tensor:
     rows, number = as_data(data), 0 if seed is None else seed
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(number))
     x = rows[order[:START_ROWS]].drawn(number).dense().x.to(torch.get_default_dtype())
-    largest = x.reshape(len(x), -1).abs().nan_to_num(0.0, torch.inf).amax(0)
-    if float(largest.max()) > torch.finfo(x.dtype).max ** 0.5:
-        column = int(largest.argmax())
-        name = repr(rows.columns[column]) if isinstance(rows.columns, tuple) else column
-        held = f"column {name} holds {float(largest[column]):.3g}, whose square overflows in single precision"
-        raise refusal(f"{held}: scale the data", "start")
+    flat, limits = x.reshape(len(x), -1), torch.finfo(x.dtype)
+    largest = flat.abs().nan_to_num(0.0, torch.inf).amax(0)
+    spread = flat.nan_to_num(-torch.inf).amax(0) - flat.nan_to_num(torch.inf).amin(0)
+    for wrong, what, values, fault in (
+        (largest > limits.max**0.5, "holds", largest, "overflows"),
+        ((spread > 0) & (spread < limits.tiny**0.5), "varies by", spread, "vanishes"),
+    ):
+        if wrong.any():
+            column = int(wrong.nonzero()[0, 0])
+            name = repr(rows.columns[column]) if isinstance(rows.columns, tuple) else column
+            held = f"column {name} {what} {float(values[column]):.3g}, whose square {fault} in single precision"
+            raise refusal(f"{held}: scale the data", "start")
     return x
 
 
