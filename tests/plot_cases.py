@@ -62,7 +62,8 @@ GAPS = np.where(np.arange(8)[:, None] > 4, np.nan, blobs(4))
 CASES = {
     "history": Case(
         plots.plot_history, (HISTORY,), {"best_epoch": 16},
-        ("ELBO (nats)", "reconstruction\n(nats)", "KL (nats)", "beta", "epoch"), ("training", "validation", "objective (− loss)"), 4,
+        ("ELBO (nats)", "reconstruction\n(nats)", "KL (nats)", "beta", "epoch"),
+        ("training", "validation", "objective (− loss)"), 4,
     ),
     "samples": Case(plots.plot_samples, (blobs(11),), {"num_columns": 4}),
     "samples_rgb": Case(plots.plot_samples, (blobs(6, channels=3),)),

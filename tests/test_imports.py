@@ -43,7 +43,7 @@ ROOMS = {
         "programs",
         "schedules",
     ),
-    "evaluation": ("data", "plots", "programs"),
+    "evaluation": ("compiling", "data", "plots", "programs"),
     "comparison": ("data", "evaluation", "plots", "programs"),
     "arviz": ("data", "evaluation", "programs"),
     "checks": ("arviz", "data", "evaluation", "plots", "programs"),

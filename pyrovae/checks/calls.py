@@ -51,21 +51,15 @@ def latent_work(program: Any, data: Any, covariates: Covariates | None = None, *
 
 
 def sharing_work(
-    program: Any, data: Any, covariates: Covariates | None = None, of_prior: bool = False, **plan: Any
+    program: Any, data: Any, covariates: Covariates | None = None, share: str = "guide", **plan: Any
 ) -> RowWork:
-    """A program and data, ready for work per datum under draws of the global latents, if any, that all rows share.
+    """As :class:`pyrovae.programs.rows.RowWork`, under draws of the global latents, if any, that all rows share.
 
-    Args:
-        program: the program.
-        data: N rows.
-        covariates: for each name, N rows.
-        of_prior: draw the global latents from their prior rather than from the guide.
-        **plan: as for :class:`pyrovae.programs.rows.RowWork`.
+    Raises:
+        ValueError: no plate is named ``data``.
     """
-    work = RowWork(program, data, covariates, **plan)
+    work = RowWork(program, data, covariates, share=share, **plan)
     check_data_plate(sites_of(work.dry_run.model_trace))
-    if work.dry_run.global_latents:
-        work.share_globals(of_prior)
     return work
 
 

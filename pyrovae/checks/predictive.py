@@ -93,7 +93,7 @@ def predictive_check(
     check_word("kind", kind, _KINDS)
     statistics = STATISTICS if statistics is None else statistics
     plan: dict[str, Any] = {"num_samples": num_samples, "seed": seed, "max_bytes": max_bytes, "progress": progress}
-    work = sharing_work(program, data, covariates, of_prior=kind == "prior", **plan)
+    work = sharing_work(program, data, covariates, share="prior" if kind == "prior" else "guide", **plan)
     values = {site: array(rows) for site, rows in work.run(counted_data, "data").items()}
     named = {
         name if len(values) == 1 else f"{name} of {site}": (site, statistic)

@@ -84,7 +84,7 @@ def prior_predictive(
     (2, 3)
     """
     plan: dict[str, Any] = {"num_samples": num_samples, "seed": seed, "max_bytes": max_bytes, "progress": progress}
-    work = sharing_work(program, data, covariates, of_prior=True, **plan)
+    work = sharing_work(program, data, covariates, share="prior", **plan)
 
     def task(block: Block) -> dict[str, Tensor]:
         x = side_by_side(counted_data(block)).cpu()

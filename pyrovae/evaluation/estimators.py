@@ -61,7 +61,7 @@ class Importance(Estimator):
 
     def log_weights(self, block: Block) -> Tensor:
         """One weight for each draw of the guide."""
-        return torch.cat([terms.log_weights for terms in block.terms()])
+        return block.log_weights()
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyrovae.programs.rows import MAX_BYTES, Block, RowWork, Tile
+from pyrovae.evaluation.compiled import compiled
+from pyrovae.programs.rows import MAX_BYTES, Block, RowWork
+from pyrovae.programs.terms import concatenate
 
 
 def log_weights(
@@ -59,14 +61,13 @@ def log_weights(
     torch.Size([10, 3])
     """
     plan: dict[str, Any] = {"vectorize": vectorize, "seed": seed, "max_bytes": max_bytes, "progress": progress}
-    work = RowWork(program, data, covariates, num_samples=num_samples, **plan)
-    if work.dry_run.global_latents:
-        return work.run_shared(lambda tile: {"log_weights": tile.terms().log_weights}, "log_weights")["log_weights"]
+    work = RowWork(program, data, covariates, num_samples=num_samples, share="guide", **plan)
 
     def task(block: Block) -> dict[str, Tensor]:
-        return {"log_weights": torch.cat([terms.log_weights.cpu() for terms in block.terms()])}
+        return {"log_weights": block.log_weights()}
 
-    return work.run(task, "log_weights", dim=1)["log_weights"]
+    with compiled(work):
+        return work.run(task, "log_weights", dim=1)["log_weights"]
 
 
 def joint_log_weights(
@@ -103,12 +104,12 @@ def joint_log_weights(
     torch.Size([5])
     """
     plan: dict[str, Any] = {"vectorize": vectorize, "seed": seed, "max_bytes": max_bytes, "progress": progress}
-    work = RowWork(program, data, covariates, num_samples=num_samples, **plan)
+    work = RowWork(program, data, covariates, num_samples=num_samples, share="guide", **plan)
 
-    def task(tile: Tile) -> dict[str, Tensor]:
-        terms = tile.terms()
-        outside = torch.zeros(tile.num_samples, dtype=torch.float64) if terms.outside is None else terms.outside
-        return {"rows": terms.log_weights, "outside": outside}
+    def task(block: Block) -> dict[str, Tensor]:
+        terms = concatenate(list(block.terms()))
+        outside = terms.outside if terms.outside is not None else torch.zeros(num_samples, dtype=torch.float64)
+        return {"rows": terms.log_weights, "outside": outside[:, None]}
 
-    found = work.run_shared(task, "joint_log_weights")
-    return found["rows"].sum(1) + found["outside"]
+    found = work.run(task, "joint_log_weights", dim=1)
+    return found["rows"].sum(1) + found["outside"][:, 0]

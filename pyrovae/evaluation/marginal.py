@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
+from pyrovae.evaluation.compiled import compiled
 from pyrovae.evaluation.estimators import DEFAULT, Estimator, Importance, as_estimator
 from pyrovae.evaluation.fitting import not_converged
 from pyrovae.evaluation.psis import settled_k
@@ -144,7 +145,9 @@ def log_marginal(
         columns["gap"] = columns["log_marginal"] - columns["elbo"]
         return columns | _observed(block.call)
 
-    found = _dataset(work.run(task, estimator.name, resume=resume, settings=estimator), estimator, work, why)
+    with compiled(work):
+        columns = work.run(task, estimator.name, resume=resume, settings=estimator)
+    found = _dataset(columns, estimator, work, why)
     return found.assign_attrs(estimator="exact") if exact else found
 
 

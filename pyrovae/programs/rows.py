@@ -101,22 +101,19 @@ class Block:
             first: the number of the first of these draws.
         """
         stop = first + (self.work.num_samples if num_samples is None else num_samples)
-        for number, start in enumerate(range(first, stop, self.work.draws)):
+        for number, start in enumerate(range(first, stop, self.work.step)):
             torch.manual_seed(mixed(self.work.seed, self.number, 1 + number, stream))
             with checked(number == 0):
-                samples = slice(start, min(start + self.work.draws, stop))
-                yield Tile(self._sharing(samples), samples, self.work.vectorize, number == 0)
-
-    def _sharing(self, samples: slice) -> Call:
-        """The call under the draws of the global latents that all rows share, where there are some."""
-        if not self.work.shared:
-            return self.call
-        share = Substitute({name: draws[samples] for name, draws in self.work.shared.items()})
-        return self.call.using(model=share(self.call.program.model), guide=share(self.call.program.guide))
+                samples = slice(start, min(start + self.work.step, stop))
+                yield Tile(self.work.sharing(self.call, samples), samples, self.work.vectorize, number == 0)
 
     def terms(self, num_samples: int | None = None, stream: int = 0) -> Iterator[Terms]:
         """The log densities per datum of fresh draws, tile by tile."""
         return (tile.terms() for tile in self.tiles(num_samples, stream))
+
+    def log_weights(self) -> Tensor:
+        """The log weights of the plan's draws, of shape (draws, rows), float64."""
+        return torch.cat([self.work.weigh(self, tile).cpu() for tile in self.tiles()])
 
 
 class RowWork:
@@ -131,6 +128,7 @@ class RowWork:
         covariates: for each name, N rows.
         num_samples: draws per row.
         at_once: draws per row that one task needs at once, by which the rows are cut into blocks; by default all.
+        share: ``"guide"`` or ``"prior"`` draws the global latents from there once for all rows; None anew in each tile.
         vectorize: False runs the program once for each draw, for programs that do not broadcast.
         seed: of all draws; None takes one from torch's generator.
         max_bytes: refuse what needs more memory.
@@ -149,6 +147,7 @@ class RowWork:
         *,
         num_samples: int = 1,
         at_once: int | None = None,
+        share: str | None = None,
         vectorize: bool = True,
         seed: int | None = None,
         max_bytes: int = MAX_BYTES,
@@ -163,7 +162,8 @@ class RowWork:
             raise refusal(f"vectorize must be True or False, got {vectorize!r:.100}", "vectorize", TypeError)
         seed = check_seed(seed)
         self.seed = int(torch.randint(2**62, ())) if seed is None else seed
-        self.shared: dict[str, Tensor] = {}
+        self.weigh: Callable[[Block, Tile], Tensor] = lambda block, tile: tile.terms().log_weights
+        self.share, self._shared = share, (slice(0), Substitute({}))
         for owner in self.program.owners:
             check_covariates(owner, self.data.covariates or {}, self.data.levels)
         like = announced_like(self.program, lambda: self.call(self.first(2, {}), nesting=0)[:3])
@@ -176,6 +176,7 @@ class RowWork:
             self.dry_run.check_rows(len(few.rows))
             self.modules = tuple(self.dry_run.announced.modules.values())
             self._few = few._replace(nesting=self.nesting)
+            self.shares = share is not None and bool(self.dry_run.global_latents)
             self._cut(at_once or num_samples)
 
     def __len__(self) -> int:
@@ -216,6 +217,7 @@ class RowWork:
         rows = max(1, min(rows, int(TILE_BYTES / max(used.per_row, 1.0)), len(self.data)))
         self.rows = len(self.data) if self.whole else rows
         self.draws = max(1, pairs // self.rows)
+        self.step = 1 if self.shares and not self.vectorize else self.draws
         needed = used.fixed + used.per_row * self.rows + used.per_pair * self.rows * min(self.draws, at_once)
         self._check_bytes(needed, f"a block of {self.rows} rows needs", "")
 
@@ -245,19 +247,25 @@ class RowWork:
                 torch.manual_seed(seed)
             yield
 
-    def global_draws(self, num_samples: int | None, of_prior: bool = False, stream: int = 0) -> dict[str, Tensor]:
-        """Draws of the global latents, by site: from the guide, or from their prior; with None one, without an axis for draws."""
+    def global_draws(self, num_samples: int | None, of: str = "guide", stream: int = 0) -> dict[str, Tensor]:
+        """Draws of the global latents, by site: of the guide, or of their prior; with None one, without an axis for draws."""
         if not self.dry_run.global_latents:
             return {}
         with self.evaluating(mixed(self.seed, 0, 0, 0, 1 + stream)):
-            trace = replicate(self._few, {}, num_samples) if of_prior else self._few.traces(num_samples)[1]
+            trace = replicate(self._few, {}, num_samples) if of == "prior" else self._few.traces(num_samples)[1]
         return {name: trace.nodes[name]["value"] for name in self.dry_run.global_latents if name in trace}
 
-    def share_globals(self, of_prior: bool = False) -> None:
-        """Draw the global latents once for all rows: each tile of :meth:`run` then takes its draws of them."""
-        starts = range(0, self.num_samples, self.draws)
-        parts = [self.global_draws(min(self.draws, self.num_samples - start), of_prior, start) for start in starts]
-        self.shared = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    def sharing(self, call: Call, samples: slice) -> Call:
+        """A call under those draws of the global latents that all rows share, where they do."""
+        if self.share is None or not self.shares:
+            return call
+        if self._shared[0] != samples:
+            drawn = self.global_draws(
+                samples.stop - samples.start if self.vectorize else None, self.share, samples.start
+            )
+            self._shared = samples, Substitute(drawn)
+        share = self._shared[1]
+        return call.using(model=share(call.program.model), guide=share(call.program.guide))
 
     @property
     def index(self) -> Tensor:
@@ -307,33 +315,6 @@ class RowWork:
                 self._check_bytes(size, "the results need", "take fewer draws or rows, or ")
         joined = kept.joined(mine, dim)
         return joined if rank < len(loader) else {name: value.narrow(dim, 0, 0) for name, value in joined.items()}
-
-    def run_shared(self, task: Callable[[Tile], Columns], label: str = "") -> Columns:
-        """Do a task for every tile, where all rows share each draw of the global latents.
-
-        Args:
-            task: from a tile to named tensors ``(draws, rows, ...)``, or ``(draws,)`` for what does not depend on rows.
-            label: the name on the progress bar.
-        """
-        loader = batches(self.data, self.rows, shuffle=False, **self.place)
-        at_once = self.draws if self.vectorize else 1
-        parts: list[Columns] = []
-        for number, start in enumerate(bar(range(0, self.num_samples, at_once), label, self.progress)):
-            samples, drawn, pieces = slice(start, min(start + at_once, self.num_samples)), Trace(), []
-            with self.evaluating(mixed(self.seed, 1 + number)), checked(not number):
-                guide_trace = Tile(self._few, samples, self.vectorize).traces()[1]
-            for name in self.dry_run.global_latents:
-                drawn.add_node(name, **guide_trace.nodes[name])
-            for position, batch in enumerate(loader):
-                seed = mixed(self.seed, position, 1 + number)
-                with self.evaluating(seed), checked(not number), numbered_rows(batch.index, len(self)):
-                    call = self.call(batch)
-                    call = call.using(guide=poutine.replay(call.program.guide, drawn))
-                    with data_named(call.program, call.args, call.kwargs):
-                        found = task(Tile(call, samples, self.vectorize, not number))
-                pieces.append({name: value.cpu() for name, value in found.items()})
-            parts.append({n: v if v.ndim == 1 else torch.cat([p[n] for p in pieces], 1) for n, v in pieces[0].items()})
-        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def fingerprint(self, settings: Any = None) -> str:
         """A hash of what the program does on the first rows, its tensors, the data, the seed, the plan and the settings."""

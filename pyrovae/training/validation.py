@@ -10,14 +10,13 @@ import pyro
 import torch
 from torch import Tensor
 
-from pyrovae.compiling import UntraceableError, tensors_of
+from pyrovae.compiling import Function, UntraceableError, tensors_of
 from pyrovae.data import Batch, Batches
 from pyrovae.errors import refusal
 from pyrovae.missing import complete_data
 from pyrovae.programs import announcements_off, eval_mode, log_terms, paired_traces
 from pyrovae.training.loss import Loss
 from pyrovae.training.rows import Memory, Rows, draw_from
-from pyrovae.training.terms import Terms
 
 BATCH_SIZE = 1024
 TRAINING_ROWS = 1000
@@ -51,7 +50,7 @@ class Evaluation:
     ) -> None:
         self.loss, self.seed, self.traced, self.is_asked = loss, seed, traced, is_asked
         self.compiled = self.waits = False
-        self.graphs: dict[Any, Terms] = {}
+        self.graphs: dict[Any, Function] = {}
         self.calls = 0
         self.numbers: Tensor | None = None
         """The numbers of the training rows that are looked at, for programs that look their rows up."""
@@ -144,7 +143,7 @@ class Evaluation:
             if key not in self.graphs:
                 compiled = self.compiled and size == self.parts[""].num_rows
                 function = lambda *given: self.terms(Batch(*tree_of(*given)), size)  # noqa: E731
-                self.graphs[key] = Terms(function, inputs, compiled)
+                self.graphs[key] = Function(function, inputs, compiled)
             found = self.graphs[key](inputs, wait=self.waits and self.calls > 0)
         except (UntraceableError, RuntimeError, ValueError):
             found = {}

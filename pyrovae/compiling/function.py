@@ -1,4 +1,4 @@
-"""The ELBO's terms of a batch by a graph, which is replayed or compiled."""
+"""A function from tensors to named tensors by a graph, which is replayed or compiled."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from contextlib import suppress
 import torch
 from torch import Tensor
 
-from pyrovae.compiling import Library, trace
+from pyrovae.compiling.graph import trace
+from pyrovae.compiling.library import Library
 
 
-class Terms:
+class Function:
     """A function from tensors to a dict of tensors of one shape, as a graph.
 
     Args:
@@ -25,7 +26,8 @@ class Terms:
 
     def __init__(self, function: Callable[..., dict[str, Tensor]], inputs: Sequence[Tensor], compiled: bool) -> None:
         def stacked(*given: Tensor) -> Tensor:
-            terms = function(*given)
+            with torch.no_grad():
+                terms = function(*given)
             self.names[:] = terms
             return torch.stack([*terms.values()])
 
@@ -39,14 +41,28 @@ class Terms:
             with suppress(RuntimeError, OSError):  # without a compiler, graphs are replayed
                 self.call = self.library.function()
 
-    @torch.no_grad()
-    def __call__(self, inputs: Sequence[Tensor], wait: bool = True) -> dict[str, Tensor]:
-        """The terms of some inputs; where the library is still being built, by replaying the graph unless it is waited for."""
+    def is_built(self, wait: bool = False) -> bool:
+        """Whether the library is there; without a compiler it never is.
+
+        Args:
+            wait: wait until it is built.
+        """
         if self.library is not None and self.call is None:
             try:
-                self.call = self.library.function(wait)
+                self.call = self.library.function(wait=wait)
             except (RuntimeError, OSError):
                 self.library = None
+        return self.call is not None
+
+    @torch.no_grad()
+    def __call__(self, inputs: Sequence[Tensor], wait: bool = False) -> dict[str, Tensor]:
+        """The values at some inputs.
+
+        Args:
+            inputs: tensors of the shapes of those that it was traced with.
+            wait: wait for a library that is still being built, instead of replaying the graph.
+        """
+        self.is_built(wait)
         if self.call is None:
             (values,) = self.graph.module.forward(*self.graph.captured, *inputs)
         else:

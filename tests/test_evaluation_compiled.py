@@ -1,0 +1,111 @@
+"""Long evaluations by a compiled graph: the same numbers, and the program's own where the graph is not to be trusted."""
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+
+import pyrovae as pvae
+from pyrovae.compiling import Function
+from pyrovae.evaluation import compiled, log_weights
+from pyrovae.evaluation.compiled import Weights
+
+
+@pytest.fixture
+def long(monkeypatch, pairs):
+    """All work is long, and a graph is replayed where a library would be called; returns the calls of graphs."""
+    calls, replayed = [], Function.__call__
+    pairs(40)
+    monkeypatch.setattr(compiled, "LONG", -1.0)
+    monkeypatch.setattr("pyrovae.compiling.library.has_compiler", lambda: False)
+    monkeypatch.setattr(Function, "is_built", lambda self, wait=False: True)
+    monkeypatch.setattr(Function, "__call__", lambda self, inputs: calls.append(len(inputs)) or replayed(self, inputs))
+    return calls
+
+
+def vae():
+    torch.manual_seed(0)
+    return pvae.build_vae(5, likelihood="normal", latent_dim=2, hidden=(8,))
+
+
+X = torch.linspace(-2, 2, 60).reshape(12, 5)
+
+
+def by_program(program, x, **plan):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiled, "LONG", float("inf"))
+        return log_weights(program, x, seed=0, **plan)
+
+
+def test_the_numbers_are_those_of_the_program(long):
+    program = vae()
+    found = log_weights(program, X, num_samples=64, seed=0)
+    assert len(long) > 5
+    torch.testing.assert_close(found, by_program(program, X, num_samples=64), rtol=1e-6, atol=1e-6)
+    assert found.std(0).min() > 0.01  # noise is fresh, and not the trace's own
+    assert len(found.unique(dim=0)) == 64
+    evidence = pvae.log_marginal(program, X, method="importance", num_samples=64, seed=0)
+    torch.testing.assert_close(torch.as_tensor(evidence.elbo.values), found.mean(0))
+
+
+def test_short_work_runs_the_program_alone(long, monkeypatch):
+    monkeypatch.setattr(compiled, "LONG", 45.0)
+    log_weights(vae(), X, num_samples=64, seed=0)
+    assert not long
+
+
+def test_a_graph_that_differs_is_not_used(long, monkeypatch):
+    program, right = vae(), Function.__call__
+    wrong = lambda self, inputs: {name: value + (len(long) > 2) for name, value in right(self, inputs).items()}  # noqa: E731
+    monkeypatch.setattr(Function, "__call__", wrong)
+    found = log_weights(program, X, num_samples=64, seed=0)
+    assert len(long) == 4  # the third call is not compared, the fourth is the last
+    differs = (found - by_program(program, X, num_samples=64)).abs().amax(1) > 0.5
+    assert differs.sum() <= 10
+
+
+def branching(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        spread = 1.0 if float(x.sum()) > 0 else 2.0
+        pyro.sample("x", dist.Normal(z, spread), obs=x)
+
+
+def guide(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(x / 2, 1.0))
+
+
+def test_a_program_that_is_no_graph_runs_as_it_is(long):
+    x = torch.linspace(-2, 2, 12)
+    found = log_weights((branching, guide), x, num_samples=64, seed=0)
+    assert not long
+    assert torch.equal(found, by_program((branching, guide), x, num_samples=64))
+
+
+def shared_mean(x, size=None):
+    mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+    with pyro.plate("data", size or len(x), subsample=torch.arange(len(x))):
+        pyro.sample("x", dist.Normal(pyro.sample("z", dist.Normal(mean, 1.0)), 1.0), obs=x)
+
+
+def shared_guide(x, size=None):
+    pyro.sample("mean", dist.Normal(0.3, 0.5))
+    with pyro.plate("data", size or len(x), subsample=torch.arange(len(x))):
+        pyro.sample("z", dist.Normal(x / 2, 1.0))
+
+
+def test_rows_that_share_draws_are_left_to_the_program(long):
+    x = torch.linspace(-2, 2, 12)
+    found = log_weights((shared_mean, shared_guide), x, num_samples=64, seed=0)
+    assert not long
+    assert torch.equal(found, by_program((shared_mean, shared_guide), x, num_samples=64))
+
+
+def test_a_work_of_many_tiles_knows_their_number(pairs):
+    pairs(40)
+    work = pvae.programs.rows.RowWork(vae(), X, num_samples=64, seed=0)
+    weights = Weights(work)
+    work.weigh = weights
+    work.run(lambda block: {"n": block.log_weights().mean(0)})
+    assert weights.done == weights.tiles > 5
