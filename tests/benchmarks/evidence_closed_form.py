@@ -20,6 +20,8 @@ from pyrovae.evaluation import AIS, Refined, bdmc, log_marginal
 from pyrovae.evaluation.ais import from_prior
 
 ESTIMATORS = [
+    ("auto", 100),
+    ("auto", 1000),
     ("importance", 100),
     ("importance", 1000),
     ("importance", 5000),
@@ -74,7 +76,7 @@ def same_density(rows=1000):
     x = straight.simulate(rows)
     difference = (straight.log_evidence(x) - turned.log_evidence(x)).abs().max()
     print(f"\nTwo models with the same p(x) (largest difference {difference:.1e} nats a row), {rows} rows")
-    for method, samples in (("importance", 1000), ("refined", 1000)):
+    for method, samples in (("auto", 1000), ("importance", 1000), ("refined", 1000)):
         print(f"\n{method}, K = {samples}")
         print(pvae.compare({"straight": straight, "turned": turned}, x, method=method, num_samples=samples, seed=0))
     print(f"exact elpd of both: {straight.log_evidence(x).sum():.2f}")
@@ -85,7 +87,7 @@ def main():
     ppca = PPCA.random(10, 20, noise=1.0, seed=0)
     print(f"exact Pareto shape {ppca.exact_khat():.2f}, approximation gap {ppca.approximation_gap():.3f}")
     table("probabilistic PCA", ppca, ppca.simulate(200), ESTIMATORS)
-    few = [("importance", 1000), (Refined(), 1000), (AIS(50), 16)]
+    few = [("auto", 1000), ("importance", 1000), (Refined(), 1000), (AIS(50), 16)]
     for name, program in (
         ("Beta-Bernoulli", BetaBernoulli(guide_power=0.6)),
         ("Gamma-Poisson", GammaPoisson()),
