@@ -65,10 +65,11 @@ def main() -> None:
                 vae, started = build(hidden, arguments), time.process_time()
                 beta = pvae.schedules.linear(0.0, 1.0, epochs=max(1, arguments.epochs // 5))
                 options = {"checkpoint": arguments.folder / f"{name} {arguments.epochs} {seed}", "resume": True}
-                pvae.fit(vae, data.train, epochs=arguments.epochs, beta=beta, seed=seed, progress=False, **options)
+                history = pvae.fit(
+                    vae, data.train, epochs=arguments.epochs, beta=beta, seed=seed, progress=False, **options
+                )
                 minutes = (time.process_time() - started) / 60
-                terms = pvae.elbo(vae, test, num_samples=10, seed=0, progress=False)
-                kl = {n: float(v.mean()) for n, v in terms.items() if n.startswith("kl")}
+                kl = {name: history[name][-1] for name in history.columns if name.startswith("kl")}
                 found = evidence(vae, test, arguments.samples)
                 found["log_marginal"] = found["log_marginal"].tolist()
                 kept.write_text(json.dumps({**found, "kl": kl, "size": size(vae), "minutes": minutes}))
