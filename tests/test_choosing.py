@@ -29,6 +29,8 @@ def test_the_number_of_latents_that_made_the_data_is_chosen():
     assert found.chosen == {"latent_dim": 2}
     assert len(found.comparison.frame) == 4
     assert found.trials["stayed"].sum() == 4
+    by_stay = found.trials.groupby("stayed")["log_p"]
+    assert by_stay.min()[True] >= by_stay.max()[False]
     assert "latent_dim=2" in repr(found)
 
 
