@@ -287,6 +287,42 @@ def test_correlated_latents_are_taken_one_given_the_others(posterior):
     assert coded_size(returned(vae, x))["net"] == pytest.approx(-elbo / math.log(2), rel=0.01)
 
 
+class Tilted:
+    """Two latents that the guide draws with a correlation of -.95, and three counts that know their sum alone."""
+
+    slope, factor = torch.tensor([1.0, 0.5, -0.7]), torch.tensor([[0.8, 0.0], [-0.76, 0.25]])
+
+    def mean(self, x):
+        return 0.2 * (x[:, :2] - 1)
+
+    def rate(self, z):
+        return torch.exp(self.slope * z.sum(-1, keepdim=True))
+
+    def model(self, x=None, size=None):
+        with pyro.plate("data", len(x) if x is not None else size):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            return pyro.sample("x", dist.Poisson(self.rate(z)).to_event(1), obs=x)
+
+    def guide(self, x, size=None):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.MultivariateNormal(self.mean(x), scale_tril=self.factor))
+
+
+@pytest.mark.parametrize("row", [(0.0, 1.0, 2.0), (3.0, 1.0, 0.0)])
+def test_wide_bins_of_correlated_latents_cost_their_exact_length(row):
+    program, x, bins = Tilted(), torch.tensor([row]), 16
+    edges, centers = (stats.norm.ppf((np.arange(bins + 1 - half) + half / 2) / bins) for half in (0, 1))
+    (a, _), (b, c) = program.factor.tolist()
+    ((first, second),) = program.mean(x).tolist()
+    given = second + b * (centers[:, None] - first) / a
+    q = np.diff(stats.norm.cdf(edges, first, a))[:, None] * np.diff(stats.norm.cdf(edges, given, c), axis=1)
+    rate = program.rate(torch.tensor(np.stack(np.meshgrid(centers, centers, indexing="ij"), -1))).numpy()
+    log_p = stats.poisson.logpmf(row, rate).sum(-1) / math.log(2) - 2 * math.log2(bins)
+    length = (q * (np.log2(q + 1e-300) - log_p)).sum()
+    blob = compress(program, x.repeat(3000, 1), latent_bits=4, seed=0)
+    assert coded_size(blob)["net"] / 3000 == pytest.approx(length, rel=0.01)
+
+
 def test_one_row_and_double_precision():
     vae, x = of("negative_binomial")
     returned(vae, x[:1])
