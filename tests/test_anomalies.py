@@ -198,6 +198,14 @@ def test_the_test_of_drift_raises_no_more_alarms_than_it_should():
         known, x = rng.normal(size=80), rng.normal(size=50)
         alarms += _drift(x, known, conformal_p_values(x, known)) <= 0.2
     assert 5 <= alarms <= 40 + 4 * (200 * 0.2 * 0.8) ** 0.5
+    few = [(rng.normal(size=80), rng.normal(size=3)) for _ in range(200)]
+    assert sum(_drift(x, known, conformal_p_values(x, known)) < 0.01 for known, x in few) <= 2 + 4 * 1.4
+
+
+def test_a_score_of_nan_has_no_p_value():
+    for scores, calibration, name in (([np.nan], [1.0], "scores"), ([1.0], [np.nan, 2.0], "calibration")):
+        with pytest.raises(ValueError, match=f"{name} hold 1 NaN"):
+            conformal_p_values(scores, calibration)
 
 
 def test_alarms_a_day_and_their_cost():

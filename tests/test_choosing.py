@@ -118,24 +118,40 @@ def test_beta_is_chosen_by_the_evidence_and_not_by_the_loss_that_it_defines():
     np.testing.assert_array_equal(*untrained.comparison.frame["elpd"].to_numpy().reshape(2, 1))
 
 
-def test_a_stopped_search_goes_on(tmp_path):
-    x, made = torch.randn(60, 8), []
+FEW = Mixture(starts=4, candidates=4, components=1, num_steps=4)
+BRIEF = {"budget": 16, "refits": 2, "num_samples": 20, "method": FEW, "progress": False}
 
-    def make(latent_dim):
-        made.append(latent_dim)
-        if len(made) == 3:
+
+def test_a_stopped_search_goes_on(tmp_path, monkeypatch):
+    x, trained = torch.randn(60, 8), []
+    plan = {**BRIEF, "resume": tmp_path}
+
+    def stopped(program, *given, **options):
+        trained.append(program.prior.event_shape[0])
+        if len(trained) == 3:
             raise KeyboardInterrupt
-        return linear(latent_dim)
+        return pvae.fit(program, *given, **options)
 
-    few = Mixture(starts=4, candidates=4, components=1, num_steps=4)
-    plan = {"budget": 16, "refits": 2, "num_samples": 20, "method": few, "progress": False, "resume": tmp_path}
+    monkeypatch.setattr("pyrovae.uses.choosing.fit", stopped)
     with pytest.raises(KeyboardInterrupt):
-        choose(make, x, {"latent_dim": [1, 2]}, **plan)
-    resumed = choose(make, x, {"latent_dim": [1, 2]}, **plan)
-    assert made == [1, 1, 2, 2, 2]
+        choose(linear, x, {"latent_dim": [1, 2]}, **plan)
+    resumed = choose(linear, x, {"latent_dim": [1, 2]}, **plan)
+    assert trained == [1, 1, 2, 2, 2]
     whole = choose(linear, x, {"latent_dim": [1, 2]}, **{**plan, "resume": None})
     np.testing.assert_array_equal(resumed.comparison.frame["elpd"], whole.comparison.frame["elpd"])
     assert resumed.name == whole.name
+
+
+def test_another_program_of_the_same_name_is_not_resumed(tmp_path):
+    def wide(latent_dim):
+        vae = linear(latent_dim)
+        likelihood = pvae.Factorized(dist.Normal, pvae.MLP(latent_dim, ()), 8, scale=3.0)
+        return pvae.VAE(vae.prior, likelihood, vae.posterior)
+
+    x = torch.randn(60, 8)
+    found = [choose(make, x, {"latent_dim": [1, 2]}, resume=tmp_path, **BRIEF) for make in (linear, wide)]
+    elpd = [one.comparison.frame["elpd"].sort_index() for one in found]
+    assert (elpd[0] - elpd[1]).abs().min() > 1
 
 
 @pytest.mark.parametrize(

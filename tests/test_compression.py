@@ -343,6 +343,32 @@ def test_ordered_levels_and_tables():
         compress(mixed, pvae.data.as_data(frame.assign(h=[0.5, 1.5, 2.0, 9.0]), kinds={}))
 
 
+class Reads(Tiny):
+    """A likelihood that reads the data, which a decoder does not have."""
+
+    def model(self, x, size=None):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros(len(x), 1), 1.0).to_event(1))
+            return pyro.sample("x", dist.Binomial(x.max(), torch.full((len(x), 3), 0.5)).to_event(1), obs=x)
+
+
+def test_columns_of_a_frame_come_back():
+    vae, _ = of("poisson", shape=8)
+    x = torch.poisson(3 * torch.ones(8, 300)).T
+    assert not x.is_contiguous()
+    returned(vae, x)
+
+
+def test_rows_that_a_decoder_could_not_read_are_not_written():
+    with pytest.raises(ValueError, match="the data hold 5 where the likelihood at 'x' has no mass beyond 0"):
+        compress(Reads(), torch.tensor([[0.0, 5.0, 2.0]]), seed=0)
+    counts = pvae.conditionals.Multinomials(pvae.MLP(2, (8,)), 3, total_count=pvae.FromCovariate("n"))
+    vae = pvae.VAE(pvae.standard_normal(2), counts, pvae.Factorized(dist.Normal, pvae.MLP(3, (8,)), 2))
+    rows, totals = torch.tensor([[1.0, 9.0, 2.0]]), {"n": torch.tensor([4.0])}
+    with pytest.raises(ValueError, match="hold 9 where the likelihood at 'x' has no mass beyond 3"):
+        compress(vae, rows, totals, seed=0)
+
+
 def test_covariates_are_read_again():
     likelihood = pvae.Factorized(
         pvae.distributions.SizedPoisson, pvae.MLP(2, (8,)), 4, size_factor=pvae.FromCovariate("size")

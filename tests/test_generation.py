@@ -153,6 +153,17 @@ def test_augmented_rows_are_draws_near_each_row():
     assert float((means - rows[500:1000]).abs().mean()) < 1
 
 
+def test_means_of_integers_are_no_integers_and_their_draws_are():
+    vae = pvae.build_vae(3, likelihood="bernoulli", latent_dim=1, hidden=(4,), seed=0)
+    x = torch.tensor([[0, 1, 1], [1, 0, 0]], dtype=torch.uint8)
+    drawn, means = (augment(vae, x, torch.arange(2), factor=50, draw=draw, seed=0)[0] for draw in (True, False))
+    assert drawn.dtype == torch.uint8
+    assert means.dtype == torch.float32
+    assert 0.1 < float(means[2:].min()) < float(means[2:].max()) < 0.9
+    torch.testing.assert_close(drawn[2:].float().mean(), means[2:].mean(), rtol=0, atol=0.15)
+    assert torch.equal(means[:2], x.float())
+
+
 def test_what_cannot_be_augmented_is_refused():
     vae = pvae.build_vae(3, likelihood="poisson", latent_dim=1, hidden=(4,))
     with pytest.raises(ValueError, match="one label for each of 5 rows"):

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils.validation import check_is_fitted, check_random_state, validate_data
+from sklearn.utils.validation import check_array, check_is_fitted, check_random_state, validate_data
 
 from pyrovae.evaluation import log_marginal
 from pyrovae.presets import build_vae
@@ -106,7 +106,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     def inverse_transform(self, Z: Any) -> NDArray[np.float64]:
         """The means of the data given latents ``(rows, latent_dim)``."""
         check_is_fitted(self)
-        return self.vae_.decode(torch.tensor(np.asarray(Z), dtype=torch.float64)).numpy()
+        return self.vae_.decode(torch.tensor(check_array(Z), dtype=torch.float64)).numpy()
 
     def score_samples(self, X: Any) -> NDArray[np.float64]:
         """An estimate of log p(x) of each row, in nats, by importance sampling, which a search over a grid can afford."""

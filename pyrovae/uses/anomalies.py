@@ -28,6 +28,8 @@ EXPLAINED = 200
 """Calibration rows beside which the features of strange rows are held."""
 DRIFTED = 0.01
 """A p-value of the test of drift below it is said."""
+FEWEST_IN_ORDER = 8
+"""Of fewer rows any order may look like a drift: the test's approximation calls every third order of three rows one."""
 
 
 def conformal_p_values(scores: Any, calibration: Any) -> Array:
@@ -43,13 +45,20 @@ def conformal_p_values(scores: Any, calibration: Any) -> Array:
         scores: of the rows, ``(data,)``; larger is stranger.
         calibration: of n usual rows that nothing was trained on.
 
+    Raises:
+        ValueError: a score is NaN.
+
     Reference: Vovk, Gammerman & Shafer 2005, doi:10.1007/b106715; Bates et al. 2023, arXiv:2104.08279.
 
     >>> conformal_p_values([0.0, 2.5, 9.0], [1.0, 2.0, 3.0]).tolist()
     [1.0, 0.5, 0.25]
     """
-    known = np.sort(np.asarray(calibration, dtype=float))
-    return (1 + len(known) - np.searchsorted(known, np.asarray(scores, dtype=float))) / (len(known) + 1)
+    strange, known = (np.asarray(values, dtype=float) for values in (scores, calibration))
+    for name, values in (("scores", strange), ("calibration", known)):
+        if np.isnan(values).any():
+            raise refusal(f"{name} hold {np.isnan(values).sum()} NaN: leave these rows out", name)
+    known = np.sort(known)
+    return (1 + len(known) - np.searchsorted(known, strange)) / (len(known) + 1)
 
 
 def calibration_needed(num_rows: int, discoveries: int = 1, fdr: float = 0.1) -> int:
@@ -276,7 +285,7 @@ def _drift(scores: Array, known: Array, p: Array) -> float:
     middle = np.median(np.concatenate([scores, known]))
     lower = scores[scores <= middle], known[known <= middle]
     found = [ks_2samp(*lower).pvalue] if min(map(len, lower)) > 1 else []
-    if len(p) > 2 and np.ptp(p):
+    if len(p) >= FEWEST_IN_ORDER and np.ptp(p):
         found.append(spearmanr(np.arange(len(p)), p).pvalue)
     return min(1.0, len(found) * min(found)) if found else 1.0
 

@@ -38,7 +38,7 @@ def augment(
         batch_size: rows at a time.
 
     Returns:
-        ``(1 + factor) * N`` rows and as many labels.
+        ``(1 + factor) * N`` rows and as many labels; integers become floating point numbers where draws or means are none.
 
     Raises:
         TypeError: the program is no graph.
@@ -66,6 +66,7 @@ def augment(
             program.decode(tree_map(lambda z, s=s: z[s], latents), rows.covariates, draw=draw, batch_size=batch_size)
             for s in range(factor)
         ]
-    return torch.cat([rows.x, *(part.to(rows.x.dtype) for part in near)]), known.repeat(
-        1 + factor, *[1] * (known.ndim - 1)
-    )
+    made = torch.cat(near)
+    whole = rows.x.is_floating_point() or torch.equal(made, made.to(rows.x.dtype).to(made))
+    made = made.to(rows.x.dtype) if whole else made
+    return torch.cat([rows.x.to(made.dtype), made]), known.repeat(1 + factor, *[1] * (known.ndim - 1))

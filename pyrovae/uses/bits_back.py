@@ -257,7 +257,16 @@ class Chain:
         if self._is_uniform(move):
             self.stack.push_uniform(target.reshape(-1), self.bins)
             return
-        for part in reversed(list(self._parts(block, move))):
+        parts = list(self._parts(block, move))
+        for part in parts:
+            largest = target[:, part.places].max(initial=0)
+            if part.levels is not None and largest >= part.levels:
+                raise refusal(
+                    f"the data hold {largest} where the likelihood at {move.site!r} has no mass beyond {part.levels - 1}: it is "
+                    "coded as a decoder knows it, by latents and covariates alone, and must not read the data",
+                    "data",
+                )
+        for part in reversed(parts):
             self.stack.push(target[:, part.places].reshape(-1), *self._capped(part))
 
     def _masses(self, block: Block, move: Move) -> list[np.ndarray]:

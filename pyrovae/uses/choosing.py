@@ -19,7 +19,7 @@ from pyrovae.errors import check_integer, refusal
 from pyrovae.evaluation import Estimator, log_marginal
 from pyrovae.evaluation.estimators import DEFAULT
 from pyrovae.limits import ERRORS
-from pyrovae.programs.rows import bar, mixed
+from pyrovae.programs.rows import RowWork, bar, mixed
 from pyrovae.training import fit
 
 if TYPE_CHECKING:
@@ -178,17 +178,19 @@ def choose(
         )
 
     def score(name: str, epochs: int, on: Data, number: int) -> Pointwise:
+        with torch.random.fork_rng():
+            torch.manual_seed(mixed(seed, number))
+            program = make(**models[name])
+
         def job() -> Pointwise:
-            with torch.random.fork_rng():
-                torch.manual_seed(mixed(seed, number))
-                program = make(**models[name])
             fit(program, train, epochs=epochs, seed=mixed(seed, number), progress=False, **(fit_options or {}))
             found = log_marginal(program, on, method=by, num_samples=num_samples, seed=seed, progress=False)
             return Pointwise.of_dataset(found)
 
         by = method if number else "importance"
         settings = (name, epochs, number, seed, by, num_samples, sorted((fit_options or {}).items()))
-        return _kept(resume, f"{settings} {train.fingerprint()} {on.fingerprint()}", job)
+        begun = RowWork(program, train, seed=0, progress=False).fingerprint() if resume else ""
+        return _kept(resume, f"{settings} {begun} {train.fingerprint()} {on.fingerprint()}", job)
 
     left, trials = list(models), []
     for kept, epochs in bar(rungs, "halving", progress):

@@ -85,7 +85,9 @@ def compress(
         raise refusal("several data sites cannot be coded: give the rows as one tensor", "data")
     if x.is_floating_point() and x.isnan().any():
         raise refusal("missing entries cannot be coded: fill them first, as by pyrovae.impute", "data")
-    x = x + 0.0 if x.is_floating_point() else x  # one zero, not two
+    x = (
+        x + 0.0 if x.is_floating_point() else x
+    ).contiguous()  # one zero, not two; and in the order of a decoder's rows
     header = {
         "dtype": str(x.dtype).removeprefix("torch."),
         "shape": list(x.shape),
