@@ -15,14 +15,16 @@ Training:           fit, CompiledELBO (in plain SVI), beta, schedules, CapacityE
                     StickingTheLanding
 Evidence:           elbo (with its parts), log_weights, log_marginal, log_conditional (of some
                     entries given others), refine, inference_gaps, impute
-Estimators:         Importance, Refined, AIS
+Estimators:         Mixture (by default), Importance, Refined, AIS
 Comparison:         compare, probabilistic_pca, factor_analysis
 Checks:             diagnose (all at once), sbc, reliability, posterior_draws, reference_posterior, predictive_check,
                     latent_structure
 Results:            write_report, from_pyro_svi, save, load, plots
 
-Each room holds more than these: ``pyrovae.checks.typicality``, ``pyrovae.conditionals.Spherical``,
-``pyrovae.distributions.CholeskyNormal``, ``pyrovae.evaluation.bdmc``, ``pyrovae.arviz.to_netcdf``, ...
+Each room holds more than these: ``pyrovae.checks.power_scaling`` and ``local_calibration``, ``pyrovae.conditionals.Spherical``,
+``pyrovae.distributions.CholeskyNormal``, ``pyrovae.evaluation.bdmc``, ``pyrovae.arviz.to_netcdf``, ... In ``pyrovae.uses`` are
+``choose``, ``contrast``, ``latent_effects``, ``prior_sensitivity``, ``detect``, ``compress``, ``generation_quality``,
+``representation_quality`` and ``multiple_imputation``; in ``pyrovae.sklearn`` is ``VAETransformer``.
 """
 
 import lazy_loader

@@ -53,6 +53,7 @@ from .distributions import SizedPoisson as SizedPoisson
 from .distributions import TableSchema as TableSchema
 from .evaluation import AIS as AIS
 from .evaluation import Importance as Importance
+from .evaluation import Mixture as Mixture
 from .evaluation import Refined as Refined
 from .evaluation import elbo as elbo
 from .evaluation import impute as impute
