@@ -116,6 +116,17 @@ def test_a_pair_of_the_population_takes_every_unit_equally_often():
     assert contrast(program, a, b, **options).p_changed == pytest.approx(0.9, abs=0.03)
 
 
+def test_one_unit_has_no_spread():
+    program, a, b, labels = donors(0, count=2, size=2)
+    options = {"delta": 0.5, "num_proposals": 50, "seed": 0}
+    one = np.zeros(len(a), dtype=int)
+    for groups in ((one, labels), (labels, one)):
+        with pytest.raises(ValueError, match="one side has one unit"):
+            contrast(program, a, b, groups=groups, **options)
+    assert contrast(program, a, b, groups=(one, labels), estimand="population", **options).p_changed.shape == (2,)
+    assert contrast(program, a, b, groups=(labels, labels), **options).p_changed.shape == (2,)
+
+
 class Shifted(PPCA):
     """The mean moves by one for each step of a covariate."""
 

@@ -121,7 +121,7 @@ def contrast(
         ``plot()``.
 
     Raises:
-        ValueError: several data sites, global latents, or arguments out of range.
+        ValueError: several data sites, global latents, one unit on a side, or arguments out of range.
 
     Reference: Boyeau et al. 2019, doi:10.1101/794289 (pairs); Welch 1947, doi:10.1093/biomet/34.1-2.28; Newton et al. 2004,
     doi:10.1093/biostatistics/5.2.155 (expected false discoveries).
@@ -141,6 +141,12 @@ def contrast(
     refits = list(program) if isinstance(program, list) else [program]
     sides = [as_data(rows) for rows in (rows_a, rows_b)]
     units = [_units(rows, groups, number) for number, rows in enumerate(sides)]
+    if estimand == "mean" and groups is not None and min(len(set(found)) for found in units) < 2:
+        raise refusal(
+            "one side has one unit, from which no spread between units can be known: give rows of two units or more, or leave "
+            "groups out, for a contrast of these rows alone",
+            "groups",
+        )
     settings = [{}] if under is None else [under] if isinstance(under, Mapping) else list(under)
     rectified = groups is not None and (quantity == "log_mean" or (quantity == "mean" and under is None))
     seed, every = seed_or_drawn(seed), -(-DRAWS // len(refits))
