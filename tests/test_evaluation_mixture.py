@@ -52,6 +52,32 @@ def test_modes_that_one_gaussian_loses_in_silence_are_found(modes, dims, share):
         assert (lost["pareto_k"] < 0.7).all()
 
 
+def test_more_modes_than_components_are_said_and_found_by_more_components():
+    """Absolute values leave the signs of three latents open: eight modes of equal mass."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z.abs(), 0.15).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.9 * x, 0.3).to_event(1))
+
+    x = 0.6 + torch.randn(8, 3).abs()
+    grid = torch.linspace(-8, 8, 40_001, dtype=torch.float64)
+    log_p = dist.Normal(0.0, 1.0).log_prob(grid) + dist.Normal(grid.abs(), 0.15).log_prob(x.double()[..., None])
+    exact = (log_p.logsumexp(-1) + math.log(grid[1] - grid[0])).sum(-1).numpy()
+    few = log_marginal((model, guide), x, seed=0)
+    assert "8 rows have 5 optima" in few.attrs["notes"]
+    assert (few["log_marginal"].values - exact).max() < -0.2
+    many = log_marginal((model, guide), x, method=Mixture(components=20, starts=200), num_samples=3000, seed=0)
+    assert "optima" not in many.attrs.get("notes", "")
+    assert (many["optima"] == 8).all()
+    assert np.abs(many["log_marginal"].values - exact).max() < 0.05
+    assert (many["guide_share"] == 0.2).all()
+
+
 def test_the_default_finds_the_modes_that_importance_sampling_loses():
     program = Turned(2, 2)
     x = program.simulate(16)

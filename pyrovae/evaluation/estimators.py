@@ -124,12 +124,13 @@ class Mixture(Estimator):
     the guide's moments and one at each of the highest distinct optima; pilot draws decide how many of the final draws each
     of them gets. A fifth of the draws is the guide's, so that no weight exceeds five times that under the guide alone. A
     guide with auxiliary draws, one that masks other latents than the model, and a flow without an inverse have no density at
-    the draws of others: the mixture is then of Gaussians alone, and ``guide_share`` is 0. A mode that no start finds stays lost.
+    the draws of others: the mixture is then of Gaussians alone, and ``guide_share`` is 0. A mode that no start finds stays
+    lost, and so do those beyond ``components``: the notes count the rows that have as many optima.
 
     Args:
         components: Gaussians at distinct optima, beside the one at the guide's moments.
         starts: from which optima are searched for.
-        candidates: draws of each source among which the starts are chosen.
+        candidates: draws of each source among which the starts are chosen, at least three quarters of these.
         family: as in :func:`pyrovae.evaluation.refine`.
         num_steps: steps of Adam for each component.
         num_particles: draws per component and step.
@@ -156,7 +157,7 @@ class Mixture(Estimator):
     @property
     def strata(self) -> int:
         """The turns that the proposals take."""
-        return mixture.STRATA * (1 + self.robust)
+        return mixture.strata_for(self.components) * (1 + self.robust)
 
     def per_row(self, num_samples: int) -> int:
         """The vectors at which the density is needed at once."""
@@ -174,10 +175,11 @@ class Mixture(Estimator):
     def evaluate(self, block: Block) -> tuple[Tensor, dict[str, Tensor]]:
         """The log weights; how many starts and distinct optima there were, and how far two searches lie apart."""
         space, total = LatentSpace(block.call), block.work.num_samples
-        by = [[s for s in range(total) if s // mixture.STRATA % (1 + self.robust) == n] for n in range(1 + self.robust)]
+        turns = mixture.strata_for(self.components)
+        by = [[s for s in range(total) if s // turns % (1 + self.robust) == n] for n in range(1 + self.robust)]
         optima = [mixture.search(space, self.starts, self.candidates, self.components) for _ in by]
         options: dict[str, Any] = {"num_steps": self.num_steps, "num_particles": self.num_particles}
-        options["rate"] = self.learning_rate
+        options |= {"rate": self.learning_rate, "strata": turns}
         if not (block.work.whole or space.flat):
             options["repeated"] = lambda rows: LatentSpace(block.select(rows).call)
         found = [

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 from pyrovae.evaluation.compiled import compiled
-from pyrovae.evaluation.estimators import DEFAULT, Estimator, Importance, as_estimator
+from pyrovae.evaluation.estimators import DEFAULT, Estimator, Importance, Mixture, as_estimator
 from pyrovae.evaluation.fitting import not_converged
 from pyrovae.evaluation.psis import settled_k
 from pyrovae.limits import FEWEST_EFFECTIVE, FEWEST_SAMPLES, good_k, share_bad_k, too_many_bad_k
@@ -259,6 +259,17 @@ def _unbounded(columns: Mapping[str, Tensor]) -> str:
     )
 
 
+def _full(optima: Tensor, components: int) -> str:
+    """How many rows may have more modes than there are components, in a sentence."""
+    count = int((optima >= components).sum())
+    return (
+        f"{count} rows have {components} optima, as many as a mixture of {components} components keeps, and may have lost "
+        f"others: method=Mixture(components={4 * components}, starts={64 * components})"
+        if count and components > 1
+        else ""
+    )
+
+
 def _dataset(columns: Mapping[str, Tensor], estimator: Estimator, work: RowWork, why: str) -> xr.Dataset:
     import xarray as xr
 
@@ -279,6 +290,7 @@ def _dataset(columns: Mapping[str, Tensor], estimator: Estimator, work: RowWork,
     if columns["entries"].any():
         attributes |= {name: columns[name].sum().item() for name in ("entries", "magnitude")}
     notes = [fallen_back(why), _note(columns, work.num_samples, estimator), _lost(columns), _unbounded(columns)]
+    notes += [_full(columns["optima"], estimator.components)] if isinstance(estimator, Mixture) else []
     notes += [not_converged(columns["converged"])] if "converged" in columns else []
     if any(notes):
         attributes["notes"] = "; ".join(filter(None, notes))

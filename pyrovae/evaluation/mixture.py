@@ -169,12 +169,18 @@ def has_density(space: LatentSpace) -> bool:
     return True
 
 
+def strata_for(components: int) -> int:
+    """Strata in which so many components and the one at the guide's moments have a turn each, beside the guide's two of ten."""
+    return STRATA * -(-(components + 1) // (STRATA - 2))
+
+
 def search(space: LatentSpace, num_starts: int, num_candidates: int, num_optima: int) -> Optima:
     """Climb from many starts, and keep the distinct optima; starts that have come to one hill climb on as one.
 
     Half of the starts are draws of high density that lie far from each other, the others are draws as they come: of the
     guide, of the guides of other rows, and of the prior.
     """
+    num_candidates = max(num_candidates, 3 * num_starts // 4)  # enough for both halves
     guide = space.guide_draws(num_candidates)
     sources = [guide, torch.stack([draw.roll(1 + number, 0) for number, draw in enumerate(guide)])]
     if not space.flat:
@@ -275,6 +281,7 @@ def proposals(
     num_steps: int,
     num_particles: int,
     rate: float,
+    strata: int = STRATA,
     repeated: Callable[[Tensor], LatentSpace] | None = None,
 ) -> Proposals:
     """Gaussians fitted at the guide's moments and at the optima; a pilot decides how many strata each of them gets.
@@ -287,6 +294,7 @@ def proposals(
         num_steps: steps of Adam.
         num_particles: draws per component and step.
         rate: the learning rate of the first step.
+        strata: among how many turns the draws are shared out.
         repeated: from numbers of rows, each as often as it has components, to their latents, so that rows with few optima
             cost little; None where rows cannot be taken out, and every row gets as many components as any.
     """
@@ -305,13 +313,12 @@ def proposals(
     number[which, row] = torch.arange(len(row), device=number.device)
     gaussian = gaussian.each(lambda value: value[number.flatten()])
     takes_part = has_density(space)
-    strata = STRATA - 2 if takes_part else STRATA
     every = torch.arange(copies)
     pilot = Proposals(space, gaussian, every[:, None].expand(-1, space.rows), copies * PILOT)
-    turns = shared_out(pilot, strata)
+    turns = shared_out(pilot, strata * (STRATA - 2) // STRATA if takes_part else strata)
     if takes_part:
-        mine = torch.full_like(turns[:1], -1)
-        turns = torch.cat([mine, turns[:4], mine, turns[4:]])
+        mine, rest = torch.full_like(turns[:1], -1), turns.split(STRATA // 2 - 1)
+        turns = torch.cat([turn for part in rest for turn in (mine, part)])
     return replace(pilot, turns=turns, total=total)
 
 
