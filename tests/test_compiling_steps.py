@@ -296,7 +296,7 @@ def test_auto_traces_the_columns_of_many_epochs(many, traced, monkeypatch):
 
 def test_a_short_training_runs_the_program_and_the_terms_of_its_history(monkeypatch):
     """Below the least number of steps nothing is traced, neither a step nor the ELBO columns."""
-    monkeypatch.setattr("pyrovae.training.validation.Terms", None)
+    monkeypatch.setattr("pyrovae.training.validation.Function", None)
     monkeypatch.setattr("pyrovae.training.traced.trace", None)
     assert trained(counts_vae, COUNTS, "auto", steps=levels.FEW_STEPS - 1, epochs=None)[2].engine == "eager"
 

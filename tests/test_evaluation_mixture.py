@@ -52,6 +52,31 @@ def test_modes_that_one_gaussian_loses_in_silence_are_found(modes, dims, share):
         assert (lost["pareto_k"] < 0.7).all()
 
 
+@pytest.mark.parametrize("largest", [2, 6])
+def test_directions_of_very_different_steepness_have_a_gaussian(largest):
+    """Curvatures from 1e-2 to 1e12: in single precision the covariance itself would not be positive definite."""
+    steep = torch.logspace(-1, largest, 6)[:, None] * torch.linalg.qr(torch.randn(6, 6)).Q
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(6), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z @ steep.T, 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros(6), 1.0).to_event(1))
+
+    def task(space):
+        return mixture.laplace(space, torch.zeros(1, 3, 6), torch.ones(3, 6)).tril
+
+    tril = in_a_block((model, guide), torch.zeros(3, 6), task).double()
+    expected = torch.linalg.inv(torch.eye(6).double() + steep.T.double() @ steep.double())
+    assert (tril.diagonal(dim1=-2, dim2=-1) > 0).all()
+    assert torch.equal(tril, tril.tril())
+    if largest == 2:  # beyond, single precision does not know the small curvatures
+        torch.testing.assert_close(tril[0, 0] @ tril[0, 0].T, expected, rtol=0, atol=1e-2)
+
+
 def test_more_modes_than_components_are_said_and_found_by_more_components():
     """Absolute values leave the signs of three latents open: eight modes of equal mass."""
 

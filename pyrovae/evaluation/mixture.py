@@ -263,13 +263,14 @@ def laplace(space: LatentSpace, places: Tensor, spread: Tensor) -> Gaussian:
         rows = [torch.autograd.grad(part.sum(), white, retain_graph=True)[0] for part in slope.unbind(-1)]
     precision, slope = -torch.stack(rows, -1).detach(), torch.nan_to_num(slope.detach())
     values, vectors = torch.linalg.eigh(torch.nan_to_num(precision + precision.mT) / 2)
-    covariance = (vectors / values.clamp_min(WIDEST**-2)[..., None, :]) @ vectors.mT
-    moved = places + spread * (covariance @ slope[..., None])[..., 0]
+    root = vectors * values.clamp_min(WIDEST**-2).rsqrt()[..., None, :]
+    moved = places + spread * (root @ (root.mT @ slope[..., None]))[..., 0]
+    upper = torch.linalg.qr(root.mT).R  # of the covariance by its root: rounding leaves no steep direction negative
+    signs = torch.where(upper.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(upper)
     with checked(False):
         higher = space.log_joint(moved, masked=True) > height
-    return Gaussian(
-        torch.where(higher[..., None], moved, places), spread[..., None] * torch.linalg.cholesky(covariance)
-    )
+    tril = spread[..., None] * (signs[..., None] * upper).mT
+    return Gaussian(torch.where(higher[..., None], moved, places), tril)
 
 
 def proposals(

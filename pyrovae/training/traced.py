@@ -68,7 +68,7 @@ class Traced(Eager):
 
     def take(self, state: State, index: Tensor, rows: GatherRows) -> tuple[Tensor, int]:
         """Loss and gradients by the graph."""
-        if self.blocked or (self.runs_short and index[-1] < 0):
+        if self.blocked or (self.runs_short and len(index) and index[-1] < 0):
             return super().take(state, index, rows)
         inputs, batch_of = self.inputs(state, index, rows)
         count, stop = len(inputs[0]), torch.ones_like(state.bad, dtype=torch.bool)
