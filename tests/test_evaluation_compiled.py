@@ -76,13 +76,6 @@ def guide(x):
         pyro.sample("z", dist.Normal(x / 2, 1.0))
 
 
-def test_a_program_that_is_no_graph_runs_as_it_is(long):
-    x = torch.linspace(-2, 2, 12)
-    found = log_weights((branching, guide), x, num_samples=64, seed=0)
-    assert not long
-    assert torch.equal(found, by_program((branching, guide), x, num_samples=64))
-
-
 def shared_mean(x, size=None):
     mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
     with pyro.plate("data", size or len(x), subsample=torch.arange(len(x))):
@@ -95,11 +88,14 @@ def shared_guide(x, size=None):
         pyro.sample("z", dist.Normal(x / 2, 1.0))
 
 
-def test_rows_that_share_draws_are_left_to_the_program(long):
+@pytest.mark.parametrize(
+    "program", [(branching, guide), (shared_mean, shared_guide)], ids=["no graph", "rows share draws"]
+)
+def test_what_a_graph_cannot_do_is_left_to_the_program(long, program):
     x = torch.linspace(-2, 2, 12)
-    found = log_weights((shared_mean, shared_guide), x, num_samples=64, seed=0)
+    found = log_weights(program, x, num_samples=64, seed=0)
     assert not long
-    assert torch.equal(found, by_program((shared_mean, shared_guide), x, num_samples=64))
+    assert torch.equal(found, by_program(program, x, num_samples=64))
 
 
 def test_a_work_of_many_tiles_knows_their_number(pairs):

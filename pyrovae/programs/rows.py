@@ -163,7 +163,7 @@ class RowWork:
         seed = check_seed(seed)
         self.seed = int(torch.randint(2**62, ())) if seed is None else seed
         self.weigh: Callable[[Block, Tile], Tensor] = lambda block, tile: tile.terms().log_weights
-        self.share, self._shared = share, (slice(0), Substitute({}))
+        self._shared = slice(0), Substitute({})
         for owner in self.program.owners:
             check_covariates(owner, self.data.covariates or {}, self.data.levels)
         like = announced_like(self.program, lambda: self.call(self.first(2, {}), nesting=0)[:3])
@@ -176,7 +176,7 @@ class RowWork:
             self.dry_run.check_rows(len(few.rows))
             self.modules = tuple(self.dry_run.announced.modules.values())
             self._few = few._replace(nesting=self.nesting)
-            self.shares = share is not None and bool(self.dry_run.global_latents)
+            self.share = share if self.dry_run.global_latents else None
             self._cut(at_once or num_samples)
 
     def __len__(self) -> int:
@@ -217,7 +217,7 @@ class RowWork:
         rows = max(1, min(rows, int(TILE_BYTES / max(used.per_row, 1.0)), len(self.data)))
         self.rows = len(self.data) if self.whole else rows
         self.draws = max(1, pairs // self.rows)
-        self.step = 1 if self.shares and not self.vectorize else self.draws
+        self.step = self.draws if self.share is None or self.vectorize else 1
         needed = used.fixed + used.per_row * self.rows + used.per_pair * self.rows * min(self.draws, at_once)
         self._check_bytes(needed, f"a block of {self.rows} rows needs", "")
 
@@ -257,7 +257,7 @@ class RowWork:
 
     def sharing(self, call: Call, samples: slice) -> Call:
         """A call under those draws of the global latents that all rows share, where they do."""
-        if self.share is None or not self.shares:
+        if self.share is None:
             return call
         if self._shared[0] != samples:
             drawn = self.global_draws(

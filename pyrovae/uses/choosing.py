@@ -189,8 +189,10 @@ def choose(
 
         by = method if number else "importance"
         settings = (name, epochs, number, seed, by, num_samples, sorted((fit_options or {}).items()))
-        begun = RowWork(program, train, seed=0, progress=False).fingerprint() if resume else ""
-        return _kept(resume, f"{settings} {begun} {train.fingerprint()} {on.fingerprint()}", job)
+        if resume is None:
+            return job()
+        begun = RowWork(program, train, seed=0, progress=False).fingerprint(settings)
+        return _kept(resume, f"{begun} {on.fingerprint()}", job)
 
     left, trials = list(models), []
     for kept, epochs in bar(rungs, "halving", progress):
@@ -255,10 +257,8 @@ def _rungs(count: int, budget: int) -> list[tuple[int, int]]:
     return [(after, budget // (len(sizes) - 1) // before) for before, after in itertools.pairwise(sizes)]
 
 
-def _kept(folder: str | Path | None, settings: str, job: Callable[[], Pointwise]) -> Pointwise:
+def _kept(folder: str | Path, settings: str, job: Callable[[], Pointwise]) -> Pointwise:
     """What a job returns, from the file of these settings where it was done before."""
-    if folder is None:
-        return job()
     path = Path(folder) / f"{hashlib.blake2b(settings.encode(), digest_size=12).hexdigest()}.npz"
     names = ("log_p", "elbo", "mcse", "pareto_k", "half", "flagged")
     known = ("measure", "estimator", "num_samples")
