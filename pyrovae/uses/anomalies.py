@@ -117,7 +117,9 @@ class Detection:
             frame.insert(1, "name", np.asarray(self.row_names)[frame["first"]])
         if self.reasons is not None:
             said = self.reasons["feature"] + " (" + self.reasons["surprise"].map("{:.1f}".format) + ")"
-            frame["features"] = said.groupby(self.reasons["row"]).agg(", ".join).reindex(frame["first"], fill_value="").values
+            frame["features"] = (
+                said.groupby(self.reasons["row"]).agg(", ".join).reindex(frame["first"], fill_value="").values
+            )
         return frame.rename(columns={"first": "row"}).sort_values("score", ascending=False, kind="stable")
 
     def alarms(self, rows_per_day: float, cost: float = 1.0) -> pd.DataFrame:
