@@ -74,6 +74,13 @@ def versus(run, other, tmp_path_factory):
     return path
 
 
+@pytest.fixture(autouse=True)
+def few(monkeypatch):
+    """Pages that a test writes itself are of few rows and replicates; those of the fixtures above have all of them."""
+    for name, number in {"REPLICATES": 40, "CHECK_ROWS": 60, "ROWS": 60}.items():
+        monkeypatch.setattr(f"pyrovae.report.page.{name}", number)
+
+
 @pytest.fixture
 def copy(run, tmp_path):
     return shutil.copytree(run[0], tmp_path / "copy", ignore=shutil.ignore_patterns("checkpoints", "report.html"))

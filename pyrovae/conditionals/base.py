@@ -140,10 +140,12 @@ class Conditional(nn.Module, ABC):
         center, unit = self.moments(x)
         raw = torch.zeros_like(target, requires_grad=True)
         optimizer = torch.optim.Adam([raw], lr=0.1)
+        constant, _ = observed(self.distribution(center), x)
+        values, times = (x, None) if _entries(constant).event_shape else tally(x)
         for _ in range(steps):
-            constant, filled = observed(self.distribution(center + unit * raw), x)
-            loss = -constant.log_prob(filled).sum() / max(len(x), 1)
-            (raw.grad,) = torch.autograd.grad(loss, raw)
+            constant, filled = observed(self.distribution(center + unit * raw), values)
+            terms = constant.log_prob(filled) if times is None else times * _entries(constant).log_prob(filled)
+            (raw.grad,) = torch.autograd.grad(-terms.sum() / max(len(x), 1), raw)
             optimizer.step()
         with torch.no_grad():
             target.copy_(center + unit * raw)
@@ -160,6 +162,33 @@ class Conditional(nn.Module, ABC):
     def extra_repr(self) -> str:
         """The event's shape."""
         return f"event_shape={tuple(self.event_shape)}"
+
+
+def tally(x: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The different values of each entry, and in how many rows each stands; the rows and None where few values repeat.
+
+    An entry with fewer values than another has its largest once more, in no row. The missing ones are one value, NaN.
+
+    >>> tally(torch.tensor([2.0, 0.0, 2.0, 2.0, 2.0, 0.0, 2.0, 2.0])[:, None])
+    (tensor([[0.],
+            [2.]]), tensor([[2.],
+            [6.]]))
+    """
+    rows = x.flatten(1).nan_to_num(torch.inf).sort(0).values
+    number = torch.cat([torch.zeros_like(rows[:1]), rows[1:] != rows[:-1]]).cumsum(0).long()
+    size = int(number.max()) + 1 if rows.numel() else len(x)
+    if 4 * size > len(x):
+        return x, None
+    values = rows[-1].expand(size, -1).scatter(0, number, rows)
+    times = torch.zeros_like(values).scatter_add(0, number, torch.ones_like(rows))
+    return values.masked_fill(values.isinf(), torch.nan).unflatten(1, x.shape[1:]), times.unflatten(1, x.shape[1:])
+
+
+def _entries(distribution: dist.TorchDistribution) -> dist.TorchDistribution:
+    """The distribution before its entries were declared one event; without an event where they are independent."""
+    while isinstance(distribution, torch.distributions.Independent):
+        distribution = distribution.base_dist
+    return distribution
 
 
 def squarable(x: Tensor, like: Tensor) -> Tensor:
