@@ -757,6 +757,14 @@ def test_tables_are_compared_on_the_same_kinds_alone():
         compare({name: runs[name] for name in ("count", "real")})
 
 
+def test_a_density_and_a_mass_are_refused_before_they_are_evaluated(monkeypatch):
+    monkeypatch.setattr("pyrovae.comparison.held_out.log_marginal", lambda *_, **__: pytest.fail("it was evaluated"))
+    x = torch.arange(4.0)[:, None]
+    models = {name: build_vae(1, likelihood=name, latent_dim=1, hidden=(4,), seed=0) for name in ("normal", "poisson")}
+    with pytest.raises(ValueError, match="models differ in measure: 'normal' density, 'poisson' mass"):
+        compare(models, x)
+
+
 def test_of_equal_models_one_in_twenty_is_worse_with_a_reference_fixed_beforehand():
     """1,000 pairs whose log densities differ row by row and are equal in expectation; within two standard errors of 5 %."""
     generator = np.random.default_rng(0)

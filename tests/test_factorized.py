@@ -11,6 +11,7 @@ from torch import nn
 from torch.distributions import constraints
 
 import pyrovae as pvae
+from pyrovae.conditionals.base import tally
 from pyrovae.distributions.links import FLOOR, link
 from pyrovae.missing import interior_point
 
@@ -285,3 +286,25 @@ def test_initialization_of_a_bernoulli_is_the_mean():
     x = torch.bernoulli(torch.tensor([0.1, 0.5, 0.9]).expand(5000, 3), generator=torch.Generator().manual_seed(0))
     likelihood.initialize(x)
     torch.testing.assert_close(likelihood(torch.zeros(2)).mean.detach(), x.mean(0), atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize("family", [dist.Binomial, pvae.MeanBetaBinomial])
+def test_initialization_counts_values_that_repeat(family, monkeypatch):
+    """As if each row were looked at; the entries have other values, and others are missing, one of them in every row."""
+    x = torch.binomial(torch.full((400, 4), 16.0), torch.tensor([0.02, 0.3, 0.8, 0.5]).expand(400, 4))
+    x[torch.rand(400, 4) < torch.tensor([0.0, 0.5, 0.1, 1.0])] = torch.nan
+    values, times = tally(x)
+    assert len(values) < 18
+    assert times.sum(0).tolist() == [400] * 4  # the missing ones are counted as one value
+    assert torch.equal(((values == 0.0) * times).sum(0), (x == 0.0).sum(0).float())
+    made = [pvae.Factorized(family, pvae.MLP(2, (4,)), event_shape=4, total_count=16) for _ in range(2)]
+    made[0].initialize(x)
+    monkeypatch.setattr("pyrovae.conditionals.base.tally", lambda x: (x, None))
+    made[1].initialize(x)
+    assert made[1].offset[..., :3].abs().min() > 0.1
+    torch.testing.assert_close(made[0].offset, made[1].offset, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("rows", "counted"), [(11, False), (12, True)])
+def test_rows_are_counted_where_values_repeat_four_times(rows, counted):
+    assert (tally(torch.arange(float(rows))[:, None] % 3)[1] is not None) == counted

@@ -10,7 +10,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from pyrovae.comparison.pointwise import Pointwise
+from pyrovae.comparison.pointwise import UNKNOWN, Pointwise
 from pyrovae.comparison.rows import check_comparable, check_held_out
 from pyrovae.comparison.table import WEIGHTS, Comparison
 from pyrovae.data import Data, as_data
@@ -131,11 +131,18 @@ def _check_names(models: Mapping[str, list[Any]], data: Data) -> None:
 
 
 def _suited(estimator: Estimator, models: Mapping[str, list[Any]], data: Data) -> tuple[Estimator, list[str]]:
-    """The estimator that all programs have, and a note where it is the fallback of the one that was asked for."""
+    """The estimator that all programs have, and a note where it is the fallback of the one that was asked for.
+
+    Densities beside masses are refused before they are evaluated.
+    """
     programs = {name: refits[0] for name, refits in models.items() if _is_program(refits[0])}
+    asked = programs if getattr(estimator, "fallback", None) else {}
+    works = {name: RowWork(program, data, seed=0, progress=False) for name, program in asked.items()}
+    measures = {name: Pointwise(np.zeros(1), measure=work.dry_run.measure) for name, work in works.items()}
+    check_comparable({name: [known] for name, known in measures.items() if known.measure not in UNKNOWN}, True)
     found = estimator
-    for name, program in programs.items() if getattr(estimator, "fallback", None) else ():
-        found, why = estimator.suited(RowWork(program, data, seed=0, progress=False))
+    for name, work in works.items():
+        found, why = estimator.suited(work)
         if why:
             return found, [f"{name!r}, and with it every program, is {fallen_back(why)}"]
     return found, []
