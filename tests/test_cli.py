@@ -853,6 +853,10 @@ def test_strange_rows_are_found_from_a_run_folder_alone(tmp_path):
     assert len(pd.read_csv(out)) == 10
     assert "--force" in invoke(*detect, "--data", tmp_path / "elsewhere.csv", "--out", out).output
     assert "--out: the output must end in .csv" in invoke(*detect, "--out", tmp_path / "found.txt").output
+    ratio = ["--score", "likelihood_ratio", "--calibration", tmp_path / "elsewhere.csv"]
+    assert "--background: " in invoke(*detect, *ratio).output
+    assert invoke(*detect, *ratio, "--background", tmp_path / "run").exit_code == 0
+    assert pd.read_csv(tmp_path / "run" / "anomalies.csv")["score"].abs().max() < 3  # against itself nothing is strange
 
 
 def test_labels_with_holes_are_described_by_what_they_hold():

@@ -237,7 +237,7 @@ def test_names_table_and_figure():
         ({"estimand": "median"}, "estimand must be one of mean, population"),
         ({"quantity": "median"}, "quantity must be one of mean, log_mean"),
         ({"groups": ([0], [1])}, "expected a unit for each of 3 rows of a, got 1"),
-        ({"groups": "donor"}, "groups must be one of"),
+        ({"groups": "donor"}, "the name of a label, and the rows have none"),
         ({"quantity": lambda latents, _: latents["z"][0]}, "expected .draws, rows, features."),
     ],
 )

@@ -132,6 +132,12 @@ def test_features_are_named_and_rows_are_counted():
         generation_quality(x[:49], x, x)
     with pytest.raises(ValueError, match="one shape"):
         generation_quality(x[:, :, 0], x, x)
+    assert generation_quality(x[:60], x, x, neighbors=59).attrs["neighbors"] == 59
+    with pytest.raises(ValueError, match="neighbors must be from 1 to 59"):
+        generation_quality(x[:60], x, x, neighbors=60)
+    with pytest.raises(ValueError, match="no unit of distances") as caught:
+        generation_quality(x, x, torch.ones_like(x))
+    assert caught.value.argument == "train"
 
 
 def test_augmented_rows_are_draws_near_each_row():
@@ -151,6 +157,12 @@ def test_augmented_rows_are_draws_near_each_row():
     assert abs(float((drawn - mean).mean())) < 5 * float(spread) / (1500**0.5)
     means = augment(vae, x, torch.arange(500), factor=1, draw=False, seed=0)[0][500:]
     assert float((means - rows[500:1000]).abs().mean()) < 1
+
+
+def test_labels_may_be_words():
+    vae, words = pvae.build_vae(3, likelihood="poisson", latent_dim=1, hidden=(4,)), ["a", "b"]
+    assert augment(vae, torch.ones(2, 3), words, factor=2)[1].tolist() == 3 * words
+    assert torch.equal(augment(vae, torch.ones(2, 3), [4, 5], factor=1)[1], torch.tensor([4, 5, 4, 5]))
 
 
 def test_means_of_integers_are_no_integers_and_their_draws_are():

@@ -76,6 +76,11 @@ def test_a_grid_search_chooses_by_held_out_evidence_in_silence(capfd):
     assert capfd.readouterr() == ("", "")
 
 
+def test_one_width_is_one_hidden_layer():
+    one, same = (VAETransformer(**{**QUICK, "hidden": hidden}).fit(rows()) for hidden in (8, (8,)))
+    np.testing.assert_array_equal(one.transform(rows()), same.transform(rows()))
+
+
 def test_it_survives_a_pickle_and_takes_missing_entries():
     x = rows()
     x[0, 0] = np.nan

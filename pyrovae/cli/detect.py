@@ -10,8 +10,8 @@ import typer
 
 import pyrovae as pvae
 from pyrovae.cli.endings import complain
-from pyrovae.cli.options import DataPath, Force, NumSamples, Quiet, RunFolder, Seed
-from pyrovae.cli.output import say, show
+from pyrovae.cli.options import DataPath, Force, Quiet, RunFolder, Seed
+from pyrovae.cli.output import check_free, number, say, show
 from pyrovae.errors import refusal
 
 if TYPE_CHECKING:
@@ -31,7 +31,10 @@ def detect(
     out: Annotated[
         Path | None, typer.Option(help="The .csv file of the rows; by default anomalies.csv in the run.")
     ] = None,
-    score: Annotated[str, typer.Option(help="evidence, elbo or typicality.")] = "evidence",
+    score: Annotated[str, typer.Option(help="evidence, elbo, typicality or likelihood_ratio.")] = "evidence",
+    background: Annotated[
+        Path | None, typer.Option(help="Folder of the run that is the background of a likelihood ratio.")
+    ] = None,
     fdr: Annotated[float, typer.Option(help="Share of false discoveries.")] = 0.1,
     window: Annotated[int, typer.Option(help="Consecutive rows that are looked at together.", min=1)] = 1,
     explain: Annotated[
@@ -43,7 +46,9 @@ def detect(
     ] = None,
     cost: Annotated[float, typer.Option(help="Of looking into one alarm.")] = 1.0,
     train: DataPath = None,
-    num_samples: NumSamples = None,
+    num_samples: Annotated[
+        int | None, typer.Option(help="Draws per row (by default 1000, for elbo 100).", min=1)
+    ] = None,
     seed: Seed = 0,
     force: Force = False,
     quiet: Quiet = False,
@@ -56,8 +61,7 @@ def detect(
     path = out or run / "anomalies.csv"
     if path.suffix != ".csv":
         raise refusal(f"the output must end in .csv, got {path}", "out")
-    if out is not None and path.exists() and not force:
-        raise refusal(f"{path} is there already: choose another file, or write over it with --force", "out")
+    check_free(path, force or out is None)
     kept = pvae.files.Run.read(run)
     own = _own(kept, train, needed=calibration is None, quiet=quiet)
     rows = rows_of(kept, data)
@@ -67,6 +71,7 @@ def detect(
         quiet, f"{len(usual)} calibration rows; to discover a single one of {len(rows)} rows it takes {needed * window}"
     )
     options = {name: given[name] for name in signature(pvae.uses.detect).parameters if name in given}
+    options |= {"background": None if background is None else pvae.load(background)}
     options |= {"data": rows, "calibration": usual, "train": None if own is None else own.train.drawn(seed)}
     found = pvae.uses.detect(pvae.load(run), **options, progress=False if quiet else None)
     frame = found.to_frame()
@@ -98,4 +103,4 @@ def _own(kept: pvae.files.Run, path: str | None, needed: bool, quiet: bool) -> D
 
 
 def _cell(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return number(value, ".4g") if isinstance(value, float) else str(value)

@@ -9,7 +9,7 @@ import typer
 
 import pyrovae as pvae
 from pyrovae.cli.options import Force, Quiet, RunFolder, Seed
-from pyrovae.cli.output import say, show
+from pyrovae.cli.output import check_free, say, show
 from pyrovae.errors import refusal
 
 if TYPE_CHECKING:
@@ -53,8 +53,8 @@ def impute(
 
     names = ["-cells", *(f"-{number}" for number in range(1, tables + 1))]
     paths = [out, *(out.with_stem(out.stem + name) for name in names)]
-    if there := [path for path in paths if path.exists() and not force]:
-        raise refusal(f"{there[0]} is there already: choose another file, or write over it with --force", "out")
+    for path in paths:
+        check_free(path, force)
     kept = pvae.files.Run.read(run)
     vae, rows = pvae.load(run), rows_of(kept, data)
     if rows.complete:

@@ -97,6 +97,16 @@ def why_not_writable(folder: Path) -> str | None:
         return error.strerror or str(error)
 
 
+def check_free(path: Path, force: bool) -> None:
+    """Refuse a file that is there already.
+
+    Raises:
+        ValueError: it is there, and is not to be written over.
+    """
+    if path.exists() and not force:
+        raise refusal(f"{path} is there already: choose another file, or write over it with --force", "out")
+
+
 def save_arrays(path: Path, **arrays: Any) -> None:
     """Write arrays into an ``.npz`` file."""
     import numpy as np

@@ -62,6 +62,8 @@ def keys_of_rows(data: Data, groups: Any, time: Any) -> Tensor | None:
     if given is None:
         return None
     if isinstance(given, str):
+        if not data.labels:
+            raise refusal(f"{what} is the name of a label, and the rows have none: give one value per row", name)
         codes = (data.labels or {})[check_word(name, given, data.labels or {})].numpy()
         named = data.levels.get(given)
         given = codes if named is None else [named[int(code)] if code >= 0 else None for code in codes]

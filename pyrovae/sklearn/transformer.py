@@ -64,7 +64,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         likelihood: str = "normal",
         prior: str = "standard_normal",
         posterior: str = "normal",
-        hidden: Sequence[int] = (64,),
+        hidden: int | Sequence[int] = (64,),
         levels: int | None = None,
         epochs: int | None = None,
         batch_size: int = 128,
@@ -90,8 +90,9 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         """Train a VAE on rows, ``(rows, columns)``; ``y`` is not looked at."""
         x = self._rows(X, reset=True)
         self.seed_ = int(check_random_state(self.random_state).randint(2**31 - 1))
+        hidden = (self.hidden,) if isinstance(self.hidden, int | np.integer) else tuple(self.hidden)
         words: dict[str, Any] = {"likelihood": self.likelihood, "prior": self.prior, "posterior": self.posterior}
-        words |= {"latent_dim": self.latent_dim, "hidden": tuple(self.hidden), "levels": self.levels}
+        words |= {"latent_dim": self.latent_dim, "hidden": hidden, "levels": self.levels}
         self.vae_ = build_vae(x.shape[1], start=x, seed=self.seed_, **words).double()
         options: dict[str, Any] = {"epochs": self.epochs, "batch_size": self.batch_size, "beta": self.beta}
         options |= {"learning_rate": self.learning_rate, "progress": False}

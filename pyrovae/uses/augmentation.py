@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
@@ -21,7 +22,7 @@ def augment(
     draw: bool = True,
     seed: int | None = None,
     batch_size: int = 1024,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Any]:
     r"""Rows and, after them, ``factor`` draws near each one, with its label.
 
     .. math:: z_{is} \sim q(z \mid x_i), \qquad x_{is} \sim p(x \mid z_{is}), \qquad y_{is} = y_i
@@ -31,14 +32,15 @@ def augment(
     Args:
         program: a graph, trained on rows like these, labeled or not.
         data: N rows; :class:`~pyrovae.data.Data` may hold covariates.
-        labels: N labels.
+        labels: N labels, numbers or words.
         factor: draws for each row.
         draw: False takes the mean of the data given the latents instead of a draw.
         seed: of the draws; None takes one from torch's random state.
         batch_size: rows at a time.
 
     Returns:
-        ``(1 + factor) * N`` rows and as many labels; integers become floating point numbers where draws or means are none.
+        ``(1 + factor) * N`` rows and as many labels (a tensor of numbers, an array of words); integers become floating point
+        numbers where draws or means are none.
 
     Raises:
         TypeError: the program is no graph.
@@ -55,7 +57,7 @@ def augment(
         raise refusal(
             f"expected a graph, which encodes and decodes, got {type(program).__name__}", "program", TypeError
         )
-    rows, known = as_data(data), torch.as_tensor(labels)
+    rows, known = as_data(data), labels if isinstance(labels, Tensor) else np.asarray(labels)
     if len(known) != len(rows) or not isinstance(rows.x, Tensor):
         raise refusal(f"expected one label for each of {len(rows)} rows of one tensor, got {len(known)}", "labels")
     seed = int(torch.randint(2**31, ())) if seed is None else seed
@@ -69,4 +71,7 @@ def augment(
     made = torch.cat(near)
     whole = rows.x.is_floating_point() or torch.equal(made, made.to(rows.x.dtype).to(made))
     made = made.to(rows.x.dtype) if whole else made
-    return torch.cat([rows.x.to(made.dtype), made]), known.repeat(1 + factor, *[1] * (known.ndim - 1))
+    numbers = torch.arange(len(rows)).repeat(1 + factor)
+    again = known[numbers]
+    is_text = isinstance(again, np.ndarray) and again.dtype.kind not in "biuf"
+    return torch.cat([rows.x.to(made.dtype), made]), again if is_text else torch.as_tensor(again)

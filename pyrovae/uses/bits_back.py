@@ -139,11 +139,8 @@ class Chain:
         return torch.from_numpy(block.values).reshape(batch.x.shape)
 
     def identity(self) -> dict[str, Any]:
-        """What must be the same where the file is read: the weights, the versions, and the numbers that the program computes."""
-        model, canary = hashlib.sha256(), hashlib.sha256()
-        for name, tensor in sorted(self.work.dry_run.announced.tensors.items()):
-            model.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            model.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        """What must be the same where the file is read: weights, covariates, versions, the numbers that are computed."""
+        model, canary = _digest_of(self.work.dry_run.announced.tensors), hashlib.sha256()
         blocks = self.blocks()
         for rows in (max(blocks, key=lambda block: block.stop - block.start), blocks[-1]):
             with self._running():
@@ -158,7 +155,8 @@ class Chain:
             "device": device,
             "processor": torch.backends.cpu.get_cpu_capability(),
         }
-        return {"model": model.hexdigest(), "canary": canary.hexdigest(), **machine, **versions}
+        known = {"model": model, "covariates": _digest_of(self.work.data.covariates or {})}
+        return {**known, "canary": canary.hexdigest(), **machine, **versions}
 
     def _plan(self, drawn: list[str]) -> list[Move]:
         """The moves of an encoder: level by level where these are a chain, else all latents first.
@@ -336,6 +334,15 @@ class AtBins(Messenger):
         like = next(getattr(independent(grid), parameter) for parameter in independent(grid).arg_constraints)
         msg["value"] = torch.from_numpy(values).reshape(grid.shape()).to(like)
         msg["done"] = True
+
+
+def _digest_of(tensors: Mapping[str, Tensor]) -> str:
+    """A hash of tensors with their names, shapes and kinds of numbers."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
 
 
 def _pattern(batch: Batch) -> np.ndarray:

@@ -15,7 +15,7 @@ import torch
 
 from pyrovae.comparison import Comparison, Pointwise
 from pyrovae.data import Data, as_data
-from pyrovae.errors import check_integer, refusal
+from pyrovae.errors import check_integer, counted, refusal
 from pyrovae.evaluation import Estimator, log_marginal
 from pyrovae.evaluation.estimators import DEFAULT
 from pyrovae.limits import ERRORS
@@ -172,8 +172,8 @@ def choose(
     final = budget // 2 // (refits * (rungs[-1][0] if rungs else len(models)))
     if min([final, *(epochs for _, epochs in rungs)]) < 1:
         raise refusal(
-            f"a budget of {budget} epochs gives {len(models)} models and {refits} refits no epoch each: give at least "
-            f"{4 * max(len(models) * (len(rungs) + 1), refits * FINALISTS)}",
+            f"a budget of {budget} epochs gives {counted(len(models), 'model')} and {counted(refits, 'refit')} no epoch each: "
+            f"give at least {4 * max(len(models) * (len(rungs) + 1), refits * FINALISTS)}",
             "budget",
         )
 

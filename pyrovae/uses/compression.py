@@ -105,7 +105,7 @@ def compress(
     for rows in bar(chain.blocks(), "compress", progress):
         chain.push(chain.batch(rows), x[rows])
     words = chain.stack.words()
-    chain.header |= {"rows": _digest(x.contiguous().numpy()), "initial_words": chain.stack.initial, "words": len(words)}
+    chain.header |= {"rows": _digest(x), "initial_words": chain.stack.initial, "words": len(words)}
     text = json.dumps(chain.header | chain.identity(), separators=(",", ":")).encode()
     body = struct.pack("<I", len(text)) + text + words.astype("<u4").tobytes()
     return MAGIC + hashlib.sha256(body).digest() + body
@@ -133,8 +133,8 @@ def decompress(
 
     Raises:
         ImportError: constriction is not installed.
-        ValueError: another kind of file, a truncated or changed one, another program, or a machine that computes other
-            floating point numbers.
+        ValueError: another kind of file, a truncated or changed one, another program, other covariates, or a machine that
+            computes other floating point numbers.
     """
     header, words = _opened(data)
     x = torch.zeros(header["shape"], dtype=getattr(torch, header["dtype"]))
@@ -142,6 +142,10 @@ def decompress(
     own = chain.identity()
     if own["model"] != header["model"]:
         raise refusal("the file was written by another program or other weights: take those that wrote it", "program")
+    if own["covariates"] != header["covariates"]:
+        raise refusal(
+            "the covariates are not those of the rows in the file: give the same, in the same order", "covariates"
+        )
     differing = [f"{name} {header[name]} there and {own[name]} here" for name in own if own[name] != header.get(name)]
     if own["canary"] != header["canary"]:
         differing = [text for text in differing if not text.startswith("canary")] or ["another processor"]
@@ -152,7 +156,7 @@ def decompress(
         )
     for rows in bar(list(reversed(chain.blocks())), "decompress", progress):
         x[rows] = chain.pop(chain.batch(rows)).reshape(x[rows].shape).to(x.dtype)
-    if _digest(x.numpy()) != header["rows"]:
+    if _digest(x) != header["rows"]:
         raise refusal("the rows that were read are not those that were written: nothing is returned", "data")
     return x
 
@@ -174,8 +178,8 @@ def coded_size(data: bytes) -> dict[str, int]:
     return {"file": 8 * len(data), "written": written, "initial": initial, "net": written - initial, **sizes}
 
 
-def _digest(rows: np.ndarray) -> str:
-    return hashlib.sha256(rows.tobytes()).hexdigest()
+def _digest(rows: Tensor) -> str:
+    return hashlib.sha256(rows.view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
 def _opened(data: bytes) -> tuple[dict[str, Any], np.ndarray]:

@@ -16,7 +16,7 @@ from pyrovae.checks.entries import array, rows_second, unwrap
 from pyrovae.checks.findings import CAUTION, GOOD, Finding, Result
 from pyrovae.data import Data, as_data
 from pyrovae.data.splits import keys_of_rows
-from pyrovae.errors import check_integer, check_word, refusal
+from pyrovae.errors import check_integer, check_word, counted, refusal
 from pyrovae.evaluation.impute import reweighted
 from pyrovae.limits import good_k, share_bad_k, too_many_bad_k
 from pyrovae.programs.call import Call
@@ -345,7 +345,7 @@ def judge(found: xr.Dataset) -> list[Finding]:
     called, size = int((found["fdr"] <= FALSE).sum()), found.sizes["feature"]
     claim = (
         f"{called} of {size} features differ by more than {found.attrs['delta']:g}, at an expected share of {FALSE:.0%} false "
-        f"discoveries ({found.attrs['units_a']} and {found.attrs['units_b']} units, {found.attrs['refits']} fits)."
+        f"discoveries ({found.attrs['units_a']} and {found.attrs['units_b']} units, {counted(found.attrs['refits'], 'fit')})."
     )
     if (fits := found.attrs["refits"]) > 1:
         held = int(((found["fdr"] <= FALSE) & (found["holds"] == fits)).sum())

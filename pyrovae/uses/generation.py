@@ -121,7 +121,7 @@ def generation_quality(
         and ``floor`` with ``floor_error``, those of training rows in the place of the generated ones.
 
     Raises:
-        ValueError: fewer than 50 rows of a set, or rows of unequal shape.
+        ValueError: fewer than 50 rows of a set, rows of unequal shape, or training rows that are all the same.
 
     Reference: Heusel et al. 2017, arXiv:1706.08500; Binkowski et al. 2018, arXiv:1801.01401; Chong & Forsyth 2020,
     arXiv:1911.07023 (bias); Kynkaanniemi et al. 2019, arXiv:1904.06991; Naeem et al. 2020, arXiv:2002.09797; Lopez-Paz & Oquab
@@ -133,7 +133,6 @@ def generation_quality(
     """
     import xarray as xr
 
-    check_integer("neighbors", neighbors)
     sets = [_features(rows, features) for rows in (samples, test, train)]
     count = min(map(len, sets))
     if count < 50 or len({part.shape[1:] for part in sets}) > 1:
@@ -143,7 +142,10 @@ def generation_quality(
         raise refusal(
             "expected features without NaN and infinity: fill missing entries first, or give features", "samples"
         )
+    check_integer("neighbors", neighbors, most=count - 1)
     center, unit = sets[2].mean(0), np.sqrt(sets[2].var(0).mean())
+    if not unit > 0:
+        raise refusal("the features of all training rows are the same, so that there is no unit of distances", "train")
     sets = [(part - center) / unit for part in sets]
     random = np.random.default_rng(seed)
     fake, real, seen = (part[random.permutation(len(part))[:count]] for part in sets)
