@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -54,7 +54,7 @@ def compress(
     )
     raw = rows.dense().x.numpy()
     raw = raw.astype(np.min_scalar_type(int(raw.max(initial=0)))).tobytes()
-    others = {"gzip": gzip.compress, "bz2": bz2.compress, "lzma": lzma.compress}
+    others: dict[str, Any] = {"gzip": gzip.compress, "bz2": bz2.compress, "lzma": lzma.compress}
     beside = ", ".join(f"{name} {8 * len(coder(raw)) / numbers:.4f}" for name, coder in others.items())
     say(quiet, f"beside   {beside}")
     say(quiet, f"file     {path}")
