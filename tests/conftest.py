@@ -17,6 +17,13 @@ def pairs(monkeypatch):
     return lambda number: monkeypatch.setattr("pyrovae.programs.rows.PAIRS", number)
 
 
+@pytest.fixture
+def small_pages(monkeypatch):
+    """Pages are of few rows and replicates; those that a fixture of wider scope makes have all of them."""
+    for name, number in {"REPLICATES": 40, "CHECK_ROWS": 60, "ROWS": 60}.items():
+        monkeypatch.setattr(f"pyrovae.report.page.{name}", number)
+
+
 @pytest.fixture(autouse=True)
 def clean_state(request):
     """An empty parameter store and one random state before each test, and gradients on after it, in whatever order they run.

@@ -235,6 +235,8 @@ def main():
     digits()
     if options.moment:
         run_and_die(options.folder, options.hidden, *split(options.moment))
+    if options.moments:  # what a first training imports the children then have
+        pvae.fit(program(), digits()[:BATCH], epochs=1, seed=0, progress=False, **LEVEL)
     codes = [fork(options.folder, options.hidden, *split(text)) for text in options.moments]
     save_state(options.result, {"codes": codes, **outcome(*train(options.folder, hidden=options.hidden))})
 

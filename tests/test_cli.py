@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,8 @@ from pyrovae.presets import Reading, Spec, Training, load
 from pyrovae.presets.options import options_of
 from pyrovae.report.evidence import METHODS as REPORTED
 from pyrovae.report.render import rows_shown
+
+pytestmark = pytest.mark.usefixtures("small_pages")
 
 
 def invoke(*words):
@@ -467,8 +470,9 @@ def test_a_page_is_not_replaced_by_a_poorer_one(tmp_path):
     assert rows_shown(page) == 0
 
 
-def test_a_posterior_is_written_on_request_and_its_size_said_before(run):
+def test_a_posterior_is_written_on_request_and_its_size_said_before(run, monkeypatch):
     folder = run[0]
+    monkeypatch.setattr(pyrovae, "diagnose", partial(pyrovae.diagnose, num_samples=200, num_simulations=100))
     assert invoke("diagnose", folder, "--rows", 20, "--quiet").exit_code == 0
     assert (folder / "report.txt").exists()
     assert not (folder / "posterior.nc").exists()

@@ -363,3 +363,19 @@ def test_listings_agree_with_the_real_files():
         data = load(listing.name)
         assert (listing.rows, listing.event_shape) == (len(data), tuple(data.event_shape))
         assert Path(listing.where).is_dir()
+
+
+def test_the_digits_are_those_of_scikit_learn(monkeypatch):
+    """Its file is read without it; where the file is not there, by it."""
+    from sklearn import datasets
+
+    asked, load_digits = [], datasets.load_digits
+    monkeypatch.setattr(datasets, "load_digits", lambda: asked.append(1) or load_digits())
+    read = named._read_digits(False)
+    assert not asked
+    monkeypatch.setattr(named, "find_spec", lambda name: None)
+    loaded = named._read_digits(False)
+    assert asked
+    assert torch.equal(read.levels, loaded.levels)
+    assert torch.equal(read.labels, loaded.labels)
+    assert (read.levels.dtype, read.labels.dtype) == (loaded.levels.dtype, loaded.labels.dtype)

@@ -42,6 +42,7 @@ CHROMIUM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
 )
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+pytestmark = pytest.mark.usefixtures("small_pages")
 VOID = {"meta", "br", "hr", "img", "link", "input"}
 
 
@@ -72,13 +73,6 @@ def versus(run, other, tmp_path_factory):
     done = invoke("report", run[0], other, "--out", path, "--rows", 20)
     assert done.exit_code == 0, done.output
     return path
-
-
-@pytest.fixture(autouse=True)
-def few(monkeypatch):
-    """Pages that a test writes itself are of few rows and replicates; those of the fixtures above have all of them."""
-    for name, number in {"REPLICATES": 40, "CHECK_ROWS": 60, "ROWS": 60}.items():
-        monkeypatch.setattr(f"pyrovae.report.page.{name}", number)
 
 
 @pytest.fixture
