@@ -8,7 +8,7 @@ from scipy import linalg
 from test_cli import invoke
 
 import pyrovae as pvae
-from pyrovae.uses import augment, fit_prior, generation_quality
+from pyrovae.uses import augment, fit_prior, generation_quality, label_features
 from pyrovae.uses.generation import frechet_distance, kernel_distance
 
 
@@ -46,6 +46,24 @@ def test_a_prior_fitted_to_the_latents_raises_the_elbo_and_nothing_else_moves(un
     np.testing.assert_allclose(new["reconstruction"], old["reconstruction"])
     assert all(torch.equal(value, before[name]) for name, value in vae.state_dict().items())
     assert (fitted.sample(500).mean(0) - fitted.decode(vae.encode(x)).mean(0)).abs().max() < 0.5
+
+
+@pytest.mark.parametrize("kind", ["GaussianMixture", "AffineFlow"])
+def test_the_latents_of_an_autoencoder_may_lie_anywhere(kind, untrained):
+    posterior = pvae.conditionals.Point(pvae.MLP(5, (8,)), 2, preprocess=lambda x: 100 * x)
+    with torch.no_grad():
+        posterior.offset += torch.tensor([500.0, -70.0])
+    vae = pvae.VAE(pvae.standard_normal(2), untrained[0].likelihood, posterior)
+    given = {"num_components": 3} if kind == "GaussianMixture" else {"transforms": 1, "hidden": (8,)}
+    prior = getattr(pvae.conditionals, kind)(event_shape=2, **given)
+    fitted = fit_prior(vae, untrained[1], prior=prior, epochs=40, learning_rate=0.02, seed=0, progress=False)
+    latents = vae.encode(untrained[1])
+    torch.manual_seed(0)
+    drawn = fitted.prior().sample((2000,))
+    unit = latents.std(0)
+    np.testing.assert_allclose((drawn.mean(0) - latents.mean(0)) / unit, 0, atol=0.2)
+    np.testing.assert_allclose(drawn.std(0) / unit, 1, atol=0.2)
+    assert fitted.sample(3).shape == (3, 5)
 
 
 def test_a_program_whose_prior_cannot_be_exchanged_is_refused():
@@ -159,6 +177,23 @@ def test_augmented_rows_are_draws_near_each_row():
     assert float((means - rows[500:1000]).abs().mean()) < 1
 
 
+def test_features_of_labels_tell_them_apart_and_are_named_with_the_accuracy_on_rows_left_out():
+    rng = np.random.default_rng(0)
+    y = np.arange(300) % 3
+    x = torch.from_numpy(100 + 30 * rng.normal(size=(300, 2, 2)))
+    features, name = label_features(x + 300 * torch.eye(4)[y].reshape(300, 2, 2), y)
+    assert name == "a classifier of 3 labels, 100.0 % accurate"
+    vectors = features(x + 300 * torch.eye(4)[y].reshape(300, 2, 2))
+    assert vectors.shape == (300, 32)
+    within = np.mean([vectors[y == k].var(0).sum() for k in range(3)])
+    assert within < 0.3 * vectors.var(0).sum()
+    by_chance = label_features(x, rng.integers(2, size=300))[1]  # of 60 rows
+    assert 25 < float(by_chance.split()[-3]) < 75
+    with pytest.raises(ValueError, match="a label for each of 300 rows, got none") as caught:
+        label_features(x)
+    assert caught.value.argument == "labels"
+
+
 def test_labels_may_be_words():
     vae, words = pvae.build_vae(3, likelihood="poisson", latent_dim=1, hidden=(4,)), ["a", "b"]
     assert augment(vae, torch.ones(2, 3), words, factor=2)[1].tolist() == 3 * words
@@ -194,6 +229,7 @@ def test_a_run_is_judged_and_its_rows_are_augmented(tmp_path, monkeypatch):
     done = invoke("quality", folder)
     assert done.exit_code == 0, done.output
     table = pd.read_csv(folder / "quality.csv", index_col=0)
+    assert "floor), beside 359 test rows; a classifier of 10 labels, 9" in done.output
     assert table.loc["two_sample", "value"] > 0.9  # of a model of one epoch
     assert table.loc["latents", "linear probe"] < table.loc["PCA", "linear probe"] + 0.3
     done = invoke("augment", folder, "--factor", 2, "--out", tmp_path / "more.npz")

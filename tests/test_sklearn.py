@@ -76,6 +76,15 @@ def test_a_grid_search_chooses_by_held_out_evidence_in_silence(capfd):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize(("count", "batch_size", "epochs"), [(40, 40, 200), (1000, 5, 50)])
+def test_small_tables_are_passed_through_two_hundred_times_by_default(count, batch_size, epochs, monkeypatch):
+    asked = []
+    monkeypatch.setattr("pyrovae.sklearn.transformer.fit", lambda *args, **options: asked.append(options["epochs"]))
+    with pytest.raises(AttributeError):
+        VAETransformer(hidden=(4,), batch_size=batch_size).fit(rows(count))
+    assert asked == [epochs]
+
+
 def test_one_width_is_one_hidden_layer():
     one, same = (VAETransformer(**{**QUICK, "hidden": hidden}).fit(rows()) for hidden in (8, (8,)))
     np.testing.assert_array_equal(one.transform(rows()), same.transform(rows()))

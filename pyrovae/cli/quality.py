@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 ROWS = 2000
 """At most so many test rows, and as many draws, are looked at."""
+LABELED = 10_000
+"""At most so many training rows teach the classifier whose features are compared."""
 
 
 def quality(
@@ -46,19 +48,20 @@ def quality(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         drawn = vae.sample(len(test), test.covariates or None)
-    draws = pvae.uses.generation_quality(drawn, test, train, seed=seed)
+    features, name = None, None
+    if train.label is not None:
+        features, name = pvae.uses.label_features(train[:LABELED], seed=seed)
+    draws = pvae.uses.generation_quality(drawn, test, train, features=features, name=name, seed=seed)
     found.append(draws[["value", "error", "floor", "floor_error"]].to_dataframe())
     titles = ["latents of the test rows, by their labels"] * (len(found) - 1)
-    for title, frame in zip([*titles, f"{len(test)} draws and training rows (floor)"], found, strict=True):
+    titles.append(
+        f"{len(test)} draws and training rows (floor), beside {len(test)} test rows; {draws.attrs['features']}"
+    )
+    for title, frame in zip(titles, found, strict=True):
         cells = [
             [str(name), *(number(value, ".3f") for value in line)]
             for name, line in zip(frame.index, frame.values, strict=True)
         ]
-        show(
-            quiet,
-            f"{title}, beside {len(test)} test rows" if "draws" in title else title,
-            ["", *map(str, frame)],
-            cells,
-        )
+        show(quiet, title, ["", *map(str, frame)], cells)
     save_file_atomic(path, pd.concat(found).to_csv().encode())
     say(quiet, f"table  {path}")

@@ -8,7 +8,7 @@ from pyrovae.uses.compression import coded_size, compress, decompress
 from pyrovae.uses.contrasts import Contrast, contrast
 from pyrovae.uses.effects import LatentEffects, latent_effects
 from pyrovae.uses.factors import Factors, factor_loadings, item_bias, rotate
-from pyrovae.uses.generation import fit_prior, generation_quality
+from pyrovae.uses.generation import fit_prior, generation_quality, label_features
 from pyrovae.uses.imputation import multiple_imputation, pool
 from pyrovae.uses.priors import PriorSensitivity, prior_sensitivity
 from pyrovae.uses.representation import representation_quality
@@ -39,6 +39,7 @@ __all__ = [
     "fit_prior",
     "generation_quality",
     "item_bias",
+    "label_features",
     "latent_effects",
     "multiple_imputation",
     "pool",

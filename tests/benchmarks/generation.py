@@ -58,16 +58,11 @@ def priors(latent):
 
 
 def autoencoder(x, epochs, size):
-    """A plain autoencoder, whose latents are put into units of their spread after the training."""
     torch.manual_seed(0)
     latent, hidden = size["latent"], size["hidden"]
     likelihood = pvae.Factorized(dist.Normal, pvae.MLP(latent, hidden), x.shape[1:], scale=1.0)
     model = pvae.VAE(pvae.standard_normal(latent), likelihood, Point(pvae.MLP(x.shape[1:], hidden), latent))
     pvae.fit(model, x, epochs=epochs, beta=0.0, seed=0, progress=False)
-    latents = model.encode(x)  # of any unit, as nothing holds them: in units of their spread a prior can be fitted
-    center, unit = latents.mean(0), latents.std(0)
-    model.posterior.distribution = lambda raw: Point.distribution(model.posterior, (raw - center) / unit)
-    model.likelihood.preprocess = lambda z: center + unit * z
     return model
 
 
