@@ -51,7 +51,7 @@ ROOMS = {
         *("checks", "comparison", "conditionals", "data", "distributions", "evaluation", "graphs", "missing", "plots"),
         *("programs", "training"),
     ),
-    "sklearn": ("evaluation", "presets", "training"),
+    "sklearn": ("evaluation", "presets", "schedules", "training"),
     "report": (
         *("checks", "comparison", "data", "evaluation", "files", "graphs", "plots", "presets", "programs"),
         *("schedules", "uses"),
