@@ -68,7 +68,7 @@ class Comparison:
     * ``diag_diff``: why ``dse`` and ``p_worse`` are too optimistic: ``"N < 100"`` rows, or ``"|elpd_diff| < 4"`` nats (Sivula
       et al. 2020, arXiv:2008.10296); empty where there is no reason.
     * ``diag_elpd``: why ``elpd`` is not to be believed as it stands: how many rows have a k-hat above the limit
-      (``"12 k-hat > 0.67"``), an estimate below their own bound (``"3 flagged"``: a mode was lost) or a density of zero
+      (``"12 k-hat > 0.67"``), an estimate below their own bound (``"3 flagged"``: a mode may be lost) or a density of zero
       (``"2 -inf"``), and ``"rising"`` where ``k_converged`` is False; empty where there is no reason.
     * ``weight``: of the model in the mixture of all of them, from 0 to 1 (stacking, or pseudo-BMA+).
     * ``elbo``: the sum of the rows' bounds under the program's own guide, in nats; NaN without a guide.
@@ -298,12 +298,12 @@ def _reliability(table: Comparison) -> Iterable[str]:
 
 
 def _lost(table: Comparison) -> Iterable[str]:
-    """A row whose own bound lies above its estimate: the estimator lost a part of the posterior."""
+    """A row whose own bound lies above its estimate: the estimator may have lost a part of the posterior."""
     for name in table.frame.index:
         flagged = table.pointwise[name].flagged
         if flagged is not None and flagged.any():
             yield (
-                f"the bound of {counted(int(flagged.sum()), 'row')} of {name!r} lies above the estimate, which has lost a part "
+                f"the bound of {counted(int(flagged.sum()), 'row')} of {name!r} lies above the estimate, which may have lost a part "
                 f"of the posterior: {_remedy(table.frame.loc[name, 'estimator'])}"
             )
 

@@ -18,12 +18,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from pyrovae.compiling.outside import changed, noise_put_back, plain_state
 from pyrovae.compiling.passes import call_directly, own_outputs, simplify, written_nodes
 from pyrovae.compiling.rules import RewoundError, no_host_reads, no_rewinding
-
-LIBRARIES = tuple(str(Path(root)) for root in (Path(torch.__file__).parent, Path(__file__).parents[1], sys.prefix))
-"""Files of torch, of this package and of what is installed: no code of the user's."""
+from pyrovae.programs.outside import LIBRARIES, changed, noise_put_back, plain_state
 
 
 class UntraceableError(Exception):

@@ -49,7 +49,7 @@ class Weights:
         self.tiles = math.ceil(len(work) / work.rows) * math.ceil(work.num_samples / work.step)
         self.done, self.calls, self.seconds = 0, 0, 0.0
         self.functions: dict[Any, Function] = {}
-        self.is_open = work.vectorize and work.share is None
+        self.is_open = work.vectorize and work.share is None and not work.dry_run.wide_latents
 
     def __call__(self, block: Block, tile: Tile) -> Tensor:
         """The log weights of a tile's draws, of shape (draws, rows), float64."""

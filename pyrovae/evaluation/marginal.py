@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,12 +13,12 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 from pyrovae.evaluation.compiled import compiled
-from pyrovae.evaluation.estimators import DEFAULT, Estimator, Importance, Mixture, as_estimator
+from pyrovae.evaluation.estimators import AIS, DEFAULT, Estimator, Importance, Mixture, Refined, as_estimator
 from pyrovae.evaluation.fitting import not_converged
 from pyrovae.evaluation.psis import settled_k
 from pyrovae.limits import FEWEST_EFFECTIVE, FEWEST_SAMPLES, good_k, share_bad_k, too_many_bad_k
 from pyrovae.programs.call import Call
-from pyrovae.programs.masks import counted
+from pyrovae.programs.masks import MaskedApartError, counted
 from pyrovae.programs.rows import MAX_BYTES, Block, RowWork
 from pyrovae.programs.sites import data_axis, data_sites, latent_names
 
@@ -27,7 +28,21 @@ if TYPE_CHECKING:
 ELBO_SAMPLES = 100
 """Draws of the program's own guide for the ELBO beside an estimate that does not use it."""
 BEHIND = 3.0
-"""Standard errors of each by which the guide's own bound must lie above an estimate, to say that the estimate lost something."""
+"""Standard errors of each by which the guide's own bound must lie above an estimate, for the row to be estimated again."""
+BY_CHANCE = 0.05
+"""The probability that any row of a correct estimate is flagged."""
+NOTED: Mapping[type[Estimator], tuple[str, str]] = {
+    Importance: ("importance-sampling estimates with this guide", "search for modes (method 'mixture')"),
+    Mixture: (
+        "estimates by the mixture of Gaussians and guide",
+        "optimize it longer (method=Mixture(num_steps=400)), or train the guide further",
+    ),
+    Refined: (
+        "estimates by optimized Gaussians",
+        "take more steps (method=Refined(num_steps=1000)), or search for modes ('mixture')",
+    ),
+    AIS: ("estimates by annealing", "take more temperatures (method=AIS(num_temperatures=400))"),
+}
 LONG_NAMES = {
     "log_marginal": "log p(x), the logarithm of the mean weight",
     "mcse": "Monte-Carlo standard error of log_marginal",
@@ -87,7 +102,8 @@ def log_marginal(
         A Dataset over ``data`` with ``log_marginal, mcse, ess, pareto_k, elbo, gap`` and ``half`` (the estimate from half of
         the samples, to see whether it has converged), in nats, float64. Other methods than importance sampling compare each
         estimate with the ELBO under the program's own guide: a row whose ELBO lies above by three standard errors of each is
-        estimated again (``refitted``), and ``flagged`` where it stays so; the two are never combined. Refined guides tell which
+        estimated again (``refitted``), and ``flagged`` where it stays so, by as many errors as chance gives to any of the rows
+        with probability .05; the two are never combined. Refined guides tell which
         rows have ``converged``; a mixture tells its ``starts``, distinct ``optima``, ``guide_share`` (the part of its draws that
         is the guide's), and, if ``robust``, how far its two searches lie ``apart``. ``pareto_k`` does not exceed the limit where
         the tail of the weights is worth less than .02 nats.
@@ -135,12 +151,15 @@ def log_marginal(
     def task(block: Block) -> dict[str, Tensor]:
         columns = _estimated(estimator, block)
         if not isinstance(estimator, Importance):
-            own = torch.cat([terms.log_weights for terms in block.terms(ELBO_SAMPLES, stream=1)])
+            try:
+                own = torch.cat([terms.log_weights for terms in block.terms(ELBO_SAMPLES, stream=1)])
+            except MaskedApartError:  # other methods draw by their own proposals, of what the model counts
+                own = torch.full((2, len(block.call.rows)), torch.nan, dtype=torch.float64)
             behind = _behind(columns, own)
             if behind.any():
                 again = _estimated(estimator, block)
                 columns = {name: torch.where(behind, again[name], value) for name, value in columns.items()}
-            flagged = _behind(columns, own)
+            flagged = _behind(columns, own, surely(len(work)))
             columns |= {"elbo": own.mean(0), "refitted": behind, "flagged": flagged}
         columns["gap"] = columns["log_marginal"] - columns["elbo"]
         return columns | _observed(block.call)
@@ -158,10 +177,19 @@ def _estimated(estimator: Estimator, block: Block) -> dict[str, Tensor]:
     return columns | {"pareto_k": columns["pareto_k"].masked_fill(zero, 0.0)}
 
 
-def _behind(columns: Mapping[str, Tensor], own: Tensor) -> Tensor:
-    """Whether the bound under the program's own guide lies above the estimate by three standard errors of each."""
+def _behind(columns: Mapping[str, Tensor], own: Tensor, errors: float = BEHIND) -> Tensor:
+    """Whether the bound under the program's own guide lies above the estimate by so many standard errors of each."""
     error = own.std(0) / math.sqrt(len(own))
-    return own.mean(0) - BEHIND * error > columns["log_marginal"] + BEHIND * columns["mcse"]
+    return own.mean(0) - errors * error > columns["log_marginal"] + errors * columns["mcse"]
+
+
+def surely(rows: int) -> float:
+    """The standard errors that one of so many rows exceeds by chance with probability .05 at most; at least three.
+
+    >>> [round(surely(rows), 1) for rows in (1, 37, 900)]
+    [3.0, 3.0, 3.9]
+    """
+    return max(BEHIND, NormalDist().inv_cdf(1 - BY_CHANCE / rows))
 
 
 def _observed(call: Call) -> dict[str, Tensor]:
@@ -220,12 +248,10 @@ def _note(columns: Mapping[str, Tensor], num_samples: int, estimator: Estimator)
         )
     if not too_many_bad_k(share):
         return ""
-    remedy = (
-        "search for modes (method 'mixture')" if isinstance(estimator, Importance) else "take more steps or samples"
-    )
+    how, remedy = NOTED.get(type(estimator), ("the estimates", "take more samples"))
     return (
-        f"importance-sampling estimates with this guide are unreliable for {share:.0%} of the rows (Pareto k above "
-        f"{good_k(num_samples):.2f}), and biased downwards; {remedy}"
+        f"{how} are unreliable for {share:.0%} of the rows (Pareto k above {good_k(num_samples):.2f}), and biased "
+        f"downwards; {remedy}"
     )
 
 
@@ -235,7 +261,7 @@ def _lost(columns: Mapping[str, Tensor]) -> str:
     if not count:
         return ""
     return (
-        f"the ELBO of {count} rows (flagged) lies above their estimate, which has lost a part of the posterior: search longer "
+        f"the ELBO of {count} rows (flagged) lies above their estimate, which may have lost a part of the posterior: search longer "
         "(method=Mixture(starts=100, components=10)), or leave them to the guide (method='importance')"
     )
 
@@ -289,7 +315,15 @@ def _dataset(columns: Mapping[str, Tensor], estimator: Estimator, work: RowWork,
     }
     if columns["entries"].any():
         attributes |= {name: columns[name].sum().item() for name in ("entries", "magnitude")}
-    notes = [fallen_back(why), _note(columns, work.num_samples, estimator), _lost(columns), _unbounded(columns)]
+    unknown = int((columns["elbo"].isnan() & columns["log_marginal"].isfinite()).sum())
+    no_bound = f"{unknown} rows have no ELBO: the guide masks other latents than the model does" if unknown else ""
+    notes = [
+        no_bound,
+        fallen_back(why),
+        _note(columns, work.num_samples, estimator),
+        _lost(columns),
+        _unbounded(columns),
+    ]
     notes += [_full(columns["optima"], estimator.components)] if isinstance(estimator, Mixture) else []
     notes += [not_converged(columns["converged"])] if "converged" in columns else []
     if any(notes):

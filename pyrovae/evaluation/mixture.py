@@ -30,7 +30,7 @@ VALLEY = 0.1
 DEAD = 1e-3
 """A component with a smaller share of the evidence among the pilot draws gets no draws."""
 WIDEST = 3.0
-"""The largest scale of a Gaussian at an optimum, in units of the guide's."""
+"""The largest scale of a Gaussian at an optimum, in units of the guide's, where the curvature tells none."""
 PILOT = 16
 """Draws of each component from which the number of its final draws follows."""
 PROBED = 64
@@ -246,15 +246,17 @@ def most(optima: Optima) -> Optima:
     return Optima(optima.places[: max(1, int(optima.counts.max()))], optima.counts)
 
 
-def laplace(space: LatentSpace, places: Tensor, spread: Tensor) -> Gaussian:
+def laplace(space: LatentSpace, places: Tensor, spread: Tensor, widest: Tensor) -> Gaussian:
     """A Newton step from each place where that is uphill, and the Gaussian that has the curvature of the density there.
 
-    A direction in which the density is nearly flat, or curves upwards, gets a scale of ``WIDEST`` times the spread.
+    A direction in which the density curves upwards gets a scale of ``WIDEST`` times the spread, one in which it is nearly flat
+    at most the widest.
 
     Args:
         space: the latents of the rows.
         places: of shape (optima, rows, size).
-        spread: of shape (rows, size).
+        spread: of the guide, of shape (rows, size).
+        widest: the largest scale in units of the spread, at least ``WIDEST``, of shape (rows,).
     """
     with torch.enable_grad(), poutine.block(), checked(False):
         white = torch.zeros_like(places, requires_grad=True)
@@ -263,7 +265,8 @@ def laplace(space: LatentSpace, places: Tensor, spread: Tensor) -> Gaussian:
         rows = [torch.autograd.grad(part.sum(), white, retain_graph=True)[0] for part in slope.unbind(-1)]
     precision, slope = -torch.stack(rows, -1).detach(), torch.nan_to_num(slope.detach())
     values, vectors = torch.linalg.eigh(torch.nan_to_num(precision + precision.mT) / 2)
-    root = vectors * values.clamp_min(WIDEST**-2).rsqrt()[..., None, :]
+    curved = torch.where(values > 0, torch.maximum(values, widest[..., None] ** -2), WIDEST**-2)
+    root = vectors * curved.rsqrt()[..., None, :]
     moved = places + spread * (root @ (root.mT @ slope[..., None]))[..., 0]
     upper = torch.linalg.qr(root.mT).R  # of the covariance by its root: rounding leaves no steep direction negative
     signs = torch.where(upper.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(upper)
@@ -271,6 +274,20 @@ def laplace(space: LatentSpace, places: Tensor, spread: Tensor) -> Gaussian:
         higher = space.log_joint(moved, masked=True) > height
     tril = spread[..., None] * (signs[..., None] * upper).mT
     return Gaussian(torch.where(higher[..., None], moved, places), tril)
+
+
+def widest_scale(space: LatentSpace, spread: Tensor) -> Tensor:
+    """The scale of the prior in units of the guide's, at least ``WIDEST``, of shape (rows,): a guide may be much too narrow.
+
+    Args:
+        space: the latents of the rows.
+        spread: of the guide, of shape (rows, size).
+    """
+    if space.flat:
+        return torch.full_like(spread[:, 0], WIDEST)
+    with torch.random.fork_rng():
+        prior = space.prior_draws(4 * PILOT).std(0)
+    return (prior / spread).nan_to_num().amax(-1).clamp_min(WIDEST)
 
 
 def proposals(
@@ -306,7 +323,7 @@ def proposals(
     family, spread = family_for(family, space.size), own.tril[row]
     loc, tril = torch.cat([own.loc[None], optima.places])[which, row], spread
     if family == "full":  # else the curvature would be as large as a full covariance
-        around, is_own = laplace(stack, loc[None], spread), which == 0
+        around, is_own = laplace(stack, loc[None], spread, widest_scale(space, own.tril)[row]), which == 0
         loc = torch.where(is_own[:, None], loc, around.loc[0])
         tril = torch.where(is_own[:, None, None], torch.diag_embed(spread), around.tril[0])
     gaussian = fit_gaussian(stack, family, num_steps, num_particles, rate, start=Gaussian(loc, tril)).gaussian

@@ -21,7 +21,9 @@ from torch.distributions.transforms import IndependentTransform, Transform
 from pyrovae.programs import PARTICLES, Terms, given_terms, latent_names
 from pyrovae.programs.call import Call
 from pyrovae.programs.masks import Unmask, counted
+from pyrovae.programs.running import reaches_beyond
 from pyrovae.programs.sites import Site, frame_of, sites_of
+from pyrovae.programs.supports import check_inside
 
 CHECKED_DRAWS = 8
 """Draws of the guide at which it is checked what depends on a masked latent."""
@@ -115,6 +117,7 @@ class LatentSpace:
         counted: whether the program counts a coordinate, or masks it, of shape (rows, size).
         masked_alike: the guide masks what the model masks, and nothing else.
         flat: the latents with a flat prior.
+        wide: the priors of the latents that the guide may draw outside the prior's support.
         varies: some rows may have other bijections than others.
 
     Raises:
@@ -136,6 +139,11 @@ class LatentSpace:
             raise ValueError(f"the model draws the latents {lacking}, which the guide lacks: sample them in both")
         for name in self.names:
             _check_bounds(model_trace.nodes[name], again.nodes[name])
+        self.wide = {
+            name: model_trace.nodes[name]["fn"]
+            for name in self.names
+            if reaches_beyond(guide_trace.nodes[name]["fn"], model_trace.nodes[name]["fn"])
+        }
         self.varies = any(bound.numel() > 1 for name in self.names for bound in _bounds(model_trace.nodes[name]))
         self.blocks = self._layout([(guide_trace.nodes[name], model_trace.nodes[name]) for name in self.names])
         self.size = self.blocks[-1].coordinates.stop
@@ -267,7 +275,10 @@ class LatentSpace:
         """Draws of the guide as vectors, of shape (samples, rows, size)."""
         with torch.no_grad(), poutine.block():
             guide_trace = self._particles(self.call.program.guide, num_samples, None)
-        return self.flatten({name: guide_trace.nodes[name]["value"] for name in self.names})
+        values = {name: guide_trace.nodes[name]["value"] for name in self.names}
+        for name, prior in self.wide.items():
+            check_inside(name, prior, values[name])
+        return self.flatten(values)
 
     def prior_draws(self, num_samples: int) -> Tensor:
         """Draws of the model's prior as vectors, of shape (samples, rows, size)."""

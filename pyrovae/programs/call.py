@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 
 import pyro
 import torch
+from pyro import poutine
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
-from pyrovae.programs.masks import Redraw
+from pyrovae.programs.masks import MaskedApartError, Redraw, masked_by_model_alone
 from pyrovae.programs.program import Program
 from pyrovae.programs.running import paired_traces
-from pyrovae.programs.terms import Terms, concatenate, log_terms
+from pyrovae.programs.terms import Terms, concatenate, given_terms, log_terms
 
 
 class Call(NamedTuple):
@@ -35,13 +36,43 @@ class Call(NamedTuple):
 
     def terms(self, num_samples: int, vectorize: bool = True, dtype: torch.dtype | None = torch.float64) -> Terms:
         """The log densities per datum of fresh draws."""
-        if vectorize:
-            return log_terms(*self.traces(num_samples), dtype=dtype)
-        return concatenate([log_terms(*self.traces(None), dtype=dtype) for _ in range(num_samples)])
+        runs = [num_samples] if vectorize else [None] * num_samples
+        return concatenate([log_terms(*self.traces(size), dtype=dtype) for size in runs])
 
     def using(self, **functions: Any) -> Call:
         """The call with another ``model=`` or ``guide=``."""
         return self._replace(program=replace(self.program, **functions))
+
+    def check_masks(self, model_trace: Trace, guide_trace: Trace, num_samples: int | None) -> None:
+        """Refuse latents that model and guide mask differently, but for a mask in the model that stands for a flat prior.
+
+        Args:
+            model_trace: of some draws.
+            guide_trace: of the same draws.
+            num_samples: how many they are.
+
+        Raises:
+            MaskedApartError: the guide masks what the model counts; or the model masks what the guide counts, and nothing
+                depends on it there.
+        """
+        alone = masked_by_model_alone(model_trace, guide_trace)
+        if not alone:
+            return
+        same = self.using(
+            model=Redraw(list(alone))(self.program.model), guide=poutine.replay(self.program.guide, trace=guide_trace)
+        )
+        try:
+            redrawn, _ = same.traces(num_samples)
+        except NotImplementedError:  # an improper prior
+            return
+        found = [given_terms(trace, list(alone)) for trace in (model_trace, redrawn)]
+        depends = (found[0].log_weights != found[1].log_weights).any(0)
+        for name, rows in alone.items():
+            if (rows & ~depends).any():
+                raise MaskedApartError(
+                    f"the model masks latent {name!r} where the guide counts it and nothing depends on it, so that weights p / q "
+                    "hold its density under the guide alone: mask it alike in model and guide, or refine the guide (`refine`)"
+                )
 
     def redrawing(self, masked: list[str]) -> tuple[Call, Mapping[str, Tensor]]:
         """The call with masked latents drawn from their prior where they are masked; and their values of its last run.

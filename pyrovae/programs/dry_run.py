@@ -18,7 +18,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from pyrovae.errors import plain_errors
 from pyrovae.programs.masks import counted
 from pyrovae.programs.program import Program
-from pyrovae.programs.running import check_sites, run
+from pyrovae.programs.running import check_sites, reaches_beyond, run
 from pyrovae.programs.sites import Site, data_sites, frame_of, sites_of
 
 
@@ -161,6 +161,13 @@ class DryRun:
             {s["name"] for s in sites_of(t) if counted(s) is not None} for t in (self.guide_trace, self.model_trace)
         ]
         return sorted(masks[0] & masks[1])
+
+    @cached_property
+    def wide_latents(self) -> list[str]:
+        """The latents that the guide may draw outside the support of their prior."""
+        model = self.model_trace.nodes
+        names = [s["name"] for s in _latents(self.guide_trace) if s["name"] in model]
+        return [n for n in names if reaches_beyond(self.guide_trace.nodes[n]["fn"], model[n]["fn"])]
 
     @cached_property
     def relaxed_latents(self) -> list[str]:

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from pyro.distributions import MaskedDistribution
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 from torch.distributions import Independent
 
-from pyrovae.programs.sites import Site
+from pyrovae.programs.sites import Site, data_axis, frame_of, is_delta, sites_of
 
 
 class Unmask(Messenger):
@@ -70,6 +71,40 @@ def counted(site: Site) -> Tensor | None:
             masks.append(_over_events(distribution._mask, distribution, device))
         distribution = distribution.base_dist
     return torch.stack(torch.broadcast_tensors(*masks)).all(0) if masks else None
+
+
+class MaskedApartError(ValueError):
+    """Model and guide mask a latent differently, so that weights of the guide's draws are no evidence."""
+
+
+def masked_by_model_alone(model_trace: Trace, guide_trace: Trace) -> dict[str, Tensor]:
+    """In which rows the model alone masks some of a latent, by latent.
+
+    Raises:
+        MaskedApartError: the guide masks what the model counts, so that the weights of its draws lack their density.
+    """
+    found = {}
+    for site in sites_of(guide_trace):
+        name = site["name"]
+        if is_delta(site["fn"]) or "_enumerate_dim" in site["infer"] or name not in model_trace or not frame_of(site):
+            continue
+        masks = [counted(model_trace.nodes[name]), counted(site)]
+        if masks[0] is None and masks[1] is None:
+            continue
+        shape = site["value"].shape
+        model, guide = (
+            torch.ones(shape, dtype=torch.bool, device=site["value"].device) if mask is None else mask.expand(shape)
+            for mask in masks
+        )
+        if (model & ~guide).any():
+            raise MaskedApartError(
+                f"the guide masks latent {name!r} where the model counts it, so that weights p / q lack its density: mask it "
+                "alike in model and guide"
+            )
+        only = (guide & ~model).movedim(data_axis(site), 0).flatten(1).any(1)
+        if only.any():
+            found[name] = only
+    return found
 
 
 def _over_events(mask: Any, distribution: Any, device: torch.device) -> Tensor:

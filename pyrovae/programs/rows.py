@@ -23,13 +23,14 @@ from pyrovae.networks import check_covariates
 from pyrovae.programs.call import Call, checked
 from pyrovae.programs.dry_run import DryRun, announced_like, dry_run, listening
 from pyrovae.programs.footprint import Footprint, footprint
+from pyrovae.programs.outside import constants, digest_of
 from pyrovae.programs.program import Program, eval_mode
 from pyrovae.programs.results import Results
 from pyrovae.programs.running import plate_nesting
 from pyrovae.programs.simulate import Substitute, replicate
-from pyrovae.programs.supports import data_named
+from pyrovae.programs.supports import Inside, data_named
 from pyrovae.programs.tables import rows_for
-from pyrovae.programs.terms import Terms, log_terms
+from pyrovae.programs.terms import Terms, concatenate, log_terms
 
 MAX_BYTES = 2**31
 """The memory that a call may take beside its program and data, unless it is told otherwise."""
@@ -62,12 +63,17 @@ class Tile:
         return self.samples.stop - self.samples.start
 
     def traces(self) -> tuple[Trace, Trace]:
-        """The model's trace replayed against the guide's."""
-        return self.call.traces(self.num_samples if self.vectorize else None)
+        """The model's trace replayed against the guide's; of one draw where the program runs once for each."""
+        size = self.num_samples if self.vectorize else None
+        found = self.call.traces(size)
+        if self.is_first:
+            self.call.check_masks(*found, size)
+        return found
 
     def terms(self) -> Terms:
         """The log densities per datum of fresh draws."""
-        return self.call.terms(self.num_samples, self.vectorize)
+        runs = range(1 if self.vectorize else self.num_samples)
+        return concatenate([log_terms(*self.traces(), dtype=torch.float64) for _ in runs])
 
 
 @dataclass(frozen=True)
@@ -103,9 +109,12 @@ class Block:
         stop = first + (self.work.num_samples if num_samples is None else num_samples)
         for number, start in enumerate(range(first, stop, self.work.step)):
             torch.manual_seed(mixed(self.work.seed, self.number, 1 + number, stream))
+            samples = slice(start, min(start + self.work.step, stop))
+            call = self.work.sharing(self.call, samples)
+            if wide := self.work.dry_run.wide_latents:
+                call = call.using(model=Inside(wide)(call.program.model))
             with checked(number == 0):
-                samples = slice(start, min(start + self.work.step, stop))
-                yield Tile(self.work.sharing(self.call, samples), samples, self.work.vectorize, number == 0)
+                yield Tile(call, samples, self.work.vectorize, number == 0)
 
     def terms(self, num_samples: int | None = None, stream: int = 0) -> Iterator[Terms]:
         """The log densities per datum of fresh draws, tile by tile."""
@@ -227,7 +236,7 @@ class RowWork:
         few = self._few
         more = None if self.whole or len(self.data) < 4 else self.call(self.first(4), self.nesting)
         try:
-            return footprint(few, more, self.vectorize)
+            return footprint(few, more, self.dry_run.guide_trace, self.vectorize)
         except (RuntimeError, ValueError, IndexError, TypeError) as error:
             if not self.vectorize:
                 raise
@@ -317,14 +326,17 @@ class RowWork:
         return joined if rank < len(loader) else {name: value.narrow(dim, 0, 0) for name, value in joined.items()}
 
     def fingerprint(self, settings: Any = None) -> str:
-        """A hash of what the program does on the first rows, its tensors, the data, the seed, the plan and the settings."""
+        """A hash of what the program does on the first rows, its tensors, what its functions close over, data, seed and plan."""
         plan = (settings, self.seed, self.num_samples, self.rows, self.draws, self.vectorize)
         digest = hashlib.sha256(repr((plan, self.data.fingerprint())).encode())
         for name, tensor in sorted(self.dry_run.announced.tensors.items()):
-            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+            digest.update(f"{name} {digest_of(tensor)}".encode())
+        functions = self.program.model, self.program.guide
+        before = constants(functions)
         with self.evaluating(0):
             terms = log_terms(*self._few.traces(None), dtype=torch.float64)
+        after = constants(functions)  # what a run changes, such as a count of runs, tells programs apart no more
+        digest.update(repr(sorted(item for item in before.items() if item in after.items())).encode())
         for value in (terms.reconstruction, terms.log_prior, terms.log_guide):
             digest.update(" ".join(f"{number:.5g}" for number in value.flatten().tolist()).encode())
         return digest.hexdigest()

@@ -19,6 +19,10 @@ from pyrovae.programs.program import Program, unwrapped
 from pyrovae.programs.sites import PARTICLES, is_delta
 
 
+HALF_TURN = float(torch.tensor(math.pi, dtype=torch.float32))
+"""The end of an angle, as single precision has it, in which it lies above pi."""
+
+
 def plate_nesting(program: Program, args: tuple, kwargs: Mapping[str, Any]) -> int:
     """The number of nested plates of a program, found by running it once; the random state is left as it was."""
     with torch.random.fork_rng(), poutine.block(), torch.no_grad():
@@ -56,10 +60,11 @@ def _check_spaces(name: str, posterior: Any, prior: Any) -> None:
             f"latent {name!r} lives on the {one} in the guide and on the {other} in the model, so their densities are of "
             f"different spaces: give prior and posterior the same ({_THIN[one if one in _THIN else other]})"
         )
-    (low, high), (least, most) = _bounds(posterior), _bounds(prior)
-    if bool((low > least).any()) or bool((high < most).any()):
+    (low, high), (least, most) = bounds(posterior), bounds(prior)
+    slack = (1e-6 * end.where(end.isfinite(), 0.0).abs() for end in (least, most))  # of single precision
+    if bool((low > least + next(slack)).any()) or bool((high < most - next(slack)).any()):
         raise ValueError(
-            f"the guide draws latent {name!r} on the support {posterior.support} alone, a part of the prior's support "
+            f"the guide draws latent {name!r} from {low.min():.5g} to {high.max():.5g} alone, a part of the prior's support "
             f"{prior.support}: the evidence of the rest would be lost, whatever the number of draws. Give the guide a "
             "distribution on all of the prior's support"
         )
@@ -71,18 +76,26 @@ _THIN = {
 }
 
 
-def _bounds(distribution: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """The ends of a univariate support; of circles and of what is discrete none is known."""
+def bounds(distribution: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """The ends of a univariate support, of an angle -pi and pi; NaN for what is discrete."""
     support = getattr(distribution, "support", None)
     while (base := getattr(support, "base_constraint", None)) is not None:
         support = base
     while (base := getattr(distribution, "base_dist", None)) is not None:
         distribution = base
-    if support is None or support.is_discrete or "VonMises" in type(distribution).__name__:
+    if "VonMises" in type(distribution).__name__:
+        return torch.tensor(-HALF_TURN, dtype=torch.float64), torch.tensor(HALF_TURN, dtype=torch.float64)
+    if support is None or support.is_discrete:
         return torch.tensor(math.nan), torch.tensor(math.nan)
     ends = getattr(support, "lower_bound", -math.inf), getattr(support, "upper_bound", math.inf)
     low, high = (torch.as_tensor(end, dtype=torch.float64) for end in ends)
     return low, high
+
+
+def reaches_beyond(posterior: Any, prior: Any) -> bool:
+    """Whether a guide may draw a latent outside the support of its prior; points, the images of other draws, may not."""
+    (low, high), (least, most) = bounds(posterior), bounds(prior)
+    return not is_delta(posterior) and bool((low < least).any() or (high > most).any())
 
 
 def _space(distribution: Any) -> str:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import pyro
 import torch
 from pyro import poutine
+from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyrovae.errors import plain_errors
 from pyrovae.missing import rows_text, support_text
 from pyrovae.programs.program import Program
+from pyrovae.programs.running import bounds
 from pyrovae.programs.sites import Site, sites_of
 
 
@@ -41,6 +43,37 @@ def data_named(program: Program, args: tuple, kwargs: Mapping[str, Any]) -> Iter
         check_data(program, args, kwargs)
         said = str(error).partition(", but found")[0]
         raise ValueError(f"the program gives a distribution parameters that it does not have: {said}") from error
+
+
+class Inside(Messenger):
+    """Refuses draws of a guide outside the support of their prior, before anything is computed from them.
+
+    Args:
+        names: of the latents whose guide reaches beyond the prior's support.
+    """
+
+    def __init__(self, names: Collection[str]) -> None:
+        super().__init__()
+        self.names = names
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if msg["name"] in self.names:
+            check_inside(msg["name"], msg["fn"], msg["value"])
+
+
+def check_inside(name: str, prior: Any, value: Tensor) -> None:
+    """Refuse draws of a latent outside the support of its prior.
+
+    Raises:
+        ValueError: some lie outside.
+    """
+    low, high = bounds(prior)
+    if ((value < low) | (value > high)).any():
+        ends = f"from {low.min():.5g} to {high.max():.5g}"
+        raise ValueError(
+            f"the guide draws latent {name!r} outside the support of its prior, {ends}: give the guide a distribution on that "
+            "support (for a positive latent LogNormal or Gamma, for an angle VonMises)"
+        )
 
 
 def is_about_parameters(error: Exception) -> bool:

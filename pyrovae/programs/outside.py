@@ -1,4 +1,4 @@
-"""Plain numbers of a program, outside of torch, that change from run to run: a graph would hold them as they were."""
+"""What a program holds beside its modules: plain numbers, which a graph would hold as they were, and tensors in closures."""
 
 from __future__ import annotations
 
@@ -11,18 +11,42 @@ import sys
 import types
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Generator, Tensor
 
 PLAIN = (bool, int, float, complex, str, bytes, type(None))
 MOST_ITEMS, MOST_BYTES, DEEPEST = 200, 2**20, 30
 """Of a container, of an array, and of the way from the program, up to which values are looked at."""
+LIBRARIES = tuple(str(Path(root)) for root in (Path(torch.__file__).parent, Path(__file__).parents[1], sys.prefix))
+"""Files of torch, of this package and of what is installed: no code of the user's."""
 SKIPPED = (Tensor, Generator, type, types.ModuleType, types.BuiltinFunctionType, types.CodeType)
 
 
-def plain_state(root: Any, libraries: tuple[str, ...]) -> dict[str, Any]:
+class Hash(str):
+    """Of the numbers of a tensor or an array."""
+
+    __slots__ = ()
+
+
+def constants(root: Any) -> dict[str, Any]:
+    """What a program's numbers depend on beside the tensors of its modules, by the way to each.
+
+    Tensors and arrays wherever the user's code holds them, and plain values in closures, defaults and globals: attributes of
+    objects may be counts and records of what was done before.
+
+    >>> scale, names = torch.ones(2), []
+    >>> sorted(constants(lambda x: x * scale))
+    ["<lambda>'s defaults[0]", "<lambda>'s defaults[1]", 'len()', "len(<lambda>'s defaults)", 'scale']
+    """
+    found = plain_state((root,), LIBRARIES, tensors=True)
+    return {path: value for path, value in found.items() if isinstance(value, Hash) or "." not in path}
+
+
+def plain_state(root: Any, libraries: tuple[str, ...], tensors: bool = False) -> dict[str, Any]:
     """The plain values that an object reaches, by the way to each: attributes, items, and what functions close over or name.
 
     The states of the global generators of Python and NumPy are among them.
@@ -30,6 +54,7 @@ def plain_state(root: Any, libraries: tuple[str, ...]) -> dict[str, Any]:
     Args:
         root: a function or an object.
         libraries: folders whose functions name nothing of the user's.
+        tensors: hashes of tensors, too, and of arrays of any size, but of what libraries hold the modules alone, and no generators.
 
     >>> count = {"calls": 0}
     >>> plain_state(lambda: count["calls"], ())["count['calls']"]
@@ -39,11 +64,14 @@ def plain_state(root: Any, libraries: tuple[str, ...]) -> dict[str, Any]:
         "a generator of Python (random)": hash(random.getstate()),
         "a generator of NumPy (numpy.random)": _digest(repr(np.random.get_state()).encode()),  # noqa: NPY002
     }
+    found = {} if tensors else found
     todo, seen = [("", root, 0)], set()
     while todo:
         path, value, depth = todo.pop()
         if isinstance(value, PLAIN):
             found[path] = value
+        elif tensors and isinstance(value, Tensor):
+            found[path] = digest_of(value)
         elif id(value) not in seen and depth < DEEPEST and not isinstance(value, SKIPPED):
             seen.add(id(value))
             if isinstance(value, random.Random):
@@ -53,10 +81,17 @@ def plain_state(root: Any, libraries: tuple[str, ...]) -> dict[str, Any]:
             elif isinstance(value, np.random.RandomState):
                 found[path] = repr(value.get_state())
             elif isinstance(value, np.ndarray):
-                found[path] = _digest(value.tobytes()) if value.nbytes <= MOST_BYTES and value.dtype != object else None
+                small = tensors or value.nbytes <= MOST_BYTES
+                found[path] = _digest(value.tobytes()) if small and value.dtype != object else None
             else:
-                todo += [(part, inner, depth + 1) for part, inner in _parts(path, value, libraries)]
+                todo += [(part, inner, depth + 1) for part, inner in _parts(path, value, libraries, tensors)]
     return found
+
+
+def digest_of(tensor: Tensor) -> Hash:
+    """A hash of a tensor's shape, type and numbers."""
+    held = tensor.detach().cpu().to_dense().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    return _digest(f"{tuple(tensor.shape)} {tensor.dtype}".encode() + held)
 
 
 @contextmanager
@@ -76,14 +111,15 @@ def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> str | None:
     return next(different, None)
 
 
-def _parts(path: str, value: Any, libraries: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+def _parts(path: str, value: Any, libraries: tuple[str, ...], tensors: bool) -> Iterator[tuple[str, Any]]:
     """What an object holds, each with the way to it."""
     if isinstance(value, Mapping):
         for key, item in itertools.islice(value.items(), MOST_ITEMS):
             yield f"{path}[{key!r:.40}]", item
     elif isinstance(value, list | tuple | set | frozenset):
         yield f"len({path})", len(value)
-        for number, item in enumerate(itertools.islice(value, MOST_ITEMS)):
+        ordered = value if isinstance(value, list | tuple) else sorted(value, key=repr)
+        for number, item in enumerate(itertools.islice(ordered, MOST_ITEMS)):
             yield f"{path}[{number}]", item
     elif isinstance(value, types.FunctionType):
         yield from _of_function(value, libraries)
@@ -99,7 +135,8 @@ def _parts(path: str, value: Any, libraries: tuple[str, ...]) -> Iterator[tuple[
     own = not sys.modules[type(value).__module__].__dict__.get("__file__", "").startswith(libraries)
     kinds = (*PLAIN, list, dict, Iterator)
     of_class = {name: item for name, item in vars(type(value)).items() if isinstance(item, kinds)} if own else {}
-    for name, item in {**of_class, **getattr(value, "__dict__", {})}.items():
+    held = {**of_class, **getattr(value, "__dict__", {})}
+    for name, item in held.items() if own or not tensors else [("_modules", held.get("_modules"))]:
         yield f"{path}.{name}" if path else name, item
 
 
@@ -125,5 +162,5 @@ def _names(code: types.CodeType) -> Iterator[str]:
             yield from _names(constant)
 
 
-def _digest(data: bytes) -> str:
-    return hashlib.blake2b(data, digest_size=8).hexdigest()
+def _digest(data: bytes) -> Hash:
+    return Hash(hashlib.blake2b(data, digest_size=8).hexdigest())
