@@ -16,7 +16,7 @@ from scipy import stats
 import pyrovae as pvae
 from pyrovae.checks import sbc
 from pyrovae.checks.calibration import CALIBRATION, dataset_of
-from pyrovae.checks.uniformity import central_coverage, density_coverage, ranks_among, uniformity_p_value
+from pyrovae.checks.uniformity import central_coverage, defect, density_coverage, ranks_among, uniformity_p_value
 from pyrovae.plots.calibration import ecdf_band
 
 FALSE_ALARM = 1e-4
@@ -123,6 +123,32 @@ def test_each_defect_is_caught(defect, words):
     result = sbc(correlated(defect), num_simulations=5000, seed=0)
     assert result.p_value < FALSE_ALARM
     assert words in result.summary()
+
+
+@pytest.mark.parametrize(
+    ("offset", "errors", "named"),
+    [
+        (0.0, 3.5, "narrow"),
+        (0.3, 3.5, "shifted"),
+        (0.3, 5.0, "shifted narrow"),
+        (0.0, -3.5, "wide"),
+        (0.0, 2.5, "uneven"),
+    ],
+)
+def test_a_width_beside_a_shift_takes_four_errors_to_be_named(offset, errors, named):
+    """Truths at the quantiles of a normal distribution whose variance is off by some standard errors of 1,000 of them."""
+    count, variance = 1000, 1 + errors * (2 / 1000) ** 0.5
+    truths = offset + variance**0.5 * stats.norm.ppf((np.arange(count) + 0.5) / count)
+    assert defect(np.floor(100 * stats.norm.cdf(truths)).astype(int), 99) == named
+
+
+def test_advice_is_not_repeated():
+    ranks = np.random.default_rng(0).integers(0, 100, (2000, 2))
+    ranks[:, 0] = np.minimum(ranks[:, 0] + 15, 99)
+    ranks[:, 1] = np.where(ranks[:, 1] < 50, 0, 99)
+    flat = np.arange(2000) % 100
+    advice = CALIBRATION.result(dataset_of({"z": ranks}, flat, flat, {"z": np.ones(2)}, 99)).summary()
+    assert advice.count("refine it per datum") == 1
 
 
 @pytest.mark.parametrize(

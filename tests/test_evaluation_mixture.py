@@ -67,7 +67,7 @@ def test_directions_of_very_different_steepness_have_a_gaussian(largest):
             pyro.sample("z", dist.Normal(torch.zeros(6), 1.0).to_event(1))
 
     def task(space):
-        return mixture.laplace(space, torch.zeros(1, 3, 6), torch.ones(3, 6)).tril
+        return mixture.laplace(space, torch.zeros(1, 3, 6), torch.ones(3, 6), torch.full((3,), 3.0)).tril
 
     tril = in_a_block((model, guide), torch.zeros(3, 6), task).double()
     expected = torch.linalg.inv(torch.eye(6).double() + steep.T.double() @ steep.double())
@@ -301,7 +301,8 @@ def test_a_normal_posterior_is_reached_in_one_step():
     program = PPCA.random(guide_shift=3.0)
     x = program.simulate(5)
     places = program.posterior(x).loc.detach() + torch.randn(4, 5, 3).double()
-    around = in_a_block(program, x, lambda space: mixture.laplace(space, places, torch.full((5, 3), 0.7).double()))
+    spread, widest = torch.full((5, 3), 0.7).double(), torch.full((5,), 3.0).double()
+    around = in_a_block(program, x, lambda space: mixture.laplace(space, places, spread, widest))
     expected = program.posterior(x)
     torch.testing.assert_close(around.loc, expected.loc.expand(4, 5, 3), rtol=0, atol=1e-9)
     covariance = around.tril @ around.tril.mT

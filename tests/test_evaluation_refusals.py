@@ -63,7 +63,7 @@ def as_wide_as_rows(right):
 )
 @pytest.mark.parametrize("function", [log_marginal, pvae.elbo, pvae.log_weights])
 def test_an_axis_taken_for_that_of_the_draws_is_refused(make, x, function):
-    with pytest.raises(ValueError, match="not with an axis of draws to their left .*vectorize=False"):
+    with pytest.raises(ValueError, match=r"not with an axis of draws to their left .*vectorize=False"):
         function(make(False), x, num_samples=10, seed=0)
     function(make(True), x, num_samples=10, seed=0)
 
@@ -202,12 +202,12 @@ def test_angles_on_one_circle_are_right(prior, guide_of):
 
 @pytest.mark.parametrize("change", [torch.full((2,), 3.0), 3.0, None])
 def test_results_of_a_program_with_other_constants_are_not_taken_up(tmp_path, change):
-    """A constant that matters in late rows alone, and a count of runs, which does not matter."""
-    x, counts = torch.linspace(-2, 2, 30), [0]
+    """A constant that matters in late rows alone, and records of runs, which do not matter."""
+    x, runs = torch.linspace(-2, 2, 30), []
 
     def later(scale):
         def model_of(x):
-            counts[0] += 1
+            runs.append(len(runs))
             scaled = torch.where(x > 1, scale[0] if isinstance(scale, torch.Tensor) else scale, 1.0)
             pyro.sample("x", N(pyro.sample("z", N(0.0, 1.0)), scaled), obs=x)
 

@@ -266,18 +266,18 @@ def judge(found: xr.Dataset) -> list[Finding]:
     for j in np.flatnonzero(found["p_values"].values * tests < LEVEL):
         patterns.setdefault(defect(found["ranks"].values[:, j], samples), []).append(names[j])
     words = [f"{listed(entries)}: {_DEFECTS[pattern][0]}." for pattern, entries in patterns.items()]
-    steps = list(dict.fromkeys(_DEFECTS[pattern][1] for pattern in patterns))
+    steps = {step for pattern in patterns for step in _DEFECTS[pattern][1]}
     if float(found["p_values_log_joint"]) * tests < LEVEL:
         words.append("log p(x, z): its ranks are not uniform either." if words else _LOST_CORRELATIONS)
-        steps = steps or ["use a full-covariance guide or a flow"]
+        steps = steps or {_FULL}
     if "quantity" in found:
         wrong = found["quantity"].values[found["p_values_quantities"].values * tests < LEVEL]
         words += [f"The test quantity {str(name)!r}: its ranks are not uniform." for name in wrong]
-        steps = steps or (["use a richer guide, such as a flow or a mixture"] if len(wrong) else [])
+        steps = steps or ({_RICHER} if len(wrong) else set())
     inside, p = found["central_coverage"].sel(level=SURE, method="nearest").values, coverage_p_values(found)
     for j in np.flatnonzero((p * len(p) < LEVEL) & (found["p_values"].values * tests >= LEVEL)):
         claim = f"{names[j]}: the {SURE:.0%} intervals hold {inside[j]:.0%} of the truths ({of_p(len(p) * p[j])})."
-        words, steps = [*words, claim], steps or [_DEFECTS["narrow" if inside[j] < SURE else "wide"][1]]
+        words, steps = [*words, claim], steps or set(_DEFECTS["narrow" if inside[j] < SURE else "wide"][1])
     empty = names[found["kl"].values < COLLAPSED_KL]
     test = (
         f"Simulation-based calibration on {found.attrs['num_simulations']:,} simulated rows: "
@@ -296,24 +296,25 @@ def judge(found: xr.Dataset) -> list[Finding]:
         )
         return [Finding(GOOD, "calibration", f"{claim} {test}{follows}"), *more]
     advice = (
-        f"Do not read posterior intervals off the guide alone: {'; '.join(steps)}; or correct its draws "
-        "(`posterior_draws(method='psis')`)."
+        f"Do not read posterior intervals off the guide alone: {', '.join(s for s in _STEPS if s in steps)}, or correct its "
+        "draws (`posterior_draws(method='psis')`)."
     )
     claim = f"{' '.join(words)} The guide is not calibrated. {test}{follows}"
     return [Finding(CAUTION, "calibration", claim, advice), *more]
 
 
-_FURTHER = "train the guide further (the model may stay frozen), or refine it per datum"
-_DEFECTS = {
-    "shifted": ("the guide's mean is off to one side", _FURTHER),
-    "narrow": ("the guide is too narrow (truths fall in its tails)", "refine it per datum, or use a richer guide"),
-    "shifted narrow": (
-        "the guide's mean is off to one side, and the guide is too narrow (truths fall in its tails)",
-        "refine it per datum, or use a richer guide",
-    ),
-    "shifted wide": ("the guide's mean is off to one side, and the guide is too wide", _FURTHER),
-    "wide": ("the guide is too wide (truths fall near its middle)", _FURTHER),
-    "uneven": ("the guide has another shape than the posterior", "use a richer guide, such as a flow or a mixture"),
+_TRAIN, _REFINE = "train the guide further (the model may stay frozen)", "refine it per datum"
+_RICHER, _FULL = "use a richer guide, such as a flow or a mixture", "use a full-covariance guide or a flow"
+_STEPS = (_TRAIN, _REFINE, _RICHER, _FULL)
+_OFF = "the guide's mean is off to one side"
+_NARROW = "the guide is too narrow (truths fall in its tails)"
+_DEFECTS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "shifted": (_OFF, (_TRAIN, _REFINE)),
+    "narrow": (_NARROW, (_REFINE, _RICHER)),
+    "shifted narrow": (f"{_OFF}, and {_NARROW}", (_REFINE, _RICHER)),
+    "shifted wide": (f"{_OFF}, and the guide is too wide", (_TRAIN, _REFINE)),
+    "wide": ("the guide is too wide (truths fall near its middle)", (_TRAIN, _REFINE)),
+    "uneven": ("the guide has another shape than the posterior", (_RICHER,)),
 }
 _LOST_CORRELATIONS = (
     "log p(x, z): not uniform though every latent alone is; the guide loses the correlations between latents."

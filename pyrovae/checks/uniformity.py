@@ -8,6 +8,8 @@ from numpy.typing import ArrayLike, NDArray
 Array = NDArray[np.float64]
 DEFECT = 3.0
 """Standard errors from which on a defect of ranks is named."""
+BESIDE = 4.0
+"""Standard errors from which on a width is named beside a shift, which already explains why ranks are not uniform."""
 
 
 def ranks_among(truth: ArrayLike, draws: ArrayLike, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -127,5 +129,6 @@ def defect(ranks: ArrayLike, num_samples: int) -> str:
     variance = float(share @ centered**2)
     error = np.sqrt(max(share @ centered**4 - variance**2, 1e-6))
     width = (scores.var() - variance) / (error / np.sqrt(count))
-    named = {"shifted": shift > DEFECT, "narrow": width > DEFECT, "wide": width < -DEFECT}
+    needed = BESIDE if shift > DEFECT else DEFECT
+    named = {"shifted": shift > DEFECT, "narrow": width > needed, "wide": width < -needed}
     return " ".join(name for name, found in named.items() if found) or "uneven"

@@ -303,8 +303,8 @@ def _lost(table: Comparison) -> Iterable[str]:
         flagged = table.pointwise[name].flagged
         if flagged is not None and flagged.any():
             yield (
-                f"the bound of {counted(int(flagged.sum()), 'row')} of {name!r} lies above the estimate, which may have lost a part "
-                f"of the posterior: {_remedy(table.frame.loc[name, 'estimator'])}"
+                f"the bound of {counted(int(flagged.sum()), 'row')} of {name!r} lies above the estimate, which may have lost a "
+                f"part of the posterior: {_remedy(table.frame.loc[name, 'estimator'])}"
             )
 
 

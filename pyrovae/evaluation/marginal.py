@@ -261,8 +261,8 @@ def _lost(columns: Mapping[str, Tensor]) -> str:
     if not count:
         return ""
     return (
-        f"the ELBO of {count} rows (flagged) lies above their estimate, which may have lost a part of the posterior: search longer "
-        "(method=Mixture(starts=100, components=10)), or leave them to the guide (method='importance')"
+        f"the ELBO of {count} rows (flagged) lies above their estimate, which may have lost a part of the posterior: search "
+        "longer (method=Mixture(starts=100, components=10)), or leave them to the guide (method='importance')"
     )
 
 

@@ -35,15 +35,19 @@ class Hash(str):
 def constants(root: Any) -> dict[str, Any]:
     """What a program's numbers depend on beside the tensors of its modules, by the way to each.
 
-    Tensors and arrays wherever the user's code holds them, and plain values in closures, defaults and globals: attributes of
-    objects may be counts and records of what was done before.
+    Tensors and arrays wherever the user's code holds them, and plain values that stand by themselves in closures, defaults and
+    globals: those in lists and in attributes may be counts and records of what was done before.
 
     >>> scale, names = torch.ones(2), []
     >>> sorted(constants(lambda x: x * scale))
-    ["<lambda>'s defaults[0]", "<lambda>'s defaults[1]", 'len()', "len(<lambda>'s defaults)", 'scale']
+    ["<lambda>'s defaults[0]", "<lambda>'s defaults[1]", 'scale']
     """
     found = plain_state((root,), LIBRARIES, tensors=True)
-    return {path: value for path, value in found.items() if isinstance(value, Hash) or "." not in path}
+    return {
+        path: value
+        for path, value in found.items()
+        if isinstance(value, Hash) or "'s defaults[" in path or path.partition(" ")[0].isidentifier()
+    }
 
 
 def plain_state(root: Any, libraries: tuple[str, ...], tensors: bool = False) -> dict[str, Any]:
@@ -54,7 +58,7 @@ def plain_state(root: Any, libraries: tuple[str, ...], tensors: bool = False) ->
     Args:
         root: a function or an object.
         libraries: folders whose functions name nothing of the user's.
-        tensors: hashes of tensors, too, and of arrays of any size, but of what libraries hold the modules alone, and no generators.
+        tensors: hashes of tensors, too, and of arrays of any size, but no generators, and of what libraries hold the modules.
 
     >>> count = {"calls": 0}
     >>> plain_state(lambda: count["calls"], ())["count['calls']"]
@@ -68,6 +72,7 @@ def plain_state(root: Any, libraries: tuple[str, ...], tensors: bool = False) ->
     todo, seen = [("", root, 0)], set()
     while todo:
         path, value, depth = todo.pop()
+        path = f"{path} {len(found)}" if path in found else path
         if isinstance(value, PLAIN):
             found[path] = value
         elif tensors and isinstance(value, Tensor):

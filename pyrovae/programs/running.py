@@ -18,7 +18,6 @@ from pyro.util import check_site_shape
 from pyrovae.programs.program import Program, unwrapped
 from pyrovae.programs.sites import PARTICLES, is_delta
 
-
 HALF_TURN = float(torch.tensor(math.pi, dtype=torch.float32))
 """The end of an angle, as single precision has it, in which it lies above pi."""
 
