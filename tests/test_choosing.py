@@ -8,9 +8,10 @@ import torch
 from oracles import PPCA
 
 import pyrovae as pvae
+from pyrovae.checks.training import Rise
 from pyrovae.comparison import Comparison, Pointwise
 from pyrovae.evaluation import Mixture
-from pyrovae.uses import Choice, choose
+from pyrovae.uses import Choice, choose, choosing
 from pyrovae.uses.choosing import _places, _rungs
 
 
@@ -152,6 +153,35 @@ def test_another_program_of_the_same_name_is_not_resumed(tmp_path):
     found = [choose(make, x, {"latent_dim": [1, 2]}, resume=tmp_path, **BRIEF) for make in (linear, wide)]
     elpd = [one.comparison.frame["elpd"].sort_index() for one in found]
     assert (elpd[0] - elpd[1]).abs().min() > 1
+
+
+@pytest.mark.parametrize(("more", "short"), [((0.3, 0.3), True), ((0.3, 0.0), False), ((0.05, 0.05), False)])
+def test_trainings_that_were_too_short_are_said_with_their_epochs(monkeypatch, more, short):
+    """By most of the refits, where a rise of .1 nats is worth more epochs."""
+    rises = iter([Rise(0.0, each, 0.1) for each in more] * 2)
+    monkeypatch.setattr(choosing, "late_rise", lambda history: next(rises) if history["validation_elbo"][0] else None)
+    found = choose(linear, torch.randn(60, 8), {"latent_dim": [1, 2]}, **BRIEF)
+    assert found.epochs == 2
+    assert "each refit had 2 epochs" in repr(found)
+    assert found.rising == ({"latent_dim=1": pytest.approx(0.3), "latent_dim=2": pytest.approx(0.3)} if short else {})
+    assert ("latent_dim=1 by about 0.3, latent_dim=2 by about 0.3; models" in repr(found)) == short
+
+
+def test_a_damaged_file_is_done_again_and_the_rest_is_kept(tmp_path, monkeypatch):
+    x, trained = torch.randn(60, 8), []
+    whole = choose(linear, x, {"latent_dim": [1, 2]}, resume=tmp_path, **BRIEF)
+    damaged = sorted(tmp_path.glob("*.npz"))[0]
+    damaged.write_bytes(damaged.read_bytes()[:100])
+
+    def counting(program, *given, **options):
+        trained.append(program)
+        return pvae.fit(program, *given, **options)
+
+    monkeypatch.setattr("pyrovae.uses.choosing.fit", counting)
+    again = choose(linear, x, {"latent_dim": [1, 2]}, resume=tmp_path, **BRIEF)
+    assert len(trained) == 1
+    np.testing.assert_array_equal(again.comparison.frame["elpd"], whole.comparison.frame["elpd"])
+    assert again.rising == whole.rising
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,9 @@ def test_a_conclusion_depends_on_the_prior_beyond_what_refits_differ(apart, held
     """Two refits each: Student's t with 2 degrees of freedom is at 5 % at 4.303, here at 3.04."""
     finding = judge(dataset_of(values(apart), ["a", "b"], ["c"], np.zeros((2, 2))))[1]
     assert finding.tone == ("good" if held else "caution")
-    assert finding.claim.startswith("c holds under all priors" if held else "c depends on the prior")
+    assert finding.claim.startswith("c is not told apart between priors" if held else "c depends on the prior")
+    assert f"largest difference from a {apart:.3g} ± 3 (95% interval)" in finding.claim  # 4.303 / sqrt(2)
+    assert "hold" not in finding.claim
 
 
 def test_conclusions_without_spread_hold_only_where_they_are_equal():

@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from pyrovae.checks.training import Rise, late_rise
 from pyrovae.comparison import Comparison, Pointwise
 from pyrovae.data import Data, as_data
 from pyrovae.errors import check_integer, counted, refusal
@@ -40,6 +42,9 @@ class Choice:
         trials: one row for each model and rung of the halving: epochs, mean log p(x) of the selection rows, whether it stayed.
         comparison: the finalists by their refits, on rows that selected nothing.
         models: the options of all models by name, the simplest first.
+        epochs: of each refit.
+        rising: the finalists whose trainings were too short, with the nats per datum that the ELBO of the selection rows would
+            win in twice the epochs, on average over refits.
     """
 
     chosen: Mapping[str, Any]
@@ -47,6 +52,8 @@ class Choice:
     trials: pd.DataFrame
     comparison: Comparison
     models: Mapping[str, Mapping[str, Any]]
+    epochs: int = 0
+    rising: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -104,7 +111,14 @@ class Choice:
     def __repr__(self) -> str:
         best = self.comparison.frame.index[0]
         why = "the best" if self.name == best else f"the simplest that is not told apart from the best, {best}"
-        return f"{self.name}: {why}\n{self.comparison!r}"
+        notes = [f"each refit had {counted(self.epochs, 'epoch')}"] if self.epochs else []
+        if self.rising:
+            more = ", ".join(f"{name} by about {nats:.2g}" for name, nats in self.rising.items())
+            notes.append(
+                "trainings were too short: in twice the epochs the ELBO of the selection rows would rise, in nats per datum, "
+                f"{more}; models that learn slowly lose by it: give a larger budget"
+            )
+        return "\n".join([f"{self.name}: {why}", repr(self.comparison), *(f"- {note}" for note in notes)])
 
 
 def choose(
@@ -177,15 +191,17 @@ def choose(
             "budget",
         )
 
-    def score(name: str, epochs: int, on: Data, number: int) -> Pointwise:
+    def score(name: str, epochs: int, on: Data, number: int) -> tuple[Pointwise, Rise | None]:
         with torch.random.fork_rng():
             torch.manual_seed(mixed(seed, number))
             program = make(**models[name])
 
-        def job() -> Pointwise:
-            fit(program, train, epochs=epochs, seed=mixed(seed, number), progress=False, **(fit_options or {}))
+        def job() -> tuple[Pointwise, Rise | None]:
+            options: dict[str, Any] = {"validation": selection, "keep_best": False} if number else {}
+            options |= {"epochs": epochs, "seed": mixed(seed, number), "progress": False, **(fit_options or {})}
+            history = fit(program, train, **options)
             found = log_marginal(program, on, method=by, num_samples=num_samples, seed=seed, progress=False)
-            return Pointwise.of_dataset(found)
+            return Pointwise.of_dataset(found), late_rise(history.to_dict())
 
         by = method if number else "importance"
         settings = (name, epochs, number, seed, by, num_samples, sorted((fit_options or {}).items()))
@@ -196,19 +212,23 @@ def choose(
 
     left, trials = list(models), []
     for kept, epochs in bar(rungs, "halving", progress):
-        scores = {name: score(name, epochs, selection, 0).elpd / len(selection) for name in left}
+        scores = {name: score(name, epochs, selection, 0)[0].elpd / len(selection) for name in left}
         stay = sorted(left, key=scores.__getitem__, reverse=True)[:kept]
         trials += [{"model": n, "epochs": epochs, "log_p": scores[n], "stayed": n in stay} for n in left]
         left = [name for name in left if name in stay]
     jobs = [(name, number) for name in left for number in range(1, refits + 1)]
-    results: dict[str, list[Pointwise]] = {name: [] for name in left}
+    results: dict[str, list[tuple[Pointwise, Rise | None]]] = {name: [] for name in left}
     for name, number in bar(jobs, "refits", progress):
         results[name].append(score(name, final, last, number))
-    comparison = Comparison.of(results, "stacking")
+    comparison = Comparison.of({name: [point for point, _ in each] for name, each in results.items()}, "stacking")
+    rising = {}
+    for name, each in results.items():
+        rises = [rise for _, rise in each if rise is not None]
+        if 2 * sum(rise.is_rising for rise in rises) > len(rises):
+            rising[name] = float(np.mean([max(rise.nats, rise.more) for rise in rises]))
     best = comparison.frame.index[0]
-    choice = Choice(models[best], best, pd.DataFrame(trials), comparison, models)
-    name = next(name for name in left if not choice.told_apart(name, best))
-    return Choice(models[name], name, choice.trials, comparison, models)
+    name = next(name for name in left if name == best or not comparison.told_apart(name, best))
+    return Choice(models[name], name, pd.DataFrame(trials), comparison, models, final, rising)
 
 
 def models_of(grid: Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
@@ -257,21 +277,24 @@ def _rungs(count: int, budget: int) -> list[tuple[int, int]]:
     return [(after, budget // (len(sizes) - 1) // before) for before, after in itertools.pairwise(sizes)]
 
 
-def _kept(folder: str | Path, settings: str, job: Callable[[], Pointwise]) -> Pointwise:
-    """What a job returns, from the file of these settings where it was done before."""
+def _kept(
+    folder: str | Path, settings: str, job: Callable[[], tuple[Pointwise, Rise | None]]
+) -> tuple[Pointwise, Rise | None]:
+    """What a job returns, from the file of these settings where it was done before; one that is damaged is done again."""
     path = Path(folder) / f"{hashlib.blake2b(settings.encode(), digest_size=12).hexdigest()}.npz"
     names = ("log_p", "elbo", "mcse", "pareto_k", "half", "flagged")
     known = ("measure", "estimator", "num_samples")
-    if not path.exists():
-        found = job()
+    if not (path.exists() and zipfile.is_zipfile(path)):
+        found, rise = job()
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".part.npz")
         arrays: dict[str, Any] = {n: value for n in names if (value := getattr(found, n)) is not None}
+        arrays |= {} if rise is None else {"rise": np.array(rise)}
         np.savez(part, **arrays | {n: np.array(str(getattr(found, n))) for n in known})
         part.replace(path)
     with np.load(path) as held:
-        texts = {name: str(held[name]) for name in known}
+        texts: dict[str, Any] = {name: str(held[name]) for name in known}
         arrays = {name: held[name] for name in names if name in held}
-    return Pointwise(
-        **arrays, measure=texts["measure"], estimator=texts["estimator"], num_samples=int(texts["num_samples"])
-    )
+        late = Rise(*held["rise"].tolist()) if "rise" in held else None
+    texts["num_samples"] = int(texts["num_samples"])
+    return Pointwise(**arrays, **texts), late

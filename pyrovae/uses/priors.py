@@ -59,8 +59,9 @@ def prior_sensitivity(
 
     .. math:: t_c = \max_m \frac{|\bar c_m - \bar c_1|}{s_c \sqrt{2 / R}}, \qquad s_c^2 = \frac1M \sum_m \mathrm{Var}_r[c_{mr}]
 
-    A conclusion depends on the prior where priors set it further apart than refits under one prior do. Whether a latent's
-    posterior, given the weights, follows its prior, ``power_scaling`` tells without a refit.
+    A conclusion depends on the prior where priors set it further apart than refits under one prior do. Where they are not told
+    apart, few refits may be why: the interval of the difference tells how large it may be. Whether a latent's posterior, given
+    the weights, follows its prior, ``power_scaling`` tells without a refit.
 
     Args:
         make: ``make(**options)`` builds a new program; its weights follow torch's random state, which is seeded.
@@ -78,7 +79,8 @@ def prior_sensitivity(
     Returns:
         A result over ``prior`` and ``conclusion``: ``mean`` and ``sd`` (between refits), ``value`` over ``refit`` too; over
         ``conclusion`` alone ``statistic`` (t) and ``p_value``, by Student's t with M (R - 1) degrees of freedom and corrected
-        for the number of priors (Bonferroni); ``elpd`` over ``prior`` and ``refit`` (nats per held-out row); ``comparison``.
+        for the number of priors (Bonferroni), the ``difference`` from the first prior that is largest, and the half width of
+        its 95 % ``interval``, corrected alike; ``elpd`` over ``prior`` and ``refit`` (nats per held-out row); ``comparison``.
 
     Raises:
         ValueError: one prior, one refit, no conclusion, or a conclusion whose shape changes or which is not finite.
@@ -145,6 +147,8 @@ def dataset_of(value: Array, priors: Sequence[str], conclusions: Sequence[str], 
         "value": (("prior", "refit", "conclusion"), value),
         "mean": (("prior", "conclusion"), mean),
         "sd": (("prior", "conclusion"), sd),
+        "difference": ("conclusion", apart),
+        "interval": ("conclusion", error * t.isf(LEVEL / 2 / (count - 1), count * (refits - 1))),
         "statistic": ("conclusion", statistic),
         "p_value": ("conclusion", p),
         "elpd": (("prior", "refit"), elpd),
@@ -153,7 +157,7 @@ def dataset_of(value: Array, priors: Sequence[str], conclusions: Sequence[str], 
 
 
 def judge(found: xr.Dataset) -> list[Finding]:
-    """The evidence of each prior, and for each conclusion whether it holds under all of them."""
+    """The evidence of each prior, and for each conclusion whether it depends on the prior, and by how much at most."""
     priors, findings = found["prior"].values, []
     evidence = found["elpd"].mean("refit").values
     told = ", ".join(f"{value:.2f} under {name}" for name, value in zip(priors, evidence, strict=True))
@@ -163,8 +167,12 @@ def judge(found: xr.Dataset) -> list[Finding]:
         each = zip(priors, found["mean"].values[:, number], found["sd"].values[:, number], strict=True)
         told = ", ".join(f"{mean:.3g} ± {sd:.2g} under {prior}" for prior, mean, sd in each)
         held = p >= LEVEL
-        does = "holds under all priors" if held else "depends on the prior"
-        claim = f"{name} {does} ({of_p(p)}; mean ± sd of {found.attrs['refits']} refits): {told}."
+        does = "is not told apart between priors" if held else "depends on the prior"
+        size = f"{float(found['difference'][number]):.3g} ± {float(found['interval'][number]):.2g}"
+        claim = (
+            f"{name} {does} ({of_p(p)}): largest difference from {priors[0]} {size} ({1 - LEVEL:.0%} interval); mean ± sd of "
+            f"{found.attrs['refits']} refits: {told}."
+        )
         advice = "" if held else "Report it under each prior, or under the prior that the evidence favors."
         findings.append(Finding(GOOD if held else CAUTION, str(name), claim, advice))
     return findings
