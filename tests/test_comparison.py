@@ -910,3 +910,24 @@ def test_the_score_of_draws_is_the_closed_form_and_unbiased():
     for wrong in (draws[:1], draws[:, :2]):
         with pytest.raises(ValueError, match="two draws or more of each entry"):
             crps(wrong, x)
+
+
+def test_one_model_and_models_that_forbid_other_rows_have_a_sentence():
+    assert compare({"a": np.array([-1.0, -2.0])}).lead() == "a is compared with nothing."
+    one, other = np.array([0.0, -np.inf, -1]), np.array([-np.inf, 0.0, -1])
+    assert "each gives a density of zero to rows that the other allows" in compare({"a": one, "b": other}).lead()
+
+
+def test_draws_of_a_model_that_is_not_compared_are_refused():
+    table = compare({"a": np.array([0.0, -9]), "b": np.array([-9.0, 0])})
+    draws = {name: np.zeros((10, 1)) for name in ("a", "b", "c")}
+    with pytest.raises(ValueError, match=r"draws of the models a, b, got some of c"):
+        table.weight_predictions(draws)
+
+
+@pytest.mark.parametrize(
+    ("method", "shown"), [(Importance(), "Importance x 5"), (Refined(num_steps=9), "Refined(family=")]
+)
+def test_an_estimator_is_printed_by_its_name_where_it_has_the_defaults(method, shown):
+    found = Pointwise(np.array([-1.0, -2.0]), estimator=repr(method), num_samples=5)
+    assert f"estimator: {shown}" in repr(compare({"a": found}))

@@ -382,3 +382,9 @@ def test_bad_requests_are_refused(call, message):
 
     with pytest.raises(ValueError, match=message):
         call((model, guide), torch.zeros(4, 2))
+
+
+def test_one_row_is_not_judged_by_its_features():
+    vae = pvae.build_vae(3, likelihood="normal", latent_dim=1, hidden=(4,))
+    found = leave_one_feature_out(vae, torch.zeros(1, 3), num_samples=50, seed=0).findings
+    assert [one.tone for one in found] == ["good", "open"]

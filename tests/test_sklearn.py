@@ -110,3 +110,12 @@ def test_importing_the_package_and_its_room_does_not_load_scikit_learn():
     code = "import sys, pyrovae as p; p.sklearn; print('sklearn' in sys.modules, p.sklearn.VAETransformer.__name__)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "VAETransformer"]
+
+
+def test_a_flow_is_transformed_to_the_mean_of_its_draws():
+    x = rows(30)
+    step = VAETransformer(latent_dim=2, posterior="affine_flow", hidden=(8,), epochs=2, random_state=0).fit(x)
+    found = step.transform(x)
+    np.testing.assert_array_equal(found, step.transform(x))
+    draws = step.vae_.encode(torch.from_numpy(x), num_samples=4000).numpy()
+    assert (np.abs(found - draws.mean(0)) < 6 * draws.std(0) / np.sqrt(800)).all()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyrovae.checks.calls import Covariates, counted_data, entry_names, sharing_work, side_by_side
 from pyrovae.checks.entries import array, entry_log_prob
-from pyrovae.checks.findings import CAUTION, GOOD, Finding, Result, of_p
+from pyrovae.checks.findings import CAUTION, GOOD, OPEN, Finding, Result, of_p
 from pyrovae.checks.uniformity import defect, uniformity_p_value
 from pyrovae.programs.rows import MAX_BYTES, Block
 from pyrovae.programs.simulate import replicated_sites
@@ -148,6 +148,8 @@ def judge(found: xr.Dataset) -> list[Finding]:
     p = found["p_values"].values
     tested = np.isfinite(p)
     bad = tested & (p * tested.sum() < LEVEL)
+    if not tested.any():
+        return [Finding(OPEN, "features", "Not judged: one row tells nothing of the calibration of a feature.")]
     if not bad.any():
         claim = f"The predictions of all {tested.sum()} features are calibrated as far as these rows tell."
         return [Finding(GOOD, "features", claim)]

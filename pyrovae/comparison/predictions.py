@@ -27,7 +27,7 @@ def mixed_draws(
         seed: of the selection and the order.
 
     Raises:
-        ValueError: a model with a weight has no draws, or shapes differ.
+        ValueError: a model with a weight has no draws, there are draws of another one, or shapes differ.
 
     >>> found = mixed_draws({"a": np.zeros((40, 2)), "b": np.ones((60, 2))}, {"a": 0.25, "b": 0.75}, seed=0)
     >>> found.shape, found.mean(0)
@@ -36,6 +36,8 @@ def mixed_draws(
     names = [name for name, weight in weights.items() if weight > 0]
     if lacking := [name for name in names if name not in draws]:
         raise refusal(f"expected draws of every model with a weight, got none of {', '.join(lacking)}", "draws")
+    if unknown := [name for name in draws if name not in weights]:
+        raise refusal(f"expected draws of the models {', '.join(weights)}, got some of {', '.join(unknown)}", "draws")
     parts = {name: np.asarray(draws[name]) for name in names}
     if len({part.shape[1:] for part in parts.values()}) != 1 or not all(map(len, parts.values())):
         shapes = {name: part.shape for name, part in parts.items()}

@@ -13,6 +13,7 @@ from pyrovae.comparison.pointwise import CONVERGED, Difference, Pointwise, avera
 from pyrovae.comparison.predictions import mixed_draws
 from pyrovae.comparison.weights import pseudo_bma_weights, stacking_weights
 from pyrovae.errors import check_word, counted
+from pyrovae.evaluation.estimators import METHODS
 from pyrovae.limits import BAD_SHARE, ERRORS, good_k, too_many_bad_k
 
 if TYPE_CHECKING:
@@ -147,10 +148,16 @@ class Comparison:
 
     def lead(self) -> str:
         """Whether the best model is ahead of the second, and by how much, in one sentence that the notes agree with."""
+        if len(self.frame) == 1:
+            return f"{self.frame.index[0]} is compared with nothing."
         best, second = self.frame.index[:2]
         rows, found = self.frame["num_data"].iloc[0], self.difference(best, second)
         error = f" ± {found.error / rows:.2f}" if np.isfinite(found.error) else ""
         numbers = f"{found.elpd_diff / rows:.2f}{error} nats per datum, paired over {counted(rows, 'row')}"
+        if np.isnan(found.elpd_diff):
+            return (
+                f"{best} and {second} are not told apart: each gives a density of zero to rows that the other allows."
+            )
         if np.isinf(found.elpd_diff):
             return f"{best} is ahead of {second}, which gives some of the {rows:,} rows a density of zero."
         if not found.told_apart:
@@ -238,7 +245,9 @@ class Comparison:
         return type(self.frame)(shown, index=list(self.frame.index)).rename_axis(columns="model")
 
     def __repr__(self) -> str:
-        pairs = zip(self.frame["estimator"], self.frame["num_samples"], strict=True)
+        defaults = {repr(one): type(one).__name__ for one in METHODS.values()}
+        names = (defaults.get(estimator, estimator) for estimator in self.frame["estimator"])
+        pairs = zip(names, self.frame["num_samples"], strict=True)
         how = ", ".join(dict.fromkeys(f"{estimator} x {count}" if count else estimator for estimator, count in pairs))
         about = f"nats, sums over {counted(self.frame['num_data'].iloc[0], 'row')}; estimator: {how}"
         return "\n".join([self._shown().to_string(), about, *(f"- {note}" for note in self.notes)])

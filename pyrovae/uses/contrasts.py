@@ -345,7 +345,8 @@ def judge(found: xr.Dataset) -> list[Finding]:
     called, size = int((found["fdr"] <= FALSE).sum()), found.sizes["feature"]
     claim = (
         f"{called} of {size} features differ by more than {found.attrs['delta']:g}, at an expected share of {FALSE:.0%} false "
-        f"discoveries ({found.attrs['units_a']} and {found.attrs['units_b']} units, {counted(found.attrs['refits'], 'fit')})."
+        f"discoveries ({found.attrs['units_a']} and {counted(found.attrs['units_b'], 'unit')}, "
+        f"{counted(found.attrs['refits'], 'fit')})."
     )
     if (fits := found.attrs["refits"]) > 1:
         held = int(((found["fdr"] <= FALSE) & (found["holds"] == fits)).sum())
