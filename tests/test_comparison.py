@@ -758,7 +758,7 @@ def test_tables_are_compared_on_the_same_kinds_alone():
 
 
 def test_a_density_and_a_mass_are_refused_before_they_are_evaluated(monkeypatch):
-    monkeypatch.setattr("pyrovae.comparison.held_out.log_marginal", lambda *_, **__: pytest.fail("it was evaluated"))
+    monkeypatch.setattr("pyrovae.comparison.held_out.marginal_of", lambda *_, **__: pytest.fail("it was evaluated"))
     x = torch.arange(4.0)[:, None]
     models = {name: build_vae(1, likelihood=name, latent_dim=1, hidden=(4,), seed=0) for name in ("normal", "poisson")}
     with pytest.raises(ValueError, match="models differ in measure: 'normal' density, 'poisson' mass"):

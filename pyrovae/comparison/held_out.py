@@ -16,8 +16,8 @@ from pyrovae.comparison.table import WEIGHTS, Comparison
 from pyrovae.data import Data, as_data
 from pyrovae.errors import check_seed, check_word, refusal
 from pyrovae.evaluation.estimators import DEFAULT, Estimator, as_estimator
-from pyrovae.evaluation.marginal import fallen_back, log_marginal
-from pyrovae.programs import stored_names
+from pyrovae.evaluation.marginal import fallen_back, marginal_of
+from pyrovae.programs import Program, stored_names
 from pyrovae.programs.rows import MAX_BYTES, RowWork
 
 
@@ -95,17 +95,23 @@ def compare(
         several = isinstance(model, list) and not (model and isinstance(model[0], (int, float)))
         if several and not model:
             raise refusal(f"the list of refits of {name!r} is empty", "models")
-        refits[name] = model if several else [model]
+        refits[name] = list(model) if several else [model]
     if held_out is not None:
-        _check_names(refits, held_out)
-        estimator, about = _suited(estimator, refits, held_out)
+        size = estimator.num_samples if num_samples is None else num_samples
+        plan: dict[str, Any] = {"num_samples": size, "at_once": estimator.per_row(size), "max_bytes": max_bytes}
+        for several in refits.values():
+            for number, refit in enumerate(several):
+                if _is_program(refit):
+                    several[number] = RowWork(refit, held_out, seed=first_seed + number, progress=progress, **plan)
+        _check_names(refits)
+        estimator, about = _suited(estimator, refits)
         about_rows = [*about, *about_rows]
-    plan: dict[str, Any] = {"method": estimator, "num_samples": num_samples, "max_bytes": max_bytes}
-    plan["progress"] = progress
     results = {
         name: [
-            _evaluated(name, refit, held_out, train, {**plan, "seed": first_seed + number})
-            for number, refit in enumerate(several)
+            Pointwise.of_dataset(marginal_of(refit, estimator, num_samples=num_samples))
+            if isinstance(refit, RowWork)
+            else _evaluated(name, refit, held_out, train)
+            for refit in several
         ]
         for name, several in refits.items()
     }
@@ -113,12 +119,11 @@ def compare(
     return Comparison.of(results, weights, about_rows, reference)
 
 
-def _check_names(models: Mapping[str, list[Any]], data: Data) -> None:
+def _check_names(models: Mapping[str, list[Any]]) -> None:
     """Refuse programs that use one name in Pyro's global store, each for a module or in a function that is not the other's."""
     owners: dict[str, tuple[str, Any]] = {}
-    programs = [(model, refit) for model, refits in models.items() for refit in refits if _is_program(refit)]
-    for model, refit in programs if len(programs) > 1 and pyro.get_param_store() else ():
-        work = RowWork(refit, data, seed=0, progress=False)
+    programs = [(model, refit) for model, refits in models.items() for refit in refits if isinstance(refit, RowWork)]
+    for model, work in programs if len(programs) > 1 and pyro.get_param_store() else ():
         for name, owner in stored_names(work.program, work.dry_run).items():
             first, known = owners.setdefault(name, (model, owner))
             if known is not owner:
@@ -130,14 +135,12 @@ def _check_names(models: Mapping[str, list[Any]], data: Data) -> None:
                 )
 
 
-def _suited(estimator: Estimator, models: Mapping[str, list[Any]], data: Data) -> tuple[Estimator, list[str]]:
+def _suited(estimator: Estimator, models: Mapping[str, list[Any]]) -> tuple[Estimator, list[str]]:
     """The estimator that all programs have, and a note where it is the fallback of the one that was asked for.
 
     Densities beside masses are refused before they are evaluated.
     """
-    programs = {name: refits[0] for name, refits in models.items() if _is_program(refits[0])}
-    asked = programs if getattr(estimator, "fallback", None) else {}
-    works = {name: RowWork(program, data, seed=0, progress=False) for name, program in asked.items()}
+    works = {name: refits[0] for name, refits in models.items() if isinstance(refits[0], RowWork)}
     measures = {name: Pointwise(np.zeros(1), measure=work.dry_run.measure) for name, work in works.items()}
     check_comparable({name: [known] for name, known in measures.items() if known.measure not in UNKNOWN}, True)
     found = estimator
@@ -152,8 +155,8 @@ def _is_program(model: Any) -> bool:
     return isinstance(model, tuple) or getattr(model, "guide", None) is not None
 
 
-def _evaluated(name: str, model: Any, data: Data | None, train: Any, plan: dict[str, Any]) -> Pointwise:
-    """The log densities row by row of one model of any kind; the plan is that of ``log_marginal``, for programs."""
+def _evaluated(name: str, model: Any, data: Data | None, train: Any) -> Pointwise:
+    """The log densities row by row of one model of any kind but a program."""
     if isinstance(model, Pointwise):
         return model
     if type(model).__name__ == "Dataset" and "log_marginal" in model:
@@ -167,6 +170,5 @@ def _evaluated(name: str, model: Any, data: Data | None, train: Any, plan: dict[
             )
         result = model(train, data)
         return result if isinstance(result, Pointwise) else Pointwise(result)
-    if data is None:
-        raise refusal(f"{name!r} is a program: give the held-out rows to evaluate it on as data", "data")
-    return Pointwise.of_dataset(log_marginal(model, data, **plan))
+    Program.of(model)  # refuses what is none
+    raise refusal(f"{name!r} is a program: give the held-out rows to evaluate it on as data", "data")

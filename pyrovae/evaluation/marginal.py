@@ -133,20 +133,34 @@ def log_marginal(
         raise ValueError(
             "resume needs a seed, so that the rest of the draws is the same as without a stop: pass seed=0"
         )
-    plan: dict[str, Any] = {"vectorize": vectorize, "seed": seed, "max_bytes": max_bytes, "progress": progress}
+    estimator = as_estimator(method)
+    size = estimator.num_samples if num_samples is None else num_samples
+    plan: dict[str, Any] = {"num_samples": size, "at_once": estimator.per_row(size), "vectorize": vectorize}
+    plan |= {"seed": seed, "max_bytes": max_bytes, "progress": progress}
+    work = RowWork(program, data, covariates, **plan)
+    return marginal_of(work, *estimator.suited(work), num_samples, resume)
 
-    def worked(by: Estimator) -> RowWork:
-        size = by.num_samples if num_samples is None else num_samples
-        return RowWork(program, data, covariates, num_samples=size, at_once=by.per_row(size), **plan)
 
-    estimator, why = as_estimator(method), ""
-    work = worked(estimator)
+def marginal_of(
+    work: RowWork,
+    estimator: Estimator,
+    why: str = "",
+    num_samples: int | None = None,
+    resume: str | Path | None = None,
+) -> xr.Dataset:
+    """The log evidence of each row of some work, as :func:`log_marginal` returns it.
+
+    Args:
+        work: the program and rows; its draws are planned anew.
+        estimator: one that the program has.
+        why: it is not the one that was asked for.
+        num_samples: samples per row; by default those of the estimator.
+        resume: as in :func:`log_marginal`.
+    """
     exact = not latent_names(work.dry_run.guide_trace)  # all are summed out: the program's own terms are log p(x)
-    if exact:
-        estimator = as_estimator("importance")
-    else:
-        estimator, why = estimator.suited(work)
-        work = worked(estimator) if why else work
+    estimator = as_estimator("importance") if exact else estimator
+    size = estimator.num_samples if num_samples is None else num_samples
+    work.plan(size, estimator.per_row(size))
 
     def task(block: Block) -> dict[str, Tensor]:
         columns = _estimated(estimator, block)

@@ -163,7 +163,6 @@ class RowWork:
         progress: bool | None = None,
         shard: tuple[int, int] = (0, 1),
     ) -> None:
-        self.num_samples = check_integer("num_samples", num_samples)
         self.max_bytes = check_integer("max_bytes", max_bytes)
         self.program, self.data = Program.of(program), rows_for(program, data, covariates)
         self.vectorize, self.progress, self.shard = vectorize, progress, shard
@@ -186,7 +185,7 @@ class RowWork:
             self.modules = tuple(self.dry_run.announced.modules.values())
             self._few = few._replace(nesting=self.nesting)
             self.share = share if self.dry_run.global_latents else None
-            self._cut(at_once or num_samples)
+            self.plan(num_samples, at_once)
 
     def __len__(self) -> int:
         return len(self.data)
@@ -218,9 +217,10 @@ class RowWork:
             return every
         return few
 
-    def _cut(self, at_once: int) -> None:
-        """Fix the rows of a block and the draws of a tile."""
-        used = self.footprint
+    def plan(self, num_samples: int, at_once: int | None = None) -> None:
+        """Fix the number of draws, the rows of a block and the draws of a tile; arguments as for the class."""
+        self.num_samples = check_integer("num_samples", num_samples)
+        at_once, used = at_once or num_samples, self.footprint
         pairs = max(1, min(PAIRS, int(TILE_BYTES / max(used.per_pair, 1.0))))
         rows = max(math.isqrt(pairs), pairs // at_once)
         rows = max(1, min(rows, int(TILE_BYTES / max(used.per_row, 1.0)), len(self.data)))
