@@ -37,15 +37,15 @@ DEFAULT = {
 @contextmanager
 def cut(rows, draws):
     """Work in blocks of so many rows and tiles of so many draws, where the program does not need all rows at once."""
-    as_it_is = RowWork._cut
+    as_it_is = RowWork.plan
 
-    def cut_small(self, at_once):
-        as_it_is(self, at_once)
+    def plan_small(self, *draws_at_once):
+        as_it_is(self, *draws_at_once)
         self.rows = self.rows if self.whole or rows is None else rows
         self.draws = draws or self.draws
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RowWork, "_cut", cut_small)
+        patch.setattr(RowWork, "plan", plan_small)
         yield
 
 
