@@ -260,7 +260,7 @@ def test_a_distribution_of_one_s_own_says_its_entries():
             rows = len(x) if x is not None else size
             with pyro.plate("data", rows):
                 z = pyro.sample("z", dist.Normal(torch.zeros(rows, 1), 1.0).to_event(1))
-                return pyro.sample("x", Doubled(z[:, 0]), obs=x)
+                return pyro.sample("x", Doubled(z[..., 0]), obs=x)
 
     x = torch.bernoulli(torch.full((400, 1), 0.4)).expand(400, 2).contiguous()
     size = coded_size(returned(Copies(), x))

@@ -638,7 +638,7 @@ def items(x=None, size=None):
     spread = pyro.sample("spread", dist.LogNormal(0.0, 0.5))
     with pyro.plate("data", size or len(x), subsample=None if x is None else torch.arange(len(x)), dim=-1):
         ability = pyro.sample("ability", dist.Normal(0.0, spread))
-        logits = ability.unsqueeze(-1) - difficulty.squeeze(-1).unsqueeze(-2)
+        logits = ability.unsqueeze(-1) - difficulty.mT.unsqueeze(-2)
         return pyro.sample("x", dist.Bernoulli(logits=logits).to_event(1), obs=x)
 
 
