@@ -13,6 +13,7 @@ from scipy import stats
 import pyrovae as pvae
 from pyrovae.uses import contrast
 from pyrovae.uses.contrasts import judge, summarized
+from pyrovae.uses.estimands import ESTIMANDS, Drawn, Estimate, beyond, joined, moderated
 
 
 def rows(program, count=2, seed=1):
@@ -187,7 +188,7 @@ def test_a_feature_holds_in_the_fits_that_call_it_on_the_same_side(scale, holds)
 def test_the_expected_false_discoveries_are_the_mean_over_all_surer_features():
     drawn = np.zeros((10, 3))
     drawn[:9, 1], drawn[:5, 2], drawn[:, 0] = 2.0, -2.0, 2.0
-    found = summarized(drawn, np.tile([0.0, 2.0], (3, 5)).T, 1.0, 0.9)
+    found = summarized(Drawn(drawn), np.tile([0.0, 2.0], (3, 5)).T, 1.0, 0.9)
     np.testing.assert_allclose(found["p_changed"], [1.0, 0.9, 0.5])
     np.testing.assert_allclose(found["fdr"], [0.0, 0.05, 0.2])
     np.testing.assert_allclose(found["log_bayes_factor"], np.log([10.5 / 0.5, 9.5 / 1.5, 1.0]))
@@ -246,3 +247,58 @@ def test_what_cannot_be_contrasted_is_refused(options, message):
     a, b = rows(program, 6)
     with pytest.raises(ValueError, match=message):
         contrast(program, a, b, **{"delta": 0.5, "num_samples": 5, "num_proposals": 20, **options})
+
+
+@pytest.mark.parametrize(("prior", "spread"), [(6.0, 2.0), (np.inf, 0.5)])
+def test_moderated_variances_know_how_much_variances_differ(prior, spread):
+    """Variances of 20,000 features from a scaled inverse chi-squared distribution, or all equal; three degrees of freedom."""
+    generator = np.random.default_rng(0)
+    true = np.full(20_000, spread) if np.isinf(prior) else prior * spread / generator.chisquare(prior, 20_000)
+    seen = true * generator.chisquare(3, 20_000) / 3
+    found, df = moderated(seen, 3)
+    if np.isinf(prior):
+        assert df > 100
+        np.testing.assert_allclose(found, spread, rtol=0.2)
+    else:
+        assert df == pytest.approx(3 + prior, rel=0.1)
+        np.testing.assert_allclose(found, (prior * spread + 3 * seen) / (prior + 3), rtol=0.1)
+
+
+def test_under_the_estimated_prior_the_probability_is_that_of_the_normal_posterior():
+    generator = np.random.default_rng(0)
+    true = generator.normal(size=5000)
+    loc = true + 0.5 * generator.normal(size=5000)
+    found = beyond(Estimate(loc, np.full(5000, 0.5), np.full(5000, 1e6)), 0.4)
+    posterior = stats.norm(0.8 * loc, 0.2**0.5)
+    assert np.abs(found - posterior.sf(0.4) - posterior.cdf(-0.4)).max() < 0.03
+
+
+@pytest.mark.parametrize("changed", [0, 20])
+def test_of_few_units_at_most_a_twentieth_of_the_calls_is_false(changed):
+    """Two hundred features of normal units, four a side, as a contrast takes them; the flat prior calls a quarter falsely."""
+    false = {True: [], False: []}
+    for seed in range(40):
+        generator = np.random.default_rng(seed)
+        truth = np.where(np.arange(200) < changed, 0.9 * generator.choice([-1, 1], 200), 0.0)
+        sides = [generator.normal(truth * side, 0.27, (4, 200)) for side in (1, 0)]
+        for known in false:
+            values = [side[:, None].repeat(2, 1) for side in sides]
+            drawn = ESTIMANDS["mean"](values, [np.arange(4)] * 2, [None, None], 2000, generator, known)
+            called = summarized(drawn, np.ones((2, 200)), 0.25, 0.95)["fdr"] <= 0.05
+            false[known].append((called & (truth == 0)).sum() / max(called.sum(), 1))
+            assert not known or not changed or (called & (truth != 0)).sum() > 12
+    assert np.mean(false[True]) < 0.05 + 3 * np.std(false[True]) / 40**0.5
+    assert np.mean(false[False]) > 0.2
+
+
+@pytest.mark.parametrize(("features", "shares"), [(19, False), (20, True)])
+def test_twenty_features_tell_of_each_other(features, shares):
+    generator = np.random.default_rng(0)
+    values = [generator.normal(size=(4, 2, features)) for _ in range(2)]
+    given = values, [np.arange(4)] * 2, [None, None], 10, generator
+    assert (ESTIMANDS["mean"](*given, True).estimate is not None) == shares
+    assert ESTIMANDS["mean"](*given, False).estimate is None
+    fits = [ESTIMANDS["mean"](*given, True)] * 2
+    both = joined([fits[0], fits[1]._replace(estimate=None)])
+    assert both.estimate is None
+    assert both.difference.shape == (20, features)

@@ -386,5 +386,5 @@ def test_bad_requests_are_refused(call, message):
 
 def test_one_row_is_not_judged_by_its_features():
     vae = pvae.build_vae(3, likelihood="normal", latent_dim=1, hidden=(4,))
-    found = leave_one_feature_out(vae, torch.zeros(1, 3), num_samples=50, seed=0).findings
-    assert [one.tone for one in found] == ["good", "open"]
+    found = leave_one_feature_out(vae, torch.zeros(1, 3), num_samples=50, seed=0).findings()
+    assert found[-1].tone == "open"

@@ -136,7 +136,8 @@ class Difference:
     .. math:: \mathrm{dse}^2 = N\, \mathrm{Var}_i[\log p_1(x_i) - \log p_2(x_i)]
 
     Attributes:
-        elpd_diff: the sum over rows of log p under the first model less that under the second.
+        elpd_diff: the sum over rows of log p under the first model less that under the second; NaN where each gives a
+            density of zero to rows that the other allows.
         dse: its standard error over rows, paired row by row; NaN where it is not known.
         mcse: its Monte-Carlo standard error.
         refit_error: its standard error over refits, where models were trained more than once; else 0.
@@ -152,7 +153,8 @@ class Difference:
         """The difference of two models on the same rows."""
         rows = less(one.log_p, other.log_p)
         errors = math.hypot(one.mcse_sum, other.mcse_sum), math.hypot(one.refit_error, other.refit_error)
-        return cls(float(rows.sum()), _error_of_sum(rows), *errors)
+        with np.errstate(invalid="ignore"):  # of minus infinity in other rows of each there is no difference
+            return cls(float(rows.sum()), _error_of_sum(rows), *errors)
 
     @property
     def error(self) -> float:

@@ -46,7 +46,9 @@ def constants(root: Any) -> dict[str, Any]:
     return {
         path: value
         for path, value in found.items()
-        if isinstance(value, Hash) or "'s defaults[" in path or path.partition(" ")[0].isidentifier()
+        if isinstance(value, Hash)
+        or "'s defaults[" in path
+        or (path.partition(" ")[0].isidentifier() and path[:2] != "__")
     }
 
 
