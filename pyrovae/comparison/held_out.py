@@ -99,10 +99,10 @@ def compare(
     if held_out is not None:
         size = estimator.num_samples if num_samples is None else num_samples
         plan: dict[str, Any] = {"num_samples": size, "at_once": estimator.per_row(size), "max_bytes": max_bytes}
-        for several in refits.values():
-            for number, refit in enumerate(several):
+        for found in refits.values():
+            for number, refit in enumerate(found):
                 if _is_program(refit):
-                    several[number] = RowWork(refit, held_out, seed=first_seed + number, progress=progress, **plan)
+                    found[number] = RowWork(refit, held_out, seed=first_seed + number, progress=progress, **plan)
         _check_names(refits)
         estimator, about = _suited(estimator, refits)
         about_rows = [*about, *about_rows]
