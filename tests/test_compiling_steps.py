@@ -138,7 +138,7 @@ def test_a_compiled_training_that_is_resumed_ends_as_if_it_had_not_stopped(tmp_p
     stop = [lambda history: True]
     trained(make, whole_batches, "compile", **settings, checkpoint=tmp_path / "run", checkpoint_steps=3, callbacks=stop)
     resumed = trained(make, whole_batches, "compile", **settings, checkpoint=tmp_path / "run", resume=True)
-    assert resumed[2].engine == "compiled from step 5"
+    assert resumed[2].engine == "compiled from step 4"
     assert str(resumed[1]) == str(whole[1])
     assert all(torch.equal(tensor, resumed[0][name]) for name, tensor in whole[0].items())
     for owner, name, value in ((levels, "FEW_STEPS", 1), (levels, "cores", lambda: 2), (engines, "LOADING", 0.0)):
