@@ -106,6 +106,7 @@ def test_strange_rows_are_discovered_and_explained_by_their_feature():
     assert first["feature"].to_dict() == {3: "x[2]", 17: "x[5]"}
     assert first["value"][3] == pytest.approx(float(x[3, 2]))
     assert "x[2]" in found.to_frame()["features"].iloc[0] + found.to_frame()["features"].iloc[1]
+    assert "NaN" not in repr(found)
 
 
 def test_the_surprise_of_a_feature_is_its_conditional_density_below_the_usual_one():
