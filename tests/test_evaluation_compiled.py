@@ -110,3 +110,79 @@ def test_a_work_of_many_tiles_knows_their_number(pairs):
     work.weigh = weights
     work.run(lambda block: {"n": block.log_weights().mean(0)})
     assert weights.done == weights.tiles > 5
+
+
+def mixed_classes(x, covariates=None):
+    with pyro.plate("data", len(x)):
+        k = pyro.sample("k", dist.Categorical(torch.tensor([0.3, 0.7])), infer={"enumerate": "parallel"})
+        z = pyro.sample("z", dist.Normal(2.0 * k - covariates["shift"], 1.0))
+        pyro.sample("x", dist.Normal(z, 0.5), obs=x)
+
+
+def guide_of_classes(x, covariates=None):
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(0.8 * x, 0.5))
+
+
+def cases():
+    program, missing = vae(), X.clone()
+    missing[5:, 1] = torch.nan  # in the second block only
+    x = X[:, 0].contiguous()
+    return {
+        "missing entries": (program, missing, None),
+        "classes and covariates": ((mixed_classes, guide_of_classes), x, {"shift": x.flip(0) / 3}),
+    }
+
+
+@pytest.fixture
+def traced(monkeypatch, pairs):
+    """Densities of every shape go by graphs at once; returns the graphs' calls."""
+    calls, replayed = [], Function.__call__
+    pairs(64)
+    monkeypatch.setattr(compiled, "TRACED", 0.0)
+    by_graph = lambda self, inputs, wait=False: calls.append(self) or replayed(self, inputs)  # noqa: E731
+    monkeypatch.setattr(Function, "__call__", by_graph)
+    return calls
+
+
+METHODS = {
+    "mixture": pvae.Mixture(num_steps=10, starts=8, candidates=6),
+    "refined": pvae.evaluation.Refined(num_steps=20),
+    "ais": pvae.evaluation.AIS(10),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", cases())
+def test_densities_and_gradients_by_graphs_are_those_of_the_program(traced, monkeypatch, name, method):
+    program, x, covariates = cases()[name]
+    plan = {"method": METHODS[method], "num_samples": 20, "seed": 0, "progress": False}
+    found = pvae.log_marginal(program, x, covariates, **plan)
+    assert len(traced) > 2 * len(set(traced)) > 0
+    traced.clear()
+    monkeypatch.setattr(compiled, "TRACED", float("inf"))
+    by_itself = pvae.log_marginal(program, x, covariates, **plan)
+    assert not traced
+    assert (found.log_marginal == by_itself.log_marginal).all()
+
+
+def test_a_density_that_a_graph_gets_wrong_is_the_programs(traced, monkeypatch):
+    right = Function.__call__
+    wrong = lambda self, inputs, wait: {n: value + 1.0 for n, value in right(self, inputs).items()}  # noqa: E731
+    monkeypatch.setattr(Function, "__call__", wrong)
+    plan = {"method": pvae.evaluation.Refined(num_steps=20), "num_samples": 20, "seed": 0}
+    found = pvae.log_marginal(vae(), X, **plan)
+    assert len(traced) == 1
+    monkeypatch.setattr(compiled, "TRACED", float("inf"))
+    assert (found.log_marginal == pvae.log_marginal(vae(), X, **plan).log_marginal).all()
+
+
+def test_a_library_is_built_of_densities_where_much_lies_ahead(traced, monkeypatch):
+    built = []
+    monkeypatch.setattr(Function, "compile", lambda self, inputs: built.append(self))
+    plan = {"method": pvae.evaluation.Refined(num_steps=20), "num_samples": 20, "seed": 0}
+    pvae.log_marginal(vae(), X, **plan)
+    assert not built
+    monkeypatch.setattr(compiled, "LONG", 0.0)
+    pvae.log_marginal(vae(), X, **plan)
+    assert len(built) == len(set(built)) > 0

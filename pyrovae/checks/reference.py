@@ -17,6 +17,7 @@ from pyrovae.checks.findings import CAUTION, GOOD, Finding, Result, share
 from pyrovae.checks.nuts import nuts_chains
 from pyrovae.data import batches
 from pyrovae.errors import check_word
+from pyrovae.evaluation.compiled import compiled
 from pyrovae.evaluation.gaussian import Gaussian
 from pyrovae.evaluation.hmc import LogDensity, State, adapted, at, transition
 from pyrovae.evaluation.unconstrained import LatentSpace
@@ -160,7 +161,8 @@ def reference_posterior(
         "progress": progress,
     }
     work = local_work(program, data, covariates, **plan)
-    found = work.run(lambda block: _METHODS[method](block, sampler), method)
+    with compiled(work):
+        found = work.run(lambda block: _METHODS[method](block, sampler), method)
     return ReferencePosterior({name: values.movedim(0, 2) for name, values in found.items()}, method)
 
 

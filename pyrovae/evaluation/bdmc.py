@@ -13,6 +13,7 @@ from torch import Tensor
 from pyrovae.data import as_covariates
 from pyrovae.errors import check_integer, check_seed
 from pyrovae.evaluation import ais
+from pyrovae.evaluation.compiled import compiled
 from pyrovae.evaluation.estimators import AIS
 from pyrovae.evaluation.unconstrained import LatentSpace
 from pyrovae.programs import Program
@@ -113,7 +114,8 @@ def bdmc(
         lower, upper = _bounds(block, space, estimator, chains, space.flatten(rows))
         return {"lower": lower, "upper": upper}
 
-    return Sandwich(**work.run(task, "bdmc"))
+    with compiled(work):
+        return Sandwich(**work.run(task, "bdmc"))
 
 
 def _rows(value: Tensor, index: Tensor, name: str, space: LatentSpace) -> Tensor:

@@ -66,6 +66,10 @@ class Stack:
         """As that of the space, once for each copy."""
         return self.space.counted.repeat(self.copies, 1)
 
+    def on(self, **changes: Any) -> Stack:
+        """As that of the space."""
+        return replace(self, space=self.space.on(**changes))
+
     def log_joint(self, u: Tensor, masked: bool = False) -> Tensor:
         """As that of the space, at vectors of shape (samples, copies * rows, size)."""
         samples, folded, size = u.shape
@@ -246,7 +250,7 @@ def most(optima: Optima) -> Optima:
     return Optima(optima.places[: max(1, int(optima.counts.max()))], optima.counts)
 
 
-def laplace(space: LatentSpace, places: Tensor, spread: Tensor, widest: Tensor) -> Gaussian:
+def laplace(space: LatentSpace | Stack, places: Tensor, spread: Tensor, widest: Tensor) -> Gaussian:
     """A Newton step from each place where that is uphill, and the Gaussian that has the curvature of the density there.
 
     A direction in which the density curves upwards gets a scale of ``WIDEST`` times the spread, one in which it is nearly flat
@@ -260,7 +264,7 @@ def laplace(space: LatentSpace, places: Tensor, spread: Tensor, widest: Tensor) 
     """
     with torch.enable_grad(), poutine.block(), checked(False):
         white = torch.zeros_like(places, requires_grad=True)
-        height = space.log_joint(places + white * spread, masked=True)
+        height = space.on(densities=None).log_joint(places + white * spread, masked=True)
         slope = torch.autograd.grad(height.sum(), white, create_graph=True)[0]
         rows = [torch.autograd.grad(part.sum(), white, retain_graph=True)[0] for part in slope.unbind(-1)]
     precision, slope = -torch.stack(rows, -1).detach(), torch.nan_to_num(slope.detach())
@@ -319,6 +323,9 @@ def proposals(
     own, copies = Gaussian.of_draws(space.guide_draws(PILOT**2)), len(optima.places) + 1
     has = torch.arange(copies, device=own.loc.device)[:, None] <= optima.counts.to(own.loc.device)
     which, row = (has if repeated else torch.ones_like(has)).nonzero(as_tuple=True)
+    fitted = len(row)
+    spare = -fitted % max(1, space.rows // 2) if repeated else 0  # stacks of few sizes, whose densities share a graph
+    which, row = (torch.cat([index, index[:1].expand(spare)]) for index in (which, row))
     stack: Any = repeated(row) if repeated else Stack(space, copies)
     family, spread = family_for(family, space.size), own.tril[row]
     loc, tril = torch.cat([own.loc[None], optima.places])[which, row], spread
@@ -328,7 +335,7 @@ def proposals(
         tril = torch.where(is_own[:, None, None], torch.diag_embed(spread), around.tril[0])
     gaussian = fit_gaussian(stack, family, num_steps, num_particles, rate, start=Gaussian(loc, tril)).gaussian
     number = row[: space.rows].repeat(copies, 1)  # a component that a row lacks is its first one again
-    number[which, row] = torch.arange(len(row), device=number.device)
+    number[which[:fitted], row[:fitted]] = torch.arange(fitted, device=number.device)
     gaussian = gaussian.each(lambda value: value[number.flatten()])
     takes_part = has_density(space)
     every = torch.arange(copies)

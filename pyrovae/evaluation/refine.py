@@ -15,6 +15,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyrovae.errors import check_integer, check_positive, check_word
+from pyrovae.evaluation.compiled import compiled
 from pyrovae.evaluation.fitting import FAMILIES, fit_rows, not_converged
 from pyrovae.evaluation.gaussian import Gaussian
 from pyrovae.evaluation.unconstrained import Coordinates, LatentSpace, bijection, enumerating
@@ -221,6 +222,7 @@ def refine(
         columns = {**fit.gaussian._asdict(), "counted": space.counted, "converged": fit.converged}
         return {name: value for name, value in columns.items() if value is not None}
 
-    found = {name: value.to(work.place.get("device")) for name, value in work.run(task, "refine").items()}
+    with compiled(work):
+        found = {name: value.to(work.place.get("device")) for name, value in work.run(task, "refine").items()}
     gaussian = Gaussian(found["loc"], found["tril"], found.get("factor"))
     return RefinedGuide(spaces[0], gaussian, found["counted"], work.program.model, found["converged"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -241,7 +242,15 @@ class LatentSpace:
             u: vectors of shape (samples, rows, size).
             masked: leave out what the program masks, instead of counting it as drawn from its prior.
         """
+        if self.call.densities is not None:
+            return self.call.densities.log_joint(self, u, masked)
         return self._log_density(self.call.program.model if masked else self._unmasked_model(), u, masked)
+
+    def on(self, **changes: Any) -> LatentSpace:
+        """The same latents of a call with these changes."""
+        found = copy(self)
+        found.call = self.call._replace(**changes)
+        return found
 
     def log_prior_and_joint(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """The model's log density of the vector alone, and with the data, each of shape (samples, rows)."""

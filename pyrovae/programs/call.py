@@ -29,6 +29,8 @@ class Call(NamedTuple):
     """The number of nested plates."""
     rows: Tensor
     """The numbers of the rows."""
+    densities: Any = None
+    """What computes densities at given latents in long work; None runs the program."""
 
     def traces(self, num_samples: int | None, enumerate_discrete: bool = True) -> tuple[Trace, Trace]:
         """The model's trace replayed against the guide's."""
@@ -41,7 +43,7 @@ class Call(NamedTuple):
 
     def using(self, **functions: Any) -> Call:
         """The call with another ``model=`` or ``guide=``."""
-        return self._replace(program=replace(self.program, **functions))
+        return self._replace(program=replace(self.program, **functions), densities=None)
 
     def check_masks(self, model_trace: Trace, guide_trace: Trace, num_samples: int | None) -> None:
         """Refuse latents that model and guide mask differently, but for a mask in the model that stands for a flat prior.

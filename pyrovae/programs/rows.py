@@ -171,6 +171,7 @@ class RowWork:
         seed = check_seed(seed)
         self.seed = int(torch.randint(2**62, ())) if seed is None else seed
         self.weigh: Callable[[Block, Tile], Tensor] = lambda block, tile: tile.terms().log_weights
+        self.densities: Any = None
         self._shared = slice(0), Substitute({})
         for owner in self.program.owners:
             check_covariates(owner, self.data.covariates or {}, self.data.levels)
@@ -201,7 +202,8 @@ class RowWork:
         select = getattr(program.guide, "select_rows", None)
         program = program if select is None else replace(program, guide=select(batch.index))
         program, args, kwargs = program.on(batch.x, batch.covariates, index=batch.index)
-        return Call(program, args, kwargs, self.nesting if nesting is None else nesting, batch.index)
+        nesting = self.nesting if nesting is None else nesting
+        return Call(program, args, kwargs, nesting, batch.index, self.densities if guide is None else None)
 
     def _runs_on(self) -> Call:
         """A call of two rows; of all, where the program runs on all rows alone (its guide has parameters for each)."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pyro
 import torch
 from torch import Tensor
 
-from pyrovae.compiling import Function, UntraceableError, tensors_of
+from pyrovae.compiling import Graphs
 from pyrovae.data import Batch, Batches
 from pyrovae.errors import refusal
 from pyrovae.missing import complete_data
@@ -50,7 +50,7 @@ class Evaluation:
     ) -> None:
         self.loss, self.seed, self.traced, self.is_asked = loss, seed, traced, is_asked
         self.compiled = self.waits = False
-        self.graphs: dict[Any, Function] = {}
+        self.graphs = Graphs()
         self.calls = 0
         self.numbers: Tensor | None = None
         """The numbers of the training rows that are looked at, for programs that look their rows up."""
@@ -130,26 +130,20 @@ class Evaluation:
             self.few = [Batch(numbers[batch.index], batch.x, batch.covariates) for batch in made]
         return self.few
 
-    def replayed(self, batch: Batch, size: int) -> dict[str, Tensor]:
+    def replayed(self, batch: Batch, size: int) -> Mapping[str, Tensor]:
         """The terms by a graph; those of the program where it has none, or where the two differ."""
-        inputs, tree_of = tensors_of((batch.index, batch.x, batch.covariates))
-        key = size, tuple((tensor.shape, tensor.dtype) for tensor in inputs)
-        state = torch.get_rng_state()
-        try:
-            if key not in self.graphs:
-                compiled = self.compiled and size == self.parts[""].num_rows
-                function = lambda *given: self.terms(Batch(*tree_of(*given)), size)  # noqa: E731
-                self.graphs[key] = Function(function, inputs, compiled)
-            found = self.graphs[key].compared(
-                inputs, lambda: self.terms(batch, size), wait=self.waits and self.calls > 0, always=self.is_asked
-            )
-        except (UntraceableError, RuntimeError, ValueError):
-            found = None
-        if found is not None:
-            return found
-        self.traced = False
-        torch.set_rng_state(state)
-        return self.terms(batch, size)
+
+        def terms(index: Tensor, x: Any, covariates: Any) -> dict[str, Tensor]:
+            return self.terms(Batch(index, x, covariates), size)
+
+        return self.graphs(
+            size,
+            terms,
+            (batch.index, batch.x, batch.covariates),
+            compiled=self.compiled and size == self.parts[""].num_rows,
+            wait=self.waits and self.calls > 0,
+            always=self.is_asked,
+        )
 
     def compile(self, epochs: float, waits: bool) -> None:
         """Begin to compile the graph for the training rows, where epochs are many; the call after the first one waits for it.
@@ -158,16 +152,15 @@ class Evaluation:
             epochs: of the whole training.
             waits: wait for it; else it is replayed until it is there.
         """
-        if "" in self.parts and self.traced and not self.compiled and are_many(epochs):
+        if "" in self.parts and self.traced and self.graphs.is_open and not self.compiled and are_many(epochs):
             self.compiled, self.waits = True, waits
-            self.graphs.clear()
+            self.graphs = Graphs()
             with torch.random.fork_rng():
                 self.means("")
 
     def close(self) -> None:
         """Stop compilers that are under way."""
-        for terms in self.graphs.values():
-            terms.close()
+        self.graphs.close()
 
     def terms(self, batch: Batch, size: int) -> dict[str, Tensor]:
         """Reconstruction and divergence of each row, and the part of each of several latents, in double precision."""

@@ -29,7 +29,10 @@ NOISE = {"linear": 0.5, "nonlinear": 0.25}
 ROWS = {"linear": 1000, "nonlinear": 2000}
 HIDDEN = {"linear": (), "nonlinear": (64,)}
 GRID = [1, 2, 3, 5, 6, 8, 10, 12]
-BUDGET, REFITS, FINAL = 800, 2, 50
+BUDGET, REFITS = {"linear": 800, "nonlinear": 3200}, 2
+FINAL = {
+    kind: budget // 16 for kind, budget in BUDGET.items()
+}  # the finalists' epochs, and those of an exhaustive search
 
 
 def simulated(kind: str, latents: int, seed: int) -> torch.Tensor:
@@ -51,7 +54,7 @@ def make(kind: str, latent_dim: int) -> pvae.VAE:
 def active_units(kind: str, latent_dim: int, x: torch.Tensor, options: dict) -> int:
     torch.manual_seed(99)
     vae = make(kind, latent_dim)
-    pvae.fit(vae, x, epochs=FINAL, seed=99, progress=False, **options)
+    pvae.fit(vae, x, epochs=FINAL[kind], seed=99, progress=False, **options)
     return int((vae.encode(x).var(0) > 0.01).sum())
 
 
@@ -111,9 +114,9 @@ def main() -> None:
     for done, seed in enumerate(words.seeds, 1):
         for latents in words.latents:
             x = simulated(kind, latents, seed)
-            grid, budget = {"latent_dim": GRID}, BUDGET
+            grid, budget = {"latent_dim": GRID}, BUDGET[kind]
             if words.what == "exhaustive":  # nothing is halved
-                pvae.uses.choosing.FINALISTS, budget = len(GRID), 2 * len(GRID) * REFITS * FINAL
+                pvae.uses.choosing.FINALISTS, budget = len(GRID), 2 * len(GRID) * REFITS * FINAL[kind]
             plan = {"budget": budget, "refits": REFITS, "seed": seed, "fit_options": options, "progress": False}
             found = choose(lambda latent_dim: make(kind, latent_dim), x, grid, **plan)
             chosen = found.chosen["latent_dim"]
