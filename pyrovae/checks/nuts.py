@@ -10,7 +10,8 @@ from pyro.infer import MCMC, NUTS
 from torch import Tensor
 
 from pyrovae.errors import refusal
-from pyrovae.evaluation.unconstrained import Direction, LatentSpace
+from pyrovae.evaluation.coordinates import Direction
+from pyrovae.evaluation.unconstrained import LatentSpace
 from pyrovae.programs.call import Call
 from pyrovae.programs.masks import Unmask
 

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from pyrovae.errors import check_integer, check_positive, check_word
 from pyrovae.evaluation.compiled import compiled
+from pyrovae.evaluation.coordinates import Coordinates, bijection
 from pyrovae.evaluation.fitting import FAMILIES, fit_rows, not_converged
 from pyrovae.evaluation.gaussian import Gaussian
-from pyrovae.evaluation.unconstrained import Coordinates, LatentSpace, bijection, enumerating
+from pyrovae.evaluation.unconstrained import LatentSpace, enumerating
 from pyrovae.programs.rows import MAX_BYTES, Block, RowWork
 
 
