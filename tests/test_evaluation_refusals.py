@@ -68,6 +68,12 @@ def test_an_axis_taken_for_that_of_the_draws_is_refused(make, x, function):
     function(make(True), x, num_samples=10, seed=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_rounding_alone_is_no_other_density(dtype):
+    vae = pvae.build_vae(200, likelihood="normal", latent_dim=4, hidden=(64,), seed=0).to(dtype)
+    assert np.isfinite(pvae.elbo(vae, torch.randn(20, 200, dtype=dtype), num_samples=3, seed=0).elbo).all()
+
+
 def test_run_once_for_each_draw_it_is_right():
     found = log_marginal(shared(False), X, num_samples=300, seed=0, vectorize=False)
     exact = N(0.5, math.sqrt(2.04)).log_prob(X).numpy()

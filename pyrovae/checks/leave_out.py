@@ -199,7 +199,8 @@ def judge(found: xr.Dataset) -> list[Finding]:
     """The total, whether it can be trusted, and whether the predictions are calibrated."""
     loo = FeatureLOO(found, judge)
     entries, samples = int(np.isfinite(loo.elpd).sum()), found.attrs["num_samples"]
-    claim = f"elpd {loo.total:.1f} (se {loo.se:.1f}) nats over {entries} entries, {loo.total / entries:.3f} each."
+    error = f" (se {loo.se:.1f})" if np.isfinite(loo.se) else ""
+    claim = f"elpd {loo.total:.1f}{error} nats over {entries} entries, {loo.total / entries:.3f} each."
     if not found.attrs["corrected"]:
         claim += " Not corrected for the guide: the numbers are those of a model whose posterior is the guide."
     advice, bad = "", loo.share_bad_k
