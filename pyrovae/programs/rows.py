@@ -26,7 +26,6 @@ from pyrovae.programs.footprint import Footprint, footprint
 from pyrovae.programs.outside import constants, digest_of
 from pyrovae.programs.program import Program, eval_mode
 from pyrovae.programs.results import Results
-from pyrovae.programs.running import plate_nesting
 from pyrovae.programs.simulate import Substitute, replicate
 from pyrovae.programs.supports import Inside, data_named
 from pyrovae.programs.tables import rows_for
@@ -179,9 +178,8 @@ class RowWork:
         self.place: dict[str, Any] = {} if like is None else {"device": like.device, "dtype": like.dtype}
         self.modules: tuple[nn.Module, ...] = self.program.owners
         with self.evaluating(self.seed), poutine.block(), listening(self.program):
-            few = self._runs_on()
-            self.nesting = plate_nesting(*few[:3])
-            self.dry_run: DryRun = dry_run(*few[:3])
+            few, self.dry_run = self._runs_on()
+            self.nesting = self.dry_run.nesting
             self.dry_run.check_rows(len(few.rows))
             self.modules = tuple(self.dry_run.announced.modules.values())
             self._few = few._replace(nesting=self.nesting)
@@ -205,19 +203,18 @@ class RowWork:
         nesting = self.nesting if nesting is None else nesting
         return Call(program, args, kwargs, nesting, batch.index, self.densities if guide is None else None)
 
-    def _runs_on(self) -> Call:
-        """A call of two rows; of all, where the program runs on all rows alone (its guide has parameters for each)."""
+    def _runs_on(self) -> tuple[Call, DryRun]:
+        """A call of two rows and its run; of all, where the program runs on all alone (its guide has parameters for each)."""
         few = self.call(self.first(2), nesting=0)
         self.whole = False
         try:
-            plate_nesting(*few[:3])
+            return few, dry_run(*few[:3])
         except (ValueError, RuntimeError):
             every = self.call(self.first(len(self.data)), nesting=0)
             with data_named(every.program, every.args, every.kwargs):
-                plate_nesting(*every[:3])
+                found = dry_run(*every[:3])
             self.whole = len(self.data) > 2
-            return every
-        return few
+            return every, found
 
     def plan(self, num_samples: int, at_once: int | None = None) -> None:
         """Fix the number of draws, the rows of a block and the draws of a tile; arguments as for the class."""
