@@ -19,6 +19,12 @@ class Near(torch.nn.Module):
         return dist.Normal(x, 0.1).to_event(1)
 
 
+@pytest.fixture
+def few(monkeypatch):
+    """Few resamples, where no interval is judged closely."""
+    monkeypatch.setattr("pyrovae.uses.representation.BOOTSTRAPS", 20)
+
+
 def rows(shift, count=120, seed=0):
     """Rows of two classes whose latents lie so far apart."""
     generator = torch.Generator().manual_seed(seed)
@@ -32,6 +38,7 @@ def cell(found, metric, variable="value", of="latents"):
     return float(found[variable].sel(representation=of, metric=metric))
 
 
+@pytest.mark.usefixtures("few")
 def test_classes_far_apart_are_found_and_classes_alike_are_not():
     x, y = rows(8.0)
     found = representation_quality(MODEL, x, labels=y, seed=0)
@@ -56,6 +63,7 @@ def test_the_probe_is_as_good_as_the_bayes_rule_and_its_interval_that_of_a_share
     assert abs(behind) < 4 * cell(found, "linear probe", "behind_error", "PCA") + 1e-9
 
 
+@pytest.mark.usefixtures("few")
 def test_batches_that_lie_apart_do_not_mix():
     x, y = rows(8.0)
     found = representation_quality(MODEL, x, labels=y, batch=y, seed=0)
@@ -68,6 +76,7 @@ def test_batches_that_lie_apart_do_not_mix():
     assert np.isnan(cell(representation_quality(MODEL, x, labels=y, seed=0), "batch mixing"))
 
 
+@pytest.mark.usefixtures("few")
 def test_a_mixture_prior_assigns_rows_to_its_own_components():
     prior = pvae.GaussianMixture(event_shape=2, num_components=2)
     with torch.no_grad():
@@ -81,6 +90,7 @@ def test_a_mixture_prior_assigns_rows_to_its_own_components():
     assert np.isnan(cell(found, "prior ARI", of="PCA"))
 
 
+@pytest.mark.usefixtures("few")
 def test_the_classical_representations_may_be_fitted_to_other_rows():
     x, y = rows(2.0)
     own = representation_quality(MODEL, x, labels=y, seed=0)
@@ -107,6 +117,7 @@ def test_what_cannot_be_judged_is_refused(options, message, argument):
     assert caught.value.argument == argument
 
 
+@pytest.mark.usefixtures("few")
 def test_beside_missing_entries_stands_no_classical_representation():
     x, y = rows(1.0)
     vae = pvae.build_vae(6, likelihood="normal", latent_dim=2, hidden=(4,))
