@@ -45,7 +45,8 @@ def log_weights(
         Nats, of shape ``(samples, data)``, float64, on the CPU.
 
     Raises:
-        ValueError: model and guide have different latents, or the guide no density.
+        ValueError: model and guide have different latents or mask them differently, the guide has no density or draws outside
+            the prior's support, or a draw means another thing beside others than alone.
 
     Reference: Burda, Grosse & Salakhutdinov 2016, arXiv:1509.00519.
 

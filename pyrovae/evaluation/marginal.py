@@ -113,7 +113,9 @@ def log_marginal(
         of a relaxed discrete latent is the relaxed model's, and says so.
 
     Raises:
-        ValueError: an unknown method; ``resume`` without a seed, or with a folder of another call.
+        ValueError: an unknown method; ``resume`` without a seed, or with a folder of another call; a program that
+            :func:`pyrovae.evaluation.log_weights` refuses (masks that differ leave other methods than importance sampling
+            without an ELBO, which is then NaN).
 
     >>> import pyro, pyro.distributions as dist
     >>> def model(x):
