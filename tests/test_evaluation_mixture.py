@@ -406,6 +406,10 @@ def test_a_row_below_its_own_bound_is_estimated_again_and_flagged(monkeypatch, l
     assert found["refitted"].values.tolist() == [refitted, 0, 0, 0]
     assert found["flagged"].values.tolist() == [flagged, 0, 0, 0]
     assert ("lies above" in found.attrs.get("notes", "")) == bool(flagged)
+    monkeypatch.setattr("pyrovae.evaluation.marginal.surely", lambda rows: math.inf if rows == 4 else 0.0)
+    surer = log_marginal(program, x, method=Short(lost, always), num_samples=50, seed=0)
+    assert surer["refitted"].values.tolist() == [refitted, 0, 0, 0]
+    assert not surer["flagged"].any()
     expected = program.log_evidence(x).numpy() - (lost if flagged else 0) * np.eye(4)[0]
     np.testing.assert_allclose(found["log_marginal"], expected, atol=1e-9)
 

@@ -209,11 +209,13 @@ def test_angles_on_one_circle_are_right(prior, guide_of):
 @pytest.mark.parametrize("change", [torch.full((2,), 3.0), 3.0, None])
 def test_results_of_a_program_with_other_constants_are_not_taken_up(tmp_path, change):
     """A constant that matters in late rows alone, and records of runs, which do not matter."""
-    x, runs = torch.linspace(-2, 2, 30), []
+    x, runs, count = torch.linspace(-2, 2, 30), [], 0
 
     def later(scale):
         def model_of(x):
+            nonlocal count
             runs.append(len(runs))
+            count += 1
             scaled = torch.where(x > 1, scale[0] if isinstance(scale, torch.Tensor) else scale, 1.0)
             pyro.sample("x", N(pyro.sample("z", N(0.0, 1.0)), scaled), obs=x)
 
