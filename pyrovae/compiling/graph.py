@@ -125,7 +125,7 @@ def _traced(
         stack.enter_context(no_host_reads())
         stack.enter_context(no_gradients(parameters))
         stack.enter_context(torch.autograd.set_multithreading_enabled(False))
-        stack.enter_context(patch.object(proxy_tensor, "extract_val", layout_of))
+        stack.enter_context(patch.object(proxy_tensor, "extract_val", layout_of, create=True))
         try:
             with no_rewinding(), noted_lines() if lines else nullcontext():
                 module = make_fx(loss_and_gradients)(*inputs)
