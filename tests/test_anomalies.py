@@ -201,8 +201,10 @@ def test_training_rows_are_refused_whatever_their_order_and_type():
 def test_rows_that_are_calibration_or_training_rows_are_named():
     x = torch.cat([ROWS, KNOWN[:3]])
     notes = " ".join(detect(MODEL, x, calibration=KNOWN, train=ROWS[:5], num_samples=5, seed=0).notes)
-    assert "3 of the rows are calibration rows" in notes
-    assert "5 of the rows are training rows" in notes
+    assert "3 of the rows equal calibration rows" in notes
+    assert "5 of the rows equal training rows" in notes
+    notes = " ".join(detect(MODEL, KNOWN[[0, 0, 1]], calibration=KNOWN, num_samples=5, seed=0).notes)
+    assert "3 of the rows equal calibration rows" in notes
 
 
 def drifted(x, known):
@@ -256,9 +258,26 @@ def test_the_test_of_drift_raises_no_more_alarms_than_it_should():
     assert sum(_drift(rng.normal(size=3), rng.normal(size=80)) < 0.01 for _ in range(200)) <= 2 + 4 * 1.4
 
 
+def test_equal_scores_are_in_no_order():
+    from pyrovae.uses.anomalies import _drift
+
+    rng = np.random.default_rng(0)
+    tied = [_drift(rng.poisson(0.3, 300), rng.poisson(0.3, 300)) for _ in range(40)]
+    assert np.mean(np.array(tied) < 0.05) <= 0.15
+
+
+def test_a_missing_entry_is_no_reason():
+    vae = pvae.build_vae(6, likelihood="normal", latent_dim=2, hidden=(4,), seed=0)
+    x = ROWS[:2].clone()
+    x[0, 2:], x[1] = torch.nan, torch.nan
+    reasons = detect(vae, x, calibration=KNOWN, explain=2, num_samples=20, seed=0).reasons
+    assert set(reasons["row"]) == {0}
+    assert sorted(reasons["feature"]) == ["x[0]", "x[1]"]
+
+
 def test_a_score_of_nan_has_no_p_value():
     for scores, calibration, name in (([np.nan], [1.0], "scores"), ([1.0], [np.nan, 2.0], "calibration")):
-        with pytest.raises(ValueError, match=f"{name} hold 1 NaN"):
+        with pytest.raises(ValueError, match=f"{name} hold 1 NaN, in rows 0"):
             conformal_p_values(scores, calibration)
 
 
@@ -345,7 +364,10 @@ def test_what_cannot_be_scored_is_refused(options, message, argument):
     assert caught.value.argument == argument
 
 
-@pytest.mark.parametrize(("options", "argument"), [({"fdr": 1.0}, "fdr"), ({"explain": 1, "window": 2}, "explain")])
+@pytest.mark.parametrize(
+    ("options", "argument"),
+    [({"fdr": 1.0}, "fdr"), ({"explain": 1, "window": 2}, "explain"), ({"explain": -1}, "explain")],
+)
 def test_what_cannot_be_detected_is_refused(options, argument):
     with pytest.raises(ValueError, match=argument) as caught:
         detect(MODEL, ROWS, calibration=KNOWN, **options)

@@ -479,6 +479,36 @@ def test_rows_that_cannot_be_coded_are_refused():
         compress(vae, x, max_bytes=1000)
 
 
+SQUASHED = dist.TransformedDistribution(dist.Normal(0.0, 1.0), [dist.transforms.SigmoidTransform()])
+
+
+@pytest.mark.parametrize(
+    ("prior", "posterior", "words"),
+    [
+        (dist.Gamma(2.0, 1.0), dist.Gamma(3.0, 1.0), "Gamma cannot be coded: torch has no icdf"),
+        (dist.StudentT(5.0), dist.Normal(0.0, 1.0), "StudentT cannot be coded"),
+        (SQUASHED, SQUASHED, "TransformedDistribution cannot be coded"),
+        (dist.LogNormal(0.0, 1.0), dist.LogNormal(0.0, 0.5), None),
+        (dist.Normal(0.0, 1.0).expand([]), dist.Normal(0.0, 1.0), None),
+    ],
+)
+def test_latents_whose_distribution_has_no_quantiles_are_refused_by_name(prior, posterior, words):
+    def model(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Poisson(1.0 + pyro.sample("z", prior).abs()), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", posterior)
+
+    x = torch.arange(8.0) % 3
+    if words is None:
+        assert torch.equal(decompress((model, guide), compress((model, guide), x, seed=0)), x)
+        return
+    with pytest.raises(ValueError, match=words):
+        compress((model, guide), x, seed=0)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_programs_that_cannot_be_coded_are_refused_by_name(kind):
     program, words = (

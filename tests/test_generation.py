@@ -9,7 +9,7 @@ from test_cli import invoke
 
 import pyrovae as pvae
 from pyrovae.uses import augment, fit_prior, generation_quality, label_features
-from pyrovae.uses.generation import frechet_distance, kernel_distance
+from pyrovae.uses.generation import _reach, frechet_distance, kernel_distance
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +117,15 @@ def test_neighbors_as_loops_count_them():
     assert found["precision"] > 0.9 > found["recall"]
     nearer = [min(np.linalg.norm(f - train, axis=1)) < min(np.linalg.norm(f - real, axis=1)) for f in fake]
     assert found["memorized"] == pytest.approx(np.mean(nearer))
+
+
+def test_errors_are_those_of_new_draws_of_both_sets():
+    """Beside the spread over 40 pairs of sets, whose own error is a ninth."""
+    rng, names = np.random.default_rng(2), ["precision", "recall", "density", "coverage"]
+    found = [_reach(rng.normal(size=(100, 2)), rng.normal(size=(100, 2)), 5) for _ in range(40)]
+    value, error, _ = np.array([[one[name] for name in names] for one in found]).transpose(2, 0, 1)
+    ratio = np.sqrt((error**2).mean(0)) / value.std(0)
+    assert ((ratio > 0.65) & (ratio < 2.0)).all(), ratio  # of one set alone the last is .6
 
 
 def test_rows_of_the_same_law_reach_the_floor_and_others_do_not():
@@ -228,15 +237,18 @@ def test_a_run_is_judged_and_its_rows_are_augmented(tmp_path, monkeypatch):
     assert invoke(*train).exit_code == 0
     done = invoke("quality", folder)
     assert done.exit_code == 0, done.output
-    table = pd.read_csv(folder / "quality.csv", index_col=0)
+    table = pd.read_csv(folder / "quality.csv").set_index(["representation", "metric"])
     assert "floor), beside 359 test rows; a classifier of 10 labels, 9" in done.output
-    assert table.loc["two_sample", "value"] > 0.9  # of a model of one epoch
-    assert table.loc["latents", "linear probe"] < table.loc["PCA", "linear probe"] + 0.3
+    assert table.loc[("draws", "two_sample"), "value"] > 0.9  # of a model of one epoch
+    low, value, high = table.loc[("latents", "linear probe"), ["low", "value", "high"]]
+    assert low < value < high < 1
+    assert f"{value:.3f} ± {(high - low) / 2:.3f}" in done.output
     done = invoke("augment", folder, "--factor", 2, "--out", tmp_path / "more.npz")
     assert done.exit_code == 0, done.output
     rows = pvae.data.load("digits", "counts", seed=0).train
     with np.load(tmp_path / "more.npz") as found:
         assert np.array_equal(found["x"][: len(rows)], rows.x.numpy())
         assert np.array_equal(found["labels"], np.tile(rows.label.numpy(), 3))
+    assert "is there already" in invoke("augment", folder, "--out", tmp_path / "more.npz").output
     for command in ("quality", "augment"):
         assert "--out: the output must end in" in invoke(command, folder, "--out", tmp_path / "x.txt").output

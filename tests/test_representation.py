@@ -108,6 +108,8 @@ def test_the_classical_representations_may_be_fitted_to_other_rows():
         ({"labels": torch.zeros(3)}, "120 in all", "labels"),
         ({"labels": "kind"}, "no covariate or label 'kind'", "labels"),
         ({"labels": rows(1.0)[1], "batch": torch.zeros(3)}, "one of batch per row", "batch"),
+        ({"labels": rows(1.0)[1], "batch": torch.zeros(len(rows(1.0)[1]))}, "two or more batches", "batch"),
+        ({"labels": torch.full((len(rows(1.0)[1]),), torch.nan)}, "hold .* NaN", "labels"),
         ({"labels": rows(1.0)[1], "num_neighbors": 120}, "from 1 to 119", "num_neighbors"),
     ],
 )

@@ -99,6 +99,23 @@ def test_it_survives_a_pickle_and_takes_missing_entries():
     assert np.isfinite(step.transform(x)).all()
 
 
+def test_missing_entries_that_the_encoder_has_not_seen_are_warned_of():
+    x = rows()
+    step = VAETransformer(**QUICK).fit(x)
+    x[0, 0] = np.nan
+    for method in (step.transform, step.score_samples):
+        with pytest.warns(UserWarning, match="trained on complete rows alone"):
+            method(x)
+
+
+def test_latents_of_another_number_are_refused_and_so_are_no_epochs():
+    step = VAETransformer(**QUICK).fit(rows())
+    with pytest.raises(ValueError, match=r"expected latents of shape \(rows, 2\), got \(2, 5\)"):
+        step.inverse_transform(np.zeros((2, 5)))
+    with pytest.raises(ValueError, match="epochs"):
+        VAETransformer(**{**QUICK, "epochs": 0}).fit(rows())
+
+
 def test_counts_have_a_likelihood_of_counts():
     x = np.random.default_rng(0).poisson(3.0, size=(80, 4))
     assert (VAETransformer(likelihood="poisson", **QUICK).fit(x).sample(30) % 1 == 0).all()

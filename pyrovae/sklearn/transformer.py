@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,7 +37,9 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     .. math:: \mathrm{transform}(x) = \mathbb{E}_{q(z \mid x)}[z], \qquad \mathrm{score\_samples}(x) = \log \hat p(x)
 
     ``score`` is the mean log p(x), so that a grid search chooses by held-out evidence. It computes in double precision and
-    prints nothing. NaN is a missing entry. ``vae_`` is the VAE, for everything else of this library.
+    prints nothing. NaN is a missing entry; an encoder that was trained on complete rows alone knows little of rows with missing
+    entries, whose latents and densities are then far off, with a warning. ``vae_`` is the VAE, for everything else of this
+    library: ``pyrovae.log_marginal(step.vae_, x)`` searches the latents of each row, and needs no such encoder.
 
     Args:
         latent_dim: the number of latents.
@@ -102,7 +105,9 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         words: dict[str, Any] = {"likelihood": self.likelihood, "prior": self.prior, "posterior": self.posterior}
         words |= {"latent_dim": self.latent_dim, "hidden": hidden, "levels": self.levels}
         self.vae_ = build_vae(x.shape[1], start=x, seed=self.seed_, **words).double()
-        epochs = self.epochs or min(MOST_EPOCHS, default_epochs(math.ceil(len(x) / self.batch_size)))
+        self.is_complete_ = not x.isnan().any()
+        most = min(MOST_EPOCHS, default_epochs(math.ceil(len(x) / self.batch_size)))
+        epochs = most if self.epochs is None else self.epochs
         options: dict[str, Any] = {"epochs": epochs, "batch_size": self.batch_size, "beta": self.beta}
         options |= {"learning_rate": self.learning_rate, "progress": False}
         self.history_ = fit(self.vae_, x, seed=self.seed_, **options).to_dict()
@@ -122,7 +127,10 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     def inverse_transform(self, Z: Any) -> NDArray[np.float64]:
         """The means of the data given latents ``(rows, latent_dim)``."""
         check_is_fitted(self)
-        return self.vae_.decode(torch.tensor(check_array(Z), dtype=torch.float64)).numpy()
+        z = torch.tensor(check_array(Z), dtype=torch.float64)
+        if z.shape[1] != self.latent_dim:
+            raise ValueError(f"expected latents of shape (rows, {self.latent_dim}), got {tuple(z.shape)}")
+        return self.vae_.decode(z).numpy()
 
     def score_samples(self, X: Any) -> NDArray[np.float64]:
         """An estimate of log p(x) of each row, in nats, by importance sampling, which a search over a grid can afford."""
@@ -143,7 +151,15 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
 
     def _rows(self, X: Any, reset: bool = False) -> torch.Tensor:
         options: dict[str, Any] = {"dtype": np.float64, "ensure_all_finite": "allow-nan", "reset": reset}
-        return torch.tensor(validate_data(self, X, ensure_min_samples=2 if reset else 1, **options))
+        x = torch.tensor(validate_data(self, X, ensure_min_samples=2 if reset else 1, **options))
+        if not reset and self.is_complete_ and x.isnan().any():
+            warnings.warn(
+                "entries are missing, and the encoder was trained on complete rows alone: latents and densities of these rows "
+                "are far off; train on rows with missing entries, too, or use pyrovae.log_marginal(step.vae_, x)",
+                UserWarning,
+                stacklevel=3,
+            )
+        return x
 
     @property
     def _n_features_out(self) -> int:

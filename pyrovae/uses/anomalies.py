@@ -61,10 +61,11 @@ def conformal_p_values(scores: Any, calibration: Any) -> Array:
     >>> conformal_p_values([0.0, 2.5, 9.0], [1.0, 2.0, 3.0]).tolist()
     [1.0, 0.5, 0.25]
     """
-    strange, known = (np.asarray(values, dtype=float) for values in (scores, calibration))
+    strange, known = np.asarray(scores, dtype=float), np.asarray(calibration, dtype=float)
     for name, values in (("scores", strange), ("calibration", known)):
-        if np.isnan(values).any():
-            raise refusal(f"{name} hold {np.isnan(values).sum()} NaN: leave these rows out", name)
+        if (bad := np.isnan(np.atleast_1d(values)).nonzero()[0]).size:
+            shown = ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
+            raise refusal(f"{name} hold {len(bad)} NaN, in rows {shown}: leave these rows out", name)
     known = np.sort(known)
     return (1 + len(known) - np.searchsorted(known, strange)) / (len(known) + 1)
 
@@ -85,6 +86,8 @@ def calibration_needed(num_rows: int, discoveries: int = 1, fdr: float = 0.1) ->
     >>> calibration_needed(100), calibration_needed(100, discoveries=10)
     (999, 99)
     """
+    if not 0 < fdr < 1:
+        raise refusal(f"fdr is the share of false discoveries, between 0 and 1, got {fdr}", "fdr")
     return max(1, math.ceil(num_rows / (fdr * discoveries) - 1 - 1e-9))
 
 
@@ -98,9 +101,9 @@ class Detection:
         notes: what to know before believing them.
         reasons: for the strangest rows, the three features that made them strange; None where they were not asked for.
             ``surprise`` is by how many nats :math:`\log p(x_j \mid x_{-j})` lies below its median over calibration rows;
-            ``p_value`` is the share of calibration rows, this row with them, whose feature is expected as little by the draws
-            for the whole row, not corrected for the choice of rows and features; ``pareto_k`` tells whether the surprise can
-            be trusted (up to 0.7).
+            ``p_value`` is the share of calibration rows (of the first 200, this row with them) whose feature is expected as
+            little by the draws for the whole row, not corrected for the choice of rows and features; ``pareto_k`` tells
+            whether the surprise can be trusted (up to 0.7).
         row_names: the names of the rows.
     """
 
@@ -237,7 +240,7 @@ def detect(
 
     if not 0 < fdr < 1:
         raise refusal(f"fdr is the share of false discoveries, between 0 and 1, got {fdr}", "fdr")
-    if explain and window > 1:
+    if check_integer("explain", explain, least=0) and window > 1:
         raise refusal("rows are explained one by one: leave out explain, or the window", "explain")
     rows, known = as_data(data, covariates), as_data(calibration)
     if explain and not isinstance(rows.event_shape, torch.Size):
@@ -292,9 +295,12 @@ def _about(rows: Data, known: Data, train: Any, fdr: float, window: int) -> list
         )
     hashes = row_hashes(rows)
     for name, other in (("calibration", known), ("training", train)):
-        again = 0 if other is None else len(set(hashes) & set(row_hashes(as_data(other))))
-        if again:
-            notes.append(f"{again} of the rows are {name} rows, too: their p-values are too large")
+        others = set() if other is None else set(row_hashes(as_data(other)))
+        if again := sum(one in others for one in hashes):
+            notes.append(
+                f"{again} of the rows equal {name} rows: if they are the same rows, and not equal by chance as rows of few "
+                "values are, their p-values are too large"
+            )
     if rows.complete != known.complete:
         notes.append(
             "entries are missing in some rows but not in calibration rows, or the reverse: they do not compare"
@@ -306,7 +312,8 @@ def _drift(scores: Array, known: Array) -> float:
     """The p-value of three tests together: scores above the known ones without the strangest, below them, and in order."""
     from scipy.stats import ks_2samp, spearmanr
 
-    left = np.sort(np.argsort(scores, kind="stable")[: len(scores) - int(STRANGE * len(scores))])
+    at_random = np.random.default_rng(0).random(len(scores))  # of equal scores the last must not count as the strangest
+    left = np.sort(np.lexsort((at_random, scores))[: len(scores) - int(STRANGE * len(scores))])
     usual = scores[left]
     with warnings.catch_warnings():
         warnings.filterwarnings(
@@ -336,7 +343,8 @@ def _reasons(
     values, lines = rows.dense().x.reshape(len(rows), -1), []
     names = rows.columns or ["x[" + ",".join(map(str, at)) + "]" for at in np.ndindex(*rows.event_shape)]
     for row, number in enumerate(numbers):
-        for j in sorted(at[row], key=lambda j: -np.nan_to_num(surprise[row, j], nan=-np.inf))[:REASONS]:
+        seen = [j for j in at[row] if not np.isnan(surprise[row, j])]  # a missing entry is no reason
+        for j in sorted(seen, key=lambda j: -surprise[row, j])[:REASONS]:
             lines.append((number, names[j], float(values[row, j]), surprise[row, j], p_value[row, j], k[row, j]))
     return pd.DataFrame(lines, columns=["row", "feature", "value", "surprise", "p_value", "pareto_k"])
 

@@ -353,9 +353,9 @@ def _pattern(batch: Batch) -> np.ndarray:
 def _columns(distribution: Any, places: Any) -> Any:
     """Some entries of a distribution whose entries are independent, in double precision, rows and entries along one axis."""
     found = independent(distribution)
-    if found.event_shape or not hasattr(found, "arg_constraints"):
+    if found.event_shape or not getattr(found, "arg_constraints", None):
         raise refusal(
-            f"the prior {type(found).__name__} cannot be coded: take one of independent entries, as standard_normal",
+            f"the prior or posterior {type(found).__name__} cannot be coded: take one of independent entries, as standard_normal",
             "program",
         )
     given = {n: getattr(found, n).double().expand(found.batch_shape) for n in found.arg_constraints}
@@ -369,4 +369,12 @@ def _quantile(grid: Any, places: Any) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def _of(function: Callable[[Tensor], Tensor], values: np.ndarray) -> np.ndarray:
-    return function(torch.as_tensor(values)).numpy()
+    try:
+        return function(torch.as_tensor(values)).numpy()
+    except NotImplementedError as error:
+        name = type(getattr(function, "__self__", None)).__name__
+        raise refusal(
+            f"a latent with a {name} cannot be coded: torch has no {getattr(function, '__name__', 'cdf')} of it; take another "
+            "prior or posterior, such as a normal",
+            "program",
+        ) from error

@@ -119,7 +119,12 @@ def _codes(rows: Data, given: Any, argument: str) -> Array | None:
     values = np.asarray(given)
     if values.shape != (len(rows),):
         raise refusal(f"expected one of {argument} per row, {len(rows)} in all, got {values.shape}", argument)
-    return np.unique(values, return_inverse=True)[1]
+    if np.issubdtype(values.dtype, np.floating) and np.isnan(values).any():
+        raise refusal(f"{argument} hold {np.isnan(values).sum()} NaN: leave these rows out", argument)
+    found = np.unique(values, return_inverse=True)[1]
+    if argument == "batch" and not found.any():
+        raise refusal("expected two or more batches, got one: leave out batch", argument)
+    return found
 
 
 def _means(block: Block) -> dict[str, Tensor]:
