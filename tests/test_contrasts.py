@@ -302,3 +302,19 @@ def test_twenty_features_tell_of_each_other(features, shares):
     both = joined([fits[0], fits[1]._replace(estimate=None)])
     assert both.estimate is None
     assert both.difference.shape == (20, features)
+
+
+def test_a_constant_feature_and_one_that_is_no_number_tell_the_others_nothing():
+    rng = np.random.default_rng(0)
+    variance = rng.chisquare(3, 200) / 3
+    alone, df = moderated(variance, 3)
+    for constant in (0.0, 1e-18):
+        found, same = moderated(np.append(variance, constant), 3)
+        assert same == pytest.approx(df)
+        np.testing.assert_allclose(found[:-1], alone)
+    loc = np.append(np.zeros(30), 3.0)
+    estimate = Estimate(loc, np.full(31, 0.3), np.full(31, 20.0))
+    wrong = Estimate(np.append(loc, np.nan), np.append(estimate.scale, np.inf), np.append(estimate.df, 20.0))
+    found = beyond(wrong, 0.5)
+    np.testing.assert_allclose(found[:-1], beyond(estimate, 0.5))
+    assert np.isnan(found[-1])

@@ -30,7 +30,7 @@ TRACED = 1.0
 @contextmanager
 def compiled(work: RowWork) -> Iterator[None]:
     """Inside the block the log weights and the densities of some work go by graphs where that is worth it."""
-    work.weigh, work.densities = weights, densities = Weights(work), Densities(len(work))
+    work.weigh, work.densities = weights, densities = Weights(work), Densities(work)
     try:
         yield
     finally:
@@ -89,11 +89,11 @@ class Densities:
     values, and supports that differ between rows, are the program's.
 
     Args:
-        num_rows: the rows of the whole work.
+        work: the rows.
     """
 
-    def __init__(self, num_rows: int) -> None:
-        self.num_rows, self.begun = num_rows, time.perf_counter()
+    def __init__(self, work: RowWork) -> None:
+        self.work, self.begun = work, time.perf_counter()
         self.graphs = Graphs()
         self.seconds: dict[Any, float] = defaultdict(float)
         """By shape, what its densities have taken."""
@@ -101,7 +101,8 @@ class Densities:
     def log_joint(self, space: LatentSpace, u: Tensor, masked: bool) -> Tensor:
         """As :meth:`LatentSpace.log_joint`; its derivative by ``u`` is no function of ``u`` anymore."""
         slopes = torch.is_grad_enabled() and u.requires_grad
-        name, tree = (masked, space.flat, slopes), (u.detach(), space.counted, space.call.args, {**space.call.kwargs})
+        batch = space.call.batch
+        name, tree = (masked, space.flat, slopes), (u.detach(), space.counted, batch.index, batch.x, batch.covariates)
         key, begun = self.graphs.key(name, tree), time.perf_counter()
         if is_validation_enabled() or space.varies or not self.graphs.is_open or self.seconds[key] < TRACED:
             values = space.on(densities=None).log_joint(u, masked)
@@ -118,12 +119,13 @@ class Densities:
         """Whether as much lies ahead as a library is worth, or lies behind."""
         if self.seconds[key] == math.inf:
             return False
-        done = (int(space.call.rows.max()) + 1) / self.num_rows
+        done = (int(space.call.rows.max()) + 1) / len(self.work)
         return max((time.perf_counter() - self.begun) * (1 / done - 1), self.seconds[key]) > LONG
 
     def _by_graph(self, space: LatentSpace, u: Tensor, masked: bool, slopes: bool, name: Any, tree: tuple) -> Tensor:
-        def density(u: Tensor, counted: Tensor, args: tuple, kwargs: dict[str, Any]) -> dict[str, Tensor]:
-            there = space.on(args=args, kwargs=kwargs, densities=None)
+        def density(u: Tensor, counted: Tensor, index: Tensor, x: Any, covariates: Any) -> dict[str, Tensor]:
+            call = self.work.call(Batch(index, x, covariates))
+            there = space.on(program=call.program, args=call.args, kwargs=call.kwargs, densities=None)
             there.counted = counted
             if not slopes:
                 return {"values": there.log_joint(u, masked)}

@@ -31,6 +31,8 @@ class Call(NamedTuple):
     """The numbers of the rows."""
     densities: Any = None
     """What computes densities at given latents in long work; None runs the program."""
+    batch: Any = None
+    """The rows themselves, with what functions that do not name it were given before."""
 
     def traces(self, num_samples: int | None, enumerate_discrete: bool = True) -> tuple[Trace, Trace]:
         """The model's trace replayed against the guide's."""

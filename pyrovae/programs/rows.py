@@ -201,7 +201,8 @@ class RowWork:
         program = program if select is None else replace(program, guide=select(batch.index))
         program, args, kwargs = program.on(batch.x, batch.covariates, index=batch.index)
         nesting = self.nesting if nesting is None else nesting
-        return Call(program, args, kwargs, nesting, batch.index, self.densities if guide is None else None)
+        densities = self.densities if guide is None else None
+        return Call(program, args, kwargs, nesting, batch.index, densities, batch)
 
     def _runs_on(self) -> tuple[Call, DryRun]:
         """A call of two rows and its run; of all, where the program runs on all alone (its guide has parameters for each)."""

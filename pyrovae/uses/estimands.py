@@ -15,6 +15,8 @@ MANY_FEATURES = 20
 MOST_DF = 1e6
 STEPS = 1000
 """Of the EM algorithm for the weights of the prior, whose log likelihood is concave."""
+ROUNDING = 1e-6
+"""The share of the median variance up to which a variance is that of a constant."""
 CLOSE = 1e-6
 """The change of a weight below which they have settled."""
 
@@ -34,7 +36,8 @@ def moderated(variance: Array, df: float) -> tuple[Array, float]:
         \frac{s_g^2}{s_0^2} \sim F_{d, d_0}
 
     Args:
-        variance: of each feature; a feature without spread counts nowhere in the estimates of :math:`d_0` and :math:`s_0^2`.
+        variance: of each feature; one without spread, but for rounding, counts nowhere in the estimates of :math:`d_0` and
+            :math:`s_0^2`.
         df: the degrees of freedom of each.
 
     Reference: Smyth 2004, doi:10.2202/1544-6115.1027.
@@ -45,7 +48,8 @@ def moderated(variance: Array, df: float) -> tuple[Array, float]:
     from scipy.optimize import brentq
     from scipy.special import digamma, polygamma
 
-    known = variance[variance > 0]
+    known = variance[np.isfinite(variance) & (variance > 0)]
+    known = known[known > ROUNDING * np.median(known)] if len(known) else known
     if len(known) < 2:
         return variance, df
     logs = np.log(known) - digamma(df / 2) + np.log(df / 2)
@@ -67,7 +71,7 @@ def beyond(estimate: Estimate, delta: float) -> Array:
     not differ, but lie off by chance, to differ.
 
     Args:
-        estimate: of each feature.
+        estimate: of each feature; one that is no number has the probability NaN, and tells the others nothing.
         delta: the difference.
 
     Reference: Stephens 2017, doi:10.1093/biostatistics/kxw041.
@@ -78,6 +82,11 @@ def beyond(estimate: Estimate, delta: float) -> Array:
     """
     from scipy.stats import norm, t
 
+    fine = np.isfinite(estimate.loc) & np.isfinite(estimate.scale) & np.isfinite(estimate.df)
+    if not fine.all():
+        whole = np.full(len(fine), np.nan)
+        whole[fine] = beyond(Estimate(*(part[fine] for part in estimate)), delta) if fine.any() else np.nan
+        return whole
     size, central = np.abs(estimate.loc), t.pdf(0.0, estimate.df) / norm.pdf(0.0)
     z = norm.isf(t.sf(size / estimate.scale, estimate.df))
     scale = np.where(z > 1e-3, size / np.maximum(z, 1e-3), estimate.scale / central)
