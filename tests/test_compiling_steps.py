@@ -144,7 +144,7 @@ def test_a_compiled_training_that_is_resumed_ends_as_if_it_had_not_stopped(tmp_p
     for owner, name, value in ((levels, "FEW_STEPS", 1), (levels, "cores", lambda: 2), (engines, "LOADING", 0.0)):
         monkeypatch.setattr(owner, name, value)
     columns = []
-    close = lambda self: columns.extend(terms.call for terms in self.graphs.values())  # noqa: E731
+    close = lambda self: columns.extend(terms.call for terms in self.graphs.functions.values())  # noqa: E731
     monkeypatch.setattr(validation.Evaluation, "close", close)
     monkeypatch.setattr(Library, "start", lambda self: pytest.fail("it is there already"))
     found = trained(make, whole_batches, "auto", **settings)
@@ -294,14 +294,14 @@ def test_auto_traces_the_columns_of_many_epochs(many, traced, monkeypatch):
     monkeypatch.setattr(levels, "cores", lambda: 1)
     monkeypatch.setattr(validation, "MANY", many)
     ends = []
-    monkeypatch.setattr(validation.Evaluation, "close", lambda self: ends.append(bool(self.graphs)))
+    monkeypatch.setattr(validation.Evaluation, "close", lambda self: ends.append(bool(self.graphs.functions)))
     trained(lambda: counts_vae().double(), COUNTS, "auto")
     assert ends == [traced]
 
 
 def test_a_short_training_runs_the_program_and_the_terms_of_its_history(monkeypatch):
     """Below the least number of steps nothing is traced, neither a step nor the ELBO columns."""
-    monkeypatch.setattr("pyrovae.training.validation.Function", None)
+    monkeypatch.setattr("pyrovae.compiling.function.Function", None)
     monkeypatch.setattr("pyrovae.training.traced.trace", None)
     assert trained(counts_vae, COUNTS, "auto", steps=levels.FEW_STEPS - 1, epochs=None)[2].engine == "eager"
 
@@ -310,7 +310,9 @@ def test_a_short_training_runs_the_program_and_the_terms_of_its_history(monkeypa
 def test_the_terms_of_a_binomial_are_traced(total_count, monkeypatch):
     """Whether its counts are small is not asked inside of a graph, where no number can be read."""
     ends = []
-    monkeypatch.setattr(validation.Evaluation, "close", lambda self: ends.append((self.traced, len(self.graphs))))
+    monkeypatch.setattr(
+        validation.Evaluation, "close", lambda self: ends.append((self.traced, len(self.graphs.functions)))
+    )
 
     def make():
         vae = counts_vae()

@@ -176,6 +176,16 @@ def test_draws_outside_the_prior_s_support_are_refused_in_any_tile(model_of, gui
         log_marginal(wide, x, seed=seed, method=method)
 
 
+def test_an_error_in_a_later_tile_leaves_the_checks_of_values_on():
+    from pyro.distributions.util import is_validation_enabled
+
+    with pytest.raises(ValueError, match="support") as caught:  # its traceback keeps the tiles alive
+        log_marginal(
+            program(gamma_model, lambda x: pyro.sample("z", N(x, 0.45))), POSITIVE, method="importance", seed=0
+        )
+    assert is_validation_enabled(), caught
+
+
 def test_an_angle_for_a_real_latent_is_refused():
     one = torch.ones(len(X))
     narrow = program(

@@ -102,9 +102,9 @@ def log_marginal(
         A Dataset over ``data`` with ``log_marginal, mcse, ess, pareto_k, elbo, gap`` and ``half`` (the estimate from half of
         the samples, to see whether it has converged), in nats, float64. Other methods than importance sampling compare each
         estimate with the ELBO under the program's own guide: a row whose ELBO lies above by three standard errors of each is
-        estimated again (``refitted``), and ``flagged`` where it stays so, by as many errors as chance gives to any of the rows
-        with probability .05; the two are never combined. Refined guides tell which
-        rows have ``converged``; a mixture tells its ``starts``, distinct ``optima``, ``guide_share`` (the part of its draws that
+        estimated again (``refitted``), and so is its ELBO, and ``flagged`` where it stays so, by as many errors as chance gives
+        to any of the rows with probability .05; the two are never combined. Refined guides tell which rows have
+        ``converged``; a mixture tells its ``starts``, distinct ``optima``, ``guide_share`` (the part of its draws that
         is the guide's), and, if ``robust``, how far its two searches lie ``apart``. ``pareto_k`` does not exceed the limit where
         the tail of the weights is worth less than .02 nats.
         The attributes tell the method, the rows, and how many numbers the program observes in all complete rows (``entries``),
@@ -167,15 +167,13 @@ def marginal_of(
     def task(block: Block) -> dict[str, Tensor]:
         columns = _estimated(estimator, block)
         if not isinstance(estimator, Importance):
-            try:
-                own = torch.cat([terms.log_weights for terms in block.terms(ELBO_SAMPLES, stream=1)])
-            except MaskedApartError:  # other methods draw by their own proposals, of what the model counts
-                own = torch.full((2, len(block.call.rows)), torch.nan, dtype=torch.float64)
-            behind = _behind(columns, own)
+            own = _own_weights(block, 1)
+            behind = flagged = _behind(columns, own)
             if behind.any():
                 again = _estimated(estimator, block)
                 columns = {name: torch.where(behind, again[name], value) for name, value in columns.items()}
-            flagged = _behind(columns, own, surely(len(work)))
+                own = torch.where(behind, _own_weights(block, 2), own)  # the first draws have chosen these rows
+                flagged = behind & _behind(columns, own, surely(len(work)))
             columns |= {"elbo": own.mean(0), "refitted": behind, "flagged": flagged}
         columns["gap"] = columns["log_marginal"] - columns["elbo"]
         return columns | _observed(block.call)
@@ -184,6 +182,14 @@ def marginal_of(
         columns = work.run(task, estimator.name, resume=resume, settings=estimator)
     found = _dataset(columns, estimator, work, why)
     return found.assign_attrs(estimator="exact") if exact else found
+
+
+def _own_weights(block: Block, stream: int) -> Tensor:
+    """Log weights of the program's own guide, whose mean is the ELBO; NaN where it masks other latents than the model."""
+    try:
+        return torch.cat([terms.log_weights for terms in block.terms(ELBO_SAMPLES, stream=stream)])
+    except MaskedApartError:  # other methods draw by their own proposals, of what the model counts
+        return torch.full((ELBO_SAMPLES, len(block.call.rows)), torch.nan, dtype=torch.float64)
 
 
 def _estimated(estimator: Estimator, block: Block) -> dict[str, Tensor]:

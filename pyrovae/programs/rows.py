@@ -11,8 +11,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import pyro
 import torch
 from pyro import poutine
+from pyro.distributions.util import is_validation_enabled
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor, nn
 
@@ -250,8 +252,9 @@ class RowWork:
 
     @contextmanager
     def evaluating(self, seed: int | None = None) -> Iterator[None]:
-        """Eval mode and no gradient; the random state is seeded if asked, and restored."""
-        with plain_errors(), eval_mode(self.modules), torch.no_grad(), torch.random.fork_rng():
+        """Eval mode and no gradient; the random state, seeded if asked, and Pyro's validation are restored."""
+        kept = pyro.validation_enabled(is_validation_enabled())  # tiles turn it off, which outlives them in a traceback
+        with kept, plain_errors(), eval_mode(self.modules), torch.no_grad(), torch.random.fork_rng():
             if seed is not None:
                 torch.manual_seed(seed)
             yield
