@@ -9,6 +9,7 @@ import operator
 import random
 import sys
 import types
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -71,16 +72,19 @@ def plain_state(root: Any, libraries: tuple[str, ...], tensors: bool = False) ->
         "a generator of NumPy (numpy.random)": _digest(repr(np.random.get_state()).encode()),  # noqa: NPY002
     }
     found = {} if tensors else found
-    todo, seen = [("", root, 0)], set()
+    todo, times = [("", root, 0)], Counter[str]()
+    seen: dict[int, Any] = {}  # the objects too: an id is free again as soon as its object is gone
     while todo:
         path, value, depth = todo.pop()
-        path = f"{path} {len(found)}" if path in found else path
+        if path in found:  # numbered among its like, so that what comes or goes elsewhere moves no other
+            times[path] += 1
+            path = f"{path} {times[path]}"
         if isinstance(value, PLAIN):
             found[path] = value
         elif tensors and isinstance(value, Tensor):
             found[path] = digest_of(value)
         elif id(value) not in seen and depth < DEEPEST and not isinstance(value, SKIPPED):
-            seen.add(id(value))
+            seen[id(value)] = value
             if isinstance(value, random.Random):
                 found[path] = hash(value.getstate())
             elif isinstance(value, np.random.Generator):
