@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import pyrovae as pvae
+from pyrovae.compiling import Graph, trace
 from pyrovae.training.traced import Traced
 
 
@@ -269,6 +270,41 @@ def test_draws_that_torch_refuses_are_skipped_and_explained():
 
     with pytest.raises(FloatingPointError, match=r"3 steps.*'choosing.net.weight' is not finite"):
         trained(lambda: program, COUNTS.float(), "trace", max_skipped=2, callbacks=[spoil], epochs=9)
+
+
+def test_a_graph_that_fails_where_the_program_does_not_is_given_up(monkeypatch):
+    def fail(self, inputs):
+        raise RuntimeError("no such operation")
+
+    monkeypatch.setattr(Graph, "__call__", fail)
+    with pytest.warns(UserWarning, match="its graph fails where the program does not \\(no such operation\\)"):
+        traced = trained(lambda: counts_vae().double(), COUNTS, "trace")
+    assert_same(trained(lambda: counts_vae().double(), COUNTS, False), traced)
+
+
+def test_what_depends_on_no_tensor_is_computed_once():
+    weight, shift = torch.randn(3, requires_grad=True), torch.tensor([1.0, 2.0, 3.0])
+
+    def loss(x):
+        fixed = torch.arange(3.0).exp() + torch.ones_like(x).cumsum(0)
+        return (weight * x * fixed + torch.rand(3) * shift).sum()
+
+    graph = trace(loss, [torch.ones(3)], [torch.zeros(3)], [weight])
+    operations = graph.forward.__self__.code
+    assert "cumsum" not in operations
+    assert "exp" not in operations.replace("expand", "")
+    assert "cumsum" in graph.module.code
+    for x in torch.randn(2, 3):
+        shift += 1.0  # a tensor that the program holds may change, and noise is drawn anew
+        torch.manual_seed(0)
+        expected = loss(x)
+        (gradient,) = torch.autograd.grad(expected, weight)
+        for _ in range(2):
+            torch.manual_seed(0)
+            value, found = graph([x])
+            assert torch.equal(value, expected)
+            assert torch.equal(found, gradient)
+            found.zero_()  # results are the caller's, who may write to them
 
 
 class Sizes(torch.utils.data.Sampler):

@@ -100,7 +100,7 @@ class CompiledELBO(ELBO):
             return self.objective.loss_and_grads(model, guide, *args, **kwargs)
         graph, tensors = found
         with torch.no_grad():
-            loss, *gradients = graph.module.forward(*graph.captured, *tensors)
+            loss, *gradients = graph(tensors)
         for parameter, gradient in zip(graph.parameters, gradients, strict=True):
             parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
         return loss.item()
@@ -158,7 +158,7 @@ class _Replayed(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, graph: Graph, tensors: list[Tensor], *parameters: Tensor) -> Tensor:
-        loss, *gradients = graph.module.forward(*graph.captured, *tensors)
+        loss, *gradients = graph(tensors)
         ctx.save_for_backward(*gradients)
         return loss
 

@@ -80,7 +80,7 @@ class Function:
         """
         self.is_built(wait)
         if self.call is None:
-            (values,) = self.graph.module.forward(*self.graph.captured, *inputs)
+            (values,) = self.graph(inputs)
         else:
             (values,) = self.call([tensor.detach() for tensor in (*self.graph.captured, *inputs)])
         parts = values.split([shape.numel() for shape in self.shapes.values()])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -16,7 +17,7 @@ from torch.fx.experimental import proxy_tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from pyrovae.compiling.passes import call_directly, own_outputs, simplify, written_nodes
+from pyrovae.compiling.passes import call_directly, fold_constants, own_outputs, simplify, written_nodes
 from pyrovae.compiling.rules import RewoundError, no_host_reads, no_rewinding
 from pyrovae.programs.outside import LIBRARIES, changed, noise_put_back, plain_state
 
@@ -41,6 +42,25 @@ class Graph:
     captured: list[Tensor]
     parameters: list[Tensor]
     written: list[int] = field(default_factory=list)
+
+    def finish(self) -> None:
+        """Simplify the graph, and make a second one that is replayed, in which constants are computed already."""
+        simplify(self.module)
+        written = written_nodes(self.module.graph)
+        places = enumerate(self.module.graph.find_nodes(op="placeholder"))
+        self.written = [place for place, node in places if node in written and place < len(self.captured)]
+        own_outputs(self.module)
+        replayed = copy.deepcopy(self.module)
+        constants = fold_constants(replayed) if all(tensor.is_cpu for tensor in self.captured) else []
+        own_outputs(replayed)
+        for module in (self.module, replayed):
+            call_directly(module)
+        self.forward, self.held = replayed.forward, [*constants, *self.captured]
+
+    @torch.no_grad()
+    def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """Loss and gradients at some inputs, operation by operation."""
+        return self.forward(*self.held, *inputs)  # type: ignore[no-any-return]
 
 
 def trace(
@@ -75,12 +95,7 @@ def trace(
         raise UntraceableError(f"two runs of the program differ{where}: it depends on something outside of torch")
     if where:
         raise UntraceableError(f"the program changes {where} in each run, which a graph would not see")
-    simplify(graph.module)
-    places = enumerate(graph.module.graph.find_nodes(op="placeholder"))
-    written = written_nodes(graph.module.graph)
-    graph.written = [place for place, node in places if node in written and place < len(graph.captured)]
-    own_outputs(graph.module)
-    call_directly(graph.module)
+    graph.finish()
     return graph
 
 

@@ -5,45 +5,28 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 aten = torch.ops.aten
 SAME_SHAPE = {aten.view.default, aten.expand.default, aten._unsafe_view.default, aten.slice.Tensor, aten.clone.default}
 TIMES = {aten.mul.Tensor, aten.div.Tensor, aten.mul.Scalar, aten.div.Scalar}
 PLUS = {aten.add.Tensor, aten.sub.Tensor}
 TWICE = {aten.neg.default, aten.t.default}
-DIRECT = {
-    aten.t.default: torch.t,
-    aten.add.Tensor: torch.add,
-    aten.sub.Tensor: torch.sub,
-    aten.mul.Tensor: torch.mul,
-    aten.div.Tensor: torch.div,
-    aten.mul.Scalar: torch.mul,
-    aten.neg.default: torch.neg,
-    aten.mm.default: torch.mm,
-    aten.addmm.default: torch.addmm,
-    aten.log.default: torch.log,
-    aten.exp.default: torch.exp,
-    aten.sum.default: torch.sum,
-    aten.sum.dim_IntList: torch.sum,
-    aten.pow.Tensor_Scalar: torch.pow,
-    aten.unsqueeze.default: torch.unsqueeze,
-    aten.sigmoid.default: torch.sigmoid,
-    aten.where.self: torch.where,
-    aten.stack.default: torch.stack,
-    aten.softplus.default: torch._C._nn.softplus,
-    aten.silu.default: torch._C._nn.silu,
-    aten.tanh.default: torch.tanh,
-    aten.sqrt.default: torch.sqrt,
-    aten.bmm.default: torch.bmm,
-    aten.index_select.default: torch.index_select,
-    aten.unbind.int: torch.unbind,
-    aten.squeeze.dim: torch.squeeze,
-    aten.transpose.int: torch.transpose,
-    aten.binary_cross_entropy_with_logits.default: torch.binary_cross_entropy_with_logits,
+NAMES = (
+    "abs add addcmul addmm bmm cat clamp cos cumsum digamma div empty eq erf exp expm1 floor full ge gt index_select le "
+    "lerp lgamma log log1p logsumexp lt matmul maximum mean minimum mm mul ne neg ones ones_like outer pow randn reciprocal relu "
+    "rsqrt select sigmoid sign sin softmax log_softmax sqrt square squeeze stack sub sum t tan tanh transpose triu tril unbind "
+    "unsqueeze where zeros zeros_like binary_cross_entropy_with_logits"
+)
+DIRECT = {name: getattr(torch, name) for name in NAMES.split()} | {
+    name: getattr(torch._C._nn, name) for name in ("softplus", "silu", "gelu", "leaky_relu", "elu")
 }
 """Operations with torch's own bindings, which are called in a third of the time of ``torch.ops``."""
-METHODS = {aten.view.default: "view", aten.expand.default: "expand"}
+METHODS = {aten.view.default: "view", aten.expand.default: "expand", aten.normal_.default: "normal_"}
+LIKE = {aten.ones_like.default, aten.zeros_like.default, aten.full_like.default}
+"""Their numbers depend on the shape of what they are like alone."""
+MOST_NUMBERS = 2**20
+"""Of a constant that is computed once."""
 
 
 def simplify(module: fx.GraphModule) -> None:
@@ -96,7 +79,7 @@ def _same_value(node: fx.Node) -> fx.Node | None:
 
 def _layout(node: fx.Node) -> Any:
     value = node.meta.get("val")
-    return (value.shape, value.stride(), value.dtype) if isinstance(value, torch.Tensor) else node
+    return (value.shape, value.stride(), value.dtype) if isinstance(value, Tensor) else node
 
 
 def _families(graph: fx.Graph) -> dict[fx.Node, set[fx.Node]]:
@@ -148,11 +131,39 @@ def own_outputs(module: fx.GraphModule) -> None:
     module.recompile()
 
 
+def fold_constants(module: fx.GraphModule) -> list[Tensor]:
+    """Compute once what depends on no placeholder; returns these tensors, which become the first placeholders of the graph."""
+    graph, known, written = module.graph, {}, written_nodes(module.graph)  # type: ignore[var-annotated]
+    for node in graph.nodes:
+        is_free = node.target in LIKE or all(source in known for source in node.all_input_nodes)
+        if not is_free or node in written or not isinstance(node.target, torch._ops.OpOverload):
+            continue
+        tags = node.target.tags
+        if torch.Tag.nondeterministic_seeded in tags or "empty" in str(node.target) or node.target._schema.is_mutable:
+            continue
+        values = {
+            source: known[source] if source in known else torch.empty_like(source.meta["val"], device="cpu")
+            for source in node.all_input_nodes
+        }
+        found = node.target(*fx.map_arg(node.args, values.get), **fx.map_arg(node.kwargs, values.get))
+        if isinstance(found, Tensor) and found.numel() <= MOST_NUMBERS:
+            known[node] = found
+    used = [node for node in known if any(user not in known for user in node.users)]
+    with graph.inserting_before(next(iter(graph.nodes))):
+        for node in used:
+            place = graph.placeholder(f"constant_{node.name}")
+            place.meta = node.meta
+            node.replace_all_uses_with(place)
+    graph.eliminate_dead_code()
+    module.recompile()
+    return [known[node] for node in used]
+
+
 def call_directly(module: fx.GraphModule) -> None:
     """Call torch's own bindings where there are some: for graphs that are replayed, not compiled."""
     for node in module.graph.nodes:
-        if node.op == "call_function" and node.target in DIRECT:
-            node.target = DIRECT[node.target]
+        if node.op == "call_function" and getattr(node.target, "_opname", None) in DIRECT:
+            node.target = DIRECT[node.target._opname]
         elif node.op == "call_function" and node.target in METHODS:
             node.op, node.target = "call_method", METHODS[node.target]
     module.recompile()

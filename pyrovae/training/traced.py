@@ -71,7 +71,7 @@ class Traced(Eager):
         if self.blocked or (self.runs_short and len(index) and index[-1] < 0):
             return super().take(state, index, rows)
         inputs, batch_of = self.inputs(state, index, rows)
-        count, stop = len(inputs[0]), torch.ones_like(state.bad, dtype=torch.bool)
+        count = len(inputs[0])
         try:
             graph = self.graph(inputs, batch_of, rows)
         except UntraceableError as error:
@@ -79,17 +79,19 @@ class Traced(Eager):
         is_compared = self.due(state.step)
         expected = self.expected(state, index, rows) if is_compared else None
         try:
-            with torch.no_grad():
-                loss, *gradients = graph.module.forward(*graph.captured, *inputs)
-        except (ValueError, RuntimeError):  # torch refuses to draw from NaN
-            self.buffers.restore(stop)
-            return self.backward(state, self.again(state, index, rows)), count
+            loss, *gradients = graph(inputs)
+        except (ValueError, RuntimeError) as error:  # torch refuses to draw from NaN, for the program too
+            self.buffers.restore(torch.ones_like(state.bad, dtype=torch.bool))
+            loss = self.backward(state, self.again(state, index, rows))
+            if loss.isfinite():
+                self.block(f"its graph fails where the program does not ({str(error).strip():.120})")
+            return loss, count
         for parameter, gradient in zip(graph.parameters, gradients, strict=True):
             parameter.grad = gradient
         if expected is not None:
             reason = self.disagreement(state.step, loss, state.optimizer.gradient_norm(), expected)
             if reason:
-                self.buffers.restore(stop)
+                self.buffers.restore(torch.ones_like(state.bad, dtype=torch.bool))
                 return self.give_up(reason, state, index, rows)
         return loss, count
 
