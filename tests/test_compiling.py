@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import pyrovae as pvae
-from pyrovae.compiling import Graph, trace
+from pyrovae.compiling import Graph, UntraceableError, trace
 from pyrovae.training.traced import Traced
 
 
@@ -305,6 +305,79 @@ def test_what_depends_on_no_tensor_is_computed_once():
             assert torch.equal(value, expected)
             assert torch.equal(found, gradient)
             found.zero_()  # results are the caller's, who may write to them
+
+
+def reshaped(x):
+    held = torch.arange(6.0).view(2, 3).t().reshape(-1)
+    return held.add_(1).sum()
+
+
+def halves(x):
+    base = torch.zeros(4)
+    left, right = base.chunk(2)
+    left.add_(1.0)
+    right.add_(x.sum())
+    return base.sum()
+
+
+def rows(x):
+    base = torch.zeros(3, 2)
+    for number, row in enumerate(base):
+        row.add_(number + x.mean())
+    return base.square().sum()
+
+
+def given(x):
+    one, other = torch.zeros(3), torch.zeros(3)
+    torch.mul(x, 2, out=one)
+    torch.mul(x, 3, out=other)
+    return (one - other).sum()
+
+
+def together(x):
+    one, other = torch.zeros(3), torch.zeros(3)
+    torch._foreach_add_([one, other], [x, 2 * x])
+    return (one * other).sum()
+
+
+def twice(x):
+    flat = x.expand(2, 3).t().reshape(-1)
+    flat += 1.0
+    return flat.prod() + x.expand(2, 3).t().reshape(-1).sum()
+
+
+@pytest.mark.parametrize("written", [reshaped, halves, rows, given, together, twice])
+def test_a_tensor_that_the_program_writes_to_begins_anew_in_each_step(written):
+    weight = torch.randn(3, requires_grad=True)
+    graph = trace(lambda x: (weight * x).sum() * written(x), [torch.ones(3)], [torch.zeros(3)], [weight])
+    for x in torch.randn(3, 3):
+        assert torch.equal(graph([x])[0], (weight * x).sum() * written(x))
+
+
+def test_an_operation_of_one_s_own_is_not_torch_s_of_the_same_name():
+    with torch.library._scoped_library("of_tests", "FRAGMENT") as library:
+        library.define("square(Tensor x) -> Tensor")
+        library.impl("square", lambda x: x**3, "CompositeExplicitAutograd")
+        library.define("noise(int n) -> Tensor")
+        library.impl("noise", lambda n: torch.rand(n), "CompositeExplicitAutograd")
+        own, x = torch.ops.of_tests, torch.tensor([2.0, 3.0])
+        graph = trace(lambda x: own.square(x).sum(), [x], [x.flip(0)], [])
+        assert graph([x])[0] == 35.0
+        noise = trace(lambda x: own.noise(2).sum(), [x], [x.flip(0)], [])
+        assert noise([x])[0] != noise([x])[0]
+
+
+def test_a_graph_holds_the_tensors_of_the_program_once():
+    data, weight = torch.randn(100, 3), torch.randn(3, requires_grad=True)
+    graph = trace(lambda x: (data * weight * x).sum(), [torch.ones(3)], [torch.zeros(3)], [weight])
+    replayed = graph.forward.__self__
+    assert {tensor.data_ptr() for tensor in replayed.state_dict().values()} <= {data.data_ptr(), weight.data_ptr()}
+
+
+def test_a_generator_of_the_program_s_own_is_no_stream_of_a_graph():
+    own = torch.Generator().manual_seed(0)
+    with pytest.raises(UntraceableError, match="a generator of the program's own"):
+        trace(lambda x: (x + torch.randn(3, generator=own)).sum(), [torch.ones(3)], [torch.zeros(3)], [])
 
 
 class Sizes(torch.utils.data.Sampler):

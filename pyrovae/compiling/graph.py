@@ -50,7 +50,7 @@ class Graph:
         places = enumerate(self.module.graph.find_nodes(op="placeholder"))
         self.written = [place for place, node in places if node in written and place < len(self.captured)]
         own_outputs(self.module)
-        replayed = copy.deepcopy(self.module)
+        replayed = fx.GraphModule(self.module, copy.deepcopy(self.module.graph))  # the tensors are not copied
         constants = fold_constants(replayed) if all(tensor.is_cpu for tensor in self.captured) else []
         own_outputs(replayed)
         for module in (self.module, replayed):
@@ -85,6 +85,8 @@ def trace(
     Raises:
         UntraceableError: the function reads numbers from tensors, or its two graphs differ.
     """
+    if any(parameter._post_accumulate_grad_hooks for parameter in parameters):  # type: ignore[attr-defined]
+        raise UntraceableError("a hook of a parameter is called when its gradient is there, which a graph would not do")
     with noise_put_back():
         graph = _traced(function, inputs, parameters, settle)
         before = plain_state(function, LIBRARIES)
@@ -152,6 +154,9 @@ def _traced(
                 f"the program reads a number from a tensor{_line_of(error)} ({reason:.120})"
             ) from error
     module.graph.eliminate_dead_code()
+    held = [getattr(module, node.target) for node in module.graph.find_nodes(op="get_attr")]
+    if any(isinstance(value, torch.Generator) for value in held):
+        raise UntraceableError("noise is drawn from a generator of the program's own, not from torch's global one")
     return Graph(module, _lift(module, trained), trained)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import torch
@@ -23,6 +24,8 @@ DIRECT = {name: getattr(torch, name) for name in NAMES.split()} | {
 }
 """Operations with torch's own bindings, which are called in a third of the time of ``torch.ops``."""
 METHODS = {aten.view.default: "view", aten.expand.default: "expand", aten.normal_.default: "normal_"}
+SHARING = {operator.getitem, aten._unsafe_view.default}
+"""What they return shares memory with what they are given, though no schema tells so."""
 LIKE = {aten.ones_like.default, aten.zeros_like.default, aten.full_like.default}
 """Their numbers depend on the shape of what they are like alone."""
 MOST_NUMBERS = 2**20
@@ -86,8 +89,8 @@ def _families(graph: fx.Graph) -> dict[fx.Node, set[fx.Node]]:
     """For each node, the nodes that share its memory."""
     family: dict[fx.Node, set[fx.Node]] = {node: {node} for node in graph.nodes}
     for node in graph.nodes:
-        for source, argument in _arguments(node):
-            if argument.alias_info is not None:
+        for source, alias_info in _arguments(node):
+            if alias_info is not None or node.target in SHARING:
                 joined = family[node] | family[source]
                 for member in joined:
                     family[member] = joined
@@ -98,9 +101,7 @@ def written_nodes(graph: fx.Graph) -> set[fx.Node]:
     """The nodes that an operation writes to, with all that share their memory."""
     written: set[fx.Node] = set()
     for node in graph.nodes:
-        written |= {
-            source for source, argument in _arguments(node) if argument.alias_info and argument.alias_info.is_write
-        }
+        written |= {source for source, alias_info in _arguments(node) if alias_info and alias_info.is_write}
         if node.target is aten.native_batch_norm.default:  # it updates its moments without a word in its schema
             written |= {source for source in node.args[3:5] if isinstance(source, fx.Node)}
     families = _families(graph)
@@ -108,11 +109,14 @@ def written_nodes(graph: fx.Graph) -> set[fx.Node]:
 
 
 def _arguments(node: fx.Node) -> list[tuple[fx.Node, Any]]:
-    """The nodes among a node's positional arguments, with what the operation's schema says of them."""
+    """The nodes among a node's arguments, those in lists too, with what the operation's schema says of sharing memory."""
     if not isinstance(node.target, torch._ops.OpOverload):
-        return []
-    pairs = zip(node.args, node.target._schema.arguments, strict=False)
-    return [(source, argument) for source, argument in pairs if isinstance(source, fx.Node)]
+        return [(source, None) for source in node.all_input_nodes]
+    found: list[tuple[fx.Node, Any]] = []
+    for place, argument in enumerate(node.target._schema.arguments):
+        given = node.args[place] if place < len(node.args) else node.kwargs.get(argument.name)
+        fx.map_arg(given, lambda source, about=argument.alias_info: found.append((source, about)))
+    return found
 
 
 def own_outputs(module: fx.GraphModule) -> None:
@@ -136,7 +140,7 @@ def fold_constants(module: fx.GraphModule) -> list[Tensor]:
     graph, known, written = module.graph, {}, written_nodes(module.graph)  # type: ignore[var-annotated]
     for node in graph.nodes:
         is_free = node.target in LIKE or all(source in known for source in node.all_input_nodes)
-        if not is_free or node in written or not isinstance(node.target, torch._ops.OpOverload):
+        if not is_free or node in written or not _is_of_torch(node):
             continue
         tags = node.target.tags
         if torch.Tag.nondeterministic_seeded in tags or "empty" in str(node.target) or node.target._schema.is_mutable:
@@ -159,10 +163,14 @@ def fold_constants(module: fx.GraphModule) -> list[Tensor]:
     return [known[node] for node in used]
 
 
+def _is_of_torch(node: fx.Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and node.target.namespace == "aten"
+
+
 def call_directly(module: fx.GraphModule) -> None:
     """Call torch's own bindings where there are some: for graphs that are replayed, not compiled."""
     for node in module.graph.nodes:
-        if node.op == "call_function" and getattr(node.target, "_opname", None) in DIRECT:
+        if _is_of_torch(node) and node.target._opname in DIRECT:
             node.target = DIRECT[node.target._opname]
         elif node.op == "call_function" and node.target in METHODS:
             node.op, node.target = "call_method", METHODS[node.target]
