@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+import pyro
 import torch
 from pyro import poutine
 from pyro.infer import Trace_ELBO
 from pyro.infer.elbo import ELBO
 from pyro.poutine.runtime import am_i_wrapped, effectful
-from torch import Tensor
+from pyro.util import warn_if_nan
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.utils._pytree import tree_flatten
 
 from pyrovae.compiling.graph import Graph, UntraceableError, no_gradients, tensors_of, trace
 from pyrovae.objectives.gradients import differentiable_loss
 from pyrovae.programs import Buffers, Program
 from pyrovae.programs.dry_run import listening
+from pyrovae.programs.outside import PLAIN
 
 MOST_KINDS = 8
 """Kinds of arguments that are traced; a program that is called with more of them is run."""
@@ -32,19 +37,43 @@ class Announced:
     Args:
         program: the program.
         sites: the param sites: their names and values.
-        parameters: the tensors behind them that require a gradient.
+        parameters: the tensors that the loss is differentiated by: those behind the sites, and others that it depends on.
+        stored: the names of those that stand in Pyro's global store.
+        parts: the modules, with all modules inside.
         buffers: of the modules.
         graphs: by the kind of arguments.
-        calls: how often the program was asked for.
+        calls: how often each of them was asked for.
     """
 
     program: Program
     sites: list[tuple[str, Tensor]]
     parameters: list[Tensor]
+    stored: list[str]
+    parts: list[nn.Module]
     buffers: Buffers
-    modes: Callable[[], tuple[bool, ...]]
     graphs: dict[Any, Graph] = field(default_factory=dict)
-    calls: int = 0
+    calls: Counter[Any] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self.held = self.holds()
+
+    def holds(self) -> list[tuple[Tensor | None, bool]]:
+        """The parameters in the global store and in the modules at this moment, and whether each requires a gradient."""
+        store = pyro.get_param_store()._params
+        now = [*map(store.get, self.stored), *(p for part in self.parts for p in part._parameters.values())]
+        return [(tensor, tensor is not None and tensor.requires_grad) for tensor in now]
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the parameters are those that were announced, and require a gradient as then."""
+        now = self.holds()
+        pairs = zip(now, self.held, strict=False)
+        return len(now) == len(self.held) and all(a is b and one == other for (a, one), (b, other) in pairs)
+
+    @property
+    def modes(self) -> tuple[bool, ...]:
+        """The training mode of each part."""
+        return tuple(part.training for part in self.parts)
 
 
 class CompiledELBO(ELBO):
@@ -53,7 +82,8 @@ class CompiledELBO(ELBO):
     A drop-in for the ``loss`` of ``pyro.infer.SVI``, and for ``differentiable_loss`` in a loop of one's own: the optimizer stays
     the caller's, and the noise is that of the objective itself. The first call runs the program (autoguides set themselves
     up); calls 2, 4, 8, ... compare the graph with the program. A program that cannot be traced, or has changed, is run from
-    then on, with a warning that names the line.
+    then on, with a warning that names the line, as is one that is called with anything but tensors and plain values. The
+    derivative of the loss is no function of the parameters anymore.
 
     Args:
         objective: an ELBO; ``Trace_ELBO()`` by default.
@@ -78,7 +108,8 @@ class CompiledELBO(ELBO):
         self.objective: Any = objective
         self.met: set[tuple[Callable, Callable]] = set()
         """The programs that were run once."""
-        self.known: dict[Any, Announced] = {}
+        self.known: dict[Any, list[Announced]] = {}
+        """What each announced: at first, and where parameters were frozen or replaced, or the global store was cleared."""
         self.blocked: str | None = None
         """Why programs are run."""
 
@@ -103,7 +134,8 @@ class CompiledELBO(ELBO):
             loss, *gradients = graph(tensors)
         for parameter, gradient in zip(graph.parameters, gradients, strict=True):
             parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
-        return loss.item()
+        warn_if_nan(value := loss.item(), "loss")
+        return value
 
     def _get_trace(self, *args: Any) -> Any:
         return self.objective._get_trace(*args)
@@ -115,34 +147,37 @@ class CompiledELBO(ELBO):
         if (model, guide) not in self.met:
             self.met.add((model, guide))
             return None
-        if (model, guide) not in self.known:
-            self.known[model, guide] = _announced(model, guide, args, kwargs)
-        known = self.known[model, guide]
-        known.calls += 1
+        met = self.known.setdefault((model, guide), [])
+        known = next((known for known in met if known.is_current), None)
+        if known is None:
+            known = _announced(model, guide, args, kwargs)
+            met.append(known)
         tensors, tree_of = tensors_of((args, kwargs))
         leaves, spec = tree_flatten((args, kwargs))
         kind = [(leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else repr(leaf) for leaf in leaves]
-        key = (str(spec), str(kind), known.modes())
+        key, parameters = (str(spec), str(kind), known.modes), known.parameters
+        known.calls[key] += 1
 
         def loss(*given: Tensor) -> Tensor:
             args, kwargs = tree_of(*given)
-            return differentiable_loss(self.objective, model, guide, args, kwargs, known.parameters)
+            return differentiable_loss(self.objective, model, guide, args, kwargs, parameters)
 
         try:
+            _check_arguments(leaves)
             with poutine.block():
                 if key not in known.graphs:
-                    if len(known.graphs) == MOST_KINDS:
+                    if sum(len(known.graphs) for known in met) == MOST_KINDS:
                         raise UntraceableError(
                             f"more than {MOST_KINDS} kinds of arguments: give numbers that change as tensors"
                         )
                     known.buffers.keep()
                     others = [tensor.flip(0) if tensor.ndim else tensor for tensor in tensors]
                     try:
-                        known.graphs[key] = trace(loss, tensors, others, known.parameters, known.buffers.settle)
+                        known.graphs[key] = trace(loss, tensors, others, parameters, known.buffers.settle)
                     finally:
                         known.buffers.restore(torch.tensor(True))
-                if known.calls & (known.calls - 1) == 0:
-                    _audit(known, known.graphs[key], loss, tensors)
+                if known.calls[key] & (known.calls[key] - 1) == 0:
+                    _audit(known, known.graphs[key], loss, tensors, known.calls.total() + 1)
         except UntraceableError as error:
             self.blocked = str(error)
             warnings.warn(f"the program is run without a graph: {error}", UserWarning, stacklevel=5)
@@ -163,6 +198,7 @@ class _Replayed(torch.autograd.Function):
         return loss
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, outer: Tensor) -> Any:
         return None, None, *(outer * gradient for gradient in ctx.saved_tensors)
 
@@ -177,25 +213,52 @@ def _announced(model: Callable, guide: Callable, args: tuple, kwargs: dict) -> A
     program = Program.of((model, guide))
     with (
         torch.random.fork_rng([]),
+        torch.enable_grad(),
         poutine.block(),
         listening(program) as announced,
         poutine.trace(param_only=True) as capture,
     ):
         drawn = poutine.trace(guide).get_trace(*args, **kwargs)
-        poutine.replay(model, trace=drawn)(*args, **kwargs)
+        made = poutine.trace(poutine.replay(model, trace=drawn)).get_trace(*args, **kwargs)
+        bound = drawn.log_prob_sum() + made.log_prob_sum()
     sites = [(name, site["value"]) for name, site in capture.trace.nodes.items() if site["type"] == "param"]
-    parameters = {id(tensor): tensor for _, value in sites if (tensor := value.unconstrained()).requires_grad}
-    parts = [part for module in announced.modules.values() for part in module.modules()]
+    store, behind = pyro.get_param_store()._params, [value.unconstrained() for _, value in sites]
     return Announced(
         program,
         sites,
-        list(parameters.values()),
+        list({id(tensor): tensor for tensor in (*behind, *_leaves(bound)) if tensor.requires_grad}.values()),
+        [name for (name, _), tensor in zip(sites, behind, strict=True) if store.get(name) is tensor],
+        [part for module in announced.modules.values() for part in module.modules()],
         Buffers(announced.modules.values()),
-        lambda: tuple(part.training for part in parts),
     )
 
 
-def _audit(known: Announced, graph: Graph, loss: Callable[..., Tensor], tensors: list[Tensor]) -> None:
+def _leaves(value: Any) -> list[Tensor]:
+    """The tensors that a value may be differentiated by: parameters that no site announces are among them."""
+    todo, seen, found = [getattr(value, "grad_fn", None)], set(), []
+    while todo:
+        node = todo.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            todo += [source for source, _ in node.next_functions]
+            found += [node.variable] if hasattr(node, "variable") else []
+    return found
+
+
+def _check_arguments(leaves: Iterable[Any]) -> None:
+    """Refuse arguments whose numbers, or whose part in a derivative, a graph does not see.
+
+    Raises:
+        UntraceableError: there is one.
+    """
+    for leaf in leaves:
+        if isinstance(leaf, Tensor) and leaf.requires_grad:
+            raise UntraceableError("an argument requires a gradient, which its graph would not give")
+        if not isinstance(leaf, (Tensor, torch.dtype, torch.device, *PLAIN)) and not callable(leaf):
+            raise UntraceableError(f"an argument is a {type(leaf).__name__}, whose numbers may change: give tensors")
+
+
+def _audit(known: Announced, graph: Graph, loss: Callable[..., Tensor], tensors: list[Tensor], number: int) -> None:
     """Compare loss and gradients of a graph with those of the program, with the same noise; nothing changes.
 
     Raises:
@@ -214,6 +277,6 @@ def _audit(known: Announced, graph: Graph, loss: Callable[..., Tensor], tensors:
     if not torch.allclose(found[0], found[1], rtol=tolerance, atol=tolerance, equal_nan=True):
         (true_value, true_norm), (own_value, own_norm) = (pair.tolist() for pair in found)
         raise UntraceableError(
-            f"at call {known.calls + 1} it gives a loss of {true_value:.8g} and a gradient of norm {true_norm:.6g}, its graph "
+            f"at call {number} it gives a loss of {true_value:.8g} and a gradient of norm {true_norm:.6g}, its graph "
             f"{own_value:.8g} and {own_norm:.6g}: it has changed"
         )

@@ -115,7 +115,9 @@ def _arguments(node: fx.Node) -> list[tuple[fx.Node, Any]]:
     found: list[tuple[fx.Node, Any]] = []
     for place, argument in enumerate(node.target._schema.arguments):
         given = node.args[place] if place < len(node.args) else node.kwargs.get(argument.name)
-        fx.map_arg(given, lambda source, about=argument.alias_info: found.append((source, about)))
+        sources: list[fx.Node] = []
+        fx.map_arg(given, sources.append)
+        found += [(source, argument.alias_info) for source in sources]
     return found
 
 
