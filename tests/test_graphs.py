@@ -222,6 +222,42 @@ def test_a_continuous_label_is_part_of_the_data_where_it_is_recorded():
     torch.testing.assert_close(pvae.log_weights(vae, data, num_samples=3, seed=0), expected.expand(3, 6), **EXACT)
     torch.testing.assert_close(vae.encode(data)["label"][1::2], data["y"][1::2], **EXACT)
     assert vae.sample(5)["y"].shape == (5, 1)
+    torch.manual_seed(0)
+    drawn = vae.predict(data, num_samples=4000)
+    exact = conditional(joint, [2, 3], [0])(data["x"])
+    assert ((drawn.mean(0) - exact.mean).abs() < 5 * (exact.variance / 4000).sqrt()).all()
+    with pytest.raises(ValueError, match="no probabilities of categories: draw the labels by predict"):
+        vae.classify(data)
+
+
+def test_reconstructions_of_several_draws_take_the_label_that_is_found_most_often():
+    kind = behavior_graphs.semi_supervised("semi_supervised")
+    found = kind.program.reconstruct(kind.data, num_samples=3)
+    known = ~kind.data["y"].isnan()
+    assert torch.equal(found["y"][known].double(), kind.data["y"][known])
+    assert found["x"].shape == kind.data["x"].shape
+
+
+def test_a_modality_may_be_one_number_or_one_category():
+    prior = pvae.standard_normal(2)
+    parts = {"label": pvae.Categories(pvae.MLP(2, (4,)), (), num_categories=3)}
+    parts["count"] = pvae.Factorized(dist.Poisson, pvae.MLP(2, (4,)), ())
+
+    class Reader(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.part = pvae.Factorized(dist.Normal, pvae.MLP(1, (4,)), 2)
+
+        def forward(self, x, covariates=None):
+            return self.part(x.unsqueeze(-1))
+
+    vae = MultimodalVAE(prior, parts, pvae.Experts({name: Reader() for name in parts}, prior))
+    data = {"label": torch.arange(24) % 2 * 2.0, "count": torch.full((24,), 5.0)}
+    data["label"][0] = torch.nan
+    pvae.fit(vae, data, epochs=1, learning_rate=1e-6, seed=0, progress=False)
+    found = vae.decode(torch.zeros(1, 2))
+    torch.testing.assert_close(found["count"], torch.tensor([5.0]), rtol=0.3, atol=0)  # likelihoods start at the data
+    assert vae.likelihood_label.offset.argmin() == 1
 
 
 def two_views(combine, **options):
@@ -733,6 +769,36 @@ def test_controls_reach_the_transition_step_by_step():
     assert (draws.var(0) / times - 1).abs().max() < 0.06
 
 
+def test_the_posterior_hears_controls_in_the_order_of_the_data_and_reads_them_step_by_step():
+    class Shifted(nn.Module):
+        covariate_names = ("u",)
+
+        def forward(self, value, covariates=None):
+            return dist.Normal(value[..., :1] + covariates["u"], 1.0).to_event(1)
+
+    class Hears(nn.Module):
+        def forward(self, features):
+            self.heard = features
+            return features[..., :1]
+
+    x, u = torch.randn(2, 3, 1), torch.randn(2, 3, 1)
+    smoother = pvae.conditionals.Smoother(Hears(), Shifted(), covariates=("u",))
+    emission = pvae.Factorized(dist.Normal, pvae.MLP(1, (4,)), 1)
+    vae = StateSpaceVAE(pvae.conditionals.Dynamics(Shifted(), 1), emission, smoother, num_steps=3)
+    found = pvae.elbo(vae, x, {"u": u}, num_samples=2, seed=0)
+    assert abs(found.kl).max() < 1e-6  # each state follows the transition, controls included
+    torch.testing.assert_close(smoother.net.heard[..., -1:].flip(1), u)
+    torch.testing.assert_close(smoother.net.heard[..., :1].flip(1), x)
+    longer = torch.cat([u, u[:, :2]], 1)
+    assert vae.forecast(x, 2, {"u": longer}, num_samples=4).shape == (4, 2, 2, 1)
+    with pytest.raises(
+        ValueError, match=r"expected \(2, 5, ...\), a row for each step.*a forecast needs the steps ahead"
+    ):
+        vae.forecast(x, 2, {"u": u})
+    with pytest.raises(ValueError, match=r"covariates\['u'\] has the shape \(2,\), expected \(2, 3, ...\)"):
+        vae.encode(x, {"u": u[:, 0, 0]})
+
+
 def self_masked():
     """z ~ N(0, 1), x = (z, -z) + noise, high values hidden; the guide is exact given the entries that are seen."""
     weight = torch.tensor([[1.0], [-1.0]]).double()
@@ -772,6 +838,32 @@ def test_self_masking_has_the_evidence_and_the_imputations_of_quadrature():
     assert (drawn[:, 1:, 0].mean(0) - mean[1:]).abs().max() < 5 / 4000**0.5
     ignoring = pvae.impute(graph.graph, x, num_samples=4000, num_proposals=4000, seed=0, progress=False).draws
     assert (ignoring[:, 1:, 0].mean(0) < mean[1:] - 0.3).all()  # high values are hidden
+
+
+def test_one_of_several_data_sites_has_the_mechanism_and_the_others_are_missing_at_random():
+    graph, _ = self_masked()
+
+    class OfViews(nn.Module):
+        def forward(self, views, covariates=None):
+            seen, mask = views["a"]
+            return graph.graph.posterior(seen, covariates={"mask": mask})
+
+    parts = {"a": graph.graph.likelihood, "b": pvae.Factorized(dist.Poisson, pvae.MLP(1, (4,)), 2)}
+    both = MultimodalVAE(pvae.standard_normal(1), parts, OfViews()).double()
+    program = MissingnessModel(both, graph.mechanism, site="a")
+    x = torch.tensor([[0.3, -0.4], [torch.nan, -1.0], [torch.nan, torch.nan]]).double()
+    data = {"a": x, "b": torch.full((3, 2), torch.nan).double()}
+    options = {"method": "importance", "num_samples": 20_000, "progress": False}
+    found = pvae.log_marginal(program, data, seed=0, **options)
+    alone = pvae.log_marginal(graph, x, seed=1, **options)
+    error = (found.mcse**2 + alone.mcse**2) ** 0.5
+    assert (abs(found.log_marginal - alone.log_marginal) < 4 * error + 1e-9).all()
+    drawn = pvae.impute(program, data, num_samples=3, seed=0, progress=False).draws
+    assert drawn["a"].isfinite().all()
+    assert drawn["b"].isfinite().all()
+    simulated = program.sample(50)
+    assert simulated["a"].isnan().any()
+    assert not simulated["b"].isnan().any()
 
 
 def test_missingness_is_of_independent_entries():
@@ -859,7 +951,7 @@ def test_the_information_of_the_latents_about_a_covariate_is_that_of_the_closed_
     both = torch.logaddexp(one, two) - torch.tensor(2.0).log()
     exact = float((one.exp() * (one - both)).sum() * 16 / 4000)
     z = {"z1": noise[:, :2] + torch.stack([2.0 * c - 1, 0 * number], 1), "z2": noise[:, 2] + number}
-    other = {"level": torch.randint(3, (2000,), generator=generator), "image": torch.zeros(2000, 2, 2)}
+    other = {"level": torch.randint(3, (2000,), generator=generator), "constant": torch.zeros(2000, 2, 2)}
     found = pvae.checks.covariate_information(z, {"c": c, "number": number, **other})
     assert found.covariate.values.tolist() == ["c", "number", "level"]
     information, error = found.information.values, found.mcse.values
@@ -868,8 +960,14 @@ def test_the_information_of_the_latents_about_a_covariate_is_that_of_the_closed_
     assert abs(information[2]) < 0.005
     tones = [finding.tone for finding in pvae.checks.covariates.judge(found)]
     assert tones == ["open", "open", "good"]
-    with pytest.raises(ValueError, match="expected a covariate of categories or numbers, got none that varies"):
-        pvae.checks.covariate_information(z, {"image": other["image"]})
+    image = c[:, None, None] * torch.eye(2) + 0.1 * torch.randn(2000, 2, 2, generator=generator)
+    seen = pvae.checks.covariate_information(z, {"image": image, "one-hot": torch.nn.functional.one_hot(c)})
+    assert (abs(seen.information - exact) < 4 * seen.mcse).sel(covariate="one-hot")
+    assert 0.8 * exact < seen.information.sel(covariate="image") < exact + 4 * seen.mcse.sel(covariate="image")
+    nothing = pvae.checks.covariate_information(noise, {"image": image})
+    assert abs(float(nothing.information[0])) < 0.005
+    with pytest.raises(ValueError, match="expected a covariate that varies in groups of ten rows or more, got none"):
+        pvae.checks.covariate_information(z, {"constant": other["constant"]})
     with pytest.raises(ValueError, match=r"covariates\['c'\] has 5 rows, expected 2000"):
         pvae.checks.covariate_information(z, {"c": c[:5]})
     kind = behavior_programs.make()["covariates"]
@@ -927,6 +1025,8 @@ def test_an_exemplar_prior_trains_by_the_numbers_of_the_rows():
     assert float(pvae.elbo(vae, x, seed=0).elbo.mean()) > before + 2
     assert history["loss"][-1] < history["loss"][0] - 2
     assert vae.sample(7).shape == (7, 3)
+    with pytest.raises(ValueError, match="the prior has 80 exemplars and the training 72 rows"):
+        pvae.fit(vae, x, validation=0.1, epochs=1, progress=False)
     with pytest.raises(ValueError, match="two or more complete rows"):
         pvae.conditionals.ExemplarPrior(posterior, torch.full((4, 3), torch.nan))
 
@@ -1133,6 +1233,19 @@ def test_sentences_are_drawn_read_and_joined_by_a_line():
     between = vae.interpolate("ab", "bba", 3)
     z = vae.encode(vae.vocabulary.encode(["ab", "bba"], 4)).mean(0, keepdim=True)
     assert between[1] == vae.vocabulary.decode(vae.likelihood(z).greedy())[0]
+    with pytest.raises(
+        NotImplementedError, match=r"ask for draws, encode\(..., num_samples=\) or decode\(..., draw=True\)"
+    ):
+        vae.decode(z)
+
+
+def test_a_line_between_sentences_takes_one_row_of_covariates():
+    net = pvae.ConcatCovariates(pvae.GRU((4, 7), 6, per_step=True), (4, 5), covariates={"c": pvae.Embed(2, 2)})
+    vae = small_sentence(lambda: net)
+    z = vae.encode(vae.vocabulary.encode(["ab", "bba"], 4))
+    ends = vae.likelihood(z, covariates={"c": torch.tensor([1, 1])}).greedy()
+    between = vae.interpolate("ab", "bba", 3, {"c": [1]})
+    assert between[::2] == vae.vocabulary.decode(ends)
 
 
 def test_word_dropout_hides_tokens_in_training_only():
@@ -1164,6 +1277,18 @@ def test_tokens_refuse_sizes_and_shares():
         pvae.conditionals.Tokens(net, 3, latent_dim=2, word_dropout=1.1)
 
 
+def number_labels():
+    """A number y that x does not tell: q(y | x) is N(0, 1)."""
+    joined = pvae.ConcatCovariates(pvae.MLP(2, (4,)), 1, covariates={"label": 1})
+    normal = pvae.Factorized(dist.Normal, joined, 1)
+    return SemiSupervisedVAE(pvae.standard_normal(1), pvae.standard_normal(1), normal, FixedNormal(), normal)
+
+
+class FixedNormal(nn.Module):
+    def forward(self, x, covariates=None):
+        return dist.Normal(torch.zeros(len(x), 1), 1.0).to_event(1)
+
+
 def test_the_page_of_a_graph_shows_its_labels_its_sites_by_name_and_what_is_assumed():
     from pyrovae.report.pictures import graph_pictures, history_picture, view_pictures
     from pyrovae.report.views import views
@@ -1178,6 +1303,12 @@ def test_the_page_of_a_graph_shows_its_labels_its_sites_by_name_and_what_is_assu
     right = (labels.program.classify(data).argmax(1) == data["y"])[known].double().mean()
     assert f"{float(right):.1%} of {int(known.sum())} recorded test labels" in found.caption
     assert found.draw().lines[0].get_xdata().tolist() == [0, 1]
+    pictures = graph_pictures(
+        number_labels(), pvae.data.as_data({"x": torch.zeros(200, 1), "y": torch.randn(200, 1)}), 0
+    )
+    inside = float(pictures["labels"].caption.split(" hold ")[1].split("%")[0])
+    assert 80 < inside < 97
+    assert pictures["labels"].draw().lines[1].get_ydata()[4] == pytest.approx(0.5, abs=0.12)
     hidden = behavior_graphs.missingness("missingness")
     assert list(views(hidden.program, pvae.data.as_data(hidden.data), 0).data) == ["x"]  # and not its mask
     tipping = graph_pictures(hidden.program, pvae.data.as_data(hidden.data), 0)["tipping"]

@@ -465,6 +465,24 @@ class TwoLayers(torch.nn.Module):
             pyro.sample("z2", dist.Normal(loc[..., 3:], 0.5).to_event(1))
 
 
+@pytest.mark.parametrize("rows", [torch.zeros(20, 4), pvae.data.as_data(torch.zeros(20, 4))])
+def test_data_without_parts_are_refused(tmp_path, rows):
+    folder = pvae.save(torch.nn.Linear(4, 1), tmp_path / "run")
+    with pytest.raises(ValueError, match="data must be rows with a train and a test part, got"):
+        pvae.write_report(folder, vae=torch.nn.Linear(4, 1), data=rows)
+
+
+def test_the_operations_of_a_path_with_missing_steps_are_counted():
+    import behavior_graphs
+
+    from pyrovae.report.evidence import affordable_rows
+
+    kind = behavior_graphs.state_space("state_space")
+    dynamics = pvae.conditionals.Dynamics(pvae.Factorized(dist.Normal, pvae.MLP(2, (4,)), 2), 2)
+    program = pvae.StateSpaceVAE(dynamics, kind.program.emission, kind.program.posterior, num_steps=4).double()
+    assert affordable_rows(program, pvae.data.as_data(kind.data), 1000) == 200
+
+
 def test_any_graph_is_reported_by_its_own_sites(tmp_path):
     torch.manual_seed(0)
     data = replace(pvae.data.as_data(torch.randn(200, 6, 2)), parts=parts_of_rows(200, {"test": 80}, 0))

@@ -35,22 +35,22 @@ def covariate_information(latents: Any, covariates: Mapping[str, Any], *, seed: 
 
     r is a logistic regression on the latents and their squares, of other rows in five folds; its penalty is the best of three,
     or it is left out where none of them beats the shares of the levels, p. Numbers are cut into at most ten groups of
-    equally many rows, which only loses information.
+    equally many rows, vectors and images into at most ten clusters of like ones (k-means), which only loses information.
 
     Under ``vae.counterfactual`` the latents stay as they are: where they depend on the covariate, what changes in the data is
     an association, not an effect of the covariate.
 
     Args:
         latents: draws of the guide ``(N, ...)``, such as ``vae.encode(x, covariates, num_samples=1)[0]``, or a dict of them.
-        covariates: for each name, N categories or numbers; images and vectors are left out.
-        seed: of the folds.
+        covariates: for each name, N categories, numbers, vectors or images.
+        seed: of the folds and the clusters.
 
     Returns:
         A Dataset over ``covariate``: ``information`` in nats, its standard error ``mcse`` over rows, and the ``entropy`` of the
         levels or groups, which it cannot exceed.
 
     Raises:
-        ValueError: fewer than 20 rows, other numbers of rows, or no covariate of categories or numbers.
+        ValueError: fewer than 20 rows, other numbers of rows, or no covariate that varies.
 
     Reference: Barber & Agakov 2003, The IM algorithm (the bound).
 
@@ -65,9 +65,9 @@ def covariate_information(latents: Any, covariates: Mapping[str, Any], *, seed: 
     z = np.concatenate([np.asarray(part, dtype=float).reshape(len(part), -1) for part in parts], 1)
     if len(z) < 2 * SMALLEST:
         raise refusal(f"expected {2 * SMALLEST} or more rows, got {len(z)}", "latents")
-    groups = dict(_groups(covariates, len(z)))
+    groups = dict(_groups(covariates, len(z), seed))
     if not groups:
-        raise refusal("expected a covariate of categories or numbers, got none that varies", "covariates")
+        raise refusal("expected a covariate that varies in groups of ten rows or more, got none", "covariates")
     columns = (z - z.mean(0)) / np.maximum(z.std(0), 1e-12)
     found = {name: _gain(np.hstack([columns, columns**2]), codes, seed) for name, codes in groups.items()}
     values = {
@@ -79,23 +79,29 @@ def covariate_information(latents: Any, covariates: Mapping[str, Any], *, seed: 
     return xr.Dataset(variables, {"covariate": list(found)}, {"num_data": len(z)})
 
 
-def _groups(covariates: Mapping[str, Any], rows: int) -> Iterator[tuple[str, Array]]:
-    """The codes of the levels of each covariate, or of groups of a number; rare levels are one."""
+def _groups(covariates: Mapping[str, Any], rows: int, seed: int) -> Iterator[tuple[str, Array]]:
+    """The codes of the levels of each covariate, of groups of a number, or of clusters; rare levels are one."""
+    count = int(np.clip(rows // ROWS_PER_GROUP, 2, 10))
     for name, given in covariates.items():
         value = np.asarray(given.cpu() if isinstance(given, Tensor) else given)
         if len(value) != rows:
             raise refusal(f"covariates[{name!r}] has {len(value)} rows, expected {rows}", "covariates")
-        if value.size != rows:
-            continue
-        value = value.reshape(rows)
+        value = _clusters(value.reshape(rows, -1), count, seed) if value.size != rows else value.reshape(rows)
         codes = np.unique(value, return_inverse=True)[1]
         if codes.max() >= (MOST_LEVELS if value.dtype.kind in "iubOSU" else FOLDS * 2):
-            count = int(np.clip(rows // ROWS_PER_GROUP, 2, 10))
             codes = np.searchsorted(np.quantile(value, np.arange(1, count) / count), value, side="right")
         rare = np.bincount(codes)[codes] < SMALLEST
         codes = np.unique(np.where(rare, -1, codes), return_inverse=True)[1]
         if codes.max() > 0 and np.bincount(codes).min() >= FOLDS:
             yield name, codes
+
+
+def _clusters(value: Array, count: int, seed: int) -> Array:
+    """Which of at most so many clusters each row is in."""
+    from sklearn.cluster import KMeans
+
+    different = len(np.unique(value, axis=0))
+    return KMeans(min(count, different), n_init=3, random_state=seed).fit_predict(value)  # type: ignore[no-any-return]
 
 
 def _gain(columns: Array, codes: Array, seed: int) -> tuple[Array, float]:

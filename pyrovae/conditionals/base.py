@@ -174,14 +174,15 @@ def tally(x: Tensor) -> tuple[Tensor, Tensor | None]:
             [2.]]), tensor([[2.],
             [6.]]))
     """
-    rows = x.flatten(1).nan_to_num(torch.inf).sort(0).values
+    rows = x.reshape(len(x), -1).nan_to_num(torch.inf).sort(0).values
     number = torch.cat([torch.zeros_like(rows[:1]), rows[1:] != rows[:-1]]).cumsum(0).long()
     size = int(number.max()) + 1 if rows.numel() else len(x)
     if 4 * size > len(x):
         return x, None
     values = rows[-1].expand(size, -1).scatter(0, number, rows)
     times = torch.zeros_like(values).scatter_add(0, number, torch.ones_like(rows))
-    return values.masked_fill(values.isinf(), torch.nan).unflatten(1, x.shape[1:]), times.unflatten(1, x.shape[1:])
+    values = values.masked_fill(values.isinf(), torch.nan)
+    return values.reshape(-1, *x.shape[1:]), times.reshape(-1, *x.shape[1:])
 
 
 def _entries(distribution: dist.TorchDistribution) -> dist.TorchDistribution:
@@ -201,7 +202,7 @@ def squarable(x: Tensor, like: Tensor) -> Tensor:
     tensor([[1.]])
     """
     x = x.to(like)
-    kept = x[~x.square().isinf().flatten(1).any(1)]
+    kept = x[~x.square().isinf().reshape(len(x), -1).any(1)]
     if len(x) and not len(kept):
         largest = f"{float(x.abs().nan_to_num().max()):.3g}"
         words = f"every row holds a number such as {largest}, whose square overflows in {x.dtype}: scale the data"

@@ -11,7 +11,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from pyrovae.errors import check_integer
+from pyrovae.errors import check_integer, refusal
 from pyrovae.networks.base import Covariates
 
 
@@ -59,6 +59,20 @@ class ExemplarPrior(nn.Module):
         rows = torch.as_tensor(exemplars).detach().to(torch.get_default_dtype())
         self.register_buffer("exemplars", rows)
         self._known: tuple[Any, Tensor] | None = None
+
+    def check_size(self, num_rows: int) -> None:
+        """Refuse another number of training rows: a row's own exemplar is found by the row's number.
+
+        Raises:
+            ValueError: there are more or fewer exemplars.
+        """
+        if num_rows != len(self.exemplars):
+            raise refusal(
+                f"the prior has {len(self.exemplars)} exemplars and the training {num_rows} rows, so that rows would not be left "
+                "out of their own prior: give it the rows that are trained on, in their order (divide before: train, held_out = "
+                "pyrovae.data.split(x, 0.1), then fit(vae, train, validation=held_out))",
+                "exemplars",
+            )
 
     def forward(self, value: None = None, covariates: Covariates | None = None) -> Kernels:
         """The mixture: with a batch shape of rows where they are left out of it, else ``()``."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -61,15 +61,17 @@ class Smoother(nn.Module):
             reads the sequence backwards, with zeros for missing entries and one more feature: whether the step is seen. A
             module that is no network is given sequences of any length.
         combine: module with ``forward(value, covariates=None)`` returning the distribution of a state given the state
-            before and h, joined in one vector.
+            before and h, joined in one vector; it may read covariates of its step.
+        covariates: names of covariates that the net hears beside the data, one feature for each of their entries: controls
+            tell the posterior where the states went.
 
     Reference: Krishnan, Shalit & Sontag 2017, arXiv:1609.09869.
     """
 
-    def __init__(self, net: nn.Module, combine: nn.Module) -> None:
+    def __init__(self, net: nn.Module, combine: nn.Module, covariates: Sequence[str] = ()) -> None:
         super().__init__()
-        self.net, self.combine = net, combine
-        self.covariate_names = ("mask",)
+        self.net, self.combine, self.heard = net, combine, tuple(covariates)
+        self.covariate_names = tuple(dict.fromkeys(("mask", *self.heard, *getattr(combine, "covariate_names", ()))))
 
     def forward(
         self, x: Tensor, start: Tensor, transition: Callable[[Tensor, slice], Any], covariates: Covariates
@@ -80,20 +82,26 @@ class Smoother(nn.Module):
             x: of shape ``(rows, T, *event_shape)``, zero where missing.
             start: the state before the first.
             transition: :meth:`Dynamics.steps`.
-            covariates: the ``mask`` of observed entries.
+            covariates: the ``mask`` of observed entries, and those that a part reads, with a row for each step.
         """
         rows, num_steps = x.shape[:2]
         seen = covariates["mask"].reshape(rows, num_steps, -1).any(-1)
         length = self.net.in_shape[0] if isinstance(self.net, Network) else num_steps
-        features = torch.cat([x.reshape(rows, num_steps, -1), seen.unsqueeze(-1).to(x)], -1)[:, :length]
-        features = nn.functional.pad(features, (0, 0, 0, length - features.shape[1]))
-        h = nn.functional.pad(self.net(features.flip(1)).flip(1), (0, 0, 0, max(0, num_steps - length)))[:, :num_steps]
+        parts = x, seen.unsqueeze(-1), *(covariates[name] for name in self.heard)
+        features = torch.cat([part.reshape(rows, num_steps, -1).to(x) for part in parts], -1)
+        h = _of_length(self.net(_of_length(features, length).flip(1)).flip(1), num_steps)
+        names = getattr(self.combine, "covariate_names", ())
         ahead = seen.flip(1).cummax(1).values.flip(1)  # something is seen at this step or later
         is_whole = is_complete()
 
         def step(state: Tensor, times: slice) -> Any:
             joined = torch.cat([state, h[:, times].expand(*state.shape[:-1], -1)], -1)
-            found = self.combine(joined)
+            found = self.combine(joined, covariates={n: covariates[n][:, times] for n in names} or None)
             return found if is_whole else Either(ahead[:, times], found, transition(state, times))
 
         return MarkovPath(step, start, num_steps, (rows,))
+
+
+def _of_length(x: Tensor, length: int) -> Tensor:
+    """Sequences cut or filled with zeros to a length."""
+    return nn.functional.pad(x, (0, 0, 0, max(0, length - x.shape[1])))[:, :length]

@@ -77,8 +77,9 @@ def _impute(block: Block, num_samples: int) -> dict[str, Tensor]:
     trace = None if all(f"{name}_missing" in picked for name in data) else replicate(call, picked, num_samples)
     columns = {"pareto_k": smoothed.k, "ess": smoothed.ess}
     for name, x in data.items():
-        site = guide_trace.nodes[f"{name}_missing"] if trace is None else trace.nodes[name]
-        value = picked[f"{name}_missing"] if trace is None else site["value"]
+        own = f"{name}_missing"
+        site = guide_trace.nodes[own] if trace is None or own in picked else trace.nodes[name]
+        value = picked.get(own, site["value"])
         drawn = _shaped(value.movedim(data_axis(site), 1), x).to(x)
         columns[f"draws {name}"] = torch.where(x.isnan(), drawn, x).movedim(0, 1)
     return columns

@@ -171,14 +171,17 @@ class Graph(nn.Module):
     def reconstruct(
         self, data: Any, covariates: Any = None, *, num_samples: int | None = None, batch_size: int = 1024
     ) -> Any:
-        """The data sites' means at the guide's means, or averaged over ``num_samples`` draws: the shape of the data."""
+        """The data sites' means at the guide's means, or averaged over ``num_samples`` draws: the shape of the data.
+
+        Of a category that is known to be the latent itself (a label), it is the one that is found most often.
+        """
         found = rows_for(self, data, covariates)
         latents = self.encode(found, num_samples=num_samples, batch_size=batch_size)
         if num_samples is None:
             return self.decode(latents, found.covariates, batch_size=batch_size)
         draws = [tree_map(lambda z, s=s: z[s], latents) for s in range(num_samples)]
         decoded = [self.decode(z, found.covariates, batch_size=batch_size) for z in draws]
-        return tree_map(lambda *x: torch.stack(x).mean(0), *decoded)
+        return tree_map(_average, *decoded)
 
     def counterfactual(
         self, data: Any, covariates: Any, other: Any, *, num_samples: int = 100, batch_size: int = 1024
@@ -298,8 +301,14 @@ def _mean(distribution: Any, site: str) -> Tensor:
         return distribution.mean
     except NotImplementedError:
         raise NotImplementedError(
-            f"{type(distribution).__name__} at site {site!r} has no closed-form mean: ask for draws with num_samples="
+            f"{type(distribution).__name__} at site {site!r} has no closed-form mean: ask for draws, encode(..., num_samples=) "
+            "or decode(..., draw=True)"
         ) from None
+
+
+def _average(*draws: Tensor) -> Tensor:
+    found = torch.stack(draws)
+    return found.mean(0) if found.is_floating_point() else found.mode(0).values
 
 
 def _rows_last(site: Site, num_samples: int | None) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pyrovae.data import as_data
 from pyrovae.distributions.known import PartlyKnown
+from pyrovae.errors import check_integer
 from pyrovae.graphs.graph import Covariates, Graph
 
 
@@ -105,11 +106,39 @@ class SemiSupervisedVAE(Graph):
             data: N rows, ``{"x": x, "y": y}`` or x alone.
             covariates: for each name, N rows.
             batch_size: rows at a time.
+
+        Raises:
+            ValueError: the labels are no categories.
         """
 
+        def probabilities(found: Any) -> Tensor:
+            if not hasattr(found, "probs"):
+                raise ValueError(
+                    f"the classifier returns {type(found).__name__}, and no probabilities of categories: draw the labels by "
+                    "predict(data, num_samples=100)"
+                )
+            return found.probs  # type: ignore[no-any-return]
+
+        return self._classified(probabilities, data, covariates, batch_size)
+
+    def predict(self, data: Any, covariates: Any = None, *, num_samples: int = 100, batch_size: int = 1024) -> Tensor:
+        """Draws of the label from q(y | x), of shape ``(num_samples, N, *event_shape)``, whether it is recorded or not.
+
+        Args:
+            data: N rows, ``{"x": x, "y": y}`` or x alone.
+            covariates: for each name, N rows.
+            num_samples: draws per row.
+            batch_size: rows at a time.
+        """
+        shape = (check_integer("num_samples", num_samples),)
+        return self._classified(lambda found: found.sample(shape), data, covariates, batch_size, dim=1)
+
+    def _classified(
+        self, what: Callable[[Any], Tensor], data: Any, covariates: Any, batch_size: int, dim: int = 0
+    ) -> Tensor:
         def part(x: Any, own: Covariates | None) -> Tensor:
             with self.rows(("classifier",), x["x"] if isinstance(x, Mapping) else x, own) as rows:
                 seen, mask = rows.seen(rows.data)
-                return rows.distribution("classifier", seen, mask=mask).probs  # type: ignore[no-any-return]
+                return what(rows.distribution("classifier", seen, mask=mask))
 
-        return self._over(part, as_data(data, covariates), batch_size)  # type: ignore[no-any-return]
+        return self._over(part, as_data(data, covariates), batch_size, dim)  # type: ignore[no-any-return]

@@ -62,18 +62,21 @@ class SentenceVAE(VAE):
         """Sentences drawn from the model, one for each row of the covariates if there are any."""
         return self.vocabulary.decode(self.sample(num_samples, covariates))
 
-    def interpolate(self, first: str, second: str, num: int = 7) -> list[str]:
+    def interpolate(self, first: str, second: str, num: int = 7, covariates: Any = None) -> list[str]:
         """The likeliest tokens, one after the other, at points on the line between the latents of two sentences.
 
         Args:
             first: the sentence at the beginning.
             second: the sentence at the end.
             num: how many points, both ends among them.
+            covariates: for each name, the one row of all points.
         """
-        ends = self.encode(self.vocabulary.encode([first, second], self.likelihood.num_steps))
+        one = {name: torch.as_tensor(value) for name, value in (covariates or {}).items()}
+        two, every = ({n: v.expand(rows, *v.shape[1:]) for n, v in one.items()} or None for rows in (2, num))
+        ends = self.encode(self.vocabulary.encode([first, second], self.likelihood.num_steps), two)
         z = torch.lerp(ends[:1], ends[1:], torch.linspace(0, 1, num).unsqueeze(-1).to(ends))
 
         def part(z: Any, own: Any) -> Any:
             return self.likelihood(z, covariates=own).greedy()
 
-        return self.vocabulary.decode(self._over(part, as_data(z), num))
+        return self.vocabulary.decode(self._over(part, as_data(z, every), num))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pyro
@@ -14,6 +15,7 @@ from pyrovae.data import as_data
 from pyrovae.distributions.path import MarkovPath
 from pyrovae.errors import check_integer, refusal
 from pyrovae.graphs.graph import Covariates, Graph
+from pyrovae.graphs.rows import Rows
 from pyrovae.missing import observed
 
 if TYPE_CHECKING:
@@ -63,6 +65,30 @@ class StateSpaceVAE(Graph):
     ) -> None:
         self.num_steps = check_integer("num_steps", num_steps)
         super().__init__(name, dynamics=dynamics, emission=emission, posterior=posterior)
+
+    @contextmanager
+    def rows(
+        self,
+        parts: Sequence[str],
+        data: Any = None,
+        covariates: Covariates | None = None,
+        size: int | None = None,
+        index: Tensor | None = None,
+    ) -> Iterator[Rows]:
+        """As :meth:`Graph.rows`; covariates have a row for each step of the data.
+
+        Raises:
+            ValueError: a covariate has other steps than the data, or none.
+        """
+        with super().rows(parts, data, covariates, size, index) as rows:
+            for name, value in rows.covariates.items():
+                steps = self.num_steps if data is None else data.shape[1]
+                if value.ndim < 2 or (data is not None and value.shape[1] != steps):
+                    raise ValueError(
+                        f"covariates[{name!r}] has the shape {tuple(value.shape)}, expected ({len(value)}, {steps}, ...), a row "
+                        "for each step: repeat what belongs to a whole sequence; a forecast needs the steps ahead, too"
+                    )
+            yield rows
 
     def model(
         self,

@@ -272,7 +272,8 @@ def affordable_rows(program: Any, data: Data, num_samples: int) -> int:
     work = RowWork(program, data[:2], seed=0, progress=False)
     counts = []
     for draws in (1, 2):
-        with FlopCounterMode(display=False) as counter, work.evaluating(0):
+        # with gradients, since the counter fails on views of parameters that are made without
+        with FlopCounterMode(display=False) as counter, work.evaluating(0), torch.enable_grad():
             work.call(work.first(1)).traces(draws)
         counts.append(counter.get_total_flops())
     leaves = [leaf for leaf in tree_leaves(work.first(1).x) if isinstance(leaf, Tensor)]

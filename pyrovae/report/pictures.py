@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
-IMAGES, SAMPLES, COLUMNS, TIPPING_ROWS = 10, 64, 6, 500
+IMAGES, SAMPLES, COLUMNS, TIPPING_ROWS, LABEL_DRAWS = 10, 64, 6, 500, 400
 _INK = "#010203"
 """A color that no figure has, to be found again in its text."""
 _LOOK = {
@@ -203,8 +203,8 @@ def graph_pictures(graph: Any, data: Data, seed: int) -> dict[str, Picture]:
     """What the page of one graph has beside those of all programs: labels, and a mechanism that is assumed."""
     if isinstance(graph, MissingnessModel):
         return {"tipping": _of_mechanism(graph, data, seed)}
-    if isinstance(graph, SemiSupervisedVAE) and "probs" in getattr(graph.labels(), "arg_constraints", {}):
-        return {"labels": _of_labels(graph, data)}
+    if isinstance(graph, SemiSupervisedVAE):
+        return {"labels": _of_labels(graph, data, seed)}
     return {}
 
 
@@ -223,25 +223,41 @@ def _of_mechanism(graph: MissingnessModel, data: Data, seed: int) -> Picture:
     return Picture("What another mechanism would change", found.plot, words, f"A line for each column. {words}", table)
 
 
-def _of_labels(graph: SemiSupervisedVAE, data: Data) -> Picture:
-    """How often the likeliest labels under q(y | x) are right: rows in groups of equal size, by the probability of the guess."""
-    y = data.dense().x["y"].reshape(-1)
-    known = ~y.isnan()
-    top, guess = graph.classify(data)[known].max(-1)
-    right = (guess == y[known]).double()
-    order = top.argsort()
-    groups = [part for part in order.chunk(min(10, max(1, len(order) // 10))) if len(part)]
-    words = (
-        f"{float(right.mean()):.1%} of {int(known.sum()):,} recorded test labels are the likeliest under q(y | x), which "
-        f"gives them a probability of {float(top.mean()):.2f} on average. Dots on the line: as often right as claimed."
-    )
+def _of_labels(graph: SemiSupervisedVAE, data: Data, seed: int) -> Picture:
+    """How often what q(y | x) claims of recorded labels is right: the likeliest category, or the intervals of a number."""
+    import torch
+
+    y = data.dense().x["y"]
+    known = ~y.isnan().reshape(len(y), -1).any(1)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        drawn = graph.predict(data, num_samples=LABEL_DRAWS)[:, known]
+    if not drawn.is_floating_point():
+        top, guess = graph.classify(data)[known].max(-1)
+        right = (guess == y[known].reshape(-1)).double()
+        order = top.argsort()
+        groups = [part for part in order.chunk(min(10, max(1, len(order) // 10))) if len(part)]
+        claimed, found = ([float(values[part].mean()) for part in groups] for values in (top.double(), right))
+        words = (
+            f"{float(right.mean()):.1%} of {int(known.sum()):,} recorded test labels are the likeliest under q(y | x), which "
+            f"gives them a probability of {float(top.mean()):.2f} on average. Dots on the line: as often right as claimed."
+        )
+        names = "mean probability of the guess", "share that is right"
+    else:
+        below = (drawn < y[known]).double().mean(0)
+        claimed = [level / 10 for level in range(1, 10)]
+        found = [float(((2 * below - 1).abs() <= level).double().mean()) for level in claimed]
+        words = (
+            f"The central 90 % intervals of q(y | x) hold {found[-1]:.1%} of {int(known.sum()):,} recorded test labels. Dots on "
+            "the line: intervals hold as many as claimed; below it q(y | x) is too narrow or off."
+        )
+        names = "probability of the interval", "share of labels inside"
 
     def draw() -> Any:
         ax = one_panel(None, 4.2, 3.1)
-        claimed, found = ([float(values[part].mean()) for part in groups] for values in (top.double(), right))
         ax.plot([0, 1], [0, 1], color=ink(ax), linewidth=1, alpha=0.6)
         ax.plot(claimed, found, "o", color=BLUE)
-        ax.set(xlim=(0, 1.03), ylim=(0, 1.03), xlabel="mean probability of the guess", ylabel="share that is right")
+        ax.set(xlim=(0, 1.03), ylim=(0, 1.03), xlabel=names[0], ylabel=names[1])
         return ax
 
     return Picture("Calibration of labels", draw, words, f"Dots near the diagonal. {words}")

@@ -13,6 +13,7 @@ from pyrovae import data as data_room
 from pyrovae.data import Data
 from pyrovae.data.files import of_file
 from pyrovae.data.kinds import kind_words
+from pyrovae.errors import refusal
 from pyrovae.files import Run
 from pyrovae.graphs import VAE
 from pyrovae.presets import Reading, load
@@ -202,6 +203,12 @@ def read_subject(folder: Path, name: str | None = None, vae: VAE | None = None, 
     elif vae is None:
         vae = load(folder)
     if data is not None:
+        if not isinstance(data, Data) or not {"train", "test"} <= set(data.parts):
+            raise refusal(
+                f"data must be rows with a train and a test part, got {data if isinstance(data, Data) else type(data).__name__}: "
+                "write pyrovae.data.Data(x, covariates=covariates, parts={'train': slice(0, 800), 'test': slice(800, 1000)})",
+                "data",
+            )
         check_rows(run, data)
     else:
         try:
