@@ -564,7 +564,7 @@ REFUSALS: dict[tuple[str, str], str] = {
         for f in ["leave_one_feature_out", "marginal_pit", "predictive_check", "prior_predictive"]
         for k in AND_A_MASK
     },
-    **{("imputation_calibration", k): ONE_SITE for k in SEVERAL},
+    ("imputation_calibration", "tuple"): ONE_SITE,
     ("impute", "tuple"): ONE_SITE,
     ("log_conditional", "missingness"): r"which entries are missing",
     ("imputation_calibration", "sentence"): r"after a missing one",
@@ -573,7 +573,7 @@ REFUSALS: dict[tuple[str, str], str] = {
     ("latent_effects", "sentence"): r"has no mean",
     **{
         ("imputation_calibration", k): NO_MISSING
-        for k in ("needs data", "covariates", "factor", "masked", "enumerated", "hidden")
+        for k in ("needs data", "covariates", "factor", "masked", "enumerated", "hidden", "dict")
     },
 }
 """What a function cannot do for a kind, and what its refusal must name."""

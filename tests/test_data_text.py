@@ -75,3 +75,15 @@ def test_the_lines_of_a_text_file_are_rows_of_codes(tmp_path):
     assert short.dense().x.shape == (1, 6)
     with pytest.raises(ValueError, match="expected lines of fewer than 3 tokens"):
         load_text(path, num_steps=3)
+
+
+def test_load_reads_the_lines_of_a_text_and_splits_them(tmp_path):
+    path = tmp_path / "poem.txt"
+    path.write_text("to be\nor not to be\n" * 10)
+    for variant, words in (("words", True), ("characters", False)):
+        rows = load(path, variant)
+        vocabulary = Vocabulary(rows.levels["token"], words=rows.variant == "words")
+        assert set(vocabulary.decode(rows.train.dense().x)) == {"to be", "or not to be"}
+        assert (len(rows.train), len(rows.test), vocabulary.words) == (16, 2, words)
+    with pytest.raises(ValueError, match="expected no labels= for lines of text"):
+        load(path, "words", labels="a")

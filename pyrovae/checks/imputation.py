@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,9 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pyrovae.checks.calls import Covariates, evaluated, local_work, one_tensor, seed_or_drawn
-from pyrovae.checks.entries import array
+from pyrovae.checks.entries import array, entry_names
 from pyrovae.checks.findings import CAUTION, GOOD, Case, Check, Finding, Result, of_p, share
 from pyrovae.checks.uniformity import central_coverage, defect, ranks_among, uniformity_p_value
+from pyrovae.data.rows import map_tree
 from pyrovae.errors import refusal
 from pyrovae.evaluation.impute import impute
 from pyrovae.limits import share_bad_k
@@ -122,21 +124,25 @@ def imputation_calibration(
     seed = seed_or_drawn(seed)
     options: dict[str, Any] = {"max_bytes": max_bytes, "progress": progress}
     work = local_work(program, data, covariates, seed=seed, **options)
-    x = work.run(lambda block: {"x": one_tensor(block.batch.x), **evaluated(block)}, "data")["x"]
+    x = work.run(lambda block: {"x": _side_by_side(block.batch.x), **evaluated(block)}, "data")["x"]
     chosen = _chosen(x, hidden, mixed(seed, 0, 1))
     masked = torch.where(chosen, torch.nan, x)
+    shapes = map_tree(lambda rows, _: rows.shape[1:], work.first(1).x)
     options |= {"num_samples": num_samples, "num_proposals": num_proposals, "seed": mixed(seed, 0, 2)}
     try:
-        imputed = impute(program, masked, work.data.covariates, **options)
+        imputed = impute(program, _apart(masked, shapes), work.data.covariates, **options)
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"{_NO_MISSING}: {str(error)[:200]}") from error
     if imputed.pareto_k.isnan().any():
         raise ValueError(f"{_NO_MISSING}: its log densities are not numbers")
-    truth, drawn = array(x[chosen]), array(imputed.draws[:, chosen])
-    names = work.data.columns or [f"[{', '.join(map(str, entry))}]" for entry in np.ndindex(*x.shape[1:])]
-    place = torch.arange(x[0].numel()).reshape(x.shape[1:]).expand(x.shape)[chosen]
-    column = np.array([str(name) for name in names])[array(place)]
-    leveled, mode = np.isin(column, list(work.data.levels)), array(imputed.draws[:, chosen].mode(0).values)
+    found = {name: imputed.draws[name] for name in shapes} if isinstance(shapes, Mapping) else imputed.draws
+    draws = _side_by_side(found, num_axes=2)[:, chosen]
+    truth, drawn = array(x[chosen]), array(draws)
+    given = work.data.names().values()
+    sites = shapes.items() if isinstance(shapes, Mapping) else [("", shapes)]
+    names = [name for own, (site, shape) in zip(given, sites, strict=True) for name in own or entry_names(site, shape)]
+    column = np.array([str(name) for name in names])[array(torch.arange(x.shape[1]).expand(x.shape)[chosen])]
+    leveled, mode = np.isin(column, list(work.data.levels)), array(draws.mode(0).values)
     columns = {
         "column": column,
         "wrong": np.where(leveled, mode != truth, np.nan),
@@ -153,6 +159,20 @@ _NO_MISSING = (
     "the program does not take missing entries (NaN): fill and mask them in model and guide (pyrovae.missing.observed and "
     "fill_zeros), as a VAE does"
 )
+
+
+def _side_by_side(x: Any, num_axes: int = 1) -> Tensor:
+    """The entries of rows of one data site, or of several by name, as a matrix of rows behind other axes."""
+    parts = list(x.values()) if isinstance(x, Mapping) else [one_tensor(x)]
+    return torch.cat([part.reshape(*part.shape[:num_axes], -1) for part in parts], -1)
+
+
+def _apart(x: Tensor, shapes: Any) -> Any:
+    """A matrix of rows as the rows of one data site, or of several by name."""
+    if not isinstance(shapes, Mapping):
+        return x.reshape(-1, *shapes)
+    parts = x.split([shape.numel() for shape in shapes.values()], 1)
+    return {name: part.reshape(-1, *shape) for part, (name, shape) in zip(parts, shapes.items(), strict=True)}
 
 
 def _chosen(x: Tensor, hidden: float, seed: int) -> Tensor:

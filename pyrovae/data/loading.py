@@ -25,11 +25,14 @@ from pyrovae.data.files import Wanted, of_file, read_path
 from pyrovae.data.locate import cache_folder, find
 from pyrovae.data.named import SOURCES, Source
 from pyrovae.data.rows import Index
+from pyrovae.data.sequences import read_lines
 from pyrovae.data.splits import keys_of_rows, parts_of_rows
 from pyrovae.data.table import Data
 from pyrovae.errors import check_word, did_you_mean, refusal
 
 Size = int | float | None
+TEXT = ("characters", "words")
+"""The variants of lines of text."""
 
 
 def load(
@@ -57,7 +60,8 @@ def load(
     A name is ``"digits"``, ``"mnist"`` or ``"freyfaces"``. A path leads to a table of text (``.csv``, ``.tsv``, ``.txt``),
     ``.parquet``, ``.h5ad`` (AnnData), ``.npy``, ``.npz``, IDX files, a ``.json`` list of sequences of unequal length (NaN
     follows the end of a shorter one), or a folder of images, which are read batch by batch. Pickled objects are never loaded.
-    Lines of text are read by :func:`load_text`.
+    Under the variants ``"characters"`` and ``"words"`` the lines of a text become codes of their tokens, ``levels["token"]``:
+    ``Vocabulary(data.levels["token"], words=data.variant == "words")`` decodes them. :func:`load_text` has more options.
 
     The images of a folder and its subfolders (whose names are the labels) have one size and one depth, 8 or 16 bits. Transparency
     is left out, and grey images beside colored ones become three equal channels; ``notes`` tell.
@@ -109,7 +113,9 @@ def load(
             raise ValueError(f"expected {wanted.given()[0]}= with a file only, got it for {name_or_path}; leave it out")
         return _load_named(str(name_or_path), variant, seed, (validation, test), download)
     path = _checked_path(name_or_path)
-    data = read_path(path, variant, wanted)
+    if variant in TEXT and wanted.given():
+        raise ValueError(f"expected no {wanted.given()[0]}= for lines of text, which have none to pick; leave it out")
+    data = read_lines(path, str(variant)) if variant in TEXT else read_path(path, variant, wanted)
     with of_file(path, header):
         keys = keys_of_rows(data, groups, time)
     if len(data) < 10 and validation is None and test is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,3 +77,9 @@ def load_text(
         )
     vocabulary = Vocabulary.of(lines, words, most)
     return as_data(vocabulary.encode(lines, num_steps)), vocabulary
+
+
+def read_lines(path: Path, variant: str) -> Data:
+    """The lines of a text file as codes of characters or words, whose tokens are the levels of ``"token"``."""
+    rows, vocabulary = load_text(path, words=variant == "words")
+    return replace(rows, name=path.name, variant=variant, levels={"token": vocabulary.tokens})
