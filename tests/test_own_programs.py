@@ -121,8 +121,12 @@ def test_the_kl_of_an_entry_whose_prior_is_a_mixture_is_said_to_be_unknown():
     found = pvae.latent_structure((clustered, guide), X, seed=0)
     assert "what each carries is not known under this prior" in found.summary()
     assert "carry more than" not in found.summary()
+    with pytest.raises(ValueError, match="the KL of no latent entry is known"):
+        found.plot()
     plain = pvae.latent_structure((one_row, guide), X, seed=0)
     assert (plain.num_informative, "carry more than" in plain.summary()) == (2, True)
+    plain.dataset["kl"][0] = torch.nan
+    assert [label.get_text() for label in plain.plot().get_xticklabels()] == ["1"]
 
 
 def test_a_global_latent_that_is_conditioned_on_is_no_data():

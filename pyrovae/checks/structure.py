@@ -378,12 +378,19 @@ def numbers(found: xr.Dataset) -> list[Line]:
 
 
 def draw_kl(found: xr.Dataset, ax: Any = None) -> Any:
-    """The KL of each entry, the most used first."""
+    """The KL of each entry for which it is known, the most used first."""
     from pyrovae.plots import plot_kl_per_dimension
 
-    names, variance = list(found["latent"].values), found.get("mean_variance")
-    short = [str(number) for number in range(len(names))] if len(set(found["site"].values)) == 1 else names
-    return plot_kl_per_dimension(found["kl"].values, None if variance is None else variance.values, names=short, ax=ax)
+    known = np.isfinite(found["kl"].values)
+    if not known.any():
+        raise ValueError(
+            "the KL of no latent entry is known: the guide or the prior has no density of each in closed form"
+        )
+    names = found["latent"].values
+    short = names if len(set(found["site"].values)) > 1 else np.arange(len(names)).astype(str)
+    shown, variance = found.isel(latent=known), found.get("mean_variance")
+    active = None if variance is None else variance.values[known]
+    return plot_kl_per_dimension(shown["kl"].values, active, names=list(short[known]), ax=ax)
 
 
 def _run(case: Case) -> xr.Dataset:
