@@ -724,6 +724,9 @@ def test_a_forecast_follows_the_kalman_filter():
     forth, emission = vae.dynamics.transition.weight, vae.emission.weight
     expected = float((emission @ forth @ smoothed).detach())
     assert abs(float(found.mean()) - expected) < 5 * float(found.std()) / 200
+    shorter = torch.cat([x, torch.full((1, 2, 1), torch.nan)], 1)  # than the longest: its own end counts
+    found = vae.forecast(shorter, 1, num_samples=40_000)[:, 0, 0, 0]
+    assert abs(float(found.mean()) - expected) < 5 * float(found.std()) / 200
     longer = torch.cat([x, torch.full((1, 4, 1), torch.nan)], 1)
     torch.testing.assert_close(bound(vae, longer, seed=0).elbo, bound(vae, x, seed=0).elbo, **EXACT)
 

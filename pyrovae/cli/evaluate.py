@@ -47,10 +47,10 @@ def evaluate(
     from pyrovae.report.subject import data_of
 
     found, estimator, reason = pvae.files.Run.read(run), estimator_of(method, steps), why_not_writable(run)
-    test = data_of(found, data).test[:rows]
+    vae, test = pvae.load(run), data_of(found, data).test[:rows]
     unfinished = None if reason else run / f".evaluate-{method}"
     result = pvae.log_marginal(
-        pvae.load(run),
+        vae,
         test,
         method=estimator,
         num_samples=num_samples,

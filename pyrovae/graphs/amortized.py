@@ -55,7 +55,8 @@ class AmortizedGuide(Graph):
     by one guide, under mini-batches too if the model takes ``size``. Train it by ``fit(guide, data)``. An encoder that
     lists a global latent among its ``covariate_names`` is given its draw. For held-out rows, ``log_marginal`` averages
     p(x_i | theta) over draws of the global latents and charges no divergence of them; ``joint_log_weights`` is the
-    evidence of the training rows together, which charges them once. Checks of single rows take ``hold_globals()``.
+    evidence of the training rows together, which charges them once. Checks of single rows take ``hold_globals()``, and so does
+    ``write_report(folder, vae=guide.hold_globals(), ...)``. Run ``guide.guide(x)`` once before weights are loaded into it.
 
     A weight of a ``VAE`` becomes a global latent by Pyro's ``lift``: ``poutine.lift(vae.model, prior={name: prior})``, with a
     name such as ``"vae.likelihood.net.head.bias"``, is then the model, and ``vae.posterior`` the encoder. Evidence takes

@@ -138,7 +138,7 @@ class StateSpaceVAE(Graph):
         """Draws of the steps after the data, ``(num_samples, N, steps, *event_shape)``, from the guide's last states.
 
         Args:
-            data: N sequences of T steps.
+            data: N sequences of T steps; those that are drawn follow the last step that is seen of each.
             steps: how many steps to draw.
             covariates: for each name, N rows of T + steps steps.
             num_samples: draws for each sequence.
@@ -147,7 +147,8 @@ class StateSpaceVAE(Graph):
 
         def part(x: Tensor, own: Covariates | None) -> Tensor:
             longer = torch.cat([x, x.new_full((len(x), steps, *x.shape[2:]), torch.nan)], 1)
-            return self._emitted(longer, own, num_samples)[:, :, -steps:]
+            places = torch.arange(len(x)).unsqueeze(1), _ends(x) + torch.arange(steps, device=x.device)
+            return self._emitted(longer, own, num_samples)[:, *places]
 
         return self._over(part, as_data(data, covariates), batch_size, dim=1)  # type: ignore[no-any-return]
 
@@ -193,7 +194,7 @@ class StateSpaceVAE(Graph):
 
         def part(x: Tensor, own: Covariates | None) -> Tensor:
             every, entries = torch.arange(x.shape[1], device=x.device), x.flatten(2)
-            ends = ((~entries.isnan()).any(-1) * (every + 1)).amax(1, keepdim=True)
+            ends = _ends(x)
             if bool((ends <= steps).any()):
                 raise refusal(f"a sequence of {int(ends.min())} steps is too short to forecast {steps}", "steps")
             ahead, row = every >= ends - steps, torch.arange(len(x), device=x.device).unsqueeze(1)
@@ -222,3 +223,9 @@ class StateSpaceVAE(Graph):
             z = self.guide(x, covariates=covariates)
         with self.rows(("emission",), None, covariates, len(x)) as rows:
             return rows.distribution("emission", z).sample()  # type: ignore[no-any-return]
+
+
+def _ends(x: Tensor) -> Tensor:
+    """How many steps each sequence has up to the last one that is seen, ``(rows, 1)``."""
+    seen = (~x.isnan()).reshape(*x.shape[:2], -1).any(-1)
+    return (seen * torch.arange(1, x.shape[1] + 1, device=x.device)).amax(1, keepdim=True)
