@@ -380,6 +380,12 @@ def test_a_generator_of_the_program_s_own_is_no_stream_of_a_graph():
         trace(lambda x: (x + torch.randn(3, generator=own)).sum(), [torch.ones(3)], [torch.zeros(3)], [])
 
 
+def test_why_a_training_with_a_transform_is_not_compiled_is_told():
+    with pytest.warns(UserWarning, match="replayed, not compiled: batches come from a loader, a transform"):
+        _, _, history = trained(lambda: counts_vae().double(), COUNTS, "compile", transform=lambda x, generator: x + 0)
+    assert history.engine.startswith("traced, not compiled: batches come from")
+
+
 class Sizes(torch.utils.data.Sampler):
     """Batches of 1, 2, 3, ... rows."""
 

@@ -80,7 +80,10 @@ class Compiled(Traced):
 
     def ready(self, state: State, plan: Plan, rows: GatherRows) -> Call | None:
         """The compiled step, once it is there; it is asked for when it is worth it."""
-        if self.blocked or self.refused or not isinstance(rows, RowsInMemory) or not rows.of_tensors:
+        if self.blocked or self.refused:
+            return None
+        if not isinstance(rows, RowsInMemory) or not rows.of_tensors:
+            self.refuse("batches come from a loader, a transform or sparse rows, which are no part of a compiled step")
             return None
         if self.call is not None and self.call.step is not None:
             return self.call
