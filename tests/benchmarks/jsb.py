@@ -20,10 +20,12 @@ from typing import Any
 
 import pyro.distributions as dist
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import pyrovae as pvae
 from pyrovae.conditionals import Dynamics, Smoother
+from pyrovae.evaluation import SMC
 
 NOTES, LOWEST = 88, 21
 
@@ -147,6 +149,7 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, default=128)
     parser.add_argument("--batch-size", type=int, default=29)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--begin", type=Path, help="begin with the weights of the newest checkpoint in this folder")
     parser.add_argument("--folder", type=Path, default=Path("build/jsb"))
     arguments = parser.parse_args()
     rolls, every = chorales(), 10
@@ -154,15 +157,34 @@ def main() -> None:
     torch.manual_seed(arguments.seed)
     vae = model(max(map(len, rolls["train"])), arguments)
     vae.emission.initialize(torch.cat(rolls["train"]))
+    if arguments.begin:
+        saved = load_file(max(arguments.begin.glob("checkpoint-*.safetensors")))
+        weights = {name.removeprefix("weights/"): value for name, value in saved.items() if name.startswith("weights/")}
+        vae.load_state_dict(weights)
     average, started, spent, best = copy.deepcopy(vae), time.monotonic(), time.process_time(), [torch.inf, torch.inf]
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    kept = {
+        name: arguments.folder.parent / f"{arguments.folder.name}_{name}.safetensors" for name in ("average", "best")
+    }
+    is_begun = kept["average"].exists()
+    if kept["best"].exists():
+        average.load_state_dict(load_file(kept["best"]))
+        best[:] = [per_step(average, x, 1) for x in (valid, test)]
+    if is_begun:
+        average.load_state_dict(load_file(kept["average"]))
 
     def tell(history: pvae.training.History) -> bool:
+        nonlocal is_begun
         with torch.no_grad():
             for mean, own in zip(average.parameters(), vae.parameters(), strict=True):
-                mean.lerp_(own, 1.0 if every * len(history) <= arguments.anneal else 0.1)
+                mean.lerp_(own, 0.1 if is_begun and every * len(history) > arguments.anneal else 1.0)
+        is_begun = True
         if len(history) % 2 == 0:
             found = [round(per_step(average, x, 1), 4) for x in (valid, test)]
-            best[:] = min(best, found)
+            if found < best:
+                best[:] = found
+                save_file(average.state_dict(), kept["best"])
+            save_file(average.state_dict(), kept["average"])
             minutes = (time.process_time() - spent) / 60
             print(
                 f"{every * len(history)} passes, {minutes:.1f} min of CPU: loss {history['loss'][-1]:.1f} per sequence, "
@@ -180,7 +202,8 @@ def main() -> None:
         epochs=arguments.passes // every,
         learning_rate=rate,
         weight_decay=arguments.weight_decay,
-        beta=pvae.schedules.linear(0.2, 1.0, epochs=arguments.anneal / every),
+        beta=pvae.schedules.linear(0.2, 1.0, epochs=arguments.anneal / every) if arguments.anneal else 1.0,
+        start_at_data=not arguments.begin,
         clip_norm=10.0,
         callbacks=[tell],
         checkpoint=arguments.folder,
@@ -190,7 +213,14 @@ def main() -> None:
         progress=False,
         compile="trace",
     )
-    print(history.engine, f"validation and test at the best validation value: {best}")
+    print(history.engine, f"validation and test at the best validation value: {best}", flush=True)
+    if kept["best"].exists():
+        average.load_state_dict(load_file(kept["best"]))
+        found = pvae.log_marginal(average, test, method=SMC(64), num_samples=4, seed=0, progress=False)
+        steps = int((~test.isnan()).all(-1).sum())
+        print(
+            f"sequential Monte Carlo, 64 particles: {-float(found.log_marginal.sum()) / steps:.4f} per step of the test set"
+        )
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ sampling from the guide of both, and refined. ``python tests/benchmarks/mnist_im
 from __future__ import annotations
 
 import argparse
+import time
 from pathlib import Path
 
 import pyro.distributions as dist
@@ -75,6 +76,12 @@ def main() -> None:
     }
     torch.manual_seed(arguments.seed)
     vae = joint(arguments.latents, arguments.hidden)
+    started = time.process_time()
+
+    def tell(history: pvae.training.History) -> None:
+        minutes = (time.process_time() - started) / 60
+        print(f"epoch {len(history)}, {minutes:.1f} min of CPU: {history['elbo'][-1]:.2f}", flush=True)
+
     options = {"checkpoint": arguments.folder, "resume": True, "checkpoint_minutes": 1.0, "progress": False}
     history = pvae.fit(
         vae,
@@ -84,6 +91,7 @@ def main() -> None:
         transform=binarized,
         objective=pvae.SupervisedELBO(arguments.weight),
         seed=arguments.seed,
+        callbacks=[tell],
         **options,
     )
     print(f"{arguments.epochs} epochs, {history.engine}: {history['elbo'][-1]:.2f} nats per training row", flush=True)

@@ -216,7 +216,7 @@ def m1m2(arguments: argparse.Namespace, number: int, draw: int) -> dict[str, flo
         batch_size=200,
         transform=redrawn,
         objective=pvae.SupervisedELBO(arguments.weight * number / labelled),
-        compile="trace",
+        compile="auto",
         seed=draw,
         checkpoint_minutes=2.0,
         checkpoint=arguments.folder / f"m1m2 {number} {draw}",

@@ -81,7 +81,7 @@ def main() -> None:
     path = Path(os.environ["PYROVAE_DATA"]) / "text/tinyshakespeare.txt.gz"
     lines = [line for line in gzip.decompress(path.read_bytes()).decode().split("\n") if 10 < len(line) < options.steps]
     order = torch.randperm(len(lines), generator=torch.Generator().manual_seed(0)).tolist()
-    train = [lines[i] for i in order[: options.lines]]
+    train = [lines[i] for i in order[:-300][: options.lines]]
     test = [lines[i] for i in order[-300:]]
     vocabulary = pvae.data.Vocabulary.of(train)
     x, held_out = (vocabulary.encode(part, options.steps) for part in (train, test))
