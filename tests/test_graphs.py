@@ -407,6 +407,11 @@ def test_experts_are_normals_of_known_modalities():
         pvae.elbo(vae, data["a"])
     with pytest.raises(ValueError, match="the data have no 'b', only 'a'"):
         vae.guide({"a": data["a"]})
+    with pytest.raises(ValueError, match="there is an expert 'b', and no such view, only 'a'"):
+        vae.posterior({"a": views_of(data)["a"]})
+    other = pvae.Experts({"a": pvae.Factorized(dist.Normal, pvae.MLP(3, ()), 4)}, pvae.standard_normal(2))
+    with pytest.raises(ValueError, match="the expert 'a' returns vectors of length 4, and the prior those of length 2"):
+        other({"a": (torch.zeros(2, 3), torch.ones(2, 3, dtype=torch.bool))})
     with pytest.raises(ValueError, match="private latents of some of the modalities"):
         MultimodalVAE(vae.prior, {"a": vae.likelihood_a}, vae.posterior, private={"c": (vae.prior, vae.posterior)})
 
@@ -867,6 +872,19 @@ def test_one_of_several_data_sites_has_the_mechanism_and_the_others_are_missing_
     simulated = program.sample(50)
     assert simulated["a"].isnan().any()
     assert not simulated["b"].isnan().any()
+
+
+def test_mechanisms_of_another_shape_or_site_are_refused():
+    graph, _ = self_masked()
+    for mechanism, site, words in (
+        (pvae.conditionals.SelfMasking(3), "x", r"SelfMasking\(\(3,\)\) got data of shape \(4, 2\)"),
+        (graph.mechanism, "y", "the graph observes no site 'y'"),
+    ):
+        program = MissingnessModel(graph.graph, mechanism, site=site).double()
+        with pytest.raises(ValueError, match=words):
+            program.model(torch.zeros(4, 2).double())
+    with pytest.raises(ValueError, match=words):
+        program.guide(torch.zeros(4, 2).double())
 
 
 def test_missingness_is_of_independent_entries():

@@ -85,6 +85,10 @@ class Experts(nn.Module):
             views: by name, the data ``(rows, *event_shape)`` with zeros for missing entries, and the mask of observed ones.
             covariates: for each name, a tensor of as many rows.
         """
+        if unknown := set(self.experts) - set(views):
+            raise ValueError(
+                f"there is an expert {min(unknown)!r}, and no such view, only {', '.join(map(repr, views))}"
+            )
         prior = _normal(self.prior(covariates=_read(self.prior, covariates)), "prior")
         base = prior.scale.square().reciprocal()
         found = [self._added(name, *views[name], covariates, prior.loc * base, base) for name in self.experts]
@@ -108,6 +112,9 @@ class Experts(nn.Module):
         fed = torch.where(seen, torch.arange(len(x), device=x.device), seen.long().argmax())
         own = {key: value[fed] for key, value in {**(covariates or {}), "mask": mask}.items()}
         normal = _normal(expert(x[fed], covariates=_read(expert, own)), name)
+        if normal.loc.shape[-1:] != base.shape[-1:]:
+            lengths = f"vectors of length {normal.loc.shape[-1]}, and the prior those of length {base.shape[-1]}"
+            raise ValueError(f"the expert {name!r} returns {lengths}")
         precision = normal.scale.square().reciprocal().expand_as(normal.loc)
         added = torch.stack([normal.loc * (base + precision) - pull, precision])
         return seen, *torch.where(seen.unsqueeze(-1), added, 0.0)

@@ -48,5 +48,13 @@ class SelfMasking(nn.Module):
         return self.slope if self.sign is None else self.sign * nn.functional.softplus(self.slope)
 
     def forward(self, value: Tensor, covariates: Covariates | None = None) -> dist.TorchDistribution:
-        """The distribution of the mask, given complete data."""
+        """The distribution of the mask, given complete data.
+
+        Raises:
+            ValueError: a datum has another shape.
+        """
+        if value.shape[value.ndim - self.slope.ndim :] != self.slope.shape:
+            raise ValueError(
+                f"SelfMasking({tuple(self.slope.shape)}) got data of shape {tuple(value.shape)}: write the shape of one datum"
+            )
         return dist.Bernoulli(logits=self.offset + self.strength * value).to_event(self.slope.ndim)

@@ -13,6 +13,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import Independent
 
+from pyrovae.errors import refusal
 from pyrovae.graphs.graph import Covariates, Graph
 from pyrovae.graphs.rows import Rows
 from pyrovae.programs import DATA
@@ -120,6 +121,11 @@ class _Data(Messenger):
     def __init__(self, site: str) -> None:
         super().__init__()
         self.site = site
+
+    def __exit__(self, kind: Any, *error: Any) -> None:
+        super().__exit__(kind, *error)
+        if kind is None and self.fn is None:
+            raise refusal(f"the graph observes no site {self.site!r}: name one of its data sites", "site")
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["name"] == self.site:
