@@ -559,11 +559,7 @@ REFUSALS: dict[tuple[str, str], str] = {
         )
     },
     **{("latent_effects", k): ONE_SITE for k in SEVERAL + AND_A_MASK},
-    **{
-        (f, k): ONE_SITE
-        for f in ["leave_one_feature_out", "marginal_pit", "predictive_check", "prior_predictive"]
-        for k in AND_A_MASK
-    },
+    **{(f, k): ONE_SITE for f in ["leave_one_feature_out", "marginal_pit", "prior_predictive"] for k in AND_A_MASK},
     ("imputation_calibration", "tuple"): ONE_SITE,
     ("impute", "tuple"): ONE_SITE,
     ("log_conditional", "missingness"): r"which entries are missing",

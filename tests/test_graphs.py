@@ -848,6 +848,20 @@ def test_self_masking_has_the_evidence_and_the_imputations_of_quadrature():
     assert (ignoring[:, 1:, 0].mean(0) < mean[1:] - 0.3).all()  # high values are hidden
 
 
+def test_replicates_of_a_model_of_missingness_lack_the_entries_that_it_hides():
+    """High values are hidden, so that the mean of those seen lies below the model's; replicates are hidden alike."""
+    graph, _ = self_masked()
+    torch.manual_seed(0)
+    x = graph.sample(400)
+    assert x.nanmean() < -0.4
+    for kind in ("prior", "posterior"):
+        found = pvae.predictive_check(graph, x, kind=kind, num_samples=100, seed=0)
+        assert found.p_values["mean"] > 0.01
+        assert abs(found.replicated["mean"].mean() - float(x.nanmean())) < 0.1
+    alone = pvae.predictive_check(graph.graph, x, kind="prior", num_samples=100, seed=0)
+    assert alone.p_values["mean"] < 0.05
+
+
 def test_one_of_several_data_sites_has_the_mechanism_and_the_others_are_missing_at_random():
     graph, _ = self_masked()
 

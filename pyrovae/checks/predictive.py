@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -94,7 +95,7 @@ def predictive_check(
     statistics = STATISTICS if statistics is None else statistics
     plan: dict[str, Any] = {"num_samples": num_samples, "seed": seed, "max_bytes": max_bytes, "progress": progress}
     work = sharing_work(program, data, covariates, share="prior" if kind == "prior" else "guide", **plan)
-    values = {site: array(rows) for site, rows in work.run(counted_data, "data").items()}
+    values = {site: array(rows) for site, rows in work.run(partial(counted_data, shown_alone=True), "data").items()}
     named = {
         name if len(values) == 1 else f"{name} of {site}": (site, statistic)
         for site in values
@@ -149,7 +150,7 @@ def draw(found: xr.Dataset, ax: Any = None) -> Any:
 def _replicates(
     work: RowWork, make: Callable[[Tile], dict[str, Tensor]], data: Mapping[str, Array]
 ) -> Iterator[dict[str, Array]]:
-    """Replicated data sets by data site, some at a time, NaN where the data are."""
+    """Replicated data sets by data site, some at a time, NaN where the data are; or where a model of missingness has it."""
     at_once = max(1, min(work.max_bytes, 2**29) // (32 * sum(values.size for values in data.values())))
     for stream, start in enumerate(range(0, work.num_samples, at_once)):
         size = min(at_once, work.num_samples - start)
@@ -164,7 +165,12 @@ def _replicates(
 
         found = {site: array(values) for site, values in work.run(task, "replicates", dim=1).items()}
         for number in range(size):
-            yield {site: np.where(np.isnan(data[site]), np.nan, values[number]) for site, values in found.items()}
+            yield {
+                site: values[number]
+                if np.isnan(values).any()
+                else np.where(np.isnan(data[site]), np.nan, values[number])
+                for site, values in found.items()
+            }
 
 
 def posterior_replicates(tile: Tile) -> dict[str, Tensor]:
