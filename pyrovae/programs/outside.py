@@ -9,9 +9,9 @@ import operator
 import random
 import sys
 import types
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,13 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-PLAIN = (bool, int, float, complex, str, bytes, type(None))
-MOST_ITEMS, MOST_BYTES, DEEPEST = 200, 2**20, 30
-"""Of a container, of an array, and of the way from the program, up to which values are looked at."""
+PLAIN = (bool, int, float, complex, str, bytes, type(None), np.generic)
+MOST_ITEMS, MOST_BYTES, DEEPEST, MOST_VALUES = 200, 2**20, 30, 100_000
+"""Of a container, of an array, of the way from the program, and in all, up to which values are looked at."""
 LIBRARIES = tuple(str(Path(root)) for root in (Path(torch.__file__).parent, Path(__file__).parents[1], sys.prefix))
 """Files of torch, of this package and of what is installed: no code of the user's."""
+KINDS = (*PLAIN, list, dict, deque, Iterator)
+"""Of what stands in a class, those that are looked at."""
 SKIPPED = (Tensor, Generator, type, types.ModuleType, types.BuiltinFunctionType, types.CodeType)
 
 
@@ -31,6 +33,16 @@ class Hash(str):
     """Of the numbers of a tensor or an array."""
 
     __slots__ = ()
+
+
+class Held:
+    """A tensor that an object or a name holds: another one is another value, and so is one of other memory (``.data =``)."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor, self.memory = tensor, tensor.data_ptr() if tensor.layout is torch.strided else 0
+
+    def __repr__(self) -> str:
+        return f"tensor {id(self.tensor)} at {self.memory}"
 
 
 def constants(root: Any) -> dict[str, Any]:
@@ -56,7 +68,8 @@ def constants(root: Any) -> dict[str, Any]:
 def plain_state(root: Any, libraries: tuple[str, ...], tensors: bool = False) -> dict[str, Any]:
     """The plain values that an object reaches, by the way to each: attributes, items, and what functions close over or name.
 
-    The states of the global generators of Python and NumPy are among them.
+    The states of the global generators of Python and NumPy are among them. What is near comes first, and all beyond
+    ``MOST_VALUES`` is left out.
 
     Args:
         root: a function or an object.
@@ -72,14 +85,14 @@ def plain_state(root: Any, libraries: tuple[str, ...], tensors: bool = False) ->
         "a generator of NumPy (numpy.random)": _digest(repr(np.random.get_state()).encode()),  # noqa: NPY002
     }
     found = {} if tensors else found
-    todo, times = [("", root, 0)], Counter[str]()
+    todo, times = deque([("", root, 0)]), Counter[str]()
     seen: dict[int, Any] = {}  # the objects too: an id is free again as soon as its object is gone
-    while todo:
-        path, value, depth = todo.pop()
+    while todo and len(found) < MOST_VALUES:
+        path, value, depth = todo.popleft()
         if path in found:  # numbered among its like, so that what comes or goes elsewhere moves no other
             times[path] += 1
             path = f"{path} {times[path]}"
-        if isinstance(value, PLAIN):
+        if isinstance(value, (*PLAIN, Held)):
             found[path] = value
         elif tensors and isinstance(value, Tensor):
             found[path] = digest_of(value)
@@ -94,8 +107,9 @@ def plain_state(root: Any, libraries: tuple[str, ...], tensors: bool = False) ->
             elif isinstance(value, np.ndarray):
                 small = tensors or value.nbytes <= MOST_BYTES
                 found[path] = _digest(value.tobytes()) if small and value.dtype != object else None
-            else:
-                todo += [(part, inner, depth + 1) for part, inner in _parts(path, value, libraries, tensors)]
+            elif len(todo) < MOST_VALUES:
+                with suppress(Exception):  # objects of others may refuse to be looked at by an error of any kind
+                    todo += [(part, inner, depth + 1) for part, inner in _parts(path, value, libraries, tensors)]
     return found
 
 
@@ -126,14 +140,14 @@ def _parts(path: str, value: Any, libraries: tuple[str, ...], tensors: bool) -> 
     """What an object holds, each with the way to it."""
     if isinstance(value, Mapping):
         for key, item in itertools.islice(value.items(), MOST_ITEMS):
-            yield f"{path}[{key!r:.40}]", item
-    elif isinstance(value, list | tuple | set | frozenset):
+            yield f"{path}[{key!r:.40}]", item if tensors else _held(item)
+    elif isinstance(value, list | tuple | set | frozenset | deque):
         yield f"len({path})", len(value)
-        ordered = value if isinstance(value, list | tuple) else sorted(value, key=repr)
+        ordered = sorted(value, key=repr) if isinstance(value, set | frozenset) else value
         for number, item in enumerate(itertools.islice(ordered, MOST_ITEMS)):
             yield f"{path}[{number}]", item
     elif isinstance(value, types.FunctionType):
-        yield from _of_function(value, libraries)
+        yield from _of_function(value, libraries, tensors)
     elif isinstance(value, types.MethodType):
         yield path, value.__self__
         yield path, value.__func__
@@ -143,26 +157,48 @@ def _parts(path: str, value: Any, libraries: tuple[str, ...], tensors: bool) -> 
         yield path, repr(value)
     elif isinstance(value, Iterator):
         yield f"what is left of {path}", operator.length_hint(value)
-    own = not sys.modules[type(value).__module__].__dict__.get("__file__", "").startswith(libraries)
-    kinds = (*PLAIN, list, dict, Iterator)
-    of_class = {name: item for name, item in vars(type(value)).items() if isinstance(item, kinds)} if own else {}
-    held = {**of_class, **getattr(value, "__dict__", {})}
-    for name, item in held.items() if own or not tensors else [("_modules", held.get("_modules"))]:
+    is_own, classes, slots = _of_class(type(value), libraries)
+    held = getattr(value, "__dict__", {})
+    if is_own:
+        of_classes = {name: item for cls in classes for name, item in vars(cls).items() if isinstance(item, KINDS)}
+        in_slots = {name: getattr(value, name) for name in slots if hasattr(value, name)}
+        held = {name: item if tensors else _held(item) for name, item in {**of_classes, **in_slots, **held}.items()}
+    elif tensors:
+        held = {"_modules": held.get("_modules")}
+    for name, item in held.items():
         yield f"{path}.{name}" if path else name, item
 
 
-def _of_function(function: types.FunctionType, libraries: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+@functools.lru_cache(1000)
+def _of_class(cls: type, libraries: tuple[str, ...]) -> tuple[bool, tuple[type, ...], tuple[str, ...]]:
+    """Whether no library defines a class; the user's classes that it descends from, the first ones first, and their slots."""
+    files = {of: getattr(sys.modules.get(str(of.__module__)), "__file__", None) or "" for of in cls.__mro__}
+    own = [of for of, file in files.items() if of.__module__ != "builtins" and not file.startswith(libraries)]
+    slots = [name for of in own if "__slots__" in vars(of) for name in vars(of) if _is_slot(vars(of)[name])]
+    return not files[cls].startswith(libraries), tuple(reversed(own)), tuple(slots)
+
+
+def _is_slot(member: Any) -> bool:
+    return isinstance(member, types.MemberDescriptorType)
+
+
+def _held(item: Any) -> Any:
+    return Held(item) if isinstance(item, Tensor) else item
+
+
+def _of_function(function: types.FunctionType, libraries: tuple[str, ...], tensors: bool) -> Iterator[tuple[str, Any]]:
     """Defaults, values in cells, and the globals that the user's code names."""
     yield f"{function.__name__}'s defaults", (function.__defaults__, function.__kwdefaults__)
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try:
-            yield name, cell.cell_contents
+            yield name, cell.cell_contents if tensors else _held(cell.cell_contents)
         except ValueError:  # empty as yet
             continue
     if not function.__code__.co_filename.startswith(libraries):
         for name in _names(function.__code__):
             if name in function.__globals__:
-                yield name, function.__globals__[name]
+                item = function.__globals__[name]
+                yield name, item if tensors else _held(item)
 
 
 def _names(code: types.CodeType) -> Iterator[str]:
