@@ -71,6 +71,27 @@ def loader():
     return DataLoader(TensorDataset(counts(72).double()), batch_size=16, shuffle=False)
 
 
+class Averaged(nn.Module):
+    """A likelihood that updates the mean of its inputs in evaluation, too."""
+
+    covariate_names = ()
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(2, 5)
+        self.register_buffer("mean", torch.zeros(2))
+
+    def forward(self, z, covariates=None):
+        with torch.no_grad():
+            self.mean.mul_(0.9).add_(0.1 * z.reshape(-1, 2).mean(0))
+        return dist.Normal(self.layer(z - self.mean), 1.0).to_event(1)
+
+
+def averaged_vae():
+    posterior = pvae.Factorized(dist.Normal, pvae.MLP(5, (8,)), event_shape=2)
+    return pvae.VAE(pvae.standard_normal(2), Averaged(), posterior)
+
+
 rates = pvae.schedules
 COUNTS = counts(72).double()
 SAME = {
@@ -78,6 +99,7 @@ SAME = {
     "one batch of all rows": (counts_vae, COUNTS, {"batch_size": 72}),
     "dropout": (functools.partial(counts_vae, dropout=0.3), COUNTS, {}),
     "batch norm": (functools.partial(counts_vae, normalization=nn.BatchNorm1d), COUNTS, {}),
+    "a buffer that is written to in evaluation, too": (averaged_vae, COUNTS, {}),
     "missing entries": (normal_vae, missing, {}),
     "dynamic binarization": (bernoulli_vae, grey, {}),
     "a transform by a function": (
@@ -372,6 +394,17 @@ def test_a_graph_holds_the_tensors_of_the_program_once():
     graph = trace(lambda x: (data * weight * x).sum(), [torch.ones(3)], [torch.zeros(3)], [weight])
     replayed = graph.forward.__self__
     assert {tensor.data_ptr() for tensor in replayed.state_dict().values()} <= {data.data_ptr(), weight.data_ptr()}
+
+
+def test_one_hot_is_traced_where_the_number_of_classes_is_given():
+    one_hot, x = torch.nn.functional.one_hot, torch.tensor([[0, 2, 1]])
+    graph = trace(lambda x: torch.nn.functional.one_hot(x, 4), [x], [x.flip(1)], [])
+    assert torch.equal(graph([x + 1])[0], one_hot(x + 1, 4))
+    assert torch.nn.functional.one_hot is one_hot
+    with pytest.raises(RuntimeError, match="out of bounds"):
+        graph([x + 2])
+    with pytest.raises(UntraceableError, match="reads a number"):
+        trace(lambda x: torch.nn.functional.one_hot(x), [x], [x.flip(1)], [])
 
 
 def test_a_generator_of_the_program_s_own_is_no_stream_of_a_graph():

@@ -37,6 +37,7 @@ def no_host_reads() -> Iterator[None]:
             *((Tensor, name, _refused(name)) for name in ("tolist", "numpy", "__array__", "__dlpack__")),
             (pyro.util, "torch_isnan", lambda value: False),
             (pyro.util, "torch_isinf", lambda value: False),
+            (torch.nn.functional, "one_hot", _unchecked(torch.nn.functional.one_hot)),
             (torch.distributions.Distribution, "_validate_sample", lambda self, value: None),
             (Dice, "compute_expectation", _without_selection(expectation)),
         ):
@@ -50,6 +51,17 @@ def _refused(name: str) -> Callable:
         raise RuntimeError(f"Tensor.{name} reads numbers, which are other ones in the next step")
 
     return read
+
+
+def _unchecked(one_hot: Callable) -> Callable:
+    """``one_hot`` that does not read its numbers where it is told how many classes there are."""
+
+    def encode(tensor: Tensor, num_classes: int = -1) -> Tensor:
+        if num_classes < 0:
+            return one_hot(tensor, num_classes)
+        return tensor.new_zeros(*tensor.shape, num_classes).scatter_(-1, tensor[..., None], 1)
+
+    return encode
 
 
 class RewoundError(RuntimeError):

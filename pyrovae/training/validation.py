@@ -14,7 +14,7 @@ from pyrovae.compiling import Graphs
 from pyrovae.data import Batch, Batches
 from pyrovae.errors import refusal
 from pyrovae.missing import complete_data
-from pyrovae.programs import announcements_off, eval_mode, log_terms, paired_traces
+from pyrovae.programs import Buffers, announcements_off, eval_mode, log_terms, paired_traces
 from pyrovae.training.loss import Loss
 from pyrovae.training.rows import Memory, Rows, draw_from
 
@@ -50,7 +50,7 @@ class Evaluation:
     ) -> None:
         self.loss, self.seed, self.traced, self.is_asked = loss, seed, traced, is_asked
         self.compiled = self.waits = False
-        self.graphs = Graphs()
+        self.graphs, self.buffers = Graphs(), Buffers(loss.announced.modules.values())
         self.calls = 0
         self.numbers: Tensor | None = None
         """The numbers of the training rows that are looked at, for programs that look their rows up."""
@@ -113,9 +113,11 @@ class Evaluation:
         part, size = self.parts[prefix], self.parts[prefix].num_rows
         found = []
         draw_from(self.seed, self.loss.like.device)
+        self.buffers.keep()
         with complete_data(part.data.complete), announcements_off():
             for batch in self.batches(prefix):
                 found.append((self.replayed if self.traced else self.terms)(batch, size))
+        self.buffers.restore(torch.tensor(True, device=self.loss.like.device))  # training goes on from where it was
         columns = {name: torch.cat([terms[name] for terms in found]) for name in found[0]}
         if prefix:
             self.bad = torch.stack([*columns.values()]).isfinite().all(0).logical_not()
