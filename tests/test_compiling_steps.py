@@ -262,7 +262,12 @@ def test_sums_leave_the_products():
 
 
 @pytest.mark.parametrize(
-    ("steps", "cores", "engine"), [(11, 4, "eager"), (12, 4, "traced, not compiled: "), (12, 1, "traced")]
+    ("steps", "cores", "engine"),
+    [
+        (11, 4, "eager: fewer than 10 steps on batches of one shape are not worth a graph"),
+        (12, 4, "traced, not compiled: "),
+        (12, 1, "traced"),
+    ],
 )
 def test_auto_replays_where_it_pays(steps, cores, engine, monkeypatch):
     monkeypatch.setattr(levels, "FEW_STEPS", 10)
@@ -303,7 +308,9 @@ def test_a_short_training_runs_the_program_and_the_terms_of_its_history(monkeypa
     """Below the least number of steps nothing is traced, neither a step nor the ELBO columns."""
     monkeypatch.setattr("pyrovae.compiling.function.Function", None)
     monkeypatch.setattr("pyrovae.training.traced.trace", None)
-    assert trained(counts_vae, COUNTS, "auto", steps=levels.FEW_STEPS - 1, epochs=None)[2].engine == "eager"
+    assert trained(counts_vae, COUNTS, "auto", steps=levels.FEW_STEPS - 1, epochs=None)[2].engine == (
+        f"eager: fewer than {levels.FEW_STEPS} steps on batches of one shape are not worth a graph"
+    )
 
 
 @pytest.mark.parametrize("total_count", [16, 10**6])

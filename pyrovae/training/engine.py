@@ -106,8 +106,8 @@ class Eager:
 
     @property
     def name(self) -> str:
-        """How steps are taken."""
-        return "eager"
+        """How steps are taken, and why."""
+        return f"eager: {self.blocked}" if self.blocked else "eager"
 
     def run(self, state: State, plan: Plan, rows: GatherRows) -> tuple[State, Outcomes]:
         """Take the steps of a plan. The first one checks that the program announces no other parameters than before.

@@ -50,18 +50,22 @@ def engine_of(
     check_word("compile", level or None, [None, "auto", "trace", "compile"])
     torch.empty(KEPT, dtype=torch.uint8)  # else each step gets its memory from the system anew, page by page
     if not level or (level == "auto" and (total - short < FEW_STEPS or loss.like.device.type != "cpu")):
-        yield Eager(loss, max_skipped, **common)
+        engine = Eager(loss, max_skipped, **common)
+        if level:
+            few = f"fewer than {FEW_STEPS} steps on batches of one shape are not worth a graph"
+            engine.blocked = few if loss.like.device.type == "cpu" else f"graphs are for the processor, not {loss.like.device}"
+        yield engine
     elif level == "trace" or (level == "auto" and cores() < 2):
         replaying = Traced(loss, max_skipped, **options)
         replaying.is_quiet = level == "auto"
         yield replaying
     else:
-        engine = Compiled(loss, max_skipped, total=total, waits=level == "compile", **options)
-        engine.is_quiet = level == "auto"
+        compiling = Compiled(loss, max_skipped, total=total, waits=level == "compile", **options)
+        compiling.is_quiet = level == "auto"
         try:
-            yield engine
+            yield compiling
         finally:
-            engine.close()
+            compiling.close()
 
 
 @contextmanager

@@ -64,7 +64,7 @@ class Traced(Eager):
     @property
     def name(self) -> str:
         """How steps are taken, and why."""
-        return f"eager: {self.blocked}" if self.blocked else "traced"
+        return super().name if self.blocked else "traced"
 
     def take(self, state: State, index: Tensor, rows: GatherRows) -> tuple[Tensor, int]:
         """Loss and gradients by the graph."""
