@@ -192,6 +192,16 @@ def test_a_compiler_that_is_killed_is_not_told_by_its_last_line(code, words, tmp
         library.finish(wait=True)
 
 
+def test_an_empty_cxx_names_no_compiler(tmp_path, monkeypatch):
+    given = {}
+    monkeypatch.setenv("CXX", "")
+    monkeypatch.setenv("PYROVAE_CACHE", str(tmp_path))
+    monkeypatch.setattr("pyrovae.compiling.library.subprocess.Popen", lambda *args, env, **rest: given.update(env))
+    Library("", [], 1).start()
+    assert given
+    assert "CXX" not in given
+
+
 def test_without_a_compiler_steps_are_replayed_and_that_is_told(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)

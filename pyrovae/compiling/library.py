@@ -81,6 +81,8 @@ class Library:
         (self.work / "job").write_text(self.job)
         command = [sys.executable, "-m", "pyrovae.compiling.build", str(self.work)]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        if not environment.get("CXX"):  # set, and empty: torch would call a compiler without a name
+            environment.pop("CXX", None)
         with (self.work / "log").open("w") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
 

@@ -157,7 +157,7 @@ def _parts(path: str, value: Any, libraries: tuple[str, ...], tensors: bool) -> 
         yield path, repr(value)
     elif isinstance(value, Iterator):
         yield f"what is left of {path}", operator.length_hint(value)
-    is_own, classes, slots = _of_class(type(value), libraries)
+    is_own, classes, slots = _of_class(type(value), libraries)  # type: ignore[arg-type]
     held = getattr(value, "__dict__", {})
     if is_own:
         of_classes = {name: item for cls in classes for name, item in vars(cls).items() if isinstance(item, KINDS)}

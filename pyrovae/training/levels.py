@@ -53,7 +53,9 @@ def engine_of(
         engine = Eager(loss, max_skipped, **common)
         if level:
             few = f"fewer than {FEW_STEPS} steps on batches of one shape are not worth a graph"
-            engine.blocked = few if loss.like.device.type == "cpu" else f"graphs are for the processor, not {loss.like.device}"
+            engine.blocked = (
+                few if loss.like.device.type == "cpu" else f"graphs are for the processor, not {loss.like.device}"
+            )
         yield engine
     elif level == "trace" or (level == "auto" and cores() < 2):
         replaying = Traced(loss, max_skipped, **options)
