@@ -886,6 +886,12 @@ def test_one_of_several_data_sites_has_the_mechanism_and_the_others_are_missing_
     simulated = program.sample(50)
     assert simulated["a"].isnan().any()
     assert not simulated["b"].isnan().any()
+    from pyrovae.report.pictures import graph_pictures
+
+    found = graph_pictures(program, pvae.data.as_data(simulated), 0)["tipping"]
+    assert "the mechanism (SelfMasking, its sign given) is an assumption" in found.caption
+    assert len(found.table[1]) == 2
+    assert set(pvae.predictive_check(program, simulated, num_samples=20, seed=0).observed) >= {"mean of a", "mean of b"}
 
 
 def test_mechanisms_of_another_shape_or_site_are_refused():
@@ -1344,6 +1350,9 @@ def test_the_page_of_a_graph_shows_its_labels_its_sites_by_name_and_what_is_assu
     inside = float(pictures["labels"].caption.split(" hold ")[1].split("%")[0])
     assert 80 < inside < 97
     assert pictures["labels"].draw().lines[1].get_ydata()[4] == pytest.approx(0.5, abs=0.12)
+    assert not graph_pictures(
+        labels.program, pvae.data.as_data({**data, "y": torch.full_like(data["y"], torch.nan)}), 0
+    )
     hidden = behavior_graphs.missingness("missingness")
     assert list(views(hidden.program, pvae.data.as_data(hidden.data), 0).data) == ["x"]  # and not its mask
     tipping = graph_pictures(hidden.program, pvae.data.as_data(hidden.data), 0)["tipping"]

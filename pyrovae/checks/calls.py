@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from pyrovae.errors import check_seed
-from pyrovae.evaluation.impute import shows
+from pyrovae.evaluation.impute import by_site
 from pyrovae.programs.masks import counted
 from pyrovae.programs.rows import Block, RowWork
 from pyrovae.programs.sites import check_data_plate, data_axis, data_sites, latent_names, sites_of
@@ -80,17 +80,18 @@ def counted_data(block: Block, shown_alone: bool = False) -> dict[str, Tensor]:
 
     Args:
         block: the rows.
-        shown_alone: of several sites over one tensor take the one that shows it: another may show its mask.
+        shown_alone: leave out sites that show no part of the data, such as the mask of what is seen.
 
     Raises:
         ValueError: the data sites and the tensors of the data cannot be matched, by name in a dict, else in their order.
     """
     rows, sites = block.batch.x, data_sites(block.call.traces(None, enumerate_discrete=False)[0])
+    if shown_alone and len(sites) > len(tree_leaves(rows)):
+        shown = by_site(rows, sites)
+        sites = [site for site in sites if site["name"] in shown]
     names = [site["name"] for site in sites]
     is_named = isinstance(rows, Mapping) and set(names) <= set(rows)
     leaves = [rows[name] for name in names] if is_named else tree_leaves(rows)
-    if shown_alone and len(leaves) == 1:
-        sites = [site for site in sites if site["value"].shape == leaves[0].shape and shows(site["value"], leaves[0])]
     if len(leaves) != len(sites):
         raise ValueError(f"expected one data site for each tensor of the data, got {names} and {len(leaves)} tensors")
     found = {}

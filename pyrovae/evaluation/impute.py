@@ -120,17 +120,18 @@ def by_site(x: Any, sites: list[Site]) -> dict[str, Tensor]:
     names = [site["name"] for site in sites]
     if isinstance(x, Mapping):
         return {name: rows for name, rows in x.items() if name in names}
-    shown = isinstance(x, Tensor) and [s["name"] for s in sites if s["value"].shape == x.shape and shows(s["value"], x)]
+    shown = isinstance(x, Tensor) and [
+        s["name"] for s in sites if s["value"].shape == x.shape and _shows(s["value"], x)
+    ]
     if not shown and (not isinstance(x, Tensor) or len(names) != 1):
         raise ValueError(
-            f"impute takes programs with one data site, or a dict of data by the names of the sites; got data of type "
+            f"expected a program with one data site, or a dict of data by the names of the sites; got data of type "
             f"{type(x).__name__} and the sites {names}"
         )
     return {shown[0] if shown else names[0]: x}
 
 
-def shows(value: Tensor, x: Tensor) -> bool:
-    """Whether the value of a site has the entries of the data that are not missing."""
+def _shows(value: Tensor, x: Tensor) -> bool:
     return bool(((value == x) | x.isnan()).all())
 
 

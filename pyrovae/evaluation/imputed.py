@@ -75,7 +75,7 @@ class Imputation:
         Standard errors from a table that is completed once are too small: see :func:`pyrovae.uses.multiple_imputation`.
         """
         if isinstance(self.draws, Mapping):
-            return replace(self.data, x={**self.data.x, **{n: part.completed().x for n, part in self._parts().items()}})
+            return replace(self.data, x={**self.data.x, **{n: part.completed().x for n, part in self.sites().items()}})
         x = self.data.dense().x.clone()
         for hole in self.holes():
             x.view(len(x), -1)[hole.rows, hole.place] = hole.estimate.to(x)
@@ -101,7 +101,7 @@ class Imputation:
         if not 0 < level < 1:
             raise refusal(f"level is the content of the intervals, between 0 and 1, got {level}", "level")
         if isinstance(self.draws, Mapping):
-            return pd.concat({n: part.to_frame(level, draws) for n, part in self._parts().items()}, names=["site"])
+            return pd.concat({n: part.to_frame(level, draws) for n, part in self.sites().items()}, names=["site"])
         labels = np.arange(len(self.data)) if self.data.row_names is None else np.asarray(self.data.row_names)
         parts = []
         for hole in self.holes():
@@ -119,8 +119,8 @@ class Imputation:
             parts.append(pd.DataFrame(part, index))
         return pd.concat(parts) if parts else pd.DataFrame(columns=["estimate", "sd", "low", "high", "probability"])
 
-    def _parts(self) -> dict[str, Imputation]:
-        """The imputation of each site of a dict of data."""
+    def sites(self) -> dict[str, Imputation]:
+        """The imputation of each site of a dict of data, by its name."""
         found = {}
         for name, draws in self.draws.items():
             columns = None if self.data.columns is None else self.data.columns[name]

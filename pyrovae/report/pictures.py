@@ -203,7 +203,7 @@ def graph_pictures(graph: Any, data: Data, seed: int) -> dict[str, Picture]:
     """What the page of one graph has beside those of all programs: labels, and a mechanism that is assumed."""
     if isinstance(graph, MissingnessModel):
         return {"tipping": _of_mechanism(graph, data, seed)}
-    if isinstance(graph, SemiSupervisedVAE):
+    if isinstance(graph, SemiSupervisedVAE) and not data.dense().x["y"].isnan().all():
         return {"labels": _of_labels(graph, data, seed)}
     return {}
 
@@ -216,7 +216,8 @@ def _of_mechanism(graph: MissingnessModel, data: Data, seed: int) -> Picture:
         "beyond it, high values (b > 0) or low ones (b < 0) are missing more often; the table has the means."
     )
     options: dict[str, Any] = {"num_samples": 500, "num_proposals": 2000, "seed": seed, "progress": False}
-    found = tipping_points(impute(graph, data[:TIPPING_ROWS], **options))
+    imputed = impute(graph, data[:TIPPING_ROWS], **options)
+    found = tipping_points(imputed.sites()[graph.site] if isinstance(imputed.draws, dict) else imputed)
     means = found.to_frame()
     lines = [[str(name), *(f"{mean:.3g}" for mean in column)] for name, column in means.items()]
     table = ["", *(f"b = {b:+g}" if b else "as assumed" for b in means.index)], lines

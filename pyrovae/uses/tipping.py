@@ -102,7 +102,8 @@ def tipping_points(imputation: Imputation, strengths: Sequence[float] = STRENGTH
 
     if isinstance(imputation.draws, dict):
         raise refusal(
-            "tipping_points takes the imputation of one data site: impute a graph of one, or each site", "imputation"
+            "tipping_points takes the imputation of one data site: give that of one, imputation.sites()[name]",
+            "imputation",
         )
     holes = [hole for hole in imputation.holes() if not hole.levels]
     if not holes:
