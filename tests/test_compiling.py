@@ -396,6 +396,15 @@ def test_a_graph_holds_the_tensors_of_the_program_once():
     assert {tensor.data_ptr() for tensor in replayed.state_dict().values()} <= {data.data_ptr(), weight.data_ptr()}
 
 
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+def test_a_binding_with_other_defaults_gives_the_numbers_of_the_operation(reduction):
+    loss = functools.partial(torch.nn.functional.binary_cross_entropy_with_logits, reduction=reduction)
+    x, seen = torch.randn(3, 2), torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    graph = trace(lambda x: loss(x, seen), [x], [x.flip(0)], [])
+    assert "torch.binary_cross_entropy_with_logits" in graph.module.code
+    assert torch.equal(graph([x])[0], loss(x, seen))
+
+
 def test_one_hot_is_traced_where_the_number_of_classes_is_given():
     one_hot, x = torch.nn.functional.one_hot, torch.tensor([[0, 2, 1]])
     graph = trace(lambda x: torch.nn.functional.one_hot(x, 4), [x], [x.flip(1)], [])

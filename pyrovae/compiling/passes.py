@@ -23,6 +23,8 @@ DIRECT = {name: getattr(torch, name) for name in NAMES.split()} | {
     name: getattr(torch._C._nn, name) for name in ("softplus", "silu", "gelu", "leaky_relu", "elu")
 }
 """Operations with torch's own bindings, which are called in a third of the time of ``torch.ops``."""
+UNLIKE = {aten.binary_cross_entropy_with_logits.default}
+"""Their bindings have other defaults than the operations."""
 METHODS = {aten.view.default: "view", aten.expand.default: "expand", aten.normal_.default: "normal_"}
 SHARING = {operator.getitem, aten._unsafe_view.default}
 """What they return shares memory with what they are given, though no schema tells so."""
@@ -172,6 +174,8 @@ def _is_of_torch(node: fx.Node) -> bool:
 def call_directly(module: fx.GraphModule) -> None:
     """Call torch's own bindings where there are some: for graphs that are replayed, not compiled."""
     for node in module.graph.nodes:
+        if node.target in UNLIKE:
+            node.args += tuple(argument.default_value for argument in node.target._schema.arguments[len(node.args) :])
         if _is_of_torch(node) and node.target._opname in DIRECT:
             node.target = DIRECT[node.target._opname]
         elif node.op == "call_function" and node.target in METHODS:
