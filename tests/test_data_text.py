@@ -87,3 +87,6 @@ def test_load_reads_the_lines_of_a_text_and_splits_them(tmp_path):
         assert (len(rows.train), len(rows.test), vocabulary.words) == (16, 2, words)
     with pytest.raises(ValueError, match="expected no labels= for lines of text"):
         load(path, "words", labels="a")
+    path.write_text("To be, or not to be\nthat is the question\n")
+    with pytest.raises(ValueError, match=r"poem\.txt: line 2 has 1 fields.*prose are read under variant='words'"):
+        load(path)

@@ -85,6 +85,7 @@ def of_file(path: Path, header: bool | None = None) -> Iterator[None]:
         if _ROW.search(text) and is_table(path) and path.suffix != ".parquet":
             lines = row_lines(path, header)
             text = _ROW.sub(lambda found: f"line {lines[int(found[1])]}", text)
+        text += "; lines of prose are read under variant='words' or 'characters'" if path.suffix == ".txt" else ""
         kind_of_error = TypeError if isinstance(error, TypeError) else ValueError
         raise refusal(f"{path}: {text}", getattr(error, "argument", None), kind_of_error) from None
 
