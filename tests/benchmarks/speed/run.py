@@ -45,7 +45,7 @@ def work(way: str, name: str, threads: int, cpu: bool) -> None:
     if threads == 1 and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     clock = time.process_time if cpu else time.perf_counter
-    if WAYS[way][0] != "NumPyro, a jitted epoch":
+    if not way.startswith("numpyro"):
         import torch
 
         torch.set_num_threads(threads)

@@ -140,8 +140,8 @@ def by_example(size: Size, clock: Callable[[], float]) -> Run:
     return timed(lambda epochs: train(x, size.batch_size, epochs, size.hidden, size.latent_dim), size, clock)
 
 
-def by_numpyro(size: Size, clock: Callable[[], float]) -> Run:
-    """NumPyro, a whole epoch in one compiled loop over rows that lie with the program."""
+def by_numpyro(size: Size, clock: Callable[[], float], whole: bool = True) -> Run:
+    """NumPyro, a whole epoch in one compiled loop over rows that lie with the program; or a compiled call for each step."""
     import jax
     import jax.numpy as jnp
     import numpyro
@@ -185,10 +185,18 @@ def by_numpyro(size: Size, clock: Callable[[], float]) -> Run:
 
         return jax.lax.fori_loop(0, size.steps, step, (state, jnp.zeros(())))
 
+    step = jax.jit(svi.update)
+
+    def steps(state: object, seed: int) -> tuple[object, jax.Array]:
+        order = np.random.default_rng(seed).permutation(size.rows)[: size.steps * size.batch_size]
+        for rows in order.reshape(size.steps, -1):
+            state, loss = step(state, x[rows])
+        return state, loss
+
     def run(epochs: int) -> None:
         nonlocal state
         for number in range(epochs):
-            state, loss = epoch(state, jax.random.PRNGKey(number))
+            state, loss = epoch(state, jax.random.PRNGKey(number)) if whole else steps(state, number)
             loss.block_until_ready()
 
     return timed(run, size, clock)
@@ -248,6 +256,7 @@ def by_pythae(size: Size, clock: Callable[[], float]) -> Run:
 
 WAYS: dict[str, tuple[str, Callable[[Size, Callable[[], float]], Run], bool]] = {
     "numpyro": ("NumPyro, a jitted epoch", by_numpyro, True),
+    "numpyro step": ("NumPyro, a jitted step", functools.partial(by_numpyro, whole=False), True),
     "compile": ('fit(compile="compile")', functools.partial(by_fit, compile="compile"), False),
     "bf16": ('fit(compile="compile"), bf16', functools.partial(by_fit, compile="compile", precision="bf16"), False),
     "trace": ('fit(compile="trace")', functools.partial(by_fit, compile="trace"), False),
