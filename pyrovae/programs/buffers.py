@@ -46,6 +46,11 @@ class Buffers:
         for _, _, buffer, copy, *_ in self._changed():
             buffer.copy_(torch.where(stop, copy, buffer))
 
+    def are_written(self) -> bool:
+        """Whether a buffer was written to since they were kept, but for the moments of torch's normalization."""
+        self.settle()
+        return any(buffer._version != version for _, _, buffer, _, version, _ in self.kept.values())
+
     def _changed(self) -> list[list[Any]]:
         self.settle()
         return [entry for entry in self.kept.values() if entry[5] or entry[2]._version != entry[4]]

@@ -91,6 +91,7 @@ class Evaluation:
         remedy = "a guide with parameters for each row knows the training rows alone: leave validation= out"
         if "validation_" in self.parts and self.loss.indexed:
             raise refusal(f"validation rows have no parameters in the guide; {remedy}", "validation")
+        self.buffers.keep()
         for prefix, part in reversed(self.parts.items()):
             few = min(part.size, part.num_rows) if prefix == "" else min(2, part.num_rows)
             try:
@@ -107,6 +108,9 @@ class Evaluation:
                     message = f"the program does not run on two validation rows ({reason}); {remedy}"
                     raise refusal(message, "validation") from error
             break
+        if self.buffers.are_written():  # a graph that is compared with the program would find what that has written
+            self.traced = False
+        self.buffers.restore(torch.tensor(True, device=self.loss.like.device))
 
     def means(self, prefix: str) -> dict[str, float]:
         """The means of :meth:`terms` over a part's rows."""
