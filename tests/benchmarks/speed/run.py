@@ -155,7 +155,9 @@ def draw(found: list[dict], path: Path) -> None:
             [WAYS[way][0] for way in ways], values, color=["C0" if "fit" in WAYS[w][0] else "0.7" for w in ways]
         )
         axis.bar_label(bars, fmt="%.2f", padding=3)
-        axis.set(title=f"{entry['size']}, {entry['threads']} thread(s)", xlabel="milliseconds a step")
+        threads = "one thread" if entry["threads"] == 1 else f"{entry['threads']} threads"
+        axis.set(title=f"{entry['size']}, {threads}", xlabel="milliseconds a step")
+        axis.margins(x=0.15)
     figure.savefig(path)
 
 

@@ -260,7 +260,7 @@ WAYS: dict[str, tuple[str, Callable[[Size, Callable[[], float]], Run], bool]] = 
     "compile": ('fit(compile="compile")', functools.partial(by_fit, compile="compile"), False),
     "bf16": ('fit(compile="compile"), bf16', functools.partial(by_fit, compile="compile", precision="bf16"), False),
     "trace": ('fit(compile="trace")', functools.partial(by_fit, compile="trace"), False),
-    "fit": ("fit(compile=False)", by_fit, False),
+    "fit": ("fit(compile=False)", functools.partial(by_fit, compile=False), False),
     "torch": ("torch by hand, fused Adam", by_torch, False),
     "torch.compile": ("torch by hand, torch.compile", functools.partial(by_torch, compiled=True), False),
     "example": ("Pyro's example", by_example, False),
