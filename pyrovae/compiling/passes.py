@@ -49,11 +49,7 @@ def simplify(module: fx.GraphModule) -> None:
             if any(source in written for source in node.all_input_nodes) or node.target._schema.is_mutable:
                 continue
             same = _same_value(node)
-            if (
-                same is None
-                and torch.Tag.nondeterministic_seeded not in node.target.tags
-                and "empty" not in str(node.target)
-            ):
+            if same is None and _is_repeatable(node):
                 same = known.setdefault((node.target, str(node.args), str(node.kwargs)), node)
             if same not in (None, node):
                 node.replace_all_uses_with(same)
@@ -146,8 +142,7 @@ def fold_constants(module: fx.GraphModule) -> list[Tensor]:
         is_free = node.target in LIKE or all(source in known for source in node.all_input_nodes)
         if not is_free or node in written or not _is_of_torch(node):
             continue
-        tags = node.target.tags
-        if torch.Tag.nondeterministic_seeded in tags or "empty" in str(node.target) or node.target._schema.is_mutable:
+        if node.target._schema.is_mutable or not _is_repeatable(node):
             continue
         values = {
             source: known[source] if source in known else torch.empty_like(source.meta["val"], device="cpu")
@@ -165,6 +160,11 @@ def fold_constants(module: fx.GraphModule) -> list[Tensor]:
     graph.eliminate_dead_code()
     module.recompile()
     return [known[node] for node in used]
+
+
+def _is_repeatable(node: fx.Node) -> bool:
+    """Whether an operation of torch gives the same numbers each time: it draws no noise and fills its memory."""
+    return torch.Tag.nondeterministic_seeded not in node.target.tags and "empty" not in str(node.target)  # type: ignore[union-attr]
 
 
 def _is_of_torch(node: fx.Node) -> bool:
