@@ -6,6 +6,9 @@ import torch
 from torch.optim import Adam, AdamW, Optimizer
 from torch.optim import optimizer as hooks
 
+ONE = torch.tensor(1.0)
+"""Torch would make a tensor of a number for each parameter."""
+
 
 def fused_step(optimizer: Optimizer) -> bool:
     """Take a step of Adam or AdamW on the processor by the fused kernel; whether that was possible.
@@ -32,7 +35,7 @@ def fused_step(optimizer: Optimizer) -> bool:
     steps = [state["step"] for state in states]
     is_decoupled = group.get("decoupled_weight_decay", type(optimizer) is AdamW)
     with torch.no_grad():
-        torch._foreach_add_(steps, 1)
+        torch._foreach_add_(steps, ONE)
         (torch._fused_adamw_ if is_decoupled else torch._fused_adam_)(
             parameters,
             [parameter.grad for parameter in parameters],

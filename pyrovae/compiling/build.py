@@ -21,8 +21,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyrovae.compiling.step import Recipe, Update, forward_of, whole_step
 
-OPTIONS = {"fallback_random": True, "aot_inductor.precompile_headers": False}
-"""The noise is that of torch's generator."""
+OPTIONS = {"fallback_random": True, "aot_inductor.precompile_headers": False, "memory_planning": True}
+"""The noise is that of torch's generator; memory for all that is computed on the way is asked for once."""
 
 
 def build(folder: Path) -> None:
@@ -47,6 +47,7 @@ def build(folder: Path) -> None:
     if any(node.op == "get_attr" for node in module.graph.nodes):
         raise RuntimeError("a tensor of the program would be frozen in the compiled step")
     sum_apart(module)
+    drawn_at_once(module)
     for node in module.graph.nodes:
         node.meta.clear()
     module.recompile()
@@ -83,6 +84,22 @@ def sum_apart(module: fx.GraphModule) -> None:
                 negative = graph.call_function(aten.neg.default, (other,))
                 node.replace_all_uses_with(graph.call_function(aten.sub.Tensor, (product, negative)))
             graph.erase_node(node)
+    module.recompile()
+
+
+def drawn_at_once(module: fx.GraphModule) -> None:
+    """Draw standard normal noise where its memory is made, by the same numbers of the generator: else that is copied first."""
+    graph, aten = module.graph, torch.ops.aten
+    for node in list(graph.nodes):
+        if node.target is not aten.normal_.default or len(node.args) > 1 or node.kwargs:
+            continue
+        (empty,) = node.args
+        if empty.target is aten.empty.memory_format and len(empty.users) == 1:
+            with graph.inserting_before(node):
+                drawn = graph.call_function(aten.randn.default, empty.args, dict(empty.kwargs))
+            node.replace_all_uses_with(drawn)
+            graph.erase_node(node)
+            graph.erase_node(empty)
     module.recompile()
 
 

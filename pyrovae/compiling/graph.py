@@ -17,6 +17,7 @@ from torch.fx.experimental import proxy_tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from pyrovae.compiling.algebra import Algebra, numbers_as_tensors
 from pyrovae.compiling.passes import call_directly, fold_constants, own_outputs, simplify, written_nodes
 from pyrovae.compiling.rules import RewoundError, no_host_reads, no_rewinding
 from pyrovae.programs.outside import LIBRARIES, changed, noise_put_back, plain_state
@@ -51,7 +52,11 @@ class Graph:
         self.written = [place for place, node in places if node in written and place < len(self.captured)]
         own_outputs(self.module)
         replayed = fx.GraphModule(self.module, copy.deepcopy(self.module.graph))  # the tensors are not copied
-        constants = fold_constants(replayed) if all(tensor.is_cpu for tensor in self.captured) else []
+        constants = []
+        if all(tensor.is_cpu for tensor in self.captured):
+            Algebra(replayed).run()
+            numbers_as_tensors(replayed)
+            constants = fold_constants(replayed)
         own_outputs(replayed)
         for module in (self.module, replayed):
             call_directly(module)

@@ -135,9 +135,10 @@ def own_outputs(module: fx.GraphModule) -> None:
     module.recompile()
 
 
-def fold_constants(module: fx.GraphModule) -> list[Tensor]:
-    """Compute once what depends on no placeholder; returns these tensors, which become the first placeholders of the graph."""
-    graph, known, written = module.graph, {}, written_nodes(module.graph)  # type: ignore[var-annotated]
+def constant_nodes(graph: fx.Graph) -> dict[fx.Node, Tensor]:
+    """The nodes that depend on no placeholder, with their values."""
+    known: dict[fx.Node, Tensor] = {}
+    written = written_nodes(graph)
     for node in graph.nodes:
         is_free = node.target in LIKE or all(source in known for source in node.all_input_nodes)
         if not is_free or node in written or not _is_of_torch(node):
@@ -151,6 +152,12 @@ def fold_constants(module: fx.GraphModule) -> list[Tensor]:
         found = node.target(*fx.map_arg(node.args, values.get), **fx.map_arg(node.kwargs, values.get))
         if isinstance(found, Tensor) and found.numel() <= MOST_NUMBERS:
             known[node] = found
+    return known
+
+
+def fold_constants(module: fx.GraphModule) -> list[Tensor]:
+    """Compute once what depends on no placeholder; returns these tensors, which become the first placeholders of the graph."""
+    graph, known = module.graph, constant_nodes(module.graph)
     used = [node for node in known if any(user not in known for user in node.users)]
     with graph.inserting_before(next(iter(graph.nodes))):
         for node in used:

@@ -43,6 +43,9 @@ class Buffers:
     @torch.no_grad()
     def restore(self, stop: Tensor) -> None:
         """Put the copies back where the 0-dim tensor ``stop`` is true."""
+        if stop.is_cpu and not stop:
+            self.settle()
+            return
         for _, _, buffer, copy, *_ in self._changed():
             buffer.copy_(torch.where(stop, copy, buffer))
 

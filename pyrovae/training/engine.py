@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from pyrovae.training.optimizer import TorchOptimizer
 from pyrovae.training.rows import draw_from, noise_seed
 
 GatherRows = Callable[[Tensor], Batch]
+NO, YES = torch.tensor(False), torch.tensor(True)
 
 
 class Plan(NamedTuple):
@@ -125,8 +127,7 @@ class Eager:
                 self.buffers.keep()
                 loss, count = self.take(state, index, rows)
                 norm = state.optimizer.gradient_norm()
-                stop = (loss + norm).isfinite().logical_not_().logical_or_(state.bad > self.max_skipped)
-                state.bad.add_(1).mul_(stop)
+                stop = self.stop(state, loss, norm)
                 state.optimizer.update(norm, stop)
                 self.buffers.restore(stop)
                 state.step += 1
@@ -136,6 +137,20 @@ class Eager:
                 if number == 0 and self.loss.differentiable:
                     stack.enter_context(announcements_off())
         return state, Outcomes(torch.stack(losses).cpu(), torch.stack(norms).cpu(), torch.tensor(counts))
+
+    def stop(self, state: State, loss: Tensor, norm: Tensor) -> Tensor:
+        """Whether a step is to be skipped, a 0-dim tensor; counts the skipped ones in a row."""
+        if not state.bad.is_cpu:
+            stop = (loss + norm).isfinite().logical_not_().logical_or_(state.bad > self.max_skipped)
+            state.bad.add_(1).mul_(stop)
+            return stop
+        bad = state.bad.item()
+        if math.isfinite(loss.item() + norm.item()) and bad <= self.max_skipped:
+            if bad:
+                state.bad.zero_()
+            return NO
+        state.bad.add_(1)
+        return YES
 
     def take(self, state: State, index: Tensor, rows: GatherRows) -> tuple[Tensor, int]:
         """The loss of a step, its gradient in the parameters; and the rows of its batch."""

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyrovae.compiling.products import denormals_as_zero
 from pyrovae.data import Batch
 from pyrovae.errors import check_integer, refusal
 from pyrovae.files import StopRequest
@@ -98,7 +99,8 @@ class Loop:
             while ended is None and self.state.step < self.total:
                 started = time.monotonic()
                 plan = self.plan(length)
-                self.state, self.outcomes = self.engine.run(self.state, plan, self.rows)
+                with denormals_as_zero():
+                    self.state, self.outcomes = self.engine.run(self.state, plan, self.rows)
                 self.check(self.outcomes.taken)
                 now = time.monotonic()
                 self.seconds = now - began

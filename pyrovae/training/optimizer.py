@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -91,9 +92,11 @@ class TorchOptimizer(PyroOptim):
         gradients = self.gradients()
         if not gradients:
             return self.parameters[0].new_zeros((), dtype=torch.float64)
-        norm = torch.stack(torch._foreach_norm(gradients)).double().norm()
-        if norm.is_cpu and norm.isfinite():
-            return norm
+        norms = torch._foreach_norm(gradients)
+        if gradients[0].is_cpu:  # numbers of Python are added up in less time than 0-dim tensors
+            norm = math.hypot(*(norm.item() for norm in norms))
+            if math.isfinite(norm):
+                return torch.scalar_tensor(norm, dtype=torch.float64)
         return torch.stack([torch.linalg.vector_norm(gradient, dtype=torch.float64) for gradient in gradients]).norm()
 
     def update(self, norm: Tensor, stop: Tensor | None = None) -> None:

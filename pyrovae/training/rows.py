@@ -136,7 +136,7 @@ class Memory(Rows):
 
     def present(self, index: Tensor) -> Tensor:
         """The numbers of rows without those that fill an incomplete batch."""
-        return index if index[-1] >= 0 else index[index >= 0]
+        return index if index[-1].item() >= 0 else index[index >= 0]
 
     def gather(self, index: Tensor) -> Batch:
         """The batch of these rows, none of which fills."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.compiling import Graphs
+from pyrovae.compiling.products import denormals_as_zero
 from pyrovae.data import Batch, Batches
 from pyrovae.errors import refusal
 from pyrovae.missing import complete_data
@@ -19,8 +20,9 @@ from pyrovae.training.loss import Loss
 from pyrovae.training.rows import Memory, Rows, draw_from
 
 BATCH_SIZE = 1024
-TRAINING_ROWS = 1000
-"""Training rows on which the terms are computed; drawn once, so that the curve is not of different rows each epoch."""
+TRAINING_ROWS = (250, 1000)
+"""The least and the most training rows on which the terms are computed, between them an eighth of all, so that they cost a small
+part of an epoch; drawn once, so that the curve is not of different rows each epoch."""
 MANY = 100
 """Epochs below which tracing the terms takes longer than it saves."""
 
@@ -62,9 +64,9 @@ class Evaluation:
             data, size = rows.loader.data, BATCH_SIZE
             if rows.whole:  # a guide may hold parameters for each row, in their order
                 size = max(size, len(data))
-            elif len(data) > TRAINING_ROWS:
+            elif len(data) > (few := min(max(TRAINING_ROWS[0], len(data) // 8), TRAINING_ROWS[1])):
                 order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
-                self.numbers = order[:TRAINING_ROWS]
+                self.numbers = order[:few]
                 data = data[self.numbers]
             self.parts[""] = Batches(data.drawn(seed), size, False, None, False, rows.loader.place)
         if held_out is not None:
@@ -118,7 +120,7 @@ class Evaluation:
         found = []
         draw_from(self.seed, self.loss.like.device)
         self.buffers.keep()
-        with complete_data(part.data.complete), announcements_off():
+        with complete_data(part.data.complete), announcements_off(), denormals_as_zero():
             for batch in self.batches(prefix):
                 found.append((self.replayed if self.traced else self.terms)(batch, size))
         self.buffers.restore(torch.tensor(True, device=self.loss.like.device))  # training goes on from where it was
