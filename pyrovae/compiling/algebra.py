@@ -116,7 +116,8 @@ class Algebra:
 
     def repeated(self, node: fx.Node) -> fx.Node | None:
         """Compute before repeating, and let operations of two tensors repeat by themselves."""
-        target, args = node.target, node.args
+        target = node.target
+        args: tuple[Any, ...] = node.args
         if node.kwargs or (target not in UNARY and target not in BINARY) or node in self.known:
             return None
         tensors: list[Any] = [a for a in args if isinstance(a, fx.Node)]
