@@ -26,7 +26,6 @@ from torch.distributions import kl_divergence
 from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
-from pyrovae.conditionals import ExemplarPrior
 from pyrovae.data import Batch, Batches, Data
 from pyrovae.data.rows import leaves
 from pyrovae.distributions.precise import check_exact
@@ -63,8 +62,8 @@ def checked_loss(
     if rows.data is not None:  # before an unknown code reaches a network
         _check_covariates(program.owners, rows.data)
         for module in (module for owner in program.owners for module in owner.modules()):
-            if isinstance(module, ExemplarPrior):
-                module.check_size(rows.num_rows)
+            if callable(check := getattr(module, "check_size", None)):  # a part that knows its training rows by number
+                check(rows.num_rows)
     batch = rows.first()
     bound = program.on(batch.x, batch.covariates, rows.num_rows, batch.index)
     with listening(program), rows.numbered(batch):  # in eval mode, so that buffers stay as they are
