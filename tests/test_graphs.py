@@ -1270,6 +1270,11 @@ def test_sentences_are_drawn_read_and_joined_by_a_line():
     assert ((share - expected).abs() < 5 * (expected / 20_000).sqrt()).all()
     greedy = vae.likelihood(torch.zeros(3, 2).double()).greedy()
     assert (vae.likelihood(torch.zeros(2).double()).log_prob(greedy) > expected.log().mean()).all()
+    noise = -(-torch.rand(20_000, 4, 3).double().log()).log()  # Gumbel's: each sequence is a draw
+    share = (vae.likelihood(torch.zeros(20_000, 2).double()).greedy(noise).unsqueeze(1) == x).all(-1).double().mean(0)
+    assert ((share - expected).abs() < 5 * (expected / 20_000).sqrt()).all()
+    assert len({*vae.interpolate("ab", "ab", 5, draw=True)}) == 1  # one noise for all points
+    assert len({vae.interpolate("ab", "ab", 1, draw=True)[0] for _ in range(20)}) > 1
     assert len(vae.generate(4)) == 4
     between = vae.interpolate("ab", "bba", 3)
     z = vae.encode(vae.vocabulary.encode(["ab", "bba"], 4)).mean(0, keepdim=True)

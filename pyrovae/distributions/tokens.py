@@ -81,19 +81,25 @@ class TokenSequence(Maskable):
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Draws of shape ``(*sample_shape, *batch, T)``, token by token."""
-        return self._walk(torch.Size(sample_shape), lambda logits: dist.Categorical(logits=logits).sample())
+        return self._walk(torch.Size(sample_shape), lambda logits, t: dist.Categorical(logits=logits).sample())
 
-    def greedy(self) -> Tensor:
-        """The sequence whose every token is the likeliest after those before it, of shape ``(*batch, T)``."""
-        return self._walk(torch.Size(), lambda logits: logits.argmax(-1))
+    def greedy(self, noise: Tensor | None = None) -> Tensor:
+        """The sequence whose every token is the likeliest after those before it, of shape ``(*batch, T)``.
+
+        Args:
+            noise: added to the logits of each token, of shape ``(T, K)`` or ``(*batch, T, K)``. With standard Gumbel noise
+                the sequence is a draw, and one noise for several distributions gives draws that differ as these do.
+        """
+        noise = torch.zeros(self.event_shape[0], 1) if noise is None else noise
+        return self._walk(torch.Size(), lambda logits, t: (logits + noise[..., t, :].to(logits)).argmax(-1))
 
     @torch.no_grad()
-    def _walk(self, shape: torch.Size, pick: Callable[[Tensor], Tensor]) -> Tensor:
+    def _walk(self, shape: torch.Size, pick: Callable[[Tensor, int], Tensor]) -> Tensor:
         value = torch.full((*shape, *self.batch_shape, *self.event_shape), float(END))
         for t in range(value.shape[-1]):
             logits = self.logits(value)[..., t, :]
             value = value.to(logits)
-            value[..., t] = pick(logits).to(logits).masked_fill(_ended(value)[..., t], END)
+            value[..., t] = pick(logits, t).to(logits).masked_fill(_ended(value)[..., t], END)
         return value
 
 

@@ -62,21 +62,28 @@ class SentenceVAE(VAE):
         """Sentences drawn from the model, one for each row of the covariates if there are any."""
         return self.vocabulary.decode(self.sample(num_samples, covariates))
 
-    def interpolate(self, first: str, second: str, num: int = 7, covariates: Any = None) -> list[str]:
-        """The likeliest tokens, one after the other, at points on the line between the latents of two sentences.
+    def interpolate(
+        self, first: str, second: str, num: int = 7, covariates: Any = None, draw: bool = False
+    ) -> list[str]:
+        """Sentences at points on the line between the latents of two sentences.
 
         Args:
             first: the sentence at the beginning.
             second: the sentence at the end.
             num: how many points, both ends among them.
             covariates: for each name, the one row of all points.
+            draw: draw the tokens, by one noise for all points, so that neighbours differ as their latents do; by default each
+                is the likeliest one after those before it, which repeats itself where the latents say little.
         """
         one = {name: torch.as_tensor(value) for name, value in (covariates or {}).items()}
         two, every = ({n: v.expand(rows, *v.shape[1:]) for n, v in one.items()} or None for rows in (2, num))
         ends = self.encode(self.vocabulary.encode([first, second], self.likelihood.num_steps), two)
         z = torch.lerp(ends[:1], ends[1:], torch.linspace(0, 1, num).unsqueeze(-1).to(ends))
 
+        uniform = torch.rand(self.likelihood.num_steps, len(self.vocabulary)).clamp(min=torch.finfo(torch.float32).tiny)
+        noise = -(-uniform.log()).log() if draw else None  # Gumbel's
+
         def part(z: Any, own: Any) -> Any:
-            return self.likelihood(z, covariates=own).greedy()
+            return self.likelihood(z, covariates=own).greedy(noise)
 
         return self.vocabulary.decode(self._over(part, as_data(z, every), num))

@@ -106,7 +106,7 @@ def main() -> None:
         own, other = (vae.likelihood(latents).mask_entries(mask).log_prob(seen).mean() for latents in (z, z.roll(1, 0)))
     print(f"KL {float(bound.kl.mean()):.2f} nats; shuffled latents cost {float(own - other):.2f} nats per line")
     for one, two in zip(test[:6:2], test[1:6:2], strict=True):
-        print("\n".join(["", one, *(f"    {line}" for line in vae.interpolate(one, two, 5)), two]))
+        print("\n".join(["", one, *(f"    {line}" for line in vae.interpolate(one, two, 5, draw=True)), two]))
 
 
 if __name__ == "__main__":
