@@ -30,7 +30,7 @@ SHARING = {operator.getitem, aten._unsafe_view.default}
 """What they return shares memory with what they are given, though no schema tells so."""
 LIKE = {aten.ones_like.default, aten.zeros_like.default, aten.full_like.default}
 """Their numbers depend on the shape of what they are like alone."""
-MOST_NUMBERS = 2**20
+MOST_NUMBERS = 2**14
 """Of a constant that is computed once."""
 
 
@@ -135,30 +135,35 @@ def own_outputs(module: fx.GraphModule) -> None:
     module.recompile()
 
 
-def constant_nodes(graph: fx.Graph) -> dict[fx.Node, Tensor]:
-    """The nodes that depend on no placeholder, with their values."""
-    known: dict[fx.Node, Tensor] = {}
+def free_nodes(graph: fx.Graph) -> dict[fx.Node, None]:
+    """The nodes that depend on no placeholder, in order; those of many numbers are left out."""
+    free: dict[fx.Node, None] = {}
     written = written_nodes(graph)
     for node in graph.nodes:
-        is_free = node.target in LIKE or all(source in known for source in node.all_input_nodes)
+        is_free = node.target in LIKE or all(source in free for source in node.all_input_nodes)
         if not is_free or node in written or not _is_of_torch(node):
             continue
         if node.target._schema.is_mutable or not _is_repeatable(node):
             continue
-        values = {
-            source: known[source] if source in known else torch.empty_like(source.meta["val"], device="cpu")
-            for source in node.all_input_nodes
-        }
-        found = node.target(*fx.map_arg(node.args, values.get), **fx.map_arg(node.kwargs, values.get))
-        if isinstance(found, Tensor) and found.numel() <= MOST_NUMBERS:
-            known[node] = found
-    return known
+        values = [part.meta.get("val") for part in (node, *node.all_input_nodes)]
+        if all(isinstance(value, Tensor) for value in values) and values[0].numel() <= MOST_NUMBERS:
+            free[node] = None
+    return free
 
 
 def fold_constants(module: fx.GraphModule) -> list[Tensor]:
     """Compute once what depends on no placeholder; returns these tensors, which become the first placeholders of the graph."""
-    graph, known = module.graph, constant_nodes(module.graph)
-    used = [node for node in known if any(user not in known for user in node.users)]
+    graph, free = module.graph, free_nodes(module.graph)
+    used = [node for node in free if any(user not in free for user in node.users)]
+    known: dict[fx.Node, Any] = {}
+    for node in free:
+        for source in node.all_input_nodes:
+            if source not in free:  # it tells a shape alone
+                known[source] = torch.empty_like(source.meta["val"], device="cpu")
+        known[node] = node.target(*fx.map_arg(node.args, known.get), **fx.map_arg(node.kwargs, known.get))  # type: ignore[operator]
+        for source in node.all_input_nodes:
+            if source not in used and all(user in known or user not in free for user in source.users):
+                known[source] = None
     with graph.inserting_before(next(iter(graph.nodes))):
         for node in used:
             place = graph.placeholder(f"constant_{node.name}")

@@ -45,7 +45,7 @@ def denormals_as_zero() -> Iterator[None]:
     A processor takes a hundred times as long for such a number, and the gradients of mixtures are full of them: those of the
     components that have no part in a row.
     """
-    tiny = torch.tensor(torch.finfo(torch.float32).tiny)
+    tiny = torch.tensor(torch.finfo(torch.float32).tiny, dtype=torch.float32)
     if tiny / 2 == 0 or not torch.set_flush_denormal(True):
         yield
         return

@@ -98,6 +98,10 @@ class ExemplarPrior(nn.Module):
     @torch.no_grad()
     def _all_means(self) -> Tensor:
         """The means of all exemplars, computed anew where the posterior has changed."""
+        from torch.fx.experimental.proxy_tensor import get_proxy_mode
+
+        if get_proxy_mode() is not None:
+            raise RuntimeError("the means of exemplars are kept between calls, and a graph would hold the first ones")
         version = [(p.data_ptr(), p._version) for p in self.posterior.parameters()]
         if self._known is None or self._known[0] != version:
             self._known = (version, torch.cat([self._means(rows) for rows in self.exemplars.split(1024)]))
