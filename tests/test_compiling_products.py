@@ -1,11 +1,14 @@
 """Which library multiplies matrices, how exactly, and with how many threads."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from programs import counts, counts_vae
 from test_compiling import trained
 
 from pyrovae.compiling import products, trace
+from pyrovae.training import engine, levels
 
 COUNTS = counts(72)
 
@@ -65,6 +68,17 @@ def test_rounded_products_train_to_about_the_same_loss():
     assert replayed[2].engine == "traced"
     assert str(rounded[1]) == str(replayed[1])
     assert rounded[1][-1]["loss"] == pytest.approx(exact[1][-1]["loss"], rel=0.01)
+
+
+def test_nothing_is_rounded_where_the_processor_has_no_units_for_it(monkeypatch):
+    monkeypatch.setattr(levels, "is_exact", lambda: True)
+    entered = []
+    monkeypatch.setattr(engine, "by_onednn", lambda used: entered.append(used) or nullcontext())
+    trained(counts_vae, COUNTS, False, precision="bf16")
+    monkeypatch.setattr(levels, "is_exact", lambda: False)
+    trained(counts_vae, COUNTS, False, precision="bf16")
+    assert entered[0] is False
+    assert entered[-1] is True
 
 
 def test_an_unknown_precision_is_refused():

@@ -133,8 +133,8 @@ def fit(
             few; else it replays a graph, takes a compiled step that is on disk, and compiles in the background where replayed
             steps would go on for another 45 seconds. A program that cannot be traced is run: the history's ``engine`` says why.
         precision: ``"bf16"`` rounds the factors of products of matrices in the steps to bfloat16, and adds up in single
-            precision, where the processor multiplies these faster (AMX); log densities, moments and the history's columns
-            are as exact as before.
+            precision, where the processor multiplies these faster (AMX), and changes nothing elsewhere; log densities, moments
+            and the history's columns are as exact as before.
         progress: True shows a bar, False none; by default there is one on a terminal. A function is called with the history
             after each epoch in place of the bar; unlike a callback it must leave the program alone.
         max_skipped: steps in a row whose loss or gradient may be non-finite (they are skipped) before an error is raised.

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from pyrovae.compiling.products import SMALL
+from pyrovae.compiling.products import SMALL, is_exact
 from pyrovae.errors import check_word
 from pyrovae.training.compiled import Compiled
 from pyrovae.training.engine import Eager
@@ -31,7 +31,7 @@ def engine_of(
 
     Args:
         level: ``"auto"``, ``"trace"``, ``"compile"`` or False.
-        precision: ``"bf16"`` rounds the factors of products of matrices.
+        precision: ``"bf16"`` rounds the factors of products of matrices, where the processor has units for it.
         loss: the loss.
         rows: the training rows.
         total: the steps in all.
@@ -44,7 +44,7 @@ def engine_of(
         return step == total - 1 or (is_asked and step % rows.steps == 0)
 
     check_word("precision", precision, [None, "bf16"])
-    common: dict[str, Any] = {"complete": rows.complete, "rounded": precision == "bf16"}
+    common: dict[str, Any] = {"complete": rows.complete, "rounded": precision == "bf16" and not is_exact()}
     short = total // rows.steps if isinstance(rows, Memory) and rows.least < rows.size else 0
     options = {**common, "audited": audited, "runs_short": level == "auto" and short < FEW_STEPS}
     check_word("compile", level or None, [None, "auto", "trace", "compile"])
