@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from pyrovae.compiling.passes import free_nodes, written_nodes
+from pyrovae.compiling.passes import free_nodes, layout, written_nodes
 
 aten = torch.ops.aten
 PLUS, MINUS, TIMES, OVER, NEGATIVE = (
@@ -161,12 +161,6 @@ class Algebra:
         """A tensor without numbers of a node's shape, strides and type."""
         value = node.meta["val"]
         return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
-
-
-def layout(node: fx.Node) -> Any:
-    """The shape, the strides and the type of a node's value."""
-    value = node.meta["val"]
-    return value.shape, value.stride(), value.dtype
 
 
 def is_floating(node: fx.Node) -> bool:

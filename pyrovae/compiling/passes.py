@@ -75,10 +75,11 @@ def _same_value(node: fx.Node) -> fx.Node | None:
         or (target in PLUS and number == 0 and number is not None)
         or (target is aten.pow.Tensor_Scalar and number == 1)
     )
-    return source if is_neutral and _layout(node) == _layout(source) else None
+    return source if is_neutral and layout(node) == layout(source) else None
 
 
-def _layout(node: fx.Node) -> Any:
+def layout(node: fx.Node) -> Any:
+    """The shape, the strides and the type of a node's value; the node itself where that is no tensor."""
     value = node.meta.get("val")
     return (value.shape, value.stride(), value.dtype) if isinstance(value, Tensor) else node
 
@@ -161,9 +162,6 @@ def fold_constants(module: fx.GraphModule) -> list[Tensor]:
             if source not in free:  # it tells a shape alone
                 known[source] = torch.empty_like(source.meta["val"], device="cpu")
         known[node] = node.target(*fx.map_arg(node.args, known.get), **fx.map_arg(node.kwargs, known.get))  # type: ignore[operator]
-        for source in node.all_input_nodes:
-            if source not in used and all(user in known or user not in free for user in source.users):
-                known[source] = None
     with graph.inserting_before(next(iter(graph.nodes))):
         for node in used:
             place = graph.placeholder(f"constant_{node.name}")

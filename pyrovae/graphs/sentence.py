@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pyro.distributions as dist
 import torch
 from torch import nn
 
@@ -80,8 +81,8 @@ class SentenceVAE(VAE):
         ends = self.encode(self.vocabulary.encode([first, second], self.likelihood.num_steps), two)
         z = torch.lerp(ends[:1], ends[1:], torch.linspace(0, 1, num).unsqueeze(-1).to(ends))
 
-        uniform = torch.rand(self.likelihood.num_steps, len(self.vocabulary)).clamp(min=torch.finfo(torch.float32).tiny)
-        noise = -(-uniform.log()).log() if draw else None  # Gumbel's
+        shape = self.likelihood.num_steps, len(self.vocabulary)
+        noise = dist.Gumbel(0.0, 1.0).sample(shape) if draw else None
 
         def part(z: Any, own: Any) -> Any:
             return self.likelihood(z, covariates=own).greedy(noise)

@@ -92,9 +92,8 @@ class TorchOptimizer(PyroOptim):
         gradients = self.gradients()
         if not gradients:
             return self.parameters[0].new_zeros((), dtype=torch.float64)
-        norms = torch._foreach_norm(gradients)
         if gradients[0].is_cpu:  # numbers of Python are added up in less time than 0-dim tensors
-            norm = math.hypot(*(norm.item() for norm in norms))
+            norm = math.hypot(*(norm.item() for norm in torch._foreach_norm(gradients)))
             if math.isfinite(norm):
                 return torch.scalar_tensor(norm, dtype=torch.float64)
         return torch.stack([torch.linalg.vector_norm(gradient, dtype=torch.float64) for gradient in gradients]).norm()
