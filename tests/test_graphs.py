@@ -1373,3 +1373,19 @@ def test_the_page_of_a_graph_shows_its_labels_its_sites_by_name_and_what_is_assu
     assert "KL of each latent at the end: z1 0.25, z2 1.00 nats" in history_picture(history).caption
     assert not graph_pictures(behavior_graphs.hierarchy("hierarchy").program, pvae.data.as_data(data), 0)
     plt.close("all")
+
+
+def test_the_means_of_exemplars_follow_weights_that_a_fused_optimizer_moves():
+    x = torch.randn(24, 3, generator=torch.Generator().manual_seed(0))
+
+    def columns(level):
+        torch.manual_seed(0)
+        posterior = pvae.Factorized(dist.Normal, pvae.MLP(3, (4,)), 2)
+        prior = pvae.conditionals.ExemplarPrior(posterior, x)
+        vae = pvae.VAE(prior, pvae.Factorized(dist.Normal, pvae.MLP(2, (4,)), 3), posterior)
+        options = {"epochs": 8, "batch_size": 24, "seed": 0, "compile": level, "progress": False}
+        return pvae.fit(vae, x, validation=x + 0.5, **options)
+
+    found = columns("trace")
+    assert found.engine == "traced"  # the program, which forgets the means at each step, is not run
+    assert found["validation_elbo"] == columns(False)["validation_elbo"]

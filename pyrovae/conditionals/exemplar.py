@@ -102,10 +102,15 @@ class ExemplarPrior(nn.Module):
 
         if get_proxy_mode() is not None:
             raise RuntimeError("the means of exemplars are kept between calls, and a graph would hold the first ones")
-        version = [(p.data_ptr(), p._version) for p in self.posterior.parameters()]
-        if self._known is None or self._known[0] != version:
-            self._known = (version, torch.cat([self._means(rows) for rows in self.exemplars.split(1024)]))
+        weights = [*self.posterior.parameters(), *self.posterior.buffers()]  # fused optimizers do not count as changes
+        if self._known is None or self._known[0] is None or not all(map(_same, self._known[0], weights)):
+            kept = [weight.detach().clone() for weight in weights]
+            self._known = (kept, torch.cat([self._means(rows) for rows in self.exemplars.split(1024)]))
         return self._known[1]
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.dtype == other.dtype and one.device == other.device and torch.equal(one, other)
 
 
 class Kernels(TorchDistribution):
